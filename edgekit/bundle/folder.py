@@ -1,0 +1,109 @@
+"""Open a bundle folder and check it before anything is loaded.
+
+Checks, in this order: manifest present and of a known version, every path inside the folder and no link, every file
+present with its size and SHA-256. Knows nothing of what the graphs mean; a graph's own external-data locations are
+compared with the manifest by the backend that loads it.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from edgekit.bundle.manifest import FORMAT_VERSION, FileEntry, Manifest
+from edgekit.errors import BundleFileError, BundleFormatError
+
+MANIFEST = "manifest.json"
+_BLOCK_BYTES = 1 << 20
+
+
+class _Version(msgspec.Struct):
+    format_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A checked bundle folder."""
+
+    folder: Path
+    manifest: Manifest
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file that the manifest lists; raises BundleFormatError for any other."""
+        if all(entry.path != name for entry in self.manifest.files):
+            raise BundleFormatError(f"{self.folder}: '{name}' is not in the manifest's list of files; export it again")
+        return self.folder / name
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file as hex, read in blocks of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def open_bundle(path: str | os.PathLike[str], *, check_hashes: bool = True) -> Bundle:
+    """Return the Bundle at ``path`` after checking version, paths, sizes and hashes.
+
+    Raises BundleFileError if the folder, its manifest or a listed file is missing, BundleFormatError for the rest.
+    ``check_hashes=False`` skips only the hashes, for a caller that has just checked them.
+    """
+    folder = Path(path)
+    manifest = _read_manifest(folder)
+    for entry in manifest.files:
+        _check_file(folder, entry, check_hashes)
+    listed = {entry.path for entry in manifest.files}
+    named = {
+        *(component.graph for component in manifest.components.values()),
+        *(component.data for component in manifest.components.values() if component.data),
+        manifest.embedding.weight.file,
+    }
+    if missing := sorted(named - listed):
+        raise BundleFormatError(
+            f"{folder}: '{missing[0]}' is used by a component but not listed under files; export it again"
+        )
+    return Bundle(folder, manifest)
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleFileError(
+            f"{folder}: no {MANIFEST} there, so it is not a bundle; make one with `edgekit export CHECKPOINT -o {folder}`"
+        ) from error
+    try:
+        version = msgspec.json.decode(text, type=_Version).format_version
+        if version != FORMAT_VERSION:
+            raise BundleFormatError(
+                f"{path}: format version {version}, this EdgeKit reads {FORMAT_VERSION}; "
+                "export again or install the EdgeKit that made it"
+            )
+        return msgspec.json.decode(text, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise BundleFormatError(f"{path}: {error}; export it again") from error
+
+
+def _check_file(folder: Path, entry: FileEntry, check_hash: bool) -> None:
+    parts = PurePosixPath(entry.path).parts
+    if not parts or entry.path.startswith("/") or "\\" in entry.path or any(part in ("..", ".") for part in parts):
+        raise BundleFormatError(f"{folder}: path '{entry.path}' leaves the bundle; do not use this bundle")
+    path = folder
+    for part in parts:
+        path = path / part
+        if path.is_symlink():
+            raise BundleFormatError(f"{folder}: '{entry.path}' is or goes through a link, which a bundle may not hold")
+    if not path.is_file():
+        raise BundleFileError(f"{folder}: '{entry.path}' is missing; copy the whole bundle again or export it again")
+    size = path.stat().st_size
+    if size != entry.bytes:
+        raise BundleFormatError(
+            f"{folder}: '{entry.path}' has {size} bytes, manifest says {entry.bytes}; copy or export it again"
+        )
+    if check_hash and hash_file(path) != entry.sha256:
+        raise BundleFormatError(f"{folder}: '{entry.path}' does not match its SHA-256; copy or export it again")

@@ -1,0 +1,209 @@
+"""The manifest: what a bundle promises, as typed plain data.
+
+Knows the shape of ``manifest.json`` (format version 1) and nothing about files or backends; ``docs/bundle-format.md``
+describes every field. Unknown fields and wrong types are refused with the JSON path at fault.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+FORMAT_VERSION = 1
+
+Dialect = Literal["ort-cpu", "ort-cuda", "standard"]
+Precision = Literal["float32", "int8", "int4"]
+GridMode = Literal["exact", "chunked"]
+GateKind = Literal["speech", "sound", "off"]
+StateKind = Literal["none", "in-place", "carried"]
+
+
+class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Frozen record that refuses unknown fields."""
+
+
+class TensorSpec(Struct):
+    """One input or output of a Component.
+
+    ``shape`` holds sizes and names of free sizes. ``state`` tensors come in pairs, ``past.X`` in and ``present.X`` out:
+    ``in-place`` pairs share one buffer for the life of a stream, ``carried`` ones are handed back at the next call.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    state: StateKind = "none"
+
+
+class Component(Struct):
+    """One graph with a fixed signature and its external data file."""
+
+    graph: str
+    data: str | None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    precision: Precision
+
+
+class Requirements(Struct):
+    """Lowest versions that can load the graphs; ``onnxruntime`` is absent where TensorRT alone runs them."""
+
+    opset: int
+    onnxruntime: str | None = None
+    tensorrt: str | None = None
+
+
+class TensorRef(Struct):
+    """A tensor inside a bundle file: raw little-endian rows at ``offset``."""
+
+    file: str
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Embedding(Struct):
+    """The token table, looked up by the host.
+
+    ``weight`` is float32 (vocab, width), or unsigned 8-bit / packed 4-bit codes (vocab, blocks, bytes per block) with
+    ``scales`` (vocab, blocks) and zero point 128 or 8. Tied tables point into the head's own bytes.
+    """
+
+    weight: TensorRef
+    scales: TensorRef | None
+    width: int
+    block_size: int = 0
+    bits: int = 32
+
+
+class FrontEnd(Struct):
+    """Whisper-style log-mel: STFT with a periodic Hann window, Slaney mel filters, log10, floor, (x + 4) / 4.
+
+    The floor is ``dynamic_range`` below the running maximum of the utterance (log10 units). ``right_pad_samples`` zeros
+    follow the last sample; ``edge`` says what the STFT sees beyond them.
+    """
+
+    mel_bins: int
+    sample_rate_hz: int = 16_000
+    n_fft: int = 400
+    hop_samples: int = 160
+    dynamic_range: float = 8.0
+    right_pad_samples: int = 0
+    edge: Literal["zero", "reflect"] = "zero"
+
+
+class Grid(Struct):
+    """The internal rhythm of a stream, in mel frames of 10 ms; every split of the input lands on it.
+
+    An encoder call takes ``left_frames + chunk_frames + right_frames`` mel frames and writes ``chunk_frames //
+    frames_per_position`` positions of its cache. An utterance is ended by ``tail_frames`` of silence, then filled to a
+    multiple of ``pad_to_frames``; it is split when it reaches ``max_frames``.
+    """
+
+    mode: GridMode
+    chunk_frames: int
+    max_frames: int
+    max_positions: int
+    left_frames: int = 2
+    right_frames: int = 1
+    frames_per_position: int = 2
+    tail_frames: int = 0
+    pad_to_frames: int = 1
+    masks_last_position: bool = False
+
+
+class TokenProtocol(Struct):
+    """What surrounds the audio in the backbone's input, and when decoding ends.
+
+    ``cross``: tokens attend to the utterance through a cross-KV; decoding starts from ``start``, one of ``languages``
+    and ``tasks`` where the model has them, then ``start_tail``. ``prefix``: audio embeddings stand in the token stream
+    between the texts ``before`` and ``after`` (``{system}`` and ``{prompt}`` are filled in; ``between`` separates pieces).
+    """
+
+    attention: Literal["cross", "prefix"]
+    stop: tuple[int, ...]
+    max_tokens: int
+    context_tokens: int
+    start: tuple[int, ...] = ()
+    start_tail: tuple[int, ...] = ()
+    languages: dict[str, int] = {}
+    tasks: dict[str, int] = {}
+    before: str = ""
+    between: str = ""
+    after: str = ""
+    system: str = ""
+    prompt: str = ""
+    suppress: tuple[int, ...] = ()
+    begin_suppress: tuple[int, ...] = ()
+    vocabulary_limit: int | None = None
+    max_tokens_per_s: float | None = None
+
+
+class ComputeLevel(Struct):
+    """An operating point, cheapest first in the manifest; ``skip`` does nothing.
+
+    ``max_lag_ms`` is the backlog up to which the Policy may choose it; ``None`` means at any backlog.
+    """
+
+    name: str
+    experts_per_token: int | None = None
+    max_lag_ms: float | None = None
+
+
+class GateSettings(Struct):
+    """When sound counts: thresholds of the Gate. Probabilities for ``speech``, decibels over the floor for ``sound``."""
+
+    kind: GateKind = "speech"
+    start: float = 0.5
+    stop: float = 0.35
+    min_sound_ms: int = 64
+    min_silence_ms: int = 480
+    pre_roll_ms: int = 320
+
+
+class CensusRow(Struct):
+    """One weight tensor as the written graph holds it."""
+
+    component: str
+    tensor: str
+    dtype: str
+    shape: tuple[int, ...]
+    op: str
+    bytes: int
+    float32_bytes: int
+    group: str
+
+
+class FileEntry(Struct):
+    """Path inside the bundle, size and hash of one file."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Manifest(Struct):
+    """The bundle's table of contents; see ``docs/bundle-format.md``."""
+
+    format_version: int
+    name: str
+    family: str
+    dialect: Dialect
+    requires: Requirements
+    precision: dict[str, Precision]
+    components: dict[str, Component]
+    embedding: Embedding
+    front_end: FrontEnd
+    grid: Grid
+    protocol: TokenProtocol
+    levels: tuple[ComputeLevel, ...]
+    gate: GateSettings
+    recipe: dict[str, Any]
+    census: tuple[CensusRow, ...]
+    verification: dict[str, Any]
+    files: tuple[FileEntry, ...]
+    license: str = ""
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Return the manifest as indented JSON with a stable order of keys: the same content gives the same bytes."""
+    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"

@@ -1,0 +1,64 @@
+"""Every error EdgeKit raises on purpose. Each is also a builtin, so callers may catch either.
+
+A message names the thing, the value, the rule and the next step, in that order, on one line.
+"""
+
+
+class EdgeKitError(Exception):
+    """Root of everything EdgeKit raises on purpose; the CLI prints it as one line."""
+
+    exit_code = 1
+
+
+class UsageError(EdgeKitError, ValueError):
+    """The caller asked for something that no input could satisfy."""
+
+    exit_code = 2
+
+
+class RecipeError(EdgeKitError, ValueError):
+    """A recipe or target file does not parse, or contradicts itself."""
+
+
+class CheckpointError(EdgeKitError, ValueError):
+    """A checkpoint is incomplete, misshapen or of a kind EdgeKit does not read."""
+
+
+class BundleFormatError(EdgeKitError, ValueError):
+    """A bundle breaks its format: version, size, hash, path or signature."""
+
+
+class BundleFileError(EdgeKitError, FileNotFoundError):
+    """A bundle, or a file that its manifest lists, is not there."""
+
+
+class OutputError(EdgeKitError, OSError):
+    """A result could not be written; nothing half-written is left behind."""
+
+
+class CensusError(EdgeKitError, ValueError):
+    """The written graph holds weights in another precision than the recipe asked for."""
+
+
+class QualityError(EdgeKitError, ValueError):
+    """A quantised bundle is further from its float twin than the recipe allows."""
+
+
+class VerifyError(EdgeKitError, ValueError):
+    """What runs here differs from what the bundle promises."""
+
+
+class BackendError(EdgeKitError, RuntimeError):
+    """The backend that a bundle needs is not the one this machine has."""
+
+
+class AudioError(EdgeKitError, ValueError):
+    """Audio that cannot be used: empty, truncated, not audio, or not finite."""
+
+
+class DeviceError(EdgeKitError, OSError):
+    """A microphone or speaker is missing, busy or refused."""
+
+
+class MissingPackageError(EdgeKitError, ImportError):
+    """A command needs a Python package that is not installed."""

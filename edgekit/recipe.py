@@ -1,0 +1,128 @@
+"""Recipe and Target: what to make and what for, parsed from TOML into typed values.
+
+A recipe is data: precision per group of weights, block sizes, streaming grid, check clips and limits. It knows
+nothing of graphs; the exporter reads it and writes the resolved form into the manifest.
+"""
+
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from edgekit.bundle.manifest import Dialect, GateSettings, GridMode, Precision, Struct
+from edgekit.errors import RecipeError
+from edgekit.resources import resource
+
+Group = Literal["encoder", "backbone", "experts", "head", "decoder"]
+GROUPS: tuple[Group, ...] = ("encoder", "backbone", "experts", "head", "decoder")
+
+
+class PrecisionSettings(Struct):
+    """Precision of each group of weights; the adapter follows ``encoder``, an absent group is ignored."""
+
+    encoder: Precision = "int8"
+    backbone: Precision = "int8"
+    experts: Precision = "int8"
+    head: Precision = "int8"
+    decoder: Precision = "int8"
+
+
+class QuantizeSettings(Struct):
+    """Block sizes along the input dimension (32, 64 or 128; the largest that divides it is used, at most this)."""
+
+    backbone_block: int = 128
+    experts_block: int = 64
+    head_block: int = 128
+    encoder_activations: Literal["dynamic"] = "dynamic"
+
+
+class GridSettings(Struct):
+    """Streaming grid asked for; ``chunk_ms`` and ``tail_ms`` apply to ``chunked`` only and default to the family's."""
+
+    mode: GridMode | None = None
+    chunk_ms: int | None = None
+    tail_ms: int | None = None
+
+
+class Limits(Struct):
+    """What the quality gate allows a quantised bundle to differ from its float twin on the check clips.
+
+    ``word_error_rate``: words changed / words of the twin. ``token_mismatch``: share of greedy tokens that differ when
+    the twin's tokens are forced. ``logit_error``: root mean square of the difference of logits / that of the twin's.
+    ``frame_error``: the same ratio for encoder frames.
+    """
+
+    word_error_rate: float = 0.05
+    token_mismatch: float = 0.05
+    logit_error: float = 0.1
+    frame_error: float = 0.1
+
+
+class CheckSettings(Struct):
+    """Clips of the quality gate (paths under ``export/clips``) and the size of twin that is still run whole."""
+
+    clips: tuple[str, ...] = ()
+    twin_limit_mib: int = 2048
+
+
+class LevelSettings(Struct):
+    """One compute level asked for; see ComputeLevel."""
+
+    name: str
+    experts_per_token: int | None = None
+    max_lag_ms: float | None = None
+
+
+class Recipe(Struct):
+    """Everything that decides what an export makes, beside the checkpoint itself."""
+
+    name: str
+    family: str | None = None
+    license: str = ""
+    precision: PrecisionSettings = PrecisionSettings()
+    quantize: QuantizeSettings = QuantizeSettings()
+    grid: GridSettings = GridSettings()
+    gate: GateSettings = GateSettings()
+    limits: Limits = Limits()
+    check: CheckSettings = CheckSettings()
+    levels: tuple[LevelSettings, ...] = ()
+    context_tokens: int | None = None
+    max_tokens_per_s: float | None = None
+
+
+class Target(Struct):
+    """A device class: which dialect to export and what the device has."""
+
+    name: str
+    description: str
+    dialect: Dialect
+    backends: tuple[str, ...]
+    min_memory_mib: int
+    tested: bool
+    note: str = ""
+
+
+_T = TypeVar("_T", Recipe, Target)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Return the Recipe in a TOML file. Raises RecipeError with file, field and rule."""
+    return _load(path, Recipe)
+
+
+def load_target(name: str) -> Target:
+    """Return the Target called ``name`` under ``runtimes``. Raises RecipeError naming the known ones."""
+    path = resource("runtimes") / name / "target.toml"
+    if not path.is_file():
+        known = sorted(file.parent.name for file in resource("runtimes").glob("*/target.toml"))
+        raise RecipeError(f"target '{name}' is not known; choose one of: {', '.join(known)}")
+    return _load(path, Target)
+
+
+def _load(path: Path, kind: type[_T]) -> _T:
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: no such file; `ls {resource('export')}` shows the recipes that ship") from error
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise RecipeError(f"{path}: {error}") from error

@@ -1,0 +1,48 @@
+"""What a Stream emits, as plain data. Times are seconds of audio since the first pushed sample."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStarted:
+    """The Gate opened; ``at_s`` is where the sound began, pre-roll included."""
+
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStopped:
+    """The Gate closed; ``at_s`` is the last sample that counted, ``decided_at_s`` when that became known."""
+
+    at_s: float
+    decided_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Text of one utterance so far (``final`` False) or whole (``final`` True), with the utterance's bounds."""
+
+    text: str
+    final: bool
+    start_s: float
+    end_s: float
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LevelChanged:
+    """The Policy chose another ComputeLevel."""
+
+    level: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """The caller fell behind and dropped samples before they reached the Stream."""
+
+    dropped_samples: int
+    at_s: float
+
+
+Event = SpeechStarted | SpeechStopped | Text | LevelChanged | Lag

@@ -1,0 +1,51 @@
+"""Measured time as plain data: Clock, Span, Trace.
+
+Knows nothing about audio or graphs; the profiler reduces a Trace to a Profile.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+Clock = Callable[[], float]
+"""Seconds from an arbitrary origin, never going back; ``time.perf_counter`` unless a test passes its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One timed piece of work. start_s and seconds are on the Trace's clock; count is the work done in it."""
+
+    name: str
+    start_s: float
+    seconds: float
+    count: int = 1
+
+
+@dataclass(slots=True)
+class Trace:
+    """Every Span of one run, in order of completion.
+
+    ``count`` of a span is work in its own unit: samples (``features``), encoder positions (``encoder``), tokens (``prefill``,
+    ``decode``). ``limit`` bounds the memory of a daemon: older spans are dropped first.
+    """
+
+    clock: Clock = time.perf_counter
+    spans: list[Span] = field(default_factory=list)
+    limit: int = 1_000_000
+
+    @contextmanager
+    def span(self, name: str, count: int = 1) -> Iterator[None]:
+        """Time the body of a ``with`` block."""
+        start = self.clock()
+        try:
+            yield
+        finally:
+            self.spans.append(Span(name, start, self.clock() - start, count))
+            if len(self.spans) > self.limit:
+                del self.spans[: self.limit // 2]
+
+    def total(self, name: str) -> tuple[float, int]:
+        """Return seconds and work counted under one name."""
+        chosen = [span for span in self.spans if span.name == name]
+        return sum(span.seconds for span in chosen), sum(span.count for span in chosen)
