@@ -1,0 +1,67 @@
+"""Quantised numbers: symmetric INT8 and INT4 in blocks, INT8 per output channel, and back.
+
+Pure arithmetic on row blocks of a weight (out, in); knows nothing of graphs. Rounding is to nearest even, scales are
+float32, and every weight comes back within half a step of its source (``half_step``), which verification relies on.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float32]
+Codes = NDArray[Any]
+BLOCKS = (128, 64, 32)
+
+
+def zero_point(bits: int) -> int:
+    """Return the code that means zero: 128 for 8 bits, 8 for 4 bits."""
+    return 1 << (bits - 1)
+
+
+def choose_block(width: int, at_most: int) -> int:
+    """Return the largest block of 128, 64 or 32 that divides ``width`` and is at most ``at_most``.
+
+    Where none divides it, the smallest is returned: the last block is then padded with zeros.
+    """
+    return next((block for block in BLOCKS if block <= at_most and width % block == 0), BLOCKS[-1])
+
+
+def quantize_blocks(rows: Float, bits: int, block: int) -> tuple[Codes, Float]:
+    """Return codes and scales of ``rows`` (n, width) quantised symmetrically in blocks along the width.
+
+    Codes: uint8 (n, blocks, block * bits / 8), zero point 2^(bits-1), two 4-bit codes a byte with the first in the low
+    half. Scales: float32 (n, blocks), largest magnitude / (2^(bits-1) - 1). This is MatMulNBits' and QMoE's layout.
+    """
+    count, width = rows.shape
+    blocks = -(-width // block)
+    if width % block:
+        rows = np.pad(rows, ((0, 0), (0, blocks * block - width)))
+    values = rows.reshape(count, blocks, block)
+    limit = zero_point(bits) - 1
+    scales = (np.abs(values).max(axis=-1) / np.float32(limit)).astype(np.float32)
+    steps = values / np.where(scales == 0, np.float32(1), scales)[..., None]
+    codes = (np.clip(np.rint(steps), -limit, limit) + zero_point(bits)).astype(np.uint8)
+    if bits == 4:
+        codes = codes[..., 0::2] | (codes[..., 1::2] << 4)
+    return codes, scales
+
+
+def dequantize_blocks(codes: Codes, scales: Float, bits: int, width: int) -> Float:
+    """Return float32 rows (n, width) of what ``quantize_blocks`` made."""
+    if bits == 4:
+        codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:-1], -1)
+    values = (codes.astype(np.float32) - np.float32(zero_point(bits))) * scales[..., None]
+    return np.ascontiguousarray(values.reshape(codes.shape[0], -1)[:, :width])
+
+
+def quantize_channels(rows: Float) -> tuple[NDArray[np.int8], Float]:
+    """Return int8 codes (n, width) and float32 scales (n,) of ``rows``, one scale for each output channel."""
+    scales = (np.abs(rows).max(axis=1) / np.float32(127)).astype(np.float32)
+    steps = rows / np.where(scales == 0, np.float32(1), scales)[:, None]
+    return np.clip(np.rint(steps), -127, 127).astype(np.int8), scales
+
+
+def half_step(scales: Float) -> Float:
+    """Return the largest distance between a weight and its code, with room for float32 rounding."""
+    return scales * np.float32(0.5005) + np.float32(1e-12)
