@@ -1,0 +1,86 @@
+# Thin: each target is a few commands that a person could type. `make demo PYTHON=python3.12` picks the interpreter.
+PYTHON ?= python3
+SPEECH := build/speech
+
+# Wheels only: a fresh machine has no compiler, and a source package would run its own code to build.
+PIP := -m pip install --quiet --disable-pip-version-check --no-input --only-binary=:all:
+EDGEKIT := -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation
+TINY := $(shell find models/edgekit-tiny -type f -not -path '*/__pycache__/*' 2>/dev/null)
+
+.PHONY: demo test test-reference lint bench speech-data requirements clean
+
+demo: .venv/demo.stamp
+	.venv/bin/edgekit demo
+
+test: .venv/test.stamp
+	.venv/bin/python -m pytest -m "not reference"
+
+test-reference: .venv-reference/stamp
+	.venv-reference/bin/python -m pytest -m reference
+
+lint: .venv-lint/stamp
+	.venv-lint/bin/ruff format --check .
+	.venv-lint/bin/ruff check .
+	.venv-lint/bin/mypy
+	.venv-lint/bin/pyright --pythonpath .venv-lint/bin/python
+	.venv-lint/bin/lint-imports
+	.venv-lint/bin/shellcheck .ci/run runtimes/*/*.sh
+
+bench: .venv-bench/stamp speech-data
+	.venv-bench/bin/python profiles/bench.py --speech $(SPEECH)
+
+# 568 English prompts by one speaker (CC-BY-SA-3.0), from Debian's archive; needs apt and dpkg, and no root.
+speech-data: $(SPEECH)/stamp
+
+# `make requirements UPGRADE=--upgrade` moves every pin; without it only what the .in files ask for changes.
+requirements: .venv-lint/stamp
+	for name in cpu demo test lint bench; do \
+		.venv-lint/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
+			--generate-hashes --no-emit-index-url --no-header $(UPGRADE) \
+			requirements/$$name.in -o requirements/$$name.txt || exit 1; \
+	done
+	.venv-lint/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
+		--no-emit-index-url --no-header $(UPGRADE) requirements/reference.in -o requirements/reference.txt
+
+clean:
+	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+
+.venv/demo.stamp: requirements/demo.txt pyproject.toml $(TINY)
+	$(call venv,.venv)
+	.venv/bin/python $(PIP) --require-hashes -r requirements/demo.txt
+	.venv/bin/python $(EDGEKIT) -e . ./models/edgekit-tiny
+	touch $@
+
+.venv/test.stamp: requirements/test.txt .venv/demo.stamp
+	.venv/bin/python $(PIP) --require-hashes -r requirements/test.txt
+	touch $@
+
+.venv-reference/stamp: requirements/reference.txt pyproject.toml $(TINY)
+	$(call venv,.venv-reference)
+	.venv-reference/bin/python $(PIP) -r requirements/reference.txt
+	.venv-reference/bin/python $(EDGEKIT) -e . ./models/edgekit-tiny
+	touch $@
+
+.venv-lint/stamp: requirements/lint.txt
+	$(call venv,.venv-lint)
+	.venv-lint/bin/python $(PIP) --require-hashes -r requirements/lint.txt
+	touch $@
+
+.venv-bench/stamp: requirements/bench.txt pyproject.toml $(TINY)
+	$(call venv,.venv-bench)
+	.venv-bench/bin/python $(PIP) --require-hashes -r requirements/bench.txt
+	.venv-bench/bin/python $(EDGEKIT) -e . ./models/edgekit-tiny
+	touch $@
+
+$(SPEECH)/stamp:
+	mkdir -p $(SPEECH)
+	cd $(SPEECH) && apt-get download asterisk-core-sounds-en-g722
+	cd $(SPEECH) && dpkg-deb -x asterisk-core-sounds-en-g722_*.deb .
+	touch $@
+
+define venv
+	@command -v $(PYTHON) >/dev/null || { echo "make: no $(PYTHON) here; install Python 3.11 or later, or name it: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("make: $(PYTHON) is Python %d.%d, needed is 3.11 or later; name another: make PYTHON=python3.12" % v[:2])'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) has no venv; install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+endef
