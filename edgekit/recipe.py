@@ -17,7 +17,7 @@ Group = Literal["encoder", "backbone", "experts", "head", "decoder"]
 GROUPS: tuple[Group, ...] = ("encoder", "backbone", "experts", "head", "decoder")
 
 
-class PrecisionSettings(Struct):
+class PrecisionSettings(Struct, frozen=True):
     """Precision of each group of weights; the adapter follows ``encoder``, an absent group is ignored."""
 
     encoder: Precision = "int8"
@@ -27,7 +27,7 @@ class PrecisionSettings(Struct):
     decoder: Precision = "int8"
 
 
-class QuantizeSettings(Struct):
+class QuantizeSettings(Struct, frozen=True):
     """Block sizes along the input dimension (32, 64 or 128; the largest that divides it is used, at most this)."""
 
     backbone_block: int = 128
@@ -36,7 +36,7 @@ class QuantizeSettings(Struct):
     encoder_activations: Literal["dynamic"] = "dynamic"
 
 
-class GridSettings(Struct):
+class GridSettings(Struct, frozen=True):
     """Streaming grid asked for; ``chunk_ms`` and ``tail_ms`` apply to ``chunked`` only and default to the family's."""
 
     mode: GridMode | None = None
@@ -44,7 +44,7 @@ class GridSettings(Struct):
     tail_ms: int | None = None
 
 
-class Limits(Struct):
+class Limits(Struct, frozen=True):
     """What the quality gate allows a quantised bundle to differ from its float twin on the check clips.
 
     ``word_error_rate``: words changed / words of the twin. ``token_mismatch``: share of greedy tokens that differ when
@@ -58,14 +58,14 @@ class Limits(Struct):
     frame_error: float = 0.1
 
 
-class CheckSettings(Struct):
+class CheckSettings(Struct, frozen=True):
     """Clips of the quality gate (paths under ``export/clips``) and the size of twin that is still run whole."""
 
     clips: tuple[str, ...] = ()
     twin_limit_mib: int = 2048
 
 
-class LevelSettings(Struct):
+class LevelSettings(Struct, frozen=True):
     """One compute level asked for; see ComputeLevel."""
 
     name: str
@@ -73,11 +73,13 @@ class LevelSettings(Struct):
     max_lag_ms: float | None = None
 
 
-class Recipe(Struct):
-    """Everything that decides what an export makes, beside the checkpoint itself."""
+class Recipe(Struct, frozen=True):
+    """Everything that decides what an export makes, beside the checkpoint itself.
 
-    name: str
-    family: str | None = None
+    An empty ``name`` takes the checkpoint folder's.
+    """
+
+    name: str = ""
     license: str = ""
     precision: PrecisionSettings = PrecisionSettings()
     quantize: QuantizeSettings = QuantizeSettings()
@@ -90,7 +92,7 @@ class Recipe(Struct):
     max_tokens_per_s: float | None = None
 
 
-class Target(Struct):
+class Target(Struct, frozen=True):
     """A device class: which dialect to export and what the device has."""
 
     name: str

@@ -26,8 +26,8 @@ class Span:
 class Trace:
     """Every Span of one run, in order of completion.
 
-    ``count`` of a span is work in its own unit: samples (``features``), encoder positions (``encoder``), tokens (``prefill``,
-    ``decode``). ``limit`` bounds the memory of a daemon: older spans are dropped first.
+    ``count`` of a span is work in its own unit: samples (``features``), encoder positions (``encoder``), tokens
+    (``prefill``, ``decode``). ``limit`` bounds the memory of a daemon: older spans are dropped first.
     """
 
     clock: Clock = time.perf_counter

@@ -75,7 +75,7 @@ def _read_manifest(folder: Path) -> Manifest:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BundleFileError(
-            f"{folder}: no {MANIFEST} there, so it is not a bundle; make one with `edgekit export CHECKPOINT -o {folder}`"
+            f"{folder}: no {MANIFEST} there, so it is no bundle; make one with `edgekit export CHECKPOINT -o {folder}`"
         ) from error
     try:
         version = msgspec.json.decode(text, type=_Version).format_version

@@ -21,7 +21,7 @@ class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Frozen record that refuses unknown fields."""
 
 
-class TensorSpec(Struct):
+class TensorSpec(Struct, frozen=True):
     """One input or output of a Component.
 
     ``shape`` holds sizes and names of free sizes. ``state`` tensors come in pairs, ``past.X`` in and ``present.X`` out:
@@ -34,7 +34,7 @@ class TensorSpec(Struct):
     state: StateKind = "none"
 
 
-class Component(Struct):
+class Component(Struct, frozen=True):
     """One graph with a fixed signature and its external data file."""
 
     graph: str
@@ -44,7 +44,7 @@ class Component(Struct):
     precision: Precision
 
 
-class Requirements(Struct):
+class Requirements(Struct, frozen=True):
     """Lowest versions that can load the graphs; ``onnxruntime`` is absent where TensorRT alone runs them."""
 
     opset: int
@@ -52,7 +52,7 @@ class Requirements(Struct):
     tensorrt: str | None = None
 
 
-class TensorRef(Struct):
+class TensorRef(Struct, frozen=True):
     """A tensor inside a bundle file: raw little-endian rows at ``offset``."""
 
     file: str
@@ -61,7 +61,7 @@ class TensorRef(Struct):
     shape: tuple[int, ...]
 
 
-class Embedding(Struct):
+class Embedding(Struct, frozen=True):
     """The token table, looked up by the host.
 
     ``weight`` is float32 (vocab, width), or unsigned 8-bit / packed 4-bit codes (vocab, blocks, bytes per block) with
@@ -75,7 +75,7 @@ class Embedding(Struct):
     bits: int = 32
 
 
-class FrontEnd(Struct):
+class FrontEnd(Struct, frozen=True):
     """Whisper-style log-mel: STFT with a periodic Hann window, Slaney mel filters, log10, floor, (x + 4) / 4.
 
     The floor is ``dynamic_range`` below the running maximum of the utterance (log10 units). ``right_pad_samples`` zeros
@@ -91,7 +91,7 @@ class FrontEnd(Struct):
     edge: Literal["zero", "reflect"] = "zero"
 
 
-class Grid(Struct):
+class Grid(Struct, frozen=True):
     """The internal rhythm of a stream, in mel frames of 10 ms; every split of the input lands on it.
 
     An encoder call takes ``left_frames + chunk_frames + right_frames`` mel frames and writes ``chunk_frames //
@@ -111,12 +111,13 @@ class Grid(Struct):
     masks_last_position: bool = False
 
 
-class TokenProtocol(Struct):
+class TokenProtocol(Struct, frozen=True):
     """What surrounds the audio in the backbone's input, and when decoding ends.
 
     ``cross``: tokens attend to the utterance through a cross-KV; decoding starts from ``start``, one of ``languages``
     and ``tasks`` where the model has them, then ``start_tail``. ``prefix``: audio embeddings stand in the token stream
-    between the texts ``before`` and ``after`` (``{system}`` and ``{prompt}`` are filled in; ``between`` separates pieces).
+    between the texts ``before`` and ``after`` (``{system}`` and ``{prompt}`` are filled in); ``between`` separates
+    pieces.
     """
 
     attention: Literal["cross", "prefix"]
@@ -138,7 +139,7 @@ class TokenProtocol(Struct):
     max_tokens_per_s: float | None = None
 
 
-class ComputeLevel(Struct):
+class ComputeLevel(Struct, frozen=True):
     """An operating point, cheapest first in the manifest; ``skip`` does nothing.
 
     ``max_lag_ms`` is the backlog up to which the Policy may choose it; ``None`` means at any backlog.
@@ -149,8 +150,8 @@ class ComputeLevel(Struct):
     max_lag_ms: float | None = None
 
 
-class GateSettings(Struct):
-    """When sound counts: thresholds of the Gate. Probabilities for ``speech``, decibels over the floor for ``sound``."""
+class GateSettings(Struct, frozen=True):
+    """When sound counts: thresholds of the Gate: probabilities for ``speech``, decibels over the floor for ``sound``."""
 
     kind: GateKind = "speech"
     start: float = 0.5
@@ -160,7 +161,7 @@ class GateSettings(Struct):
     pre_roll_ms: int = 320
 
 
-class CensusRow(Struct):
+class CensusRow(Struct, frozen=True):
     """One weight tensor as the written graph holds it."""
 
     component: str
@@ -173,7 +174,7 @@ class CensusRow(Struct):
     group: str
 
 
-class FileEntry(Struct):
+class FileEntry(Struct, frozen=True):
     """Path inside the bundle, size and hash of one file."""
 
     path: str
@@ -181,7 +182,7 @@ class FileEntry(Struct):
     sha256: str
 
 
-class Manifest(Struct):
+class Manifest(Struct, frozen=True):
     """The bundle's table of contents; see ``docs/bundle-format.md``."""
 
     format_version: int
