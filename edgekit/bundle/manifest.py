@@ -151,7 +151,7 @@ class ComputeLevel(Struct, frozen=True):
 
 
 class GateSettings(Struct, frozen=True):
-    """When sound counts: thresholds of the Gate: probabilities for ``speech``, decibels over the floor for ``sound``."""
+    """When sound counts: Gate thresholds, probabilities for ``speech``, decibels over the floor for ``sound``."""
 
     kind: GateKind = "speech"
     start: float = 0.5
