@@ -79,9 +79,7 @@ class GraphWriter:
         self._inputs.append(self._value(name, dtype, shape, state))
         return name
 
-    def output(
-        self, value: str, name: str, dtype: str, shape: Sequence[int | str], state: StateKind = "none"
-    ) -> None:
+    def output(self, value: str, name: str, dtype: str, shape: Sequence[int | str], state: StateKind = "none") -> None:
         """Declare ``value`` as the graph output ``name``."""
         if value != name:
             self._nodes.append(helper.make_node("Identity", [value], [name], name=f"out.{name}"))

@@ -1,0 +1,274 @@
+"""The graph vocabulary that families share: norms, caches, attention, the audio encoder, routers.
+
+Activations are (rows, width); attention ops want a batch axis, which is added around them. Every cache is bound once and
+written in place. Shapes in comments: S new rows, T rows in total, H heads, D head size.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgekit.exporter.graph import MICROSOFT, GraphWriter
+from edgekit.exporter.weights import Weights
+
+MASKED = -1e10  # what the Step-Audio encoder adds to the score of a key it may not see
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Where a call stands in its cache: names of int64 ``start`` (1,), ``total`` (1,) and the op's int32 forms."""
+
+    start: str
+    total: str
+    last: str
+    total_scalar: str
+
+
+def layer_norm(g: GraphWriter, w: Weights, x: str, name: str, epsilon: float = 1e-5) -> str:
+    """Return LayerNorm over the last axis with the tensors ``name``.weight and .bias."""
+    return g.node(
+        "LayerNormalization", x, w.plain(g, name + ".weight"), w.plain(g, name + ".bias"), axis=-1, epsilon=epsilon
+    )
+
+
+def rms_norm(g: GraphWriter, w: Weights, x: str, name: str, epsilon: float) -> str:
+    """Return RMSNorm over the last axis with the tensor ``name``.weight."""
+    return g.node("SimplifiedLayerNormalization", x, w.plain(g, name + ".weight"), axis=-1, epsilon=epsilon)
+
+
+def steps(g: GraphWriter, x: str, start: str) -> Steps:
+    """Return the Steps of a call that appends the rows of x (S, width) after ``start`` rows."""
+    count = g.node("Shape", x, start=0, end=1)
+    total = g.node("Add", start, count)
+    last = g.node("Cast", g.node("Sub", total, g.constant([1])), to=6)  # int32
+    scalar = g.node("Squeeze", g.node("Cast", total, to=6), g.constant([0]))
+    return Steps(start, total, last, scalar)
+
+
+def cached_attention(
+    g: GraphWriter,
+    q: str,
+    k: str,
+    v: str,
+    layer: int,
+    at: Steps,
+    *,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    capacity: int | str,
+    causal: bool,
+    rotary: tuple[str, str] | None = None,
+    bias: str = "",
+) -> str:
+    """Return attention of q (S, H*D) over layer ``layer``'s cache after k, v (S, KV*D) were written into it.
+
+    ``causal`` False lets every new row see every other new row as well: chunk-causal attention when called by chunks.
+    """
+    shape = (1, kv_heads, capacity, head_dim)
+    past = [g.input(f"past.{kind}.{layer}", "float32", shape, "in-place") for kind in ("key", "value")]
+    batch = g.constant([0])
+    cos, sin = rotary or ("", "")
+    attended, *present = g.nodes(
+        "GroupQueryAttention",
+        *(g.node("Unsqueeze", x, batch) for x in (q, k, v)),
+        *past,
+        at.last,
+        at.total_scalar,
+        cos,
+        sin,
+        "",
+        bias,
+        domain=MICROSOFT,
+        outs=(None, f"present.key.{layer}", f"present.value.{layer}"),
+        num_heads=heads,
+        kv_num_heads=kv_heads,
+        causal=int(causal),
+        do_rotary=int(rotary is not None),
+        scale=head_dim**-0.5,
+    )
+    for name in present:
+        g.output(name, name, "float32", shape, "in-place")
+    return g.node("Squeeze", attended, batch)
+
+
+def cross_attention(g: GraphWriter, q: str, layer: int, *, heads: int, head_dim: int) -> str:
+    """Return attention of q (S, H*D) over the utterance's cross-KV of decoder layer ``layer``."""
+    sound = [g.input(f"cross.{2 * layer + i}", "float32", (1, heads, "sound", head_dim)) for i in (0, 1)]
+    batch = g.constant([0])
+    out = g.node(
+        "MultiHeadAttention", g.node("Unsqueeze", q, batch), *sound, domain=MICROSOFT, num_heads=heads,
+        scale=head_dim**-0.5,
+    )  # fmt: skip
+    return g.node("Squeeze", out, batch)
+
+
+def rotary_tables(g: GraphWriter, positions: int, head_dim: int, theta: float) -> tuple[str, str]:
+    """Return names of cos and sin tables (positions, head_dim / 2). Source: RoPE, half-split layout of Qwen2."""
+    frequencies = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    angles = np.outer(np.arange(positions, dtype=np.float64), frequencies)
+    return g.tensor("rotary.cos", np.cos(angles).astype(np.float32)), g.tensor(
+        "rotary.sin", np.sin(angles).astype(np.float32)
+    )
+
+
+def choose_experts(g: GraphWriter, scores: str, count: str) -> tuple[str, str]:
+    """Return the values (S, k) of the ``count`` highest scores (S, E) and their positions (S, k)."""
+    values, places = g.nodes("TopK", scores, count, outs=(None, None), axis=-1)
+    return values, places
+
+
+def scatter_mix(g: GraphWriter, scores: str, places: str, values: str) -> str:
+    """Return (S, E) with ``values`` at ``places`` and zero elsewhere."""
+    zeros = g.node("Expand", g.constant(0.0), g.node("Shape", scores))
+    return g.node("ScatterElements", zeros, places, values, axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderShape:
+    """Sizes of a Whisper-type audio encoder."""
+
+    mel_bins: int
+    width: int
+    heads: int
+    layers: int
+    inner: int
+    positions: int
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.width // self.heads
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderNames:
+    """Tensor names of a Whisper-type audio encoder; ``layer`` and the parts below it are joined by dots."""
+
+    conv1: str
+    conv2: str
+    positions: str
+    layer: str
+    query: str
+    key: str
+    value: str
+    out: str
+    attention_norm: str
+    up: str
+    down: str
+    mlp_norm: str
+    final_norm: str
+
+    def shapes(self, size: EncoderShape) -> dict[str, tuple[int, ...]]:
+        """Return name and shape of every tensor."""
+        width, inner = size.width, size.inner
+        found: dict[str, tuple[int, ...]] = {
+            f"{self.conv1}.weight": (width, size.mel_bins, 3),
+            f"{self.conv2}.weight": (width, width, 3),
+            self.positions: (size.positions, width),
+            f"{self.final_norm}.weight": (width,),
+        }
+        found |= {f"{name}.bias": (width,) for name in (self.conv1, self.conv2, self.final_norm)}
+        for layer in range(size.layers):
+            at = self.layer.format(layer)
+            for part in (self.query, self.key, self.value, self.out):
+                found[f"{at}.{part}.weight"] = (width, width)
+            for part in (self.query, self.value, self.out, self.attention_norm, self.mlp_norm, self.down):
+                found[f"{at}.{part}.bias"] = (width,)
+            for part in (self.attention_norm, self.mlp_norm):
+                found[f"{at}.{part}.weight"] = (width,)
+            found[f"{at}.{self.up}.weight"], found[f"{at}.{self.up}.bias"] = (inner, width), (inner,)
+            found[f"{at}.{self.down}.weight"] = (width, inner)
+        return found
+
+    def linears(self, size: EncoderShape) -> frozenset[str]:
+        """Return the weights that are quantised."""
+        parts = (self.query, self.key, self.value, self.out, self.up, self.down)
+        return frozenset(f"{self.layer.format(i)}.{part}.weight" for i in range(size.layers) for part in parts)
+
+
+def audio_encoder(g: GraphWriter, w: Weights, names: EncoderNames, size: EncoderShape, *, pooled: bool) -> None:
+    """Build a Whisper-type encoder that takes one chunk of mel frames and its own cache of earlier chunks.
+
+    Called on a whole window with an empty cache it is the published encoder. ``pooled`` averages pairs of positions
+    before the last norm and adds the input ``valid``, the number of positions that may be attended.
+    """
+    mel = g.input("mel", "float32", (size.mel_bins, "mel_frames"))
+    start = g.input("start", "int64", (1,))
+    x = _conv_stem(g, w, names, g.node("Unsqueeze", mel, g.constant([0])), start)
+    at = steps(g, x, start)
+    table = w.plain(g, names.positions)
+    x = g.node("Add", x, g.node("Slice", table, start, at.total, g.constant([0])))
+    valid = g.input("valid", "int64", (1,)) if pooled else ""
+    bias = _key_mask(g, at, valid, x) if pooled else ""
+    for layer in range(size.layers):
+        x = _encoder_layer(g, w, names, size, layer, x, at, bias)
+    if pooled:
+        x = _pool_pairs(g, x, at, valid)
+    g.output(layer_norm(g, w, x, names.final_norm), "frames", "float32", ("frames", size.width))
+
+
+def _conv_stem(g: GraphWriter, w: Weights, names: EncoderNames, mel: str, start: str) -> str:
+    """Return (S, width) from mel (1, bins, 2 + F + 1).
+
+    The first convolution also makes the frame before the chunk, from its two left mel frames. Before the utterance that
+    frame is the second convolution's zero padding, not a convolution of silence: hence the mask.
+    """
+    one = g.node("Gelu", g.node("Conv", mel, w.plain(g, names.conv1 + ".weight"), w.plain(g, names.conv1 + ".bias")))
+    inside = g.node("Cast", g.node("Greater", start, g.constant([0])), to=1)
+    axis = g.constant([2])
+    before = g.node("Slice", one, g.constant([0]), g.constant([1]), axis)
+    rest = g.node("Slice", one, g.constant([1]), g.constant([np.iinfo(np.int64).max]), axis)
+    one = g.node("Concat", g.node("Mul", before, inside), rest, axis=2)
+    two = g.node(
+        "Gelu",
+        g.node(
+            "Conv", one, w.plain(g, names.conv2 + ".weight"), w.plain(g, names.conv2 + ".bias"), strides=[2],
+            pads=[0, 1],
+        ),
+    )  # fmt: skip
+    return g.node("Transpose", g.node("Squeeze", two, g.constant([0])), perm=[1, 0])
+
+
+def _key_mask(g: GraphWriter, at: Steps, valid: str, x: str) -> str:
+    total = g.node("Squeeze", at.total, g.constant([0]))
+    keys = g.node("Range", g.constant(np.int64(0)), total, g.constant(np.int64(1)))
+    row = g.node("Where", g.node("Less", keys, valid), g.constant(0.0), g.constant(MASKED))
+    shape = g.node("Concat", g.constant([1, 1]), g.node("Shape", x, start=0, end=1), at.total, axis=0)
+    return g.node("Expand", row, shape)
+
+
+def _pool_pairs(g: GraphWriter, x: str, at: Steps, valid: str) -> str:
+    """Average pairs of rows, an odd last row left out.
+
+    Where the utterance ends (``valid`` < total) on 4n + 2 positions, the last pair is padding that would become an
+    embedding of its own: it is cut, as the published code cuts the adapter's output to the number of valid frames.
+    """
+    axis, two = g.constant([0]), g.constant([2])
+    count = g.node("Div", g.node("Shape", x, start=0, end=1), two)
+    ended = g.node("Less", valid, at.total)
+    extra = g.node("Equal", g.node("Mod", at.total, g.constant([4])), two)
+    count = g.node("Sub", count, g.node("Cast", g.node("And", ended, extra), to=7))
+    end = g.node("Mul", count, two)
+    even = g.node("Slice", x, g.constant([0]), end, axis, two)
+    odd = g.node("Slice", x, g.constant([1]), end, axis, two)
+    return g.node("Mul", g.node("Add", even, odd), g.constant(0.5))
+
+
+def _encoder_layer(
+    g: GraphWriter, w: Weights, names: EncoderNames, size: EncoderShape, layer: int, x: str, at: Steps, bias: str
+) -> str:
+    root = names.layer.format(layer)
+
+    def linear(value: str, part: str, biased: bool = True) -> str:
+        name = f"{root}.{part}"
+        return w.linear(g, value, f"{name}.weight", "encoder", f"{name}.bias" if biased else None)
+
+    normed = layer_norm(g, w, x, f"{root}.{names.attention_norm}")
+    attended = cached_attention(
+        g, linear(normed, names.query), linear(normed, names.key, biased=False), linear(normed, names.value), layer, at,
+        heads=size.heads, kv_heads=size.heads, head_dim=size.head_dim, capacity=size.positions, causal=False, bias=bias,
+    )  # fmt: skip
+    x = g.node("Add", x, linear(attended, names.out))
+    normed = layer_norm(g, w, x, f"{root}.{names.mlp_norm}")
+    return g.node("Add", x, linear(g.node("Gelu", linear(normed, names.up)), names.down))

@@ -1,0 +1,264 @@
+"""Export and quantize: from a checkpoint, or from a float bundle, to a bundle that has been judged.
+
+Build every graph, take the census, check every quantised weight against its source, run the quality gate against the
+float twin, store goldens, then publish. Nothing is published that failed a step; ``accept_loss`` records a waiver of the
+quality gate only.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+
+from edgekit.bundle import FORMAT_VERSION, Bundle, ComputeLevel, Manifest, Precision, Requirements, open_bundle
+from edgekit.errors import CheckpointError, UsageError
+from edgekit.exporter.census import check_census, take_census
+from edgekit.exporter.checkpoint import Tensors, check_names, open_checkpoint
+from edgekit.exporter.families import Family, find_family
+from edgekit.exporter.goldens import store_goldens
+from edgekit.exporter.graph import OPSET, GraphWriter
+from edgekit.exporter.pack import (
+    building,
+    list_files,
+    tied_embedding,
+    write_embedding,
+    write_json,
+    write_manifest,
+)
+from edgekit.exporter.provenance import write_provenance
+from edgekit.exporter.quality import judge
+from edgekit.exporter.tokenizer import tokenizer_json
+from edgekit.exporter.weight_check import check_weights
+from edgekit.exporter.weights import SCALE, Weights
+from edgekit.exporter.written import BundleTensors, WrittenWeight, written_embedding, written_weights
+from edgekit.recipe import GROUPS, Group, PrecisionSettings, Recipe, load_recipe, load_target
+from edgekit.resources import resource
+
+LOWEST_ONNXRUNTIME = "1.31"  # the oldest version these graphs were run on
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
+TOKENIZER = "tokenizer.json"
+
+Progress = Callable[[str, int, int], None]
+"""Called with the stage, bytes done and bytes in all (0 where unknown)."""
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What a user may ask of an export beside the recipe. ``precision`` sets every group, ``groups`` single ones."""
+
+    recipe: str | Path | None = None
+    target: str = "cpu"
+    precision: Precision | None = None
+    groups: Mapping[Group, Precision] = field(default_factory=dict)
+    mode: str | None = None
+    accept_loss: str | None = None
+    overwrite: bool = False
+    progress: Progress = _silent
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where tensors, config and tokenizer come from."""
+
+    tensors: Tensors
+    family: Family
+    config: Mapping[str, Any]
+    generation: Mapping[str, Any]
+    tokenizer: str
+    name: str
+
+
+def export(checkpoint: str | Path, output: str | Path, options: ExportOptions | None = None) -> Manifest:
+    """Write a bundle for a checkpoint folder and return its manifest.
+
+    Raises CheckpointError, RecipeError, CensusError, QualityError or OutputError; then ``output`` is as it was before.
+    """
+    options = options or ExportOptions()
+    found = open_checkpoint(checkpoint)
+    family = find_family(found.config, found.generation)
+    check_names(found, family.expected(), family.ignored)
+    folder = found.folder
+    source = _Source(found, family, found.config, found.generation, tokenizer_json(folder), folder.resolve().name)
+    return _make(source, Path(output), _resolve(find_recipe(options.recipe, found.config), options), options)
+
+
+def quantize(bundle: str | Path, output: str | Path, options: ExportOptions | None = None) -> Manifest:
+    """Write a quantised bundle from a float one: the same bytes as exporting the checkpoint straight to it."""
+    options = options or ExportOptions()
+    opened = open_bundle(bundle)
+    if any(kind != "float32" for kind in opened.manifest.precision.values()):
+        raise CheckpointError(
+            f"{bundle}: is quantised already ({_summary(opened.manifest.precision)}); quantize a float32 bundle instead"
+        )
+    if options.precision is None and not options.groups:
+        options = replace(options, precision="int8")
+    recipe = msgspec.convert(opened.manifest.recipe, Recipe)
+    return _make(bundle_source(opened), Path(output), _resolve(recipe, options), options)
+
+
+def bundle_source(opened: Bundle) -> _Source:
+    """Return a float bundle as a source."""
+    config = json.loads(opened.file(CONFIG).read_bytes())
+    generation = json.loads(opened.file(GENERATION).read_bytes())
+    family = find_family(config, generation)
+    weights = written_weights(opened.folder, opened.manifest.components)
+    weights |= {
+        name: weight
+        for name, weight in written_embedding(opened.folder, family.embedding, opened.manifest.embedding).items()
+        if name not in weights
+    }
+    tokenizer = opened.file(TOKENIZER).read_text(encoding="utf-8")
+    return _Source(BundleTensors(weights), family, config, generation, tokenizer, opened.manifest.name)
+
+
+def find_recipe(named: str | Path | None, config: Mapping[str, Any]) -> Recipe:
+    """Return the recipe given by path or name, else the shipped one whose system the config belongs to."""
+    if named is not None:
+        path = Path(named)
+        return load_recipe(path if path.suffix == ".toml" else resource("export") / str(named) / "recipe.toml")
+    kind = str(config.get("model_type"))
+    streams = isinstance(config.get("edgekit"), Mapping)
+    name = {"whisper": "edgekit-tiny" if streams else "whisper", "step_audio_2": "step-audio-2-mini"}.get(kind, kind)
+    return load_recipe(resource("export") / name / "recipe.toml")
+
+
+def _resolve(recipe: Recipe, options: ExportOptions) -> Recipe:
+    precision = {group: options.precision or getattr(recipe.precision, group) for group in GROUPS} | dict(
+        options.groups
+    )
+    grid = msgspec.structs.replace(recipe.grid, mode=options.mode) if options.mode else recipe.grid
+    return msgspec.structs.replace(recipe, precision=PrecisionSettings(**precision), grid=grid)
+
+
+def _make(source: _Source, output: Path, recipe: Recipe, options: ExportOptions) -> Manifest:
+    target = load_target(options.target)
+    if target.dialect != "ort-cpu":
+        raise UsageError(
+            f"target '{target.name}': needs the {target.dialect} dialect, this version exports ort-cpu; use --target cpu"
+        )
+    with building(output, overwrite=options.overwrite) as folder:
+        manifest = _build(source, folder, recipe, options.progress)
+        if any(kind != "float32" for kind in manifest.precision.values()):
+            manifest = _judged(source, folder, recipe, manifest, options)
+        goldens = store_goldens(folder, manifest)
+        verification = dict(manifest.verification) | {"goldens": goldens}
+        manifest = msgspec.structs.replace(manifest, verification=verification, files=list_files(folder))
+        write_manifest(folder, manifest)
+        write_provenance(folder)
+    return manifest
+
+
+def _judged(source: _Source, folder: Path, recipe: Recipe, manifest: Manifest, options: ExportOptions) -> Manifest:
+    """Return the manifest with the results of the weight check and the quality gate; raises where either fails."""
+    weights = _all_weights(folder, source.family, manifest)
+    checked = check_weights(
+        source.family, weights, source.tensors, lambda done, total: options.progress("check", done, total)
+    )
+    verification: dict[str, Any] = {"weights": checked}
+    twin_bytes = sum(row.float32_bytes or row.bytes for row in manifest.census)
+    if twin_bytes <= recipe.check.twin_limit_mib << 20:
+        with TemporaryDirectory(prefix=".twin.", dir=folder.parent) as twin_folder:
+            twin = Bundle(Path(twin_folder), _build(source, Path(twin_folder), _as_float(recipe), options.progress))
+            verification |= judge(Bundle(folder, manifest), twin, recipe, options.accept_loss, options.progress)
+    else:
+        verification["twin"] = "weights"
+    return msgspec.structs.replace(manifest, verification=verification)
+
+
+def _as_float(recipe: Recipe) -> Recipe:
+    return msgspec.structs.replace(recipe, precision=PrecisionSettings(**dict.fromkeys(GROUPS, "float32")))
+
+
+def _build(source: _Source, folder: Path, recipe: Recipe, progress: Progress) -> Manifest:
+    """Write graphs, token table, tokenizer and configs into ``folder``; return the manifest, complete but for results."""
+    family = source.family
+    groups = sorted({group for name in family.expected() if (group := family.group(name))}, key=GROUPS.index)
+    precision: dict[Group, Precision] = {group: getattr(recipe.precision, group) for group in groups}
+    total = sum(_bytes(shape) for shape in family.expected().values())
+    done = 0
+
+    def report(count: int) -> None:
+        nonlocal done
+        done += count
+        progress("build", done, total)
+
+    w = Weights(source.tensors, precision, recipe.quantize, report)
+    components = {}
+    for name in family.components:
+        with GraphWriter(folder, name) as g:
+            family.build(name, g, w)
+            components[name] = g.close(_component_precision(name, precision))
+    weights = written_weights(folder, components)
+    if family.stored(family.embedding) in weights:
+        table = weights[family.stored(family.embedding)]
+        embedding = tied_embedding(folder, table, weights.get(table.name + SCALE))
+    else:
+        embedding = write_embedding(folder, w, family.embedding)
+        weights |= written_embedding(folder, family.embedding, embedding)
+    census = take_census(family, weights)
+    check_census(family, census, precision)
+    write_json(folder / CONFIG, source.config)
+    write_json(folder / GENERATION, source.generation)
+    (folder / TOKENIZER).write_text(source.tokenizer, encoding="utf-8")
+    protocol = family.protocol(source.tokenizer)
+    protocol = msgspec.structs.replace(
+        protocol,
+        context_tokens=min(recipe.context_tokens or protocol.context_tokens, family.max_context),
+        max_tokens_per_s=recipe.max_tokens_per_s,
+    )
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        name=recipe.name or source.name,
+        family=family.name,
+        dialect="ort-cpu",
+        requires=Requirements(opset=OPSET, onnxruntime=LOWEST_ONNXRUNTIME),
+        precision={str(group): kind for group, kind in precision.items()},
+        components=components,
+        embedding=embedding,
+        front_end=family.front_end(recipe.grid),
+        grid=family.grid(recipe.grid),
+        protocol=protocol,
+        levels=_levels(recipe) or family.levels(),
+        gate=recipe.gate,
+        recipe=msgspec.to_builtins(recipe),
+        census=census,
+        verification={},
+        files=list_files(folder),
+        license=recipe.license,
+    )
+
+
+def _levels(recipe: Recipe) -> tuple[ComputeLevel, ...]:
+    return tuple(
+        ComputeLevel(name=level.name, experts_per_token=level.experts_per_token, max_lag_ms=level.max_lag_ms)
+        for level in recipe.levels
+    )
+
+
+def _all_weights(folder: Path, family: Family, manifest: Manifest) -> dict[str, WrittenWeight]:
+    weights = written_weights(folder, manifest.components)
+    return written_embedding(folder, family.embedding, manifest.embedding) | weights
+
+
+def _component_precision(component: str, precision: Mapping[Group, Precision]) -> Precision:
+    return precision["backbone" if component == "backbone" else "encoder"]
+
+
+def _bytes(shape: tuple[int, ...]) -> int:
+    size = 4
+    for count in shape:
+        size *= count
+    return size
+
+
+def _summary(precision: Mapping[str, Precision]) -> str:
+    return ", ".join(f"{group} {kind}" for group, kind in sorted(precision.items()))

@@ -1,0 +1,83 @@
+"""Families: architectures EdgeKit can recognise, cut into Components and surround with their token protocol.
+
+Adding one is one file here and one line in ``_FAMILIES``.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.bundle import ComputeLevel, FrontEnd, Grid, TokenProtocol
+from edgekit.errors import CheckpointError
+from edgekit.exporter.checkpoint import Tensors
+from edgekit.exporter.families.step_audio import StepAudio
+from edgekit.exporter.families.whisper import Whisper
+from edgekit.exporter.graph import GraphWriter
+from edgekit.exporter.weights import Weights
+from edgekit.recipe import GridSettings, Group
+
+
+class Family(Protocol):
+    """One architecture, bound to one config."""
+
+    name: str
+    components: tuple[str, ...]
+    embedding: str
+    max_context: int
+
+    def expected(self) -> Mapping[str, tuple[int, ...]]:
+        """Return name and shape of every tensor the checkpoint must hold."""
+        ...
+
+    def ignored(self, name: str) -> bool:
+        """Return whether a tensor may be in the checkpoint without being used."""
+        ...
+
+    def group(self, name: str) -> Group | None:
+        """Return the precision group of a tensor; None keeps it float."""
+        ...
+
+    def stored(self, name: str) -> str:
+        """Return the name under which a graph stores a tensor of the checkpoint."""
+        ...
+
+    def expert_rows(self, source: Tensors, stored: str, expert: int) -> NDArray[np.float32]:
+        """Return one expert's matrix of a stored bank of experts."""
+        ...
+
+    def build(self, component: str, g: GraphWriter, w: Weights) -> None:
+        """Write one component's graph."""
+        ...
+
+    def front_end(self, settings: GridSettings) -> FrontEnd:
+        """Return the log-mel front end of a grid mode."""
+        ...
+
+    def grid(self, settings: GridSettings) -> Grid:
+        """Return the streaming grid. Raises RecipeError for a mode that the weights were not made for."""
+        ...
+
+    def protocol(self, tokenizer: str) -> TokenProtocol:
+        """Return the token protocol, ids looked up in the text of tokenizer.json."""
+        ...
+
+    def levels(self) -> tuple[ComputeLevel, ...]:
+        """Return the default compute levels, cheapest first."""
+        ...
+
+
+_FAMILIES = {"whisper": Whisper, "step_audio_2": StepAudio}
+
+
+def find_family(config: Mapping[str, Any], generation: Mapping[str, Any]) -> Family:
+    """Return the family of a config. Raises CheckpointError naming the known ones and the nearest."""
+    kind = str(config.get("model_type"))
+    if kind in _FAMILIES:
+        return _FAMILIES[kind](config, generation)
+    known = ", ".join(sorted(_FAMILIES))
+    nearest = difflib.get_close_matches(kind, _FAMILIES, n=1, cutoff=0.3)
+    hint = f"; the nearest is '{nearest[0]}'" if nearest else ""
+    raise CheckpointError(f"config.json: model_type '{kind}' is not an architecture EdgeKit knows ({known}){hint}")

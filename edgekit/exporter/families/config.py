@@ -1,0 +1,30 @@
+"""Read one value of a checkpoint's config, with a message that names the key when it is absent or of another kind."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from edgekit.errors import CheckpointError
+
+_T = TypeVar("_T", int, float, bool, str, list[int])
+
+
+def value(config: Mapping[str, Any], key: str, kind: type[_T], default: _T | None = None) -> _T:
+    """Return ``config[key]`` as ``kind`` (an int may stand for a float). Raises CheckpointError naming the key."""
+    found = config.get(key, default)
+    if kind is float and isinstance(found, int) and not isinstance(found, bool):
+        found = float(found)
+    if found is None or not isinstance(found, kind) or (kind is int and isinstance(found, bool)):
+        raise CheckpointError(
+            f"config.json: '{key}' is {found!r}, must be {kind.__name__}; use the published config.json"
+        )
+    return found
+
+
+def section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return a nested object of a config."""
+    found = config.get(key)
+    if not isinstance(found, Mapping):
+        raise CheckpointError(
+            f"config.json: '{key}' is {type(found).__name__}, must be an object; use the published config.json"
+        )
+    return found

@@ -1,0 +1,286 @@
+"""Whisper, every size: published (30 s window, dense) or chunk-causal with feed-forwards split into experts.
+
+Tensor names are Hugging Face's. Experts of layer i: rows of ``fc1`` and columns of ``fc2`` grouped by expert, chosen by
+``model.decoder.layers.{i}.router`` with weight 1 each, so that all of them together are the dense layer.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.bundle import ComputeLevel, FrontEnd, Grid, TokenProtocol
+from edgekit.errors import CheckpointError, RecipeError
+from edgekit.exporter.blocks import (
+    EncoderNames,
+    EncoderShape,
+    Steps,
+    audio_encoder,
+    cached_attention,
+    choose_experts,
+    cross_attention,
+    layer_norm,
+    scatter_mix,
+    steps,
+)
+from edgekit.exporter.checkpoint import Tensors
+from edgekit.exporter.families.config import section, value
+from edgekit.exporter.families.levels import expert_levels
+from edgekit.exporter.graph import GraphWriter
+from edgekit.exporter.tokenizer import token_id
+from edgekit.exporter.weights import ExpertBank, Weights, stored_expert
+from edgekit.recipe import GridSettings, Group
+
+FRAMES_PER_POSITION = 2
+FRAME_MS = 10
+ENCODER = EncoderNames(
+    conv1="model.encoder.conv1",
+    conv2="model.encoder.conv2",
+    positions="model.encoder.embed_positions.weight",
+    layer="model.encoder.layers.{}",
+    query="self_attn.q_proj",
+    key="self_attn.k_proj",
+    value="self_attn.v_proj",
+    out="self_attn.out_proj",
+    attention_norm="self_attn_layer_norm",
+    up="fc1",
+    down="fc2",
+    mlp_norm="final_layer_norm",
+    final_norm="model.encoder.layer_norm",
+)
+TOKENS = "model.decoder.embed_tokens.weight"
+POSITIONS = "model.decoder.embed_positions.weight"
+_ATTENTIONS = ("self_attn", "encoder_attn")
+
+
+class Whisper:
+    """The family bound to one config."""
+
+    name = "whisper"
+    components = ("encoder", "adapter", "backbone")
+    embedding = TOKENS
+
+    def __init__(self, config: Mapping[str, Any], generation: Mapping[str, Any]) -> None:
+        self._generation = generation
+        self._extra = section(config, "edgekit") if "edgekit" in config else {}
+        self.encoder = EncoderShape(
+            mel_bins=value(config, "num_mel_bins", int),
+            width=value(config, "d_model", int),
+            heads=value(config, "encoder_attention_heads", int),
+            layers=value(config, "encoder_layers", int),
+            inner=value(config, "encoder_ffn_dim", int),
+            positions=value(config, "max_source_positions", int, 1500),
+        )
+        self.layers = value(config, "decoder_layers", int)
+        self.heads = value(config, "decoder_attention_heads", int)
+        self.inner = value(config, "decoder_ffn_dim", int)
+        self.vocabulary = value(config, "vocab_size", int)
+        self.max_context = value(config, "max_target_positions", int, 448)
+        self.experts = value(self._extra, "num_experts", int, 0) if self._extra else 0
+        self._stop = value(config, "eos_token_id", int)
+        self._start = value(config, "decoder_start_token_id", int)
+        if config.get("activation_function", "gelu") != "gelu" or config.get("scale_embedding", False):
+            raise CheckpointError(
+                "config.json: Whisper with another activation than gelu, or scaled embeddings, is not supported; "
+                "use a published Whisper checkpoint"
+            )
+        if self.experts and self.inner % self.experts:
+            raise CheckpointError(
+                f"config.json: decoder_ffn_dim {self.inner} does not divide into {self.experts} experts; fix edgekit.num_experts"
+            )
+
+    def expected(self) -> Mapping[str, tuple[int, ...]]:
+        """Return name and shape of every tensor the checkpoint must hold."""
+        width = self.encoder.width
+        found = ENCODER.shapes(self.encoder)
+        found |= {TOKENS: (self.vocabulary, width), POSITIONS: (self.max_context, width)}
+        norms = ["model.decoder.layer_norm"]
+        for layer in range(self.layers):
+            root = f"model.decoder.layers.{layer}"
+            for attention in _ATTENTIONS:
+                for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+                    found[f"{root}.{attention}.{part}.weight"] = (width, width)
+                    if part != "k_proj":
+                        found[f"{root}.{attention}.{part}.bias"] = (width,)
+                norms.append(f"{root}.{attention}_layer_norm")
+            norms.append(f"{root}.final_layer_norm")
+            found[f"{root}.fc1.weight"], found[f"{root}.fc1.bias"] = (self.inner, width), (self.inner,)
+            found[f"{root}.fc2.weight"], found[f"{root}.fc2.bias"] = (width, self.inner), (width,)
+            if self.experts:
+                found[f"{root}.router.weight"], found[f"{root}.router.bias"] = (self.experts, width), (self.experts,)
+        for norm in norms:
+            found[f"{norm}.weight"] = found[f"{norm}.bias"] = (width,)
+        return found
+
+    def ignored(self, name: str) -> bool:
+        """Return whether a tensor may be there unused: the tied output projection."""
+        return name == "proj_out.weight"
+
+    def group(self, name: str) -> Group | None:
+        """Return the precision group of a tensor; None keeps it float."""
+        if name in ENCODER.linears(self.encoder):
+            return "encoder"
+        if name == TOKENS:
+            return "head"
+        if not name.startswith("model.decoder.layers.") or not name.endswith(".weight") or "norm" in name:
+            return None
+        if ".router." in name:
+            return None
+        if ".encoder_attn.k_proj" in name or ".encoder_attn.v_proj" in name:
+            return "encoder"
+        return "experts" if self.experts and (".fc1." in name or ".fc2." in name) else "backbone"
+
+    def stored(self, name: str) -> str:
+        """Return the name under which a graph stores a tensor of the checkpoint: its own."""
+        return name
+
+    def expert_rows(self, source: Tensors, stored: str, expert: int) -> NDArray[np.float32]:
+        """Return one expert's matrix of a stored bank: rows of fc1, or columns of fc2."""
+        if (banked := stored_expert(source, stored, expert)) is not None:
+            return banked
+        inner = self.inner // self.experts
+        columns = slice(expert * inner, (expert + 1) * inner)
+        if ".fc1." in stored:
+            return source.rows(stored, columns.start, columns.stop)
+        return np.ascontiguousarray(source.rows(stored, 0, self.encoder.width)[:, columns])
+
+    def build(self, component: str, g: GraphWriter, w: Weights) -> None:
+        """Write one component's graph."""
+        if component == "encoder":
+            audio_encoder(g, w, ENCODER, self.encoder, pooled=False)
+        elif component == "adapter":
+            self._adapter(g, w)
+        else:
+            self._backbone(g, w)
+
+    def front_end(self, settings: GridSettings) -> FrontEnd:
+        """Return the log-mel front end: the published STFT reflects at the end of its window, a stream goes on."""
+        return FrontEnd(mel_bins=self.encoder.mel_bins, edge="reflect" if self._mode(settings) == "exact" else "zero")
+
+    def grid(self, settings: GridSettings) -> Grid:
+        """Return the published window, or the chunk-causal grid that the checkpoint's config names."""
+        window = self.encoder.positions * FRAMES_PER_POSITION
+        if self._mode(settings) == "exact":
+            return Grid(
+                mode="exact", chunk_frames=window, max_frames=window, max_positions=self.encoder.positions,
+                pad_to_frames=window,
+            )  # fmt: skip
+        chunk = value(self._extra, "chunk_frames", int) * FRAMES_PER_POSITION
+        if settings.chunk_ms is not None:
+            chunk = settings.chunk_ms // FRAME_MS
+            if chunk <= 0 or chunk % FRAMES_PER_POSITION or settings.chunk_ms % FRAME_MS:
+                raise RecipeError(
+                    f"grid.chunk_ms {settings.chunk_ms}: must be a positive multiple of 20; change the recipe"
+                )
+        tail = chunk if settings.tail_ms is None else settings.tail_ms // FRAME_MS
+        return Grid(
+            mode="chunked", chunk_frames=chunk, max_frames=window // chunk * chunk, max_positions=self.encoder.positions,
+            tail_frames=tail, pad_to_frames=chunk,
+        )  # fmt: skip
+
+    def protocol(self, tokenizer: str) -> TokenProtocol:
+        """Return the token protocol from generation_config.json: start, language, task, no timestamps."""
+        languages = {
+            token.strip("<|>"): int(number) for token, number in self._generation.get("lang_to_id", {}).items()
+        }
+        no_timestamps = self._generation.get("no_timestamps_token_id")
+        if no_timestamps is None:
+            no_timestamps = token_id(tokenizer, "<|notimestamps|>")
+        return TokenProtocol(
+            attention="cross",
+            stop=(self._stop,),
+            start=(self._start,),
+            start_tail=(int(no_timestamps),),
+            languages=languages,
+            tasks={name: int(number) for name, number in self._generation.get("task_to_id", {}).items()}
+            if languages
+            else {},
+            suppress=tuple(self._generation.get("suppress_tokens") or ()),
+            begin_suppress=tuple(self._generation.get("begin_suppress_tokens") or ()),
+            max_tokens=self.max_context // 2,  # as published: the other half is for a text prompt
+            context_tokens=self.max_context,
+        )
+
+    def levels(self) -> tuple[ComputeLevel, ...]:
+        """Return the default compute levels, cheapest first."""
+        return expert_levels(self.experts)
+
+    def _mode(self, settings: GridSettings) -> str:
+        streams = self._extra.get("encoder_attention") == "chunk-causal"
+        if settings.mode == "chunked" and not streams:
+            raise RecipeError(
+                "grid.mode 'chunked': this Whisper was trained on its full 30 s window and reads nonsense in chunks; "
+                "use --mode exact, or a chunk-causal checkpoint such as edgekit-tiny"
+            )
+        return settings.mode or ("chunked" if streams else "exact")
+
+    def _adapter(self, g: GraphWriter, w: Weights) -> None:
+        """Project encoder frames to the cross-KV of every decoder layer."""
+        frames = g.input("frames", "float32", ("frames", self.encoder.width))
+        head_dim = self.encoder.width // self.heads
+        split = g.constant([-1, self.heads, head_dim])
+        parts = []
+        for layer in range(self.layers):
+            root = f"model.decoder.layers.{layer}.encoder_attn"
+            key = w.linear(g, frames, f"{root}.k_proj.weight", "encoder")
+            val = w.linear(g, frames, f"{root}.v_proj.weight", "encoder", f"{root}.v_proj.bias")
+            for part in (key, val):
+                heads = g.node("Transpose", g.node("Reshape", part, split), perm=[1, 0, 2])
+                parts.append(g.node("Unsqueeze", heads, g.constant([0])))
+        g.output(
+            g.node("Concat", *parts, axis=0), "cross", "float32", (2 * self.layers, self.heads, "frames", head_dim)
+        )
+
+    def _backbone(self, g: GraphWriter, w: Weights) -> None:
+        width = self.encoder.width
+        x = g.input("embeds", "float32", ("tokens", width))
+        at = steps(g, x, g.input("start", "int64", (1,)))
+        rows = g.input("logit_rows", "int64", ("rows",))
+        count = g.input("experts_per_token", "int64", (1,)) if self.experts else ""
+        x = g.node("Add", x, g.node("Slice", w.plain(g, POSITIONS), at.start, at.total, g.constant([0])))
+        for layer in range(self.layers):
+            x = self._decoder_layer(g, w, layer, x, at, count)
+        x = layer_norm(g, w, g.node("Gather", x, rows), "model.decoder.layer_norm")
+        g.output(w.linear(g, x, TOKENS, "head"), "logits", "float32", ("rows", self.vocabulary))
+
+    def _decoder_layer(self, g: GraphWriter, w: Weights, layer: int, x: str, at: Steps, count: str) -> str:
+        root = f"model.decoder.layers.{layer}"
+        head_dim = self.encoder.width // self.heads
+
+        def linear(value: str, part: str, biased: bool = True) -> str:
+            name = f"{root}.{part}"
+            return w.linear(g, value, f"{name}.weight", "backbone", f"{name}.bias" if biased else None)
+
+        normed = layer_norm(g, w, x, f"{root}.self_attn_layer_norm")
+        attended = cached_attention(
+            g, linear(normed, "self_attn.q_proj"), linear(normed, "self_attn.k_proj", biased=False),
+            linear(normed, "self_attn.v_proj"), layer, at, heads=self.heads, kv_heads=self.heads, head_dim=head_dim,
+            capacity="context", causal=True,
+        )  # fmt: skip
+        x = g.node("Add", x, linear(attended, "self_attn.out_proj"))
+        normed = layer_norm(g, w, x, f"{root}.encoder_attn_layer_norm")
+        heard = cross_attention(g, linear(normed, "encoder_attn.q_proj"), layer, heads=self.heads, head_dim=head_dim)
+        x = g.node("Add", x, linear(heard, "encoder_attn.out_proj"))
+        normed = layer_norm(g, w, x, f"{root}.final_layer_norm")
+        if self.experts:
+            return g.node("Add", x, self._experts(g, w, root, normed, count))
+        return g.node("Add", x, linear(g.node("Gelu", linear(normed, "fc1")), "fc2"))
+
+    def _experts(self, g: GraphWriter, w: Weights, root: str, x: str, count: str) -> str:
+        logits = g.node("Gemm", x, w.plain(g, f"{root}.router.weight"), w.plain(g, f"{root}.router.bias"), transB=1)
+        _, places = choose_experts(g, logits, count)
+        ones = g.node("Expand", g.constant(1.0), g.node("Shape", places))
+        bank = ExpertBank(
+            names=(f"{root}.fc1.weight", f"{root}.fc2.weight"),
+            experts=self.experts,
+            chosen=self.experts,
+            inner=self.inner // self.experts,
+            hidden=self.encoder.width,
+            gated=False,
+            load=partial(self.expert_rows, w.source),
+            bias=f"{root}.fc1.bias",
+        )
+        mixed = w.experts(g, x, logits, scatter_mix(g, logits, places, ones), bank)
+        return g.node("Add", mixed, w.plain(g, f"{root}.fc2.bias"))

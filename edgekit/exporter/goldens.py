@@ -1,0 +1,2 @@
+def store_goldens(*a):
+    return {}

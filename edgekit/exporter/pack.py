@@ -1,0 +1,144 @@
+"""Pack: build a bundle in a folder beside its final place and publish it by one rename.
+
+A half-written bundle cannot exist: whatever fails, a full disk included, the temporary folder is removed. The same inputs
+give the same bytes; what differs between runs (time, versions, timings) goes into ``provenance.json``, which the manifest
+does not list.
+"""
+
+import errno
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.bundle import Embedding, FileEntry, Manifest, TensorRef, encode, hash_file
+from edgekit.errors import OutputError
+from edgekit.exporter.graph import Array
+from edgekit.exporter.quantize import choose_block, quantize_blocks
+from edgekit.exporter.weights import BITS, Weights
+from edgekit.exporter.written import WrittenWeight
+
+MANIFEST = "manifest.json"
+PROVENANCE = "provenance.json"
+EMBEDDING = "embedding.data"
+_PAGE = 4096
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+@contextmanager
+def building(output: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield an empty folder beside ``output`` that becomes it when the block ends well, and vanishes when not.
+
+    Raises OutputError if the output exists and may not be replaced, or if the disk does not take it.
+    """
+    if output.exists() and not overwrite:
+        raise OutputError(f"{output}: exists already; pass --overwrite to replace it, or choose another --output")
+    if output.exists() and any(output.iterdir() if output.is_dir() else [output]) and not (output / MANIFEST).is_file():
+        raise OutputError(f"{output}: is not a bundle, so it is not replaced; choose another --output")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be created ({error.strerror}); choose another --output") from error
+    try:
+        yield folder
+        _publish(folder, output)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise OutputError(f"{output}: {error.strerror}; nothing was left behind, free space and try again") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(folder: Path, output: Path) -> None:
+    folder.chmod(0o755)
+    if output.exists():
+        old = folder.with_name(folder.name + ".old")
+        os.rename(output, old)
+        os.rename(folder, output)
+        shutil.rmtree(old)
+    else:
+        os.rename(folder, output)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object with sorted keys: the same content gives the same bytes."""
+    path.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_array(folder: Path, name: str, array: Array) -> None:
+    """Write one array as ``NAME.npy`` below ``folder``."""
+    path = folder / f"{name}.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()  # np.save straight to a file reports a full disk without its errno
+    np.save(buffer, np.ascontiguousarray(array))
+    path.write_bytes(buffer.getvalue())
+
+
+def list_files(folder: Path) -> tuple[FileEntry, ...]:
+    """Return size and hash of every file of a bundle under construction, but for manifest and provenance."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return tuple(
+        FileEntry(path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=hash_file(path))
+        for path in paths
+        if path.name not in (MANIFEST, PROVENANCE)
+    )
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write manifest.json."""
+    (folder / MANIFEST).write_bytes(encode(manifest))
+
+
+def tied_embedding(folder: Path, weight: WrittenWeight, scales: WrittenWeight | None) -> Embedding:
+    """Return the token table as a view of the head's own bytes."""
+    if scales is None:
+        return Embedding(weight=_ref(folder, weight), scales=None, width=weight.shape[1])
+    return Embedding(
+        weight=_ref(folder, weight), scales=_ref(folder, scales), width=int(weight.attributes["K"]),
+        block_size=int(weight.attributes["block_size"]), bits=int(weight.attributes["bits"]),
+    )  # fmt: skip
+
+
+def write_embedding(folder: Path, w: Weights, name: str) -> Embedding:
+    """Write a token table of its own, in the head's precision, and return where it lies."""
+    rows, width = w.source.shape(name)
+    precision = w.precision["head"]
+    path = folder / EMBEDDING
+    if precision == "float32":
+        with path.open("wb") as stream:
+            for _, block in w.blocks(name):
+                stream.write(block.data)
+        return Embedding(
+            weight=TensorRef(file=EMBEDDING, offset=0, dtype="float32", shape=(rows, width)), scales=None, width=width
+        )
+    bits, size = BITS[precision], choose_block(width, w.settings.head_block)
+    blocks = -(-width // size)
+    shape = (rows, blocks, size * bits // 8)
+    start = -(-rows * blocks * shape[2] // _PAGE) * _PAGE
+    with path.open("wb") as stream:
+        for row, block in w.blocks(name):
+            codes, scales = quantize_blocks(block, bits, size)
+            stream.seek(row * blocks * shape[2])
+            stream.write(codes.data)
+            stream.seek(start + row * blocks * 4)
+            stream.write(scales.data)
+    return Embedding(
+        weight=TensorRef(file=EMBEDDING, offset=0, dtype="uint8", shape=shape),
+        scales=TensorRef(file=EMBEDDING, offset=start, dtype="float32", shape=(rows, blocks)),
+        width=width, block_size=size, bits=bits,
+    )  # fmt: skip
+
+
+def _ref(folder: Path, weight: WrittenWeight) -> TensorRef:
+    assert weight.offset is not None, "a token table is never inline"
+    file = weight.file.relative_to(folder).as_posix()
+    return TensorRef(file=file, offset=weight.offset, dtype=weight.dtype.name, shape=weight.shape)

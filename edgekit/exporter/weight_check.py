@@ -1,0 +1,89 @@
+"""Check every quantised weight of a bundle against its source, number by number.
+
+Rounding to nearest leaves each weight within half a step of its source, and what is kept float must equal it: an exact
+bound, so one swapped expert, one transposed matrix or one scale off by a few percent cannot pass. Works for any size of
+model: one row block or expert is in memory at a time.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import QualityError
+from edgekit.exporter.checkpoint import Tensors, read
+from edgekit.exporter.families import Family
+from edgekit.exporter.quantize import dequantize_blocks, half_step
+from edgekit.exporter.weights import SCALE, row_blocks
+from edgekit.exporter.written import WrittenWeight
+
+Float = NDArray[np.float32]
+_Pair = tuple[Float, Float, Float | None]  # source rows, stored rows as numbers, scale of each number or None if float
+
+
+def check_weights(
+    family: Family, weights: Mapping[str, WrittenWeight], source: Tensors, report: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """Return how many tensors were compared; ``report`` is told tensors done and in all.
+
+    Raises QualityError naming the first tensor of which a stored number is further from its source than its format
+    allows.
+    """
+    stored = sorted({family.stored(name) for name in family.expected()})
+    quantised = 0
+    for done, name in enumerate(stored):
+        weight = weights[name]
+        for given, held, scale in _pairs(family, name, weight, weights.get(name + SCALE), source):
+            allowed = np.float32(0) if scale is None else half_step(scale)
+            distance = np.abs(given.reshape(held.shape) - held)
+            if (distance > allowed).any():
+                worst = np.unravel_index(int(np.argmax(distance - allowed)), distance.shape)
+                step = (
+                    "its own value"
+                    if scale is None
+                    else f"half a step ({float(np.broadcast_to(allowed, distance.shape)[worst]):.3g})"
+                )
+                raise QualityError(
+                    f"{name}: a stored weight is {float(distance[worst]):.3g} from the checkpoint's, the bound is {step}; "
+                    "the bundle does not hold this checkpoint, export it again"
+                )
+        quantised += weight.dtype.name != "float32"
+        report(done + 1, len(stored))
+    return {"tensors": len(stored), "quantised": quantised, "bound": "half a step"}
+
+
+def _pairs(
+    family: Family, name: str, weight: WrittenWeight, scales: WrittenWeight | None, source: Tensors
+) -> Iterator[_Pair]:
+    experts = family.group(name) == "experts" or name not in family.expected()
+    if weight.dtype == np.float32:
+        if experts and len(weight.shape) == 3:
+            for expert in range(weight.shape[0]):
+                yield family.expert_rows(source, name, expert), weight.rows(expert, expert + 1)[0], None
+        else:
+            yield read(source, name), weight.read(), None
+        return
+    assert scales is not None, name
+    if weight.op == "QMoE":
+        yield from _expert_pairs(family, name, weight, scales, source)
+    elif weight.op == "DynamicQuantizeMatMul":
+        scale = scales.read()
+        yield read(source, name), weight.read().T.astype(np.float32) * scale[:, None], scale[:, None]
+    else:
+        bits, block, width = (int(weight.attributes[key]) for key in ("bits", "block_size", "K"))
+        for start, stop in row_blocks(weight.shape[0], width * 4):
+            part = scales.rows(start, stop)
+            held = dequantize_blocks(weight.rows(start, stop), part, bits, width)
+            yield source.rows(name, start, stop), held, np.repeat(part, block, axis=1)[:, :width]
+
+
+def _expert_pairs(
+    family: Family, name: str, weight: WrittenWeight, scales: WrittenWeight, source: Tensors
+) -> Iterator[_Pair]:
+    bits, block = int(weight.attributes["expert_weight_bits"]), int(weight.attributes["block_size"])
+    for expert in range(weight.shape[0]):
+        part = scales.rows(expert, expert + 1)[0]
+        codes = weight.rows(expert, expert + 1)[0].reshape(*part.shape, -1)
+        held = dequantize_blocks(codes, part, bits, part.shape[1] * block)
+        yield family.expert_rows(source, name, expert), held, np.repeat(part, block, axis=1)

@@ -1,0 +1,136 @@
+"""Read back what was written: the weights of a bundle's graphs, where they lie and which op consumes them.
+
+Everything that judges an export (census, weight check, the float bundle as a source) starts here, from the files and not
+from what the builder meant to write.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from edgekit.bundle import Component, Embedding, TensorRef
+from edgekit.errors import BundleFormatError, CheckpointError
+from edgekit.exporter.graph import Array
+
+_PASSES = ("Reshape", "Transpose", "Identity", "Unsqueeze", "Squeeze")  # ops that only re-arrange a weight
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenWeight:
+    """One initializer as it stands in the files: ``op`` consumes it, ``attributes`` are that op's."""
+
+    component: str
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    op: str
+    attributes: Mapping[str, Any]
+    file: Path
+    offset: int | None
+    inline: Array | None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes in the bundle."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+    def rows(self, start: int, stop: int) -> Array:
+        """Return rows [start, stop) of the first axis, in the stored dtype."""
+        if self.inline is not None:
+            return self.inline[start:stop]
+        row = int(np.prod(self.shape[1:], dtype=np.int64))
+        assert self.offset is not None
+        with self.file.open("rb") as stream:
+            stream.seek(self.offset + start * row * self.dtype.itemsize)
+            block = np.fromfile(stream, self.dtype, (stop - start) * row)
+        if block.size != (stop - start) * row:
+            raise BundleFormatError(f"{self.file}: ends before tensor '{self.name}'; export it again")
+        return block.reshape(stop - start, *self.shape[1:])
+
+    def read(self) -> Array:
+        """Return the whole tensor."""
+        return self.rows(0, self.shape[0])
+
+
+def written_weights(folder: Path, components: Mapping[str, Component]) -> dict[str, WrittenWeight]:
+    """Return every named initializer of a bundle's graphs, constants left out."""
+    found: dict[str, WrittenWeight] = {}
+    for name, component in components.items():
+        model = onnx.load(str(folder / component.graph), load_external_data=False)
+        uses = _uses(model.graph)
+        for proto in model.graph.initializer:
+            if proto.name.startswith("const."):
+                continue
+            op, attributes = uses.get(proto.name, ("unused", {}))
+            external = {entry.key: entry.value for entry in proto.external_data}
+            found[proto.name] = WrittenWeight(
+                component=name,
+                name=proto.name,
+                dtype=np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type)),
+                shape=tuple(proto.dims),
+                op=op,
+                attributes=attributes,
+                file=folder / (external.get("location") or component.graph),
+                offset=int(external["offset"]) if external else None,
+                inline=None if external else numpy_helper.to_array(proto),
+            )
+    return found
+
+
+def written_embedding(folder: Path, name: str, embedding: Embedding) -> dict[str, WrittenWeight]:
+    """Return the token table where it has a file of its own, as weights consumed by the host's ``Lookup``."""
+    refs = {name: embedding.weight} | ({name + ".scale": embedding.scales} if embedding.scales else {})
+    return {key: _from_ref(folder, key, ref, embedding) for key, ref in refs.items()}
+
+
+def _from_ref(folder: Path, name: str, ref: TensorRef, embedding: Embedding) -> WrittenWeight:
+    attributes = {"bits": embedding.bits, "block_size": embedding.block_size, "K": embedding.width}
+    return WrittenWeight(
+        "embedding", name, np.dtype(ref.dtype), ref.shape, "Lookup", attributes, folder / ref.file, ref.offset, None
+    )
+
+
+def _uses(graph: onnx.GraphProto) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """Return the op that really consumes each initializer, looking through ops that only re-arrange it."""
+    consumers: dict[str, onnx.NodeProto] = {}
+    for node in graph.node:
+        for value in node.input:
+            consumers.setdefault(value, node)
+    found = {}
+    for proto in graph.initializer:
+        node = consumers.get(proto.name)
+        while node is not None and node.op_type in _PASSES:
+            node = consumers.get(node.output[0])
+        if node is not None:
+            found[proto.name] = (node.op_type, {a.name: helper.get_attribute_value(a) for a in node.attribute})
+    return found
+
+
+class BundleTensors:
+    """A float bundle as a source of tensors: quantising it reads the same numbers as its checkpoint held."""
+
+    def __init__(self, weights: Mapping[str, WrittenWeight]) -> None:
+        self._weights = weights
+        if other := [weight for weight in weights.values() if weight.dtype != np.float32]:
+            raise CheckpointError(
+                f"{other[0].file.parent}: '{other[0].name}' is {other[0].dtype}; only a float32 bundle can be quantised, "
+                "make one with `edgekit export CHECKPOINT --precision float32`"
+            )
+
+    def names(self) -> frozenset[str]:
+        """Return the name of every tensor."""
+        return frozenset(self._weights)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of one tensor as the bundle stores it."""
+        return self._weights[name].shape
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Return rows [start, stop) of one tensor's first axis."""
+        return np.asarray(self._weights[name].rows(start, stop), dtype=np.float32)
