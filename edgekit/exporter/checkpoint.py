@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from edgekit.errors import CheckpointError
 from edgekit.exporter.ctranslate2 import CTranslate2Checkpoint, is_container
 from edgekit.exporter.stored import StoredTensor, StoredTensors, parse_object, read_object
 
-# Bits per number in a safetensors file. Source: safetensors, `Dtype` (F8, F6 and F4 kinds are matched by their first two letters).
+# Bits per number in a safetensors file. Source: safetensors, `Dtype`; the F8, F6 and F4 kinds are told by two letters.
 BITS = {"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16}
 BITS |= {"U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64, "C64": 64}
 BITS_OF_SMALL = {"F8": 8, "F6": 6, "F4": 4}
@@ -48,7 +48,7 @@ def read(tensors: Tensors, name: str) -> NDArray[np.float32]:
     return tensors.rows(name, 0, shape[0] if shape else 1).reshape(shape)
 
 
-def _nothing(name: str) -> bool:
+def _nothing(_name: str) -> bool:
     return False
 
 
@@ -57,7 +57,7 @@ def check_names(
 ) -> None:
     """Return if the tensors are exactly those expected, by name and shape; extra ones may be ignored by name.
 
-    Raises CheckpointError naming the first tensor that is missing, unexpected or misshapen, and how many more there are.
+    Raises CheckpointError naming the first tensor that is missing, unexpected or misshapen, and counting the others.
     """
     names = tensors.names()
     missing = sorted(expected.keys() - names)
@@ -146,8 +146,8 @@ def _weight_files(folder: Path) -> dict[str, frozenset[str]]:
         return _read_index(folder / indexes[0])
     if indexes or len(singles) > 1:
         raise CheckpointError(
-            f"{folder}: {len(indexes)} indexes and {len(singles)} safetensors files, one checkpoint has one index or one file; "
-            "keep a single model.safetensors or its shards with model.safetensors.index.json"
+            f"{folder}: {len(indexes)} indexes and {len(singles)} safetensors files, must be one index or one file; "
+            "keep model.safetensors, or its shards with model.safetensors.index.json"
         )
     return {name: frozenset() for name in singles}
 
@@ -197,11 +197,11 @@ def _gather(folder: Path, files: Mapping[str, Iterable[str]]) -> dict[str, Store
 def _read_header(path: Path) -> dict[str, StoredTensor]:
     """Return the tensors of one safetensors file. Layout: u64 header length, JSON header, data without gaps."""
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             size = path.stat().st_size
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(LONGEST_HEADER, size - 8):
-                raise CheckpointError(f"{path}: damaged or cut short, its header does not fit; fetch the file again")
+                raise CheckpointError(f"{path}: damaged, cut short or a git-lfs pointer, its header does not fit; fetch the file again")
             header = parse_object(file.read(length), f"{path} header")
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}; fetch the missing file") from error
@@ -222,11 +222,10 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _parse_entry(name: str, entry: Any, path: Path, start: int) -> tuple[StoredTensor, tuple[int, int]]:
+def _parse_entry(name: str, entry: object, path: Path, start: int) -> tuple[StoredTensor, tuple[int, int]]:
     try:
-        kind, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        numbers = (*shape, begin, end)
-        sound = isinstance(kind, str) and all(type(number) is int and number >= 0 for number in numbers)
+        kind, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]  # type: ignore[index]
+        sound = isinstance(kind, str) and all(type(number) is int and number >= 0 for number in (*shape, begin, end))
     except (KeyError, TypeError, ValueError):
         sound = False
     if not sound:
@@ -244,7 +243,7 @@ def _parse_entry(name: str, entry: Any, path: Path, start: int) -> tuple[StoredT
         )
     if (end - begin) * 8 != math.prod(shape) * bits:
         raise CheckpointError(
-            f"{path}: {name} has {end - begin} bytes, shape {list(shape)} of {kind} needs {math.prod(shape) * bits // 8}; "
+            f"{path}: {name} has {end - begin} bytes, {kind} {list(shape)} needs {math.prod(shape) * bits // 8}; "
             "fetch the file again"
         )
     return StoredTensor(name, path, kind, shape, start + begin), (begin, end)

@@ -59,7 +59,7 @@ class CTranslate2Checkpoint(StoredTensors):
 
 @dataclass(frozen=True)
 class Container:
-    """The variables of one model.bin: tensors by name (aliases resolved), scalar values by name, alias -> its target."""
+    """What one model.bin holds: tensors by name (aliases resolved), scalar values by name, alias -> its target."""
 
     path: Path
     tensors: Mapping[str, StoredTensor]
@@ -71,12 +71,12 @@ def is_container(path: Path) -> bool:
     """Return whether a file starts with a container's version number rather than like a pickle."""
     if not path.is_file():
         return False
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return 0 < int.from_bytes(file.read(4), "little") <= LATEST_PLAUSIBLE_VERSION
 
 
 def _read_container(path: Path) -> Container:
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         _check_kind(file, path)
         tensors: dict[str, StoredTensor] = {}
         scalars: dict[str, int] = {}
@@ -193,8 +193,8 @@ def _hugging_face_tensors(container: Container) -> dict[str, StoredTensor]:
     _refuse_quantised(container)
     found: dict[str, StoredTensor] = {}
     for variable, stored in container.tensors.items():
-        if variable == "decoder/projection/weight" and _ends_at(container, variable) == "decoder/embeddings/weight":
-            continue  # tied, as every published Whisper: the checkpoint keeps the table once
+        if variable == "decoder/projection/weight" and container.aliases.get(variable) == "decoder/embeddings/weight":
+            continue  # tied, as in every published Whisper: the table is kept once
         for name, tensor in _split(variable, stored):
             if name.endswith(".k_proj.bias"):
                 _check_zero(tensor)
@@ -203,18 +203,14 @@ def _hugging_face_tensors(container: Container) -> dict[str, StoredTensor]:
     return found
 
 
-def _ends_at(container: Container, variable: str) -> str:
-    return container.aliases.get(variable, variable)
-
-
 def _refuse_quantised(container: Container) -> None:
     for variable in sorted(container.tensors.keys() | container.scalars.keys()):
         stored = container.tensors.get(variable)
         if variable.endswith(("/weight_scale", "/weight_zero")) or (stored and stored.kind.startswith("I")):
             kind = container.tensors.get(re.sub("_(scale|zero)$", "", variable), stored)
-            method = kind.kind if kind else "unknown"
+            method = f"{variable}, {kind.kind if kind else 'scale'}"
             raise CheckpointError(
-                f"{container.path}: pre-quantised checkpoint ({variable}, {method}): export needs the original float weights"
+                f"{container.path}: pre-quantised checkpoint ({method}): export needs the original float weights"
             )
 
 
@@ -275,8 +271,8 @@ def _check_zero(bias: StoredTensor) -> None:
     values = bias.rows(0, bias.shape[0])
     if values.any():
         raise CheckpointError(
-            f"{bias.name}: {values[values != 0][0]} at index {int(np.flatnonzero(values)[0])}, Whisper's keys have no bias; "
-            "take the original checkpoint"
+            f"{bias.name}: {values[values != 0][0]} at index {int(np.flatnonzero(values)[0])}, "
+            "Whisper's keys have no bias; take the original checkpoint"
         )
 
 
@@ -294,7 +290,7 @@ def _whisper_config(container: Container, tensors: Mapping[str, StoredTensor]) -
     def size(name: str, axis: int, rank: int) -> int:
         if len(shape.get(name, ())) != rank:
             raise CheckpointError(
-                f"{container.path}: {name} has shape {list(shape.get(name, ()))}, must have {rank} axes; convert it again"
+                f"{container.path}: {name} is {list(shape.get(name, ()))}, must have {rank} axes; convert it again"
             )
         return shape[name][axis]
 

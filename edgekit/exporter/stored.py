@@ -3,9 +3,9 @@
 Knows offsets, number formats and finiteness. Does not know file formats: `checkpoint` (safetensors) and `ctranslate2`
 find the tensors, this module reads them.
 
-Blocks are read into ordinary memory. The safetensors library maps the file instead (its numpy slices too, 0.8): every
-page it touches counts as resident memory until the file is closed, so walking a 16 GB checkpoint shows as 16 GB. It also
-does not hand out BF16 as numpy unless another package has registered that type.
+Blocks are read into ordinary memory. The safetensors library (0.8) maps the file instead, for numpy slices too: every
+page touched counts as resident memory until the file is closed, so walking a 16 GB checkpoint shows as 16 GB. It also
+hands out no BF16 as numpy unless another package has registered that type.
 """
 
 import json
@@ -58,7 +58,7 @@ class StoredTensor:
             bad = np.unravel_index(int(np.argmin(finite)), block.shape)
             where = [int(bad[0]) + start, *(int(i) for i in bad[1:])] if self.shape else []
             raise CheckpointError(
-                f"{self.name}: {block[bad]} at index {where}, weights must be finite; take the original float checkpoint"
+                f"{self.name}: {block[bad]} at index {where}, weights must be finite; fetch the checkpoint again"
             )
         return block
 
@@ -73,9 +73,8 @@ class StoredTensor:
         return math.prod(self.shape[1:]) * self._dtype().itemsize
 
     def _fill(self, stored: NDArray[Any], offset: int) -> None:
-        # reshape(-1).view: bfloat16 arrays offer no buffer of their own
-        rest = memoryview(stored.reshape(-1).view(np.uint8))
-        with open(self.path, "rb", buffering=0) as file:
+        rest = stored.reshape(-1).view(np.uint8).data  # as bytes: bfloat16 arrays offer no buffer of their own
+        with self.path.open("rb", buffering=0) as file:
             file.seek(offset)
             while len(rest):
                 count = file.readinto(rest)
