@@ -1,0 +1,233 @@
+"""Streaming log-mel: samples in, encoder-sized chunks of normalised mel frames out.
+
+Knows Whisper's front end (STFT, Slaney mel, log10, floor) and the Grid that cuts it into chunks. Does not know speech
+from silence, and does not resample. Every split of the same samples gives the same bits: STFT frames are computed in
+batches that start and end at fixed frame numbers, so a matrix product always sees the same shape.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.bundle.manifest import FrontEnd, Grid
+from edgekit.errors import BundleFormatError, UsageError
+
+Samples = NDArray[np.float32]
+Mel = NDArray[np.float32]
+
+_BATCH_FRAMES = 64
+_SMALLEST_POWER = np.float32(1e-10)  # Whisper, audio.py: clamp before the logarithm
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MelChunk:
+    """The input of one encoder call.
+
+    ``mel``: (mel_bins, left + frames + right) float32, C-contiguous, normalised; columns outside the utterance are 0.0.
+    ``frames``: mel frames of this chunk's own, fewer than ``grid.chunk_frames`` only in the last. ``last``: the
+    utterance ends here.
+    """
+
+    mel: Mel
+    frames: int
+    last: bool
+
+
+def mel_filters(bins: int, n_fft: int, rate: int) -> NDArray[np.float32]:
+    """Return triangular Slaney mel filters, (bins, n_fft // 2 + 1) float32, each of unit area in Hz, 0 Hz to rate / 2.
+
+    The scale is linear below 1000 Hz (200/3 Hz per mel) and logarithmic above (6.4 per 27 mels). Source: M. Slaney,
+    Auditory Toolbox, 1998.
+    """
+    top = 15.0 + 27.0 * np.log(rate / 2 / 1000.0) / np.log(6.4) if rate > 2000 else rate / 2 * 3 / 200.0
+    mels = np.linspace(0.0, top, bins + 2)
+    edges = np.where(mels < 15.0, mels * 200.0 / 3, 1000.0 * np.exp(np.log(6.4) / 27.0 * (mels - 15.0)))
+    hertz = np.linspace(0.0, rate / 2, n_fft // 2 + 1)
+    rising = (hertz - edges[:-2, None]) / np.diff(edges)[:-1, None]
+    falling = (edges[2:, None] - hertz) / np.diff(edges)[1:, None]
+    triangles = np.maximum(0.0, np.minimum(rising, falling))
+    return (triangles * (2.0 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
+
+
+def log_mel(samples: Samples, front_end: FrontEnd, grid: Grid) -> Mel:
+    """Return all normalised frames of one utterance, (mel_bins, frames) float32; ``samples``: (n,) in [-1, 1]."""
+    stream = LogMel(front_end, grid)
+    chunks = [*stream.push(samples), *stream.finish()]
+    columns = [chunk.mel[:, grid.left_frames : grid.left_frames + chunk.frames] for chunk in chunks]
+    return np.concatenate([np.zeros((front_end.mel_bins, 0), np.float32), *columns], axis=1)
+
+
+class LogMel:
+    """Log-mel of one utterance at a time. Memory is bounded by one batch and one chunk, not by the utterance.
+
+    Raises BundleFormatError if the front end's sizes do not fit together.
+    """
+
+    def __init__(self, front_end: FrontEnd, grid: Grid) -> None:
+        _check(front_end)
+        self._front_end, self._grid = front_end, grid
+        n_fft, self._hop, self._margin = front_end.n_fft, front_end.hop_samples, front_end.n_fft // 2
+        batch = max(2, min(_BATCH_FRAMES, grid.chunk_frames))
+        phases = np.arange(n_fft) * (2 * np.pi / n_fft)
+        self._hann = (0.5 - 0.5 * np.cos(phases)).astype(np.float32)  # periodic, as torch.hann_window
+        self._filters = mel_filters(front_end.mel_bins, n_fft, front_end.sample_rate_hz)
+        self._carry = np.zeros((batch - 1) * self._hop + n_fft, np.float32)
+        self._frames = np.lib.stride_tricks.sliding_window_view(self._carry, n_fft)[:: self._hop]
+        self._windowed = np.zeros((batch, n_fft), np.float32)
+        self._power = np.zeros((batch, n_fft // 2 + 1), np.float32)
+        self._batch = np.zeros((front_end.mel_bins, batch), np.float32)
+        columns = grid.left_frames + grid.chunk_frames + grid.right_frames
+        self._columns = np.zeros((front_end.mel_bins, columns), np.float32)
+        self._silence: Mel | None = None
+        self._silence = self._compute_batch().copy()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the utterance so far."""
+        self.pushed_samples = 0
+        self._total_frames: int | None = None  # known from finish() on
+        self._done_frames = 0
+        self._chunk = 0
+        self._peak = np.float32(-np.inf)
+        self._columns[:] = 0.0
+        self._carry[:] = 0.0
+        self._filled = self._margin  # the reflected left edge is written once its mirror image is here
+
+    @property
+    def room_samples(self) -> int:
+        """Samples that still fit into this utterance without any of its right padding being cut."""
+        limit = self._grid.max_frames * self._hop
+        if self._front_end.right_pad_samples:
+            limit += self._hop - 1 - self._front_end.right_pad_samples
+        return limit - self.pushed_samples
+
+    def push(self, samples: Samples) -> list[MelChunk]:
+        """Return the chunks that ``samples`` ((n,) float32 in [-1, 1]) complete.
+
+        Raises UsageError if the utterance grows beyond ``grid.max_frames``: finish it and start the next.
+        """
+        samples = np.asarray(samples, np.float32)
+        if samples.ndim != 1:
+            raise UsageError(f"samples: shape {samples.shape}, mono (n,) is needed; average the channels first")
+        limit = self._grid.max_frames * self._hop
+        if self.pushed_samples + samples.size > limit:
+            raise UsageError(
+                f"utterance: {self.pushed_samples + samples.size} samples, at most {limit} fit; push no more than "
+                "room_samples, then finish"
+            )
+        self.pushed_samples += samples.size
+        return self._feed(samples)
+
+    def finish(self) -> list[MelChunk]:
+        """Return the remaining chunks, the last marked so, and start afresh; nothing if no sample was pushed."""
+        total = self._frames_of(self.pushed_samples)
+        chunks: list[MelChunk] = []
+        if total:
+            self._total_frames = total
+            piece = max(self.pushed_samples + self._front_end.right_pad_samples, total * self._hop)
+            silence = np.zeros(self._carry.size, np.float32)
+            for start in range(self.pushed_samples, piece, silence.size):
+                chunks += self._feed(silence[: piece - start])
+            beyond = self._margin - self._hop + 1
+            if self._front_end.edge == "reflect" and self._done_frames < total:
+                mirror = self._carry[self._filled - 1 - beyond : self._filled - 1]
+                chunks += self._feed(mirror[::-1].copy())
+            else:
+                chunks += self._feed(silence[:beyond])
+            while (
+                self._chunk * self._grid.chunk_frames < total
+            ):  # its frames were all some earlier chunk's right context
+                chunks.append(self._close_group())
+        self.reset()
+        return chunks
+
+    def _frames_of(self, samples: int) -> int:
+        """Return the frames of an utterance of so many samples, silence at its end and padding included."""
+        if samples == 0:
+            return 0
+        if self._front_end.right_pad_samples:
+            base = (samples + self._front_end.right_pad_samples) // self._hop
+        else:
+            base = -(-samples // self._hop)
+        multiple = self._grid.pad_to_frames
+        return min(-(-(base + self._grid.tail_frames) // multiple) * multiple, self._grid.max_frames)
+
+    def _feed(self, samples: Samples) -> list[MelChunk]:
+        chunks = []
+        while samples.size and self._done_frames != self._total_frames:
+            taken = samples[: self._carry.size - self._filled]
+            self._carry[self._filled : self._filled + taken.size] = taken
+            self._filled += taken.size
+            samples = samples[taken.size :]
+            while self._take_batch():
+                if self._done_frames == self._group_end():
+                    chunks.append(self._close_group())
+        return chunks
+
+    def _group_end(self) -> int:
+        end = (self._chunk + 1) * self._grid.chunk_frames + self._grid.right_frames
+        return end if self._total_frames is None else min(end, self._total_frames)
+
+    def _take_batch(self) -> bool:
+        """Compute the next batch of the current group if its samples are here; say whether it was."""
+        count = min(self._batch.shape[1], self._group_end() - self._done_frames)
+        first = self._done_frames == 0  # the left mirror needs one sample more than frame 0 spans
+        needed = max((count - 1) * self._hop, int(first)) + self._front_end.n_fft
+        if count == 0 or self._filled < needed:
+            return False
+        if first:
+            self._carry[: self._margin] = self._carry[self._margin + 1 : 2 * self._margin + 1][::-1]
+        start = self._grid.left_frames + self._done_frames - self._chunk * self._grid.chunk_frames
+        self._columns[:, start : start + count] = self._compute_batch()[:, :count]
+        self._done_frames += count
+        kept = self._filled - count * self._hop
+        self._carry[:kept] = self._carry[count * self._hop : self._filled].copy()
+        self._carry[kept:] = 0.0
+        self._filled = kept
+        return True
+
+    def _compute_batch(self) -> Mel:
+        """Return log10-mel of the batch in the carry, (mel_bins, batch); columns not wanted now do no harm."""
+        if self._silence is not None and not self._carry.any():
+            return self._silence
+        np.multiply(self._frames, self._hann, out=self._windowed)
+        spectrum = np.fft.rfft(self._windowed)
+        self._power[:] = spectrum.real**2 + spectrum.imag**2
+        np.matmul(self._filters, self._power.T, out=self._batch)
+        np.maximum(self._batch, _SMALLEST_POWER, out=self._batch)
+        return np.log10(self._batch, out=self._batch)
+
+    def _close_group(self) -> MelChunk:
+        """Normalise the group's frames, each exactly once, and hand out the chunk that they complete."""
+        grid = self._grid
+        origin = self._chunk * grid.chunk_frames - grid.left_frames
+        carried = 0 if self._chunk == 0 else grid.right_frames
+        group = self._columns[:, grid.left_frames + carried : self._done_frames - origin]
+        if group.size:
+            self._peak = np.maximum(self._peak, group.max())
+        np.maximum(group, self._peak - np.float32(self._front_end.dynamic_range), out=group)
+        group += np.float32(4.0)
+        group /= np.float32(4.0)
+        total = self._total_frames
+        left = grid.chunk_frames if total is None else total - self._chunk * grid.chunk_frames
+        frames = min(grid.chunk_frames, left)
+        mel = self._columns[:, : grid.left_frames + frames + grid.right_frames].copy()
+        context = grid.left_frames + grid.right_frames
+        self._columns[:, :context] = self._columns[:, grid.chunk_frames : grid.chunk_frames + context].copy()
+        self._columns[:, context:] = 0.0
+        self._chunk += 1
+        return MelChunk(mel, frames, last=total is not None and left <= grid.chunk_frames)
+
+
+def _check(front_end: FrontEnd) -> None:
+    half, hop, pad = front_end.n_fft // 2, front_end.hop_samples, front_end.right_pad_samples
+    if front_end.n_fft % 2 or not half / 2 < hop < half:
+        raise BundleFormatError(
+            f"front_end: n_fft {front_end.n_fft} and hop {hop}, a quarter of an even n_fft < hop < half of it is "
+            "needed; export the bundle again"
+        )
+    if pad and pad < hop - 1:
+        raise BundleFormatError(
+            f"front_end: right_pad_samples {pad}, 0 or at least hop - 1 is needed; export the bundle again"
+        )
