@@ -36,6 +36,7 @@ BARE = (
     FrontEnd(mel_bins=4),
     Grid(mode="chunked", chunk_frames=1, max_frames=300, max_positions=150, left_frames=0, right_frames=0),
 )
+SHORT_WINDOW = Grid(mode="exact", chunk_frames=30, max_frames=30, max_positions=15, pad_to_frames=30)
 SETTINGS = {"whisper": WHISPER, "step": STEP, "chunked": CHUNKED, "tight": TIGHT, "bare": BARE}
 SIZES = (1, 2, 159, 160, 161, 200, 201, 400, 4_999, 10_240, 10_439, 10_440, 10_441, 20_000)
 
@@ -116,6 +117,14 @@ def test_any_split_gives_the_same_bits(name: str, samples: int, cuts: list[int])
     assert [(chunk.frames, chunk.last) for chunk in split] == [(chunk.frames, chunk.last) for chunk in whole]
     for ours, theirs in zip(split, whole, strict=True):
         assert ours.mel.tobytes() == theirs.mel.tobytes()
+
+
+@pytest.mark.parametrize("samples", [4_700, 4_790, 4_799, 4_800])
+def test_sound_up_to_the_very_end_of_the_window_is_reflected(samples: int) -> None:
+    setting = (FrontEnd(mel_bins=80, edge="reflect"), SHORT_WINDOW)
+    (chunk,) = run(waveform(samples), setting)
+    (expected,) = plain_chunks(waveform(samples), *setting)
+    np.testing.assert_allclose(chunk.mel, expected, rtol=0, atol=CLOSE)
 
 
 def test_single_samples_and_empty_pushes_give_the_same_bits() -> None:
