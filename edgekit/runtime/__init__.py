@@ -1,0 +1,1 @@
+"""The light side: audio in, events out, on the device. Start with ``stream.py``."""

@@ -1,0 +1,241 @@
+"""The backbone's side of a stream: what it is told while the user talks, and its answer, token by token.
+
+Two ways to attend to sound, by the bundle's protocol: CrossDecoder (Whisper: a cross-KV beside the tokens) and
+PrefixDecoder (audio embeddings stand among the tokens). Knows nothing of samples, utterance bounds or text output.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from edgekit.bundle import ComputeLevel, Manifest
+from edgekit.errors import BundleFormatError, UsageError
+from edgekit.runtime.cache import CrossCache
+from edgekit.runtime.embedding import TokenTable
+from edgekit.runtime.engine import Array, Engine
+from edgekit.runtime.sampler import Sampler
+from edgekit.runtime.text import Tokenizer
+from edgekit.timing import Trace
+
+_SPARE_TOKENS = 8  # an answer to a very short sound may still be a word
+_DEFAULT_TASK = "transcribe"
+
+
+class Decoder(Protocol):
+    """One stream's conversation with the backbone."""
+
+    def open(self, level: ComputeLevel) -> None:
+        """Begin an utterance."""
+        ...
+
+    def hear(self, heard: Array, level: ComputeLevel) -> Array | None:
+        """Take one adapter output; return what found no room, to be heard again after the next ``open``, or None."""
+        ...
+
+    def next_piece(self) -> bool:
+        """Say whether the same utterance goes on when the encoder starts its next piece."""
+        ...
+
+    def answer(self, level: ComputeLevel, heard_s: float) -> Iterator[int]:
+        """Yield the tokens of the answer to an utterance of ``heard_s`` seconds, without the token that ends it."""
+        ...
+
+
+class Backbone:
+    """The backbone's Call with its position in the KV cache; arrays of one-token steps are rewritten, not replaced."""
+
+    def __init__(self, engine: Engine, table: TokenTable, context_tokens: int) -> None:
+        names = {spec.name for spec in engine.component.inputs}
+        self._call = engine.bind({"context": context_tokens})
+        self._table = table
+        self._context = context_tokens
+        self._start = np.zeros(1, np.int64)
+        self._one_row = np.zeros((1, table.width), np.float32)
+        self._no_rows, self._first_row = np.zeros(0, np.int64), np.zeros(1, np.int64)
+        self._inputs: dict[str, Array] = {"start": self._start}
+        self._experts: Array | None = None
+        if "experts_per_token" in names:
+            self._experts = self._inputs["experts_per_token"] = np.zeros(1, np.int64)
+
+    @property
+    def room(self) -> int:
+        """Tokens that still fit into the KV cache."""
+        return self._context - int(self._start[0])
+
+    def reset(self, cross: Sequence[Array] = ()) -> None:
+        """Forget every token; attend to ``cross``, the packed arrays of a CrossCache, from now on."""
+        self._start[0] = 0
+        for index, array in enumerate(cross):
+            self._inputs[f"cross.{index}"] = array
+
+    def append(self, embeds: Array, level: ComputeLevel) -> None:
+        """Add embeddings (n, hidden) and ask for no logits, which costs no head."""
+        self._run(embeds, self._no_rows, level)
+
+    def logits(self, embeds: Array, level: ComputeLevel) -> Array:
+        """Add embeddings (n, hidden) and return the logits (vocabulary,) after the last."""
+        return self._run(embeds, np.array([len(embeds) - 1]), level)[0]
+
+    def step(self, token: int, level: ComputeLevel) -> Array:
+        """Add one token and return the logits (vocabulary,) after it."""
+        self._one_row[:] = self._table.rows((token,))
+        return self._run(self._one_row, self._first_row, level)[0]
+
+    def _run(self, embeds: Array, rows: Array, level: ComputeLevel) -> Array:
+        assert len(embeds) <= self.room, f"{len(embeds)} tokens, room for {self.room}"
+        if self._experts is not None:
+            self._experts[0] = level.experts_per_token
+        self._inputs["embeds"], self._inputs["logit_rows"] = embeds, rows
+        logits = self._call.run(self._inputs)["logits"]
+        self._start += len(embeds)
+        return logits
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What every decoder of a stream needs."""
+
+    manifest: Manifest
+    engine: Engine
+    table: TokenTable
+    tokenizer: Tokenizer
+    sampler: Sampler
+    trace: Trace
+    context_tokens: int
+
+    def backbone(self) -> Backbone:
+        """Return a Backbone with a KV cache of its own."""
+        return Backbone(self.engine, self.table, self.context_tokens)
+
+    def tokens(self, backbone: Backbone, prompt: Array, level: ComputeLevel, heard_s: float) -> Iterator[int]:
+        """Prefill the prompt's rows (n, hidden) and yield tokens until one of the protocol's ends is met."""
+        protocol, pick = self.manifest.protocol, self.sampler.pick
+        limit = protocol.max_tokens
+        if protocol.max_tokens_per_s is not None:
+            limit = min(limit, int(protocol.max_tokens_per_s * heard_s) + _SPARE_TOKENS)
+        with self.trace.span("prefill", len(prompt)):
+            token = pick(backbone.logits(prompt, level), first=True)
+        for left in range(limit - 1, -1, -1):
+            if token in protocol.stop:
+                return
+            yield token
+            if left == 0 or backbone.room == 0:
+                return
+            with self.trace.span("decode"):
+                token = pick(backbone.step(token, level), first=False)
+
+
+class CrossDecoder:
+    """Sound goes into a CrossCache; nothing reaches the backbone before the answer."""
+
+    def __init__(self, setting: Setting, language: str | None, task: str | None) -> None:
+        """Raise UsageError for a language or task that the bundle does not have."""
+        protocol = setting.manifest.protocol
+        self._setting = setting
+        self._backbone = setting.backbone()
+        (cross,) = (spec for spec in setting.manifest.components["adapter"].outputs if spec.name == "cross")
+        rows, heads, _, head_dim = cross.shape
+        if not (isinstance(rows, int) and isinstance(heads, int) and isinstance(head_dim, int)):
+            raise BundleFormatError(
+                f"adapter: output 'cross' is {cross.shape}, only its third size may be free; export it again"
+            )
+        self._cache = CrossCache(rows // 2, heads, head_dim, setting.manifest.grid.max_positions)
+        self._start = list(protocol.start)
+        self._languages = [] if language is not None else list(protocol.languages.values())
+        self._rest: list[int] = []
+        if language is not None:
+            self._rest.append(_choice("language", language, protocol.languages))
+        if task is not None or protocol.tasks:
+            self._rest.append(_choice("task", task or _DEFAULT_TASK, protocol.tasks))
+        self._rest += protocol.start_tail
+        needed = len(self._start) + bool(self._languages) + len(self._rest)
+        if needed > setting.context_tokens:
+            raise UsageError(
+                f"context_tokens: {setting.context_tokens}, the start of an answer alone takes {needed}; "
+                "load the bundle with more"
+            )
+
+    def open(self, level: ComputeLevel) -> None:  # noqa: ARG002 - the other decoder needs it
+        """Begin an utterance; nothing is computed."""
+        self._cache.reset()
+
+    def hear(self, heard: Array, level: ComputeLevel) -> None:  # noqa: ARG002 - the other decoder needs it
+        """Take ``cross`` (2 * layers, heads, n, head_dim); the Grid ends an utterance before there is no room."""
+        self._cache.append(heard)
+
+    def next_piece(self) -> bool:
+        """Return False: one piece of sound is one answer."""
+        return False
+
+    def answer(self, level: ComputeLevel, heard_s: float) -> Iterator[int]:
+        """Yield tokens; see Decoder. Without a given language the likeliest one is chosen first."""
+        rows = self._setting.table.rows
+        self._backbone.reset(self._cache.packed())
+        prompt = self._start + self._rest
+        if self._languages:
+            with self._setting.trace.span("prefill", len(self._start)):
+                logits = self._backbone.logits(rows(self._start), level)
+            prompt = [self._languages[int(np.argmax(logits[self._languages]))], *self._rest]
+        yield from self._setting.tokens(self._backbone, rows(prompt), level, heard_s)
+
+
+class PrefixDecoder:
+    """Sound goes into the backbone's own KV cache, between the protocol's texts, while the user still talks."""
+
+    def __init__(self, setting: Setting, system: str | None, prompt: str | None) -> None:
+        """Raise UsageError if the texts around the sound leave no room for sound."""
+        protocol, encode = setting.manifest.protocol, setting.tokenizer.encode
+        self._setting = setting
+        self._backbone = setting.backbone()
+        before = encode(protocol.before.replace("{system}", protocol.system if system is None else system))
+        after = encode(protocol.after.replace("{prompt}", protocol.prompt if prompt is None else prompt))
+        self._before, self._after = setting.table.rows(before), setting.table.rows(after)
+        self._between = setting.table.rows(encode(protocol.between))
+        self._reserve = len(after) + min(protocol.max_tokens, setting.context_tokens // 4)
+        if setting.context_tokens - len(before) - self._reserve < 1:
+            raise UsageError(
+                f"context_tokens: {setting.context_tokens}, the prompt takes {len(before) + len(after)} and the answer "
+                f"{self._reserve - len(after)}; shorten the prompt or load the bundle with more"
+            )
+        self._pending = self._before
+        self._heard = 0
+
+    def open(self, level: ComputeLevel) -> None:
+        """Begin an utterance: the text before the sound is prefilled at once."""
+        self._backbone.reset()
+        self._heard = 0
+        self._pending = self._before[:0]
+        if len(self._before):
+            self._append(self._before, level)
+
+    def hear(self, heard: Array, level: ComputeLevel) -> Array | None:
+        """Prefill embeddings (n, hidden); see Decoder. A lone output larger than the KV cache is cut in two."""
+        room = self._backbone.room - self._reserve - len(self._pending)
+        if room < 1 or (self._heard and len(heard) > room):
+            return heard
+        self._append(np.concatenate((self._pending, heard[:room])), level)
+        self._pending = self._before[:0]
+        self._heard += len(heard[:room])
+        return heard[room:] if len(heard) > room else None
+
+    def next_piece(self) -> bool:
+        """Return True: the text ``between`` pieces goes in with the next piece's first embeddings."""
+        self._pending = self._between
+        return True
+
+    def answer(self, level: ComputeLevel, heard_s: float) -> Iterator[int]:
+        """Yield tokens; see Decoder."""
+        yield from self._setting.tokens(self._backbone, self._after, level, heard_s)
+
+    def _append(self, embeds: Array, level: ComputeLevel) -> None:
+        with self._setting.trace.span("prefill", len(embeds)):
+            self._backbone.append(embeds, level)
+
+
+def _choice(kind: str, name: str, known: dict[str, int]) -> int:
+    if name not in known:
+        offered = f"choose one of: {', '.join(known)}" if known else f"it has no choice of {kind}: leave it out"
+        raise UsageError(f"{kind}: '{name}' is not in this bundle; {offered}")
+    return known[name]

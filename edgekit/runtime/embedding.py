@@ -1,0 +1,79 @@
+"""TokenTable: rows of the token embedding, looked up in the bundle's file without loading it.
+
+A tied table lies in the head's own bytes, so the device holds those weights once.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edgekit.bundle import Bundle, TensorRef
+from edgekit.errors import BundleFormatError
+from edgekit.runtime.engine import Array
+
+_ZERO_POINTS = {8: 128.0, 4: 8.0}
+
+
+class TokenTable:
+    """The token table of a bundle; pages of the file are read when a row is first used."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Map the table. Raises BundleFormatError if it does not fit its file or its own description."""
+        embedding = bundle.manifest.embedding
+        self.width = embedding.width
+        self._bits = embedding.bits
+        self._weight = _map(bundle.file(embedding.weight.file), embedding.weight)
+        self._scales = None
+        self.vocabulary = int(self._weight.shape[0])
+        wanted: tuple[int, ...] = (self.vocabulary, self.width)
+        if self._bits != 32:
+            if self._bits not in _ZERO_POINTS or embedding.scales is None or embedding.block_size < 1:
+                raise BundleFormatError(
+                    f"{bundle.folder}: token table of {self._bits} bits, blocks of {embedding.block_size} and "
+                    f"{'no' if embedding.scales is None else 'its'} scales; 8 or 4 bits need both: export it again"
+                )
+            self._scales = _map(bundle.file(embedding.scales.file), embedding.scales)
+            blocks = -(-self.width // embedding.block_size)
+            wanted = (self.vocabulary, blocks, embedding.block_size * self._bits // 8)
+            if self._scales.shape != wanted[:2]:
+                raise BundleFormatError(
+                    f"{bundle.folder}: scales of the token table are {self._scales.shape}, "
+                    f"the table needs {wanted[:2]}; export it again"
+                )
+        if self._weight.shape != wanted or self._weight.dtype != (np.float32 if self._bits == 32 else np.uint8):
+            raise BundleFormatError(
+                f"{bundle.folder}: token table is {self._weight.dtype} {self._weight.shape}, "
+                f"{self._bits} bits of width {self.width} need {wanted}; export it again"
+            )
+
+    def rows(self, tokens: Sequence[int]) -> Array:
+        """Return the rows of ``tokens`` as (n, width) float32.
+
+        Raises BundleFormatError for a token outside the table: tokenizer and table are then of different models.
+        """
+        ids = np.asarray(tokens, np.int64)
+        if ids.size and (ids.min() < 0 or ids.max() >= self.vocabulary):
+            raise BundleFormatError(
+                f"token {ids.max()}: the table has {self.vocabulary} rows; the bundle's tokenizer is of another model"
+            )
+        codes = self._weight[ids]
+        if self._scales is None:
+            return np.ascontiguousarray(codes, np.float32)
+        if self._bits == 4:  # low nibble first
+            codes = np.stack((codes & 15, codes >> 4), axis=-1).reshape(*codes.shape[:2], 2 * codes.shape[2])
+        scales = self._scales[ids].astype(np.float32)
+        blocks = (codes.astype(np.float32) - np.float32(_ZERO_POINTS[self._bits])) * scales[..., None]
+        return np.ascontiguousarray(blocks.reshape(len(ids), blocks.shape[1] * blocks.shape[2])[:, : self.width])
+
+
+def _map(path: Path, ref: TensorRef) -> Array:
+    """Return a read-only view of a tensor inside a file."""
+    dtype = np.dtype(ref.dtype).newbyteorder("<")
+    size = int(np.prod(ref.shape)) * dtype.itemsize
+    if ref.offset < 0 or size < 1 or ref.offset + size > path.stat().st_size:
+        raise BundleFormatError(
+            f"{path}: token table wants bytes {ref.offset} to {ref.offset + size}, "
+            f"the file has {path.stat().st_size}; export it again"
+        )
+    return np.memmap(path, dtype, "r", ref.offset, ref.shape)
