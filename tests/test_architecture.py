@@ -1,0 +1,128 @@
+"""The house rules that a linter does not know: sizes, docstrings, the README's tree, words that must not appear."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from edgekit.recipe import load_recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+MAX_LINES = 400
+MODULES = sorted((ROOT / "edgekit").rglob("*.py"))
+RECIPES = sorted((ROOT / "export").rglob("*.toml"))
+SYSTEMS = sorted({path.parent for path in RECIPES})
+# Built from pieces, so that this file does not match itself.
+MACHINE_PATH = re.compile(
+    r"(^|[^A-Za-z0-9_.])/(" + "|".join(["wo" + "rk/", "ro" + "ot/", "ho" + "me/[a-z]", "tm" + "p/w"]) + ")"
+)
+LATER = re.compile(r"\b(TO" + "DO|FIX" + "ME|XX" + "X)\b")
+
+
+def test_there_is_something_to_check():
+    assert MODULES
+    assert RECIPES
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_module_is_short_and_says_what_it_knows(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MAX_LINES, "look for the seam"
+    assert ast.get_docstring(ast.parse(text)), "no module docstring"
+
+
+def test_no_module_is_named_like_a_standard_one():
+    import sys
+
+    named = {path.stem for path in MODULES} - {"__init__", "__main__"}
+    assert not named & sys.stdlib_module_names
+
+
+def test_no_file_names_a_path_of_one_machine_or_leaves_work_for_later():
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}"
+        for path in _texts()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if MACHINE_PATH.search(line) or LATER.search(line)
+    ]
+    assert not found
+
+
+def test_the_locks_name_no_server():
+    for path in (ROOT / "requirements").iterdir():
+        assert "://" not in path.read_text(encoding="utf-8"), path.name
+
+
+def test_the_readme_shows_every_folder_and_module_and_no_other():
+    shown = _tree((ROOT / "README.md").read_text(encoding="utf-8"))
+    missing = [path for path in sorted(shown) if not (ROOT / path).exists()]
+    assert not missing, "shown but not there"
+    there = {f"{path.name}/" for path in _shipped_folders()}
+    there |= {path.relative_to(ROOT).as_posix() for path in MODULES if path.name != "__init__.py"}
+    assert not there - shown, "there but not shown"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_recipe_loads_and_its_clips_are_there(path):
+    recipe = load_recipe(path)
+    for clip in recipe.check.clips:
+        assert (ROOT / "export" / "clips" / clip).is_file(), clip
+
+
+@pytest.mark.parametrize("folder", SYSTEMS, ids=lambda folder: folder.name)
+def test_every_system_has_a_readme_and_short_scripts_that_nobody_imports(folder):
+    assert (folder / "README.md").is_file()
+    scripts = sorted(folder.glob("*.py"))
+    assert scripts
+    for script in scripts:
+        assert "-" in script.stem, script.name
+        assert len(script.read_text(encoding="utf-8").splitlines()) <= 40, script.name
+
+
+@pytest.mark.parametrize("folder", ["export", "models", "profiles", "runtimes", "tests"])
+def test_the_readme_of_a_data_folder_points_to_its_code_in_the_first_line(folder):
+    first = (ROOT / folder / "README.md").read_text(encoding="utf-8").splitlines()[0]
+    assert "edgekit" in first
+    for link in re.findall(r"\]\(([^)]+)\)", first):
+        assert (ROOT / folder / link).exists(), link
+
+
+def _tree(readme: str) -> set[str]:
+    """Return the paths in the README's tree: two spaces a level, `name  what it is`, a folder ends in a slash."""
+    block = re.search(r"```tree\n(.*?)```", readme, re.DOTALL)
+    assert block, "README.md has no ```tree block"
+    paths, folders = set(), []
+    for line in block[1].splitlines():
+        name = line.split()[0]
+        level = (len(line) - len(line.lstrip(" "))) // 2
+        path = "".join(folders[:level]) + name
+        if name.endswith("/"):
+            folders[level:] = [name]
+        paths.add(path)
+    return paths
+
+
+def _shipped_folders() -> list[Path]:
+    """Return the top-level folders that belong to the project: neither hidden nor ignored."""
+    ignored = {line.strip("/\n") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()}
+    return [
+        path
+        for path in sorted(ROOT.iterdir())
+        if path.is_dir() and not path.name.startswith(".") and path.name not in ignored
+    ]
+
+
+def _texts() -> list[Path]:
+    """Return every text file of the project, caches and built things left out."""
+    kinds = {".py", ".md", ".toml", ".in", ".sh", ".service", ".cfg", ".json", ""}
+    files = [path for folder in _shipped_folders() for path in folder.rglob("*")]
+    files += [path for path in ROOT.iterdir() if path.name not in (".git", "apt.log")]
+    return [
+        path
+        for path in files
+        if path.is_file()
+        and path.suffix in kinds
+        and path.stat().st_size < 1 << 20
+        and not any(part == "__pycache__" or part.endswith(".egg-info") for part in path.parts)
+    ]

@@ -1,0 +1,44 @@
+"""The runtime side stays light: importing it loads no heavy package, and it keeps to Python 3.10's grammar."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = (
+    "jinja2", "matplotlib", "ml_dtypes", "onnx", "onnxruntime", "optimum", "rich", "safetensors", "sounddevice",
+    "soundfile", "soxr", "tensorrt", "tokenizers", "torch", "transformers",
+)  # fmt: skip
+LIGHT_SIDE = sorted(path for path in (ROOT / "edgekit").rglob("*.py") if "exporter" not in path.parts)
+PROGRAM = """
+import importlib, sys
+for name in sys.argv[2:]:
+    importlib.import_module(name)
+    if loaded := sorted(set(sys.argv[1].split(",")) & sys.modules.keys()):
+        sys.exit(f"import {name} loads {', '.join(loaded)}")
+"""
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_importing_the_runtime_side_loads_nothing_heavy():
+    modules = [_module(path) for path in LIGHT_SIDE if path.name != "__main__.py"]
+    assert {"edgekit.cli", "edgekit.profiler", "edgekit.runtime.stream"} <= set(modules)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, ",".join(HEAVY), *modules],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", LIGHT_SIDE, ids=_module)
+def test_the_runtime_side_keeps_to_the_grammar_of_python_3_10(path):
+    ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))
