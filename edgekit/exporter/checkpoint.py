@@ -201,7 +201,9 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
             size = path.stat().st_size
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(LONGEST_HEADER, size - 8):
-                raise CheckpointError(f"{path}: damaged, cut short or a git-lfs pointer, its header does not fit; fetch the file again")
+                raise CheckpointError(
+                    f"{path}: damaged, cut short or a git-lfs pointer, its header does not fit; fetch the file again"
+                )
             header = parse_object(file.read(length), f"{path} header")
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}; fetch the missing file") from error

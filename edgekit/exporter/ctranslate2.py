@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from edgekit.errors import CheckpointError
-from edgekit.exporter.stored import StoredTensor, StoredTensors, read_object
+from edgekit.exporter.stored import FLOATS, StoredTensor, StoredTensors, read_object
 
 BINARY_VERSION = 6
 SPEC, REVISION = "WhisperSpec", 3
@@ -81,13 +81,14 @@ def _read_container(path: Path) -> Container:
         tensors: dict[str, StoredTensor] = {}
         scalars: dict[str, int] = {}
         for _ in range(_number(file, "I", path)):
-            stored = _read_variable(file, path)
+            stored, size = _read_variable(file, path)
             if stored.name in tensors or stored.name in scalars:
                 raise CheckpointError(f"{path}: {stored.name} appears twice; convert the checkpoint again")
-            if stored.shape:
+            if stored.shape or stored.kind in FLOATS:
                 tensors[stored.name] = stored
+                file.seek(size, os.SEEK_CUR)
             else:
-                scalars[stored.name] = _read_scalar(file, stored)
+                scalars[stored.name] = int.from_bytes(_bytes(file, size, path), "little", signed=True)
         aliases = {_word(file, path): _word(file, path) for _ in range(_number(file, "I", path))}
         if file.read(1):
             raise CheckpointError(
@@ -116,8 +117,8 @@ def _check_kind(file: BinaryIO, path: Path) -> None:
         )
 
 
-def _read_variable(file: BinaryIO, path: Path) -> StoredTensor:
-    """Return the variable at the file's position and move behind its data, or in front of a scalar's."""
+def _read_variable(file: BinaryIO, path: Path) -> tuple[StoredTensor, int]:
+    """Return the variable at the file's position and its bytes; leaves the position at the first of them."""
     name = _word(file, path)
     shape = tuple(_number(file, "I", path) for _ in range(_number(file, "B", path)))
     kind_number, size = _number(file, "B", path), _number(file, "I", path)
@@ -132,20 +133,9 @@ def _read_variable(file: BinaryIO, path: Path) -> StoredTensor:
             f"{path}: {name} has {size} bytes, its shape needs {needed}; convert the checkpoint again"
         )
     stored = StoredTensor(name, path, kind, shape, file.tell())
-    if shape and stored.offset + size > path.stat().st_size:
+    if stored.offset + size > path.stat().st_size:
         raise CheckpointError(f"{path}: ends inside {name}; fetch the file again")
-    if shape:
-        file.seek(size, os.SEEK_CUR)
-    return stored
-
-
-def _read_scalar(file: BinaryIO, stored: StoredTensor) -> int:
-    data = _bytes(file, ITEM_BYTES[stored.kind], stored.path)
-    if stored.kind not in ("I8", "I16", "I32"):
-        raise CheckpointError(
-            f"{stored.path}: scalar {stored.name} is {stored.kind}, Whisper's are integers; not Whisper"
-        )
-    return int.from_bytes(data, "little", signed=True)
+    return stored, size
 
 
 def _number(file: BinaryIO, code: str, path: Path) -> int:

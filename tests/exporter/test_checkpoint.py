@@ -126,7 +126,7 @@ def test_walking_a_large_tensor_holds_one_block_and_maps_nothing(tmp_path):
     tracemalloc.stop()
 
     assert total == rows * width
-    # Stored block, float32 block, one byte a number for the finiteness check, the previous block: 0.5 + 1 + 0.25 + 1 MiB.
+    # Stored block, float32 block, a byte a number for the finiteness check, the previous block: 0.5 + 1 + 0.25 + 1 MiB.
     assert peak < 3.5 * 2**20
 
 
@@ -157,7 +157,7 @@ def test_integers_may_lie_beside_the_weights_but_are_not_read(tmp_path):
 
 def test_an_unknown_name_is_refused_by_name(tmp_path):
     checkpoint = open_checkpoint(write(tmp_path, tensors()))
-    with pytest.raises(CheckpointError, match="^absent: no such tensor"):
+    with pytest.raises(CheckpointError, match=r"^absent: no such tensor"):
         checkpoint.shape("absent")
 
 
@@ -246,7 +246,10 @@ def with_header(header: object, data: bytes = b"") -> bytes:
         (with_header({"a": {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}}, b"0000"), "lacks dtype"),
         (with_header({"a": {"dtype": "F32", "shape": 1, "data_offsets": [0, 4]}}, b"0000"), "lacks dtype"),
         (with_header({"a": {"dtype": "F32", "shape": [1], "data_offsets": "04"}}, b"0000"), "lacks dtype"),
-        (with_header({"a": {"dtype": "Q9", "shape": [1], "data_offsets": [0, 4]}}, b"0000"), "not a safetensors number"),
+        (
+            with_header({"a": {"dtype": "Q9", "shape": [1], "data_offsets": [0, 4]}}, b"0000"),
+            "not a safetensors number",
+        ),
         (with_header({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, b"0000"), "needs 8"),
         (with_header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, b"00000000"), "expected 0"),
         (with_header(b'{"a": {}, "a": {}}'), "'a' appears twice"),
@@ -263,12 +266,16 @@ def test_a_damaged_header_is_refused(tmp_path, content, said):
 
 
 def test_an_index_that_names_an_absent_shard_is_refused(tmp_path):
-    write_shards(tmp_path, {"a.safetensors": {"x": np.ones(1, np.float32)}}, {"x": "a.safetensors", "y": "b.safetensors"})
+    write_shards(
+        tmp_path, {"a.safetensors": {"x": np.ones(1, np.float32)}}, {"x": "a.safetensors", "y": "b.safetensors"}
+    )
     assert "b.safetensors: No such file" in refusal(tmp_path)
 
 
 def test_a_shard_without_a_promised_tensor_is_refused(tmp_path):
-    write_shards(tmp_path, {"a.safetensors": {"x": np.ones(1, np.float32)}}, {"x": "a.safetensors", "y": "a.safetensors"})
+    write_shards(
+        tmp_path, {"a.safetensors": {"x": np.ones(1, np.float32)}}, {"x": "a.safetensors", "y": "a.safetensors"}
+    )
     assert "a.safetensors: lacks y" in refusal(tmp_path)
 
 
@@ -280,7 +287,9 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path):
     assert "b.safetensors: x is also in a.safetensors" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("shard", ["../out.safetensors", "/out.safetensors", "a/../../out.safetensors", "", ".", 3, "c:\\x"])
+@pytest.mark.parametrize(
+    "shard", ["../out.safetensors", "/out.safetensors", "a/../../out.safetensors", "", ".", 3, "c:\\x"]
+)
 def test_an_index_that_leaves_the_folder_is_refused(tmp_path, shard):
     (tmp_path / "out.safetensors").write_bytes(save({"x": np.ones(1, np.float32)}))
     folder = write_shards(tmp_path / "inside", {}, {"x": shard})
@@ -334,7 +343,10 @@ def test_names_and_shapes_as_expected_pass(tmp_path):
         ({"absent": (3,), "lost": (4,)}, "absent: missing (and 1 more), expected with shape [3]; "),
         ({"full": (5, 7)}, "full: shape [7, 5], config.json implies [5, 7]; "),
         ({"full": None}, "full: shape [7, 5], not expected by this family; "),
-        ({"full": None, "Full": (7, 5)}, "Full: missing, expected with shape [7, 5], and full [7, 5] is not expected; "),
+        (
+            {"full": None, "Full": (7, 5)},
+            "Full: missing, expected with shape [7, 5], and full [7, 5] is not expected; ",
+        ),
     ],
 )
 def test_a_wrong_name_or_shape_is_named_with_what_was_expected(tmp_path, change, said):
