@@ -76,12 +76,12 @@ class Backbone:
 
     def logits(self, embeds: Array, level: ComputeLevel) -> Array:
         """Add embeddings (n, hidden) and return the logits (vocabulary,) after the last."""
-        return self._run(embeds, np.array([len(embeds) - 1]), level)[0]
+        return self._run(embeds, np.array([len(embeds) - 1]), level).reshape(-1)
 
     def step(self, token: int, level: ComputeLevel) -> Array:
         """Add one token and return the logits (vocabulary,) after it."""
         self._one_row[:] = self._table.rows((token,))
-        return self._run(self._one_row, self._first_row, level)[0]
+        return self._run(self._one_row, self._first_row, level).reshape(-1)
 
     def _run(self, embeds: Array, rows: Array, level: ComputeLevel) -> Array:
         assert len(embeds) <= self.room, f"{len(embeds)} tokens, room for {self.room}"

@@ -24,7 +24,7 @@ class Ear:
         self._encoder, self._adapter = encoder.bind({}), adapter.bind({})
         (self._heard,) = (spec.name for spec in adapter.component.outputs if spec.state == "none")
         self._start, self._valid = np.zeros(1, np.int64), np.zeros(1, np.int64)
-        self._frames = 0
+        self._chunk_start = self._frames = 0  # mel frames encoded of this piece, before and with the last chunk
 
     @property
     def room_samples(self) -> int:
@@ -32,9 +32,9 @@ class Ear:
         return self._mel.room_samples
 
     @property
-    def encoded_samples(self) -> int:
-        """Samples of this piece, from its first, that went through the encoder; silence at its end included."""
-        return self._frames * self._hop
+    def chunk_samples(self) -> tuple[int, int]:
+        """Bounds of the chunk just yielded, in samples since the piece's first; the last may lie in added silence."""
+        return self._chunk_start * self._hop, self._frames * self._hop
 
     def push(self, samples: Array) -> Iterator[Array]:
         """Yield an adapter output per chunk that ``samples``, (n,) float32 at 16 kHz, complete. Take all of them."""
@@ -48,19 +48,19 @@ class Ear:
             chunks = self._mel.finish()
         yield from self._encode(chunks)
         self._adapter.reset()
-        self._start[0] = self._frames = 0
+        self._start[0] = self._chunk_start = self._frames = 0
 
     def _encode(self, chunks: Iterable[MelChunk]) -> Iterator[Array]:
         for chunk in chunks:
             positions = -(-chunk.frames // self._grid.frames_per_position)
-            inputs = {"mel": chunk.mel, "start": self._start}
+            inputs: dict[str, Array] = {"mel": chunk.mel, "start": self._start}
             if self._grid.masks_last_position:
                 self._valid[0] = self._start[0] + positions - chunk.last
                 inputs["valid"] = self._valid
             with self._trace.span("encoder", positions):
                 frames = self._encoder.run(inputs)["frames"]
             self._start += positions
-            self._frames += chunk.frames
+            self._chunk_start, self._frames = self._frames, self._frames + chunk.frames
             self.frames_computed += chunk.frames
             if len(frames):  # a last chunk of one masked position has none
                 with self._trace.span("adapter", len(frames)):

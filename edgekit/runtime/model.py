@@ -1,0 +1,158 @@
+"""Model: an opened bundle whose engines are loaded; makes Streams and transcribes whole recordings.
+
+Knows which backend runs which dialect. Holds no conversation state: any number of Streams share one Model.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from edgekit.bundle import Bundle, Manifest, open_bundle
+from edgekit.errors import BundleFormatError, UsageError
+from edgekit.runtime.audio import Audio, blocks
+from edgekit.runtime.embedding import TokenTable
+from edgekit.runtime.engine import Engine
+from edgekit.runtime.events import Event, Text
+from edgekit.runtime.ort import load_component
+from edgekit.runtime.policy import SKIP
+from edgekit.runtime.stream import Stream, StreamOptions
+from edgekit.runtime.text import Tokenizer, load_tokenizer
+from edgekit.timing import Trace
+
+COMPONENTS = ("encoder", "adapter", "backbone")
+_BLOCK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One answer and the seconds of audio it is about."""
+
+    start_s: float
+    end_s: float
+    text: str
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What a recording says. ``audio_s``: its length; ``trace``: where the time went."""
+
+    text: str
+    utterances: tuple[Utterance, ...]
+    audio_s: float
+    trace: Trace = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A bundle ready to run; see the module docstring. ``context_tokens``: length of each stream's KV cache."""
+
+    bundle: Bundle
+    engines: dict[str, Engine]
+    table: TokenTable
+    tokenizer: Tokenizer
+    context_tokens: int
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle promises."""
+        return self.bundle.manifest
+
+    def stream(self, **options: Any) -> Stream:  # noqa: ANN401 - of StreamOptions
+        """Return a new Stream; ``options`` are the fields of StreamOptions."""
+        return Stream(self, StreamOptions(**options))
+
+    def transcribe(
+        self,
+        audio: str | os.PathLike[str] | ArrayLike,
+        *,
+        sample_rate_hz: int = 16_000,
+        **options: Any,  # noqa: ANN401 - of StreamOptions
+    ) -> Transcript:
+        """Return the Transcript of an audio file, or of samples (n,) or (n, channels) at ``sample_rate_hz``.
+
+        ``options`` are the fields of StreamOptions. Raises AudioError for a file that cannot be read to its end.
+        """
+        if isinstance(audio, (str, os.PathLike)):
+            parts: Iterable[Audio] = blocks(Path(audio), _BLOCK_S)
+        else:
+            parts = (Audio(np.asarray(audio), sample_rate_hz),)
+        stream: Stream | None = None
+        events: list[Event] = []
+        audio_s = 0.0
+        for part in parts:
+            if stream is None:
+                channels = part.samples.shape[1] if part.samples.ndim == 2 else 1
+                stream = self.stream(sample_rate_hz=part.sample_rate_hz, channels=channels, **options)
+            events += stream.push(part.samples)
+            audio_s += len(part.samples) / part.sample_rate_hz
+        assert stream is not None, "blocks() yields at least one block"
+        events += stream.finish()
+        utterances = tuple(
+            Utterance(event.start_s, event.end_s, event.text, event.tokens)
+            for event in events
+            if isinstance(event, Text) and event.final
+        )
+        text = " ".join(utterance.text for utterance in utterances if utterance.text)
+        return Transcript(text, utterances, audio_s, stream.trace)
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    verify_hashes: bool = True,
+    context_tokens: int | None = None,
+) -> Model:
+    """Return the Model of the bundle at ``path``, checked and loaded.
+
+    threads: per engine, by default one per core this process may use. verify_hashes: False skips reading every file
+    once more. context_tokens: a shorter KV cache than the bundle's, to save memory. Raises what open_bundle and
+    load_component do, and UsageError for values that cannot be.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads: {threads}, at least 1 is needed; leave it out to use every core")
+    return load_opened(open_bundle(path, check_hashes=verify_hashes), threads=threads, context_tokens=context_tokens)
+
+
+def load_opened(bundle: Bundle, *, threads: int | None = None, context_tokens: int | None = None) -> Model:
+    """Return the Model of a bundle that is already checked, or that the exporter has just written; see ``load``."""
+    limit = bundle.manifest.protocol.context_tokens
+    if context_tokens is not None and not 0 < context_tokens <= limit:
+        raise UsageError(f"context_tokens: {context_tokens}, this bundle takes 1 to {limit}; choose one of these")
+    engines: dict[str, Engine] = {name: load_component(bundle, name, threads or _cores()) for name in COMPONENTS}
+    model = Model(bundle, engines, TokenTable(bundle), load_tokenizer(bundle), context_tokens or limit)
+    _check(model)
+    return model
+
+
+def _cores() -> int:
+    """Return the cores this process may use, which a container or taskset may have limited."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check(model: Model) -> None:
+    """Raise BundleFormatError where the manifest's parts contradict each other."""
+    manifest, protocol = model.manifest, model.manifest.protocol
+    working = [level for level in manifest.levels if level.name != SKIP]
+    if not working:
+        raise BundleFormatError(f"{model.bundle.folder}: no compute level but 'skip'; export it again")
+    if any(spec.name == "experts_per_token" for spec in manifest.components["backbone"].inputs):
+        for level in working:
+            if level.experts_per_token is None:
+                raise BundleFormatError(
+                    f"{model.bundle.folder}: level '{level.name}' has no experts_per_token, the backbone needs one; "
+                    "export it again"
+                )
+    ids = {*protocol.start, *protocol.start_tail, *protocol.stop, *protocol.suppress, *protocol.begin_suppress}
+    ids |= {*protocol.languages.values(), *protocol.tasks.values()}
+    if odd := sorted(token for token in ids if not 0 <= token < model.table.vocabulary):
+        raise BundleFormatError(
+            f"{model.bundle.folder}: token {odd[0]} of the protocol, the table has {model.table.vocabulary} rows; "
+            "export it again"
+        )

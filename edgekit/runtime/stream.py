@@ -1,0 +1,314 @@
+"""Stream: push samples, get events. The heart of EdgeKit; read this first.
+
+    samples -> Resampler -> Gate -> Ear (log-mel, encoder, adapter) -> Decoder (backbone) -> Text
+
+Everything up to ``Decoder.hear`` happens while the user talks; the answer is decoded when the Gate closes. All mutable
+state is here and in what a Stream owns; engines are shared. Every split of the same input gives the same events, if the
+compute level is pinned, or the same lag reported and no deadline set. Knows no files, microphones or threads.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike
+
+from edgekit.bundle import ComputeLevel, GateKind, GateSettings
+from edgekit.errors import UsageError
+from edgekit.runtime.audio import Resampler
+from edgekit.runtime.decode import CrossDecoder, Decoder, PrefixDecoder, Setting
+from edgekit.runtime.ear import Ear
+from edgekit.runtime.engine import Array
+from edgekit.runtime.events import Event, Lag, LevelChanged, SpeechStarted, SpeechStopped, Text
+from edgekit.runtime.gate import Closed, Gate, Opened, Output, Sound
+from edgekit.runtime.policy import SKIP, Budget, Observation, choose
+from edgekit.runtime.sampler import Greedy
+from edgekit.runtime.text import Detokenizer
+from edgekit.timing import Trace
+
+if TYPE_CHECKING:
+    from edgekit.runtime.model import Model
+
+_Work = Literal["hear", "answer"]
+_INT16_SCALE = 32_768
+_THRESHOLDS = {"speech": (0.5, 0.35), "sound": (9.0, 5.0), "off": (0.0, 0.0)}  # start, stop
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """How one Stream listens and answers; what is None is as the bundle says.
+
+    ``sample_rate_hz`` and ``channels`` describe the pushed samples. ``level`` pins a ComputeLevel, otherwise the Policy
+    chooses within ``budget``. ``language`` and ``task`` are for cross-attention models (a multilingual one detects the
+    language if none is given), ``system`` and ``prompt`` for prefix ones. ``on_text`` is called with each Text event at
+    the moment it exists, while ``push`` is still at work.
+    """
+
+    sample_rate_hz: int = 16_000
+    channels: int = 1
+    gate: GateKind | None = None
+    level: str | None = None
+    language: str | None = None
+    task: str | None = None
+    system: str | None = None
+    prompt: str | None = None
+    budget: Budget | None = None
+    on_text: Callable[[Text], None] | None = None
+
+
+class Stream:
+    """One conversation: samples in, events out. Not for two threads at once; make one per speaker.
+
+    Counters: ``samples_received`` of 16 kHz mono, ``samples_gated`` of them that no engine saw; ``frames_received`` of
+    10 ms, ``frames_computed`` that went through the encoder (silence added at the end of an utterance included).
+    """
+
+    def __init__(self, model: "Model", options: StreamOptions) -> None:
+        """Raise UsageError for an option that the bundle does not offer."""
+        manifest = model.manifest
+        self.options = options
+        self.trace = Trace()
+        self.samples_received = 0
+        self._manifest = manifest
+        self._rate = manifest.front_end.sample_rate_hz
+        self._resampler = Resampler(options.sample_rate_hz, options.channels)
+        self._gate = Gate(_gate_settings(manifest.gate, options.gate), self._rate)
+        self._ear = Ear(manifest, model.engines["encoder"], model.engines["adapter"], self.trace)
+        self._decoder = _decoder(model, options, self.trace)
+        self._tokenizer = model.tokenizer
+        self._budget = options.budget or Budget()
+        self._levels = tuple(level for level in manifest.levels if level.name != SKIP)
+        self._pinned = None if options.level is None else _find_level(self._levels, options.level)
+        self._level = self._pinned or self._levels[-1]
+        self._lag_ms = 0.0
+        self._cost_ms: dict[_Work, dict[str, float]] = {"hear": {}, "answer": {}}  # by level, as last measured
+        self._pushed = 0  # samples at the caller's rate, dropped ones included
+        self._drops: list[tuple[int, float]] = []  # (16 kHz sample, seconds lost before it)
+        self._lost_s = 0.0  # seconds lost before any sample that an event may still name
+        self._piece_start = self._piece_end = 0  # 16 kHz samples: what the Ear heard since it last finished
+        self._answer_start = 0  # 16 kHz sample where the sound of the next answer began
+        self._finished = False
+
+    @property
+    def level(self) -> ComputeLevel:
+        """The ComputeLevel in use."""
+        return self._level
+
+    @property
+    def speech_probability(self) -> float:
+        """The Gate's last score."""
+        return self._gate.probability
+
+    @property
+    def samples_gated(self) -> int:
+        """Samples that the Gate held back for good."""
+        return self._gate.gated_samples
+
+    @property
+    def frames_received(self) -> int:
+        """Mel frames that an encoder without a Gate would have had to compute."""
+        return self.samples_received // self._manifest.front_end.hop_samples
+
+    @property
+    def frames_computed(self) -> int:
+        """Mel frames that went through the encoder."""
+        return self._ear.frames_computed
+
+    def push(self, samples: ArrayLike, *, lag_ms: float = 0.0, dropped_samples: int = 0) -> list[Event]:
+        """Take the next samples and return what they caused, in order.
+
+        samples: (n,) or (n, channels), float32 in [-1, 1] or int16, any n. lag_ms: audio that waits behind these
+        samples. dropped_samples: how many were lost just before them, at the caller's rate; times count them. Raises
+        AudioError if a sample is not finite, UsageError for a wrong shape or after ``finish``; the stream is then as
+        before.
+        """
+        sound = self._checked(samples)
+        resampled = self._resampler.push(sound)
+        events: list[Event] = []
+        self._lag_ms = lag_ms
+        if dropped_samples:
+            at_s = self._pushed / self.options.sample_rate_hz
+            self._pushed += dropped_samples
+            self._drops.append((self._gate.pushed_samples, dropped_samples / self.options.sample_rate_hz))
+            events.append(Lag(dropped_samples, at_s))
+        self._pushed += len(sound)
+        events += self._listen(resampled)
+        if self._drops and not self._gate.is_open:
+            self._forget_drops(self._gate.passed_samples + self._gate.gated_samples)
+        return events
+
+    def finish(self) -> list[Event]:
+        """End the input and return what was still to come; a second call returns nothing."""
+        if self._finished:
+            return []
+        self._finished = True
+        events = [*self._listen(self._resampler.finish())]
+        with self.trace.span("gate"):
+            decisions = self._gate.finish()
+        events += self._decide(decisions)
+        return events
+
+    def _listen(self, sound: Array) -> Iterator[Event]:
+        self.samples_received += len(sound)
+        with self.trace.span("gate", len(sound)):
+            decisions = self._gate.push(sound)
+        yield from self._decide(decisions)
+
+    def _decide(self, decisions: Iterable[Output]) -> Iterator[Event]:
+        for decision in decisions:
+            match decision:
+                case Opened(at_sample):
+                    yield SpeechStarted(self._seconds(at_sample))
+                    self._piece_start = self._piece_end = at_sample
+                    yield from self._begin_answer(at_sample)
+                case Sound(samples):
+                    yield from self._hear(samples)
+                case Closed(end_sample, decided_sample):
+                    yield SpeechStopped(self._seconds(end_sample), self._seconds(decided_sample))
+                    yield from self._finish_piece()
+                    yield from self._answer(end_sample)
+
+    def _hear(self, samples: Array) -> Iterator[Event]:
+        """Pass sound on; where the Grid's longest piece is full, the next begins with the very next sample."""
+        while len(samples):
+            if self._ear.room_samples <= 0:
+                yield from self._next_piece()
+            taken, samples = samples[: self._ear.room_samples], samples[self._ear.room_samples :]
+            self._piece_end += len(taken)
+            for heard in self._ear.push(taken):
+                yield from self._tell(heard)
+
+    def _next_piece(self) -> Iterator[Event]:
+        yield from self._finish_piece()
+        self._piece_start = self._piece_end
+        if not self._decoder.next_piece():
+            yield from self._answer(self._piece_end)
+            yield from self._begin_answer(self._piece_end)
+
+    def _finish_piece(self) -> Iterator[Event]:
+        for heard in self._ear.finish():
+            yield from self._tell(heard)
+
+    def _tell(self, heard: Array) -> Iterator[Event]:
+        """Tell the decoder; where its context is full, answer what it knows and begin the next answer with the rest."""
+        first, last = self._ear.chunk_samples
+        total = len(heard)
+        rest = yield from self._hear_at_level(heard)
+        while rest is not None:
+            told = total - len(rest)
+            cut = min(self._piece_end, self._piece_start + first + (last - first) * told // total)
+            yield from self._answer(cut)
+            yield from self._begin_answer(cut)
+            rest = yield from self._hear_at_level(rest)
+
+    def _hear_at_level(self, heard: Array) -> Generator[Event, None, Array | None]:
+        yield from self._choose_level("hear")
+        begun = self.trace.clock()
+        rest = self._decoder.hear(heard, self._level)
+        self._measured("hear", begun)
+        return rest
+
+    def _begin_answer(self, at_sample: int) -> Iterator[Event]:
+        yield from self._choose_level("hear")
+        self._decoder.open(self._level)
+        self._answer_start = at_sample
+
+    def _answer(self, end_sample: int) -> Iterator[Event]:
+        """Decode and yield a Text for every token that adds text, then the whole; nothing if no sound came."""
+        if end_sample <= self._answer_start:  # the longest piece was full in the silence before the Gate closed
+            return
+        yield from self._choose_level("answer")
+        begun = self.trace.clock()
+        heard_samples = end_sample - self._answer_start
+        bounds = self._seconds(self._answer_start), self._seconds(end_sample)
+        detokenizer = Detokenizer(self._tokenizer)
+        text, tokens = "", []
+        for token in self._decoder.answer(self._level, heard_samples / self._rate):
+            tokens.append(token)
+            if piece := detokenizer.push(token):
+                text += piece
+                yield self._show(Text(text.lstrip(), False, *bounds))
+        text += detokenizer.finish()
+        self._measured("answer", begun)
+        yield self._show(Text(text.strip(), True, *bounds, tuple(tokens)))
+
+    def _show(self, text: Text) -> Text:
+        if self.options.on_text is not None:
+            self.options.on_text(text)
+        return text
+
+    def _choose_level(self, work: _Work) -> Iterator[LevelChanged]:
+        """Ask the Policy before work that the level changes: a cross decoder hears for nothing."""
+        if self._pinned is not None or (work == "hear" and self._manifest.protocol.attention == "cross"):
+            return
+        observation = Observation(sounding=True, lag_ms=self._lag_ms)  # the Gate keeps silence away
+        chosen = choose(self._levels, observation, self._budget, self._cost_ms[work])
+        if chosen != self._level:
+            self._level = chosen
+            yield LevelChanged(chosen.name, self._seconds(self._piece_end))
+
+    def _measured(self, work: _Work, begun: float) -> None:
+        self._cost_ms[work][self._level.name] = (self.trace.clock() - begun) * 1000
+
+    def _seconds(self, sample: int) -> float:
+        """Return the time of a 16 kHz sample of this stream, samples lost before it included."""
+        return sample / self._rate + self._lost_s + sum(lost for at, lost in self._drops if at <= sample)
+
+    def _forget_drops(self, before: int) -> None:
+        self._lost_s += sum(lost for at, lost in self._drops if at <= before)
+        self._drops = [drop for drop in self._drops if drop[0] > before]
+
+    def _checked(self, samples: ArrayLike) -> Array:
+        """Return samples as (n, channels) float32, or raise; see push."""
+        if self._finished:
+            raise UsageError("push: this stream is finished; start another with model.stream()")
+        array, channels = np.asarray(samples), self.options.channels
+        if array.ndim == 1 and (channels == 1 or array.size == 0):
+            array = array.reshape(-1, channels)
+        if array.ndim != 2 or array.shape[1] != channels:
+            raise UsageError(f"samples: shape {array.shape}, (n, {channels}) is needed; transpose them or set channels")
+        if array.dtype == np.int16:
+            return array.astype(np.float32) / np.float32(_INT16_SCALE)
+        if array.dtype.kind != "f" and array.size:
+            raise UsageError(f"samples: {array.dtype}, float32 in [-1, 1] or int16 is needed; convert them first")
+        with np.errstate(over="ignore"):  # an infinity is refused with its position
+            return array.astype(np.float32)
+
+
+def _decoder(model: "Model", options: StreamOptions, trace: Trace) -> Decoder:
+    """Return the Decoder for the bundle's protocol; raises UsageError for options of the other one."""
+    setting = Setting(
+        manifest=model.manifest,
+        engine=model.engines["backbone"],
+        table=model.table,
+        tokenizer=model.tokenizer,
+        sampler=Greedy(model.manifest.protocol),
+        trace=trace,
+        context_tokens=model.context_tokens,
+    )
+    cross = model.manifest.protocol.attention == "cross"
+    for name in ("system", "prompt") if cross else ("language", "task"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"{name}: '{getattr(options, name)}', this bundle has no choice of {name}; leave it out")
+    if cross:
+        return CrossDecoder(setting, options.language, options.task)
+    return PrefixDecoder(setting, options.system, options.prompt)
+
+
+def _gate_settings(settings: GateSettings, kind: GateKind | None) -> GateSettings:
+    """Return the bundle's settings, with thresholds of the other scale where another kind is asked for."""
+    if kind is None or kind == settings.kind:
+        return settings
+    if kind not in _THRESHOLDS:
+        raise UsageError(f"gate: '{kind}' is not known; choose one of: {', '.join(_THRESHOLDS)}")
+    start, stop = _THRESHOLDS[kind]
+    return msgspec.structs.replace(settings, kind=kind, start=start, stop=stop)
+
+
+def _find_level(levels: Iterable[ComputeLevel], name: str) -> ComputeLevel:
+    found = {level.name: level for level in levels}
+    if name not in found:
+        raise UsageError(f"level: '{name}' is not in this bundle; choose one of: {', '.join(found)}")
+    return found[name]
