@@ -1,7 +1,7 @@
 """The graph vocabulary that families share: norms, caches, attention, the audio encoder, routers.
 
-Activations are (rows, width); attention ops want a batch axis, which is added around them. Every cache is bound once and
-written in place. Shapes in comments: S new rows, T rows in total, H heads, D head size.
+Activations are (rows, width); attention ops want a batch axis, which is added around them. Every cache is bound once
+and written in place. Shapes in comments: S new rows, T rows in total, H heads, D head size.
 """
 
 from dataclasses import dataclass
@@ -232,7 +232,7 @@ def _conv_stem(g: GraphWriter, w: Weights, names: EncoderNames, mel: str, start:
 
 def _key_mask(g: GraphWriter, at: Steps, valid: str, x: str) -> str:
     total = g.node("Squeeze", at.total, g.constant([0]))
-    keys = g.node("Range", g.constant(np.int64(0)), total, g.constant(np.int64(1)))
+    keys = g.node("Range", g.constant(np.array(0)), total, g.constant(np.array(1)))
     row = g.node("Where", g.node("Less", keys, valid), g.constant(0.0), g.constant(MASKED))
     shape = g.node("Concat", g.constant([1, 1]), g.node("Shape", x, start=0, end=1), at.total, axis=0)
     return g.node("Expand", row, shape)

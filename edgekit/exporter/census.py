@@ -66,7 +66,8 @@ def check_census(family: Family, rows: tuple[CensusRow, ...], precision: Mapping
 
 def ratio(rows: tuple[CensusRow, ...]) -> float | None:
     """Return bytes / float32 bytes of the quantised linear and expert weights, scales included; None if none is."""
-    chosen = [row for row in rows if row.op in _QUANTISED_OPS]
+    quantised = {row.tensor for row in rows if row.op in _QUANTISED_OPS and row.dtype != "float32"}
+    chosen = [row for row in rows if row.tensor.removesuffix(SCALE) in quantised]
     whole = sum(row.float32_bytes for row in chosen)
     return sum(row.bytes for row in chosen) / whole if whole else None
 

@@ -1,8 +1,8 @@
 """Export and quantize: from a checkpoint, or from a float bundle, to a bundle that has been judged.
 
-Build every graph, take the census, check every quantised weight against its source, run the quality gate against the
-float twin, store goldens, then publish. Nothing is published that failed a step; ``accept_loss`` records a waiver of the
-quality gate only.
+Build every graph, take the census, check every weight against its source, run the quality gate against the float twin,
+store goldens, then publish. Nothing is published that failed a step; ``accept_loss`` records a waiver of the quality
+gate only.
 """
 
 import json
@@ -30,18 +30,20 @@ from edgekit.exporter.pack import (
     write_manifest,
 )
 from edgekit.exporter.provenance import write_provenance
-from edgekit.exporter.quality import judge
+from edgekit.exporter.quality import judge, whole_clip_distance
 from edgekit.exporter.tokenizer import tokenizer_json
 from edgekit.exporter.weight_check import check_weights
 from edgekit.exporter.weights import SCALE, Weights
-from edgekit.exporter.written import BundleTensors, WrittenWeight, written_embedding, written_weights
-from edgekit.recipe import GROUPS, Group, PrecisionSettings, Recipe, load_recipe, load_target
+from edgekit.exporter.written import BundleTensors, written_embedding, written_weights
+from edgekit.recipe import GROUPS, GridSettings, Group, PrecisionSettings, Recipe, load_recipe, load_target
 from edgekit.resources import resource
 
 LOWEST_ONNXRUNTIME = "1.31"  # the oldest version these graphs were run on
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer.json"
+
+FLOAT = PrecisionSettings(encoder="float32", backbone="float32", experts="float32", head="float32", decoder="float32")
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, bytes done and bytes in all (0 where unknown)."""
@@ -143,43 +145,51 @@ def _make(source: _Source, output: Path, recipe: Recipe, options: ExportOptions)
     target = load_target(options.target)
     if target.dialect != "ort-cpu":
         raise UsageError(
-            f"target '{target.name}': needs the {target.dialect} dialect, this version exports ort-cpu; use --target cpu"
+            f"target '{target.name}': wants the {target.dialect}, this EdgeKit exports ort-cpu; use --target cpu"
         )
     with building(output, overwrite=options.overwrite) as folder:
         manifest = _build(source, folder, recipe, options.progress)
-        if any(kind != "float32" for kind in manifest.precision.values()):
-            manifest = _judged(source, folder, recipe, manifest, options)
-        goldens = store_goldens(folder, manifest)
-        verification = dict(manifest.verification) | {"goldens": goldens}
+        verification = _verified(source, Bundle(folder, manifest), recipe, options)
+        verification["goldens"] = store_goldens(folder, manifest, recipe)
         manifest = msgspec.structs.replace(manifest, verification=verification, files=list_files(folder))
         write_manifest(folder, manifest)
         write_provenance(folder)
     return manifest
 
 
-def _judged(source: _Source, folder: Path, recipe: Recipe, manifest: Manifest, options: ExportOptions) -> Manifest:
-    """Return the manifest with the results of the weight check and the quality gate; raises where either fails."""
-    weights = _all_weights(folder, source.family, manifest)
-    checked = check_weights(
-        source.family, weights, source.tensors, lambda done, total: options.progress("check", done, total)
-    )
-    verification: dict[str, Any] = {"weights": checked}
+def _verified(source: _Source, made: Bundle, recipe: Recipe, options: ExportOptions) -> dict[str, Any]:
+    """Return the results of weight check, quality gate and distance to the whole clip; raise where one fails."""
+    family, manifest = source.family, made.manifest
+    weights = written_embedding(made.folder, family.embedding, manifest.embedding)
+    weights |= written_weights(made.folder, manifest.components)
+    checked = check_weights(family, weights, source.tensors, lambda done, total: options.progress("check", done, total))
+    verification: dict[str, Any] = {"weights": checked, "twin": "weights"}
     twin_bytes = sum(row.float32_bytes or row.bytes for row in manifest.census)
-    if twin_bytes <= recipe.check.twin_limit_mib << 20:
-        with TemporaryDirectory(prefix=".twin.", dir=folder.parent) as twin_folder:
-            twin = Bundle(Path(twin_folder), _build(source, Path(twin_folder), _as_float(recipe), options.progress))
-            verification |= judge(Bundle(folder, manifest), twin, recipe, options.accept_loss, options.progress)
-    else:
-        verification["twin"] = "weights"
-    return msgspec.structs.replace(manifest, verification=verification)
+    if twin_bytes > recipe.check.twin_limit_mib << 20:
+        return verification  # judged weight by weight only, which needs no memory
+    if all(kind == "float32" for kind in manifest.precision.values()):
+        return verification | _whole_clip(family, made, recipe)
+    with TemporaryDirectory(prefix=".twin.", dir=made.folder.parent) as folder:
+        twin = Bundle(Path(folder), _build(source, Path(folder), _as_float(recipe), options.progress))
+        verification |= judge(made, twin, recipe, options.accept_loss, options.progress)
+        return verification | _whole_clip(family, twin, recipe)
+
+
+def _whole_clip(family: Family, twin: Bundle, recipe: Recipe) -> dict[str, Any]:
+    """Return the distance between a chunked grid and the family's own window; nothing where they are the same."""
+    if twin.manifest.grid.mode == "exact" or not recipe.check.clips:
+        return {}
+    window = GridSettings(mode="exact")
+    exact = msgspec.structs.replace(twin.manifest, grid=family.grid(window), front_end=family.front_end(window))
+    return {"whole_clip": whole_clip_distance(twin, Bundle(twin.folder, exact), recipe)}
 
 
 def _as_float(recipe: Recipe) -> Recipe:
-    return msgspec.structs.replace(recipe, precision=PrecisionSettings(**dict.fromkeys(GROUPS, "float32")))
+    return msgspec.structs.replace(recipe, precision=FLOAT)
 
 
 def _build(source: _Source, folder: Path, recipe: Recipe, progress: Progress) -> Manifest:
-    """Write graphs, token table, tokenizer and configs into ``folder``; return the manifest, complete but for results."""
+    """Write graphs, token table, tokenizer and configs into ``folder``; return the manifest without results."""
     family = source.family
     groups = sorted({group for name in family.expected() if (group := family.group(name))}, key=GROUPS.index)
     precision: dict[Group, Precision] = {group: getattr(recipe.precision, group) for group in groups}
@@ -242,11 +252,6 @@ def _levels(recipe: Recipe) -> tuple[ComputeLevel, ...]:
         ComputeLevel(name=level.name, experts_per_token=level.experts_per_token, max_lag_ms=level.max_lag_ms)
         for level in recipe.levels
     )
-
-
-def _all_weights(folder: Path, family: Family, manifest: Manifest) -> dict[str, WrittenWeight]:
-    weights = written_weights(folder, manifest.components)
-    return written_embedding(folder, family.embedding, manifest.embedding) | weights
 
 
 def _component_precision(component: str, precision: Mapping[Group, Precision]) -> Precision:

@@ -6,7 +6,7 @@ Knows ONNX and files; knows nothing of attention or of quantisation. Nothing lar
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import onnx
@@ -66,7 +66,7 @@ class GraphWriter:
         self._inputs: list[tuple[TensorSpec, onnx.ValueInfoProto]] = []
         self._outputs: list[tuple[TensorSpec, onnx.ValueInfoProto]] = []
 
-    def __enter__(self) -> "GraphWriter":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -101,7 +101,7 @@ class GraphWriter:
         self._nodes.append(helper.make_node(op, trimmed, list(names), name=label, domain=domain, **attributes))
         return names
 
-    def constant(self, value: Array | int | float | Sequence[int]) -> str:
+    def constant(self, value: Array | float | Sequence[int]) -> str:
         """Return the name of a small inline constant; equal ones are stored once. Ints become int64, floats float32."""
         array = np.asarray(value)
         if array.dtype == np.float64:

@@ -1,14 +1,13 @@
 """Pack: build a bundle in a folder beside its final place and publish it by one rename.
 
-A half-written bundle cannot exist: whatever fails, a full disk included, the temporary folder is removed. The same inputs
-give the same bytes; what differs between runs (time, versions, timings) goes into ``provenance.json``, which the manifest
+A half-written bundle cannot exist: whatever fails, a full disk included, the temporary folder is removed. The same
+inputs give the same bytes; what differs between runs (time, versions) goes into ``provenance.json``, which the manifest
 does not list.
 """
 
 import errno
 import io
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -62,11 +61,11 @@ def _publish(folder: Path, output: Path) -> None:
     folder.chmod(0o755)
     if output.exists():
         old = folder.with_name(folder.name + ".old")
-        os.rename(output, old)
-        os.rename(folder, output)
+        output.rename(old)
+        folder.rename(output)
         shutil.rmtree(old)
     else:
-        os.rename(folder, output)
+        folder.rename(output)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -12,12 +12,6 @@ _PACKAGES = ("edgekit-audio", "numpy", "onnx", "onnxruntime", "tokenizers")
 
 def write_provenance(folder: Path) -> None:
     """Write ``provenance.json``: time in UTC, machine and package versions."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
     write_json(
         folder / PROVENANCE,
         {
@@ -25,6 +19,13 @@ def write_provenance(folder: Path) -> None:
             "machine": platform.machine(),
             "system": platform.system(),
             "python": platform.python_version(),
-            "packages": versions,
+            "packages": {package: _version(package) for package in _PACKAGES},
         },
     )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,2 +1,136 @@
-def judge(*a):
-    return {}
+"""The quality gate: a quantised bundle against its float twin, both on the streaming path that users will run.
+
+Compares encoder frames, logits with the twin's tokens forced, greedy tokens and text on the recipe's check clips.
+Beyond a limit of the recipe nothing is published, unless the loss is accepted with a reason that the manifest keeps.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.bundle import Bundle
+from edgekit.errors import QualityError
+from edgekit.recipe import Limits, Recipe
+from edgekit.resources import resource
+from edgekit.runtime.audio import Resampler, read_audio
+from edgekit.runtime.model import load_opened
+from edgekit.runtime.probe import Answer, Heard, answer, hear
+
+Float = NDArray[np.float32]
+Progress = Callable[[str, int, int], None]
+WHOLE_CLIPS = 2  # clips compared with the family's own window, which costs 30 s of encoding each
+_DIGITS = 3  # significant digits kept in the manifest: further ones depend on the machine
+_KNOBS = {
+    "frame_error": "--encoder float32",
+    "logit_error": "--head float32 or a smaller quantize.backbone_block",
+    "token_mismatch": "--backbone float32 or a smaller quantize.backbone_block",
+    "word_error_rate": "--backbone float32 or a smaller quantize.backbone_block",
+}
+
+
+def check_clips(recipe: Recipe) -> dict[str, Float]:
+    """Return the recipe's check clips by name, mono at 16 kHz."""
+    found = {}
+    for name in recipe.check.clips:
+        audio = read_audio(resource("export") / "clips" / name)
+        resampler = Resampler(audio.sample_rate_hz, audio.samples.shape[1])
+        found[name] = np.concatenate([resampler.push(audio.samples), resampler.finish()])
+    return found
+
+
+def judge(bundle: Bundle, twin: Bundle, recipe: Recipe, accept_loss: str | None, progress: Progress) -> dict[str, Any]:
+    """Return the measured distances between a bundle and its float twin, for the manifest.
+
+    Raises QualityError naming the measured value, the limit and the knob, unless ``accept_loss`` gives a reason.
+    """
+    clips = check_clips(recipe)
+    candidate, reference = load_opened(bundle), load_opened(twin)
+    levels = [level.name for level in bundle.manifest.levels if level.name != "skip"]
+    heard: list[tuple[Heard, Heard]] = []
+    told: list[tuple[Answer, Answer]] = []
+    texts: dict[str, list[str]] = {name: [] for name in levels}
+    for done, samples in enumerate(clips.values()):
+        progress("judge", done, len(clips))
+        heard.append((hear(candidate, samples), hear(reference, samples)))
+        ours, theirs = heard[-1]
+        expected = answer(reference, theirs)
+        told.append((answer(candidate, ours, forced=expected.tokens), expected))
+        for name in levels:
+            texts[name].append(answer(candidate, ours, level=name).text)
+    progress("judge", len(clips), len(clips))
+    expected_texts = [expected.text for _, expected in told]
+    measured = {
+        "frame_error": _relative([(ours.frames, theirs.frames) for ours, theirs in heard]),
+        "logit_error": _relative([(ours.logits, theirs.logits) for ours, theirs in told]),
+        "token_mismatch": _mismatch(told),
+        "word_error_rate": word_error_rate(expected_texts, texts[levels[-1]]),
+    }
+    result: dict[str, Any] = {
+        "twin": "whole",
+        "clips": len(clips),
+        "measured": {key: _rounded(value) for key, value in measured.items()},
+        "levels": {name: _rounded(word_error_rate(expected_texts, texts[name])) for name in levels},
+    }
+    if failed := _beyond(measured, recipe.limits):
+        line = f"{bundle.manifest.name}: {failed}"
+        if accept_loss is None:
+            raise QualityError(f"{line}, or pass --accept-loss REASON")
+        result["waiver"] = {"reason": accept_loss, "for": failed}
+    return result
+
+
+def _mismatch(told: Sequence[tuple[Answer, Answer]]) -> float:
+    """Return the share of steps where the greedy token differs though the same tokens were fed before it."""
+    picked = [(a, b) for ours, theirs in told for a, b in zip(ours.picked, theirs.picked, strict=True)]
+    return sum(a != b for a, b in picked) / max(1, len(picked))
+
+
+def word_error_rate(references: Sequence[str], texts: Sequence[str]) -> float:
+    """Return words inserted, deleted or replaced / words of the references, compared as written."""
+    from jiwer import process_words
+
+    spoken = [(reference, text) for reference, text in zip(references, texts, strict=True) if reference.strip()]
+    surplus = sum(len(text.split()) for reference, text in zip(references, texts, strict=True) if not reference.strip())
+    words = sum(len(reference.split()) for reference, _ in spoken)
+    if not spoken:
+        return float(surplus > 0)
+    found = process_words([reference for reference, _ in spoken], [text for _, text in spoken])
+    return (found.insertions + found.deletions + found.substitutions + surplus) / words
+
+
+def _relative(pairs: Sequence[tuple[Float, Float]]) -> float:
+    squared = sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in pairs)
+    whole = sum(float(np.square(b, dtype=np.float64).sum()) for _, b in pairs)
+    return float(np.sqrt(squared / whole)) if whole else 0.0
+
+
+def _beyond(measured: Mapping[str, float], limits: Limits) -> str | None:
+    for name, value in measured.items():
+        allowed = getattr(limits, name)
+        if not value <= allowed:  # NaN fails too
+            return f"{name} {value:.3g}, the recipe allows {allowed:.3g}; try {_KNOBS[name]}"
+    return None
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def whole_clip_distance(twin: Bundle, exact: Bundle, recipe: Recipe) -> dict[str, float]:
+    """Return how far the float bundle on its chunked grid is from the same weights on the family's own window.
+
+    ``frame_error`` over the positions both have; ``word_error_rate`` of the texts, taking the window's as reference.
+    """
+    chunked, whole = load_opened(twin), load_opened(exact)
+    frames, texts = [], []
+    for samples in list(check_clips(recipe).values())[:WHOLE_CLIPS]:
+        ours, theirs = hear(chunked, samples), hear(whole, samples)
+        count = min(len(ours.frames), len(theirs.frames))
+        frames.append((ours.frames[:count], theirs.frames[:count]))
+        texts.append((answer(whole, theirs).text, answer(chunked, ours).text))
+    return {
+        "frame_error": _rounded(_relative(frames)),
+        "word_error_rate": _rounded(word_error_rate([theirs for theirs, _ in texts], [ours for _, ours in texts])),
+    }

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.errors import CheckpointError
+
 Float = NDArray[np.float32]
 Codes = NDArray[Any]
 BLOCKS = (128, 64, 32)
+SMALLEST_EXPERT_BLOCK = 16
 
 
 def zero_point(bits: int) -> int:
@@ -25,6 +28,20 @@ def choose_block(width: int, at_most: int) -> int:
     Where none divides it, the smallest is returned: the last block is then padded with zeros.
     """
     return next((block for block in BLOCKS if block <= at_most and width % block == 0), BLOCKS[-1])
+
+
+def choose_expert_block(hidden: int, inner: int, at_most: int) -> int:
+    """Return the largest block of 128, 64, 32 or 16 that divides both widths of an expert and is at most ``at_most``.
+
+    Raises CheckpointError if none does: the expert op pads nothing.
+    """
+    for block in (*BLOCKS, SMALLEST_EXPERT_BLOCK):
+        if block <= at_most and hidden % block == 0 and inner % block == 0:
+            return block
+    raise CheckpointError(
+        f"experts of {hidden} x {inner}: both widths must be multiples of {SMALLEST_EXPERT_BLOCK} to be quantised; "
+        "export with --experts float32"
+    )
 
 
 def quantize_blocks(rows: Float, bits: int, block: int) -> tuple[Codes, Float]:
@@ -41,7 +58,7 @@ def quantize_blocks(rows: Float, bits: int, block: int) -> tuple[Codes, Float]:
     limit = zero_point(bits) - 1
     scales = (np.abs(values).max(axis=-1) / np.float32(limit)).astype(np.float32)
     steps = values / np.where(scales == 0, np.float32(1), scales)[..., None]
-    codes = (np.clip(np.rint(steps), -limit, limit) + zero_point(bits)).astype(np.uint8)
+    codes: Codes = (np.clip(np.rint(steps), -limit, limit) + zero_point(bits)).astype(np.uint8)
     if bits == 4:
         codes = codes[..., 0::2] | (codes[..., 1::2] << 4)
     return codes, scales
@@ -50,7 +67,8 @@ def quantize_blocks(rows: Float, bits: int, block: int) -> tuple[Codes, Float]:
 def dequantize_blocks(codes: Codes, scales: Float, bits: int, width: int) -> Float:
     """Return float32 rows (n, width) of what ``quantize_blocks`` made."""
     if bits == 4:
-        codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:-1], -1)
+        pairs: Codes = np.stack([codes & 15, codes >> 4], axis=-1)
+        codes = pairs.reshape(*codes.shape[:-1], -1)
     values = (codes.astype(np.float32) - np.float32(zero_point(bits))) * scales[..., None]
     return np.ascontiguousarray(values.reshape(codes.shape[0], -1)[:, :width])
 

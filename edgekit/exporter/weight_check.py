@@ -39,14 +39,10 @@ def check_weights(
             distance = np.abs(given.reshape(held.shape) - held)
             if (distance > allowed).any():
                 worst = np.unravel_index(int(np.argmax(distance - allowed)), distance.shape)
-                step = (
-                    "its own value"
-                    if scale is None
-                    else f"half a step ({float(np.broadcast_to(allowed, distance.shape)[worst]):.3g})"
-                )
+                bound = float(np.broadcast_to(allowed, distance.shape)[worst])
                 raise QualityError(
-                    f"{name}: a stored weight is {float(distance[worst]):.3g} from the checkpoint's, the bound is {step}; "
-                    "the bundle does not hold this checkpoint, export it again"
+                    f"{name}: a stored weight is {float(distance[worst]):.3g} from the checkpoint's, half a step is "
+                    f"{bound:.3g}; the bundle does not hold this checkpoint, export it again"
                 )
         quantised += weight.dtype.name != "float32"
         report(done + 1, len(stored))

@@ -1,12 +1,13 @@
 """Weights: named tensors of a checkpoint, written into a graph in the precision of their group.
 
-One place decides which node a linear or a bank of experts becomes in the ``ort-cpu`` dialect: Gemm / DynamicQuantizeMatMul
-/ MatMulNBits, and a masked dense form or MoE / QMoE. Tensors are read by row blocks and never held whole, except encoder
-linears that must be transposed.
+One place decides which node a linear or a bank of experts becomes in the ``ort-cpu`` dialect: Gemm,
+DynamicQuantizeMatMul or MatMulNBits, and a masked dense form, MoE or QMoE. Tensors are read by row blocks and never
+held whole, except encoder linears that must be transposed.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from edgekit.bundle import Precision
 from edgekit.exporter.checkpoint import Tensors, read
 from edgekit.exporter.graph import MICROSOFT, GraphWriter
-from edgekit.exporter.quantize import choose_block, quantize_blocks, quantize_channels
+from edgekit.exporter.quantize import choose_block, choose_expert_block, quantize_blocks, quantize_channels
 from edgekit.recipe import Group, QuantizeSettings
 
 ROW_BLOCK_BYTES = 16 << 20
@@ -120,15 +121,14 @@ class Weights:
     def experts(self, g: GraphWriter, x: str, logits: str, mix: str, bank: ExpertBank) -> str:
         """Return the weighted sum of expert outputs for x (rows, hidden).
 
-        ``mix`` (rows, experts) holds each expert's weight, 0 for the ones not chosen (their work is skipped); ``logits``
+        ``mix`` (rows, experts) holds each expert's weight, 0 for those not chosen (their work is skipped); ``logits``
         only rank them. Plain experts use GELU, gated ones SwiGLU.
         """
         bias = g.tensor(bank.bias, self.read(bank.bias).reshape(bank.experts, -1)) if bank.bias else ""
         if self.precision["experts"] == "float32":
             return self._experts_float(g, x, mix, bank, bias)
         bits = BITS[self.precision["experts"]]
-        block = min(choose_block(bank.hidden, self.settings.experts_block),
-                    choose_block(bank.inner, self.settings.experts_block))  # fmt: skip
+        block = choose_expert_block(bank.hidden, bank.inner, self.settings.experts_block)
         for name, rows, width in (
             (bank.names[0], bank.first_rows, bank.hidden),
             (bank.names[1], bank.hidden, bank.inner),
@@ -175,7 +175,7 @@ def stored_expert(source: Tensors, name: str, expert: int) -> Float | None:
     return None
 
 
-def _activation(bank: ExpertBank) -> dict[str, object]:
+def _activation(bank: ExpertBank) -> dict[str, Any]:
     if bank.gated:
         return {"activation_type": "swiglu", "swiglu_fusion": 1, "activation_alpha": 1.0, "activation_beta": 0.0}
     return {"activation_type": "gelu"}

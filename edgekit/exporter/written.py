@@ -1,7 +1,7 @@
 """Read back what was written: the weights of a bundle's graphs, where they lie and which op consumes them.
 
-Everything that judges an export (census, weight check, the float bundle as a source) starts here, from the files and not
-from what the builder meant to write.
+Everything that judges an export (census, weight check, the float bundle as a source) starts here, from the files and
+not from what the builder meant to write.
 """
 
 from collections.abc import Mapping
@@ -102,7 +102,7 @@ def _uses(graph: onnx.GraphProto) -> dict[str, tuple[str, Mapping[str, Any]]]:
     for node in graph.node:
         for value in node.input:
             consumers.setdefault(value, node)
-    found = {}
+    found: dict[str, tuple[str, Mapping[str, Any]]] = {}
     for proto in graph.initializer:
         node = consumers.get(proto.name)
         while node is not None and node.op_type in _PASSES:
@@ -119,8 +119,8 @@ class BundleTensors:
         self._weights = weights
         if other := [weight for weight in weights.values() if weight.dtype != np.float32]:
             raise CheckpointError(
-                f"{other[0].file.parent}: '{other[0].name}' is {other[0].dtype}; only a float32 bundle can be quantised, "
-                "make one with `edgekit export CHECKPOINT --precision float32`"
+                f"{other[0].file.parent}: '{other[0].name}' is {other[0].dtype}; only a float32 bundle can be "
+                "quantised, make one with `edgekit export CHECKPOINT --precision float32`"
             )
 
     def names(self) -> frozenset[str]:

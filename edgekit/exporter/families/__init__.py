@@ -4,7 +4,7 @@ Adding one is one file here and one line in ``_FAMILIES``.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -69,7 +69,10 @@ class Family(Protocol):
         ...
 
 
-_FAMILIES = {"whisper": Whisper, "step_audio_2": StepAudio}
+_FAMILIES: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Family]] = {
+    "whisper": Whisper,
+    "step_audio_2": StepAudio,
+}
 
 
 def find_family(config: Mapping[str, Any], generation: Mapping[str, Any]) -> Family:

@@ -1,7 +1,8 @@
 """Step-Audio 2 mini, -Base, -Think, R1 and R1.1: what hears and writes (no speech decoder).
 
 A Whisper-type encoder pooled to 25 Hz, an adapter to 12.5 Hz, and a decoder-only backbone: Qwen2 as published, or a
-Qwen3-MoE under the same names. Audio is heard in pieces of 25 s. Source: stepfun-ai/Step-Audio2, modeling_step_audio_2.py.
+Qwen3-MoE under the same names. Audio is heard in pieces of 25 s. Source: stepfun-ai/Step-Audio2,
+modeling_step_audio_2.py.
 """
 
 from collections.abc import Mapping
@@ -48,7 +49,7 @@ class StepAudio:
     """The family bound to one config."""
 
     name = "step_audio"
-    components = ("encoder", "adapter", "backbone")
+    components: tuple[str, ...] = ("encoder", "adapter", "backbone")
 
     def __init__(self, config: Mapping[str, Any], generation: Mapping[str, Any]) -> None:
         audio = section(config, "audio_encoder_config")
@@ -64,8 +65,8 @@ class StepAudio:
         self.stride = value(audio, "adapter_stride", int, 2)
         if value(audio, "kernel_size", int, 3) != 3 or self.stride != 2:
             raise CheckpointError(
-                f"config.json: adapter kernel {audio.get('kernel_size')} stride {self.stride}: only the published kernel 3, "
-                "stride 2 is supported"
+                f"config.json: adapter kernel {audio.get('kernel_size')} stride {self.stride}: only the published "
+                "kernel 3, stride 2 is supported"
             )
         self.backbone = Qwen(section(config, "text_config"))
         if value(audio, "llm_dim", int) != self.backbone.width:
@@ -90,7 +91,7 @@ class StepAudio:
             "adapter.linear2.weight": (self.backbone.width, ADAPTER_INNER),
             "adapter.linear2.bias": (self.backbone.width,),
         }
-        return ENCODER.shapes(self.encoder) | adapter | self.backbone.expected()
+        return {**ENCODER.shapes(self.encoder), **adapter, **self.backbone.expected()}
 
     def ignored(self, name: str) -> bool:
         """Return whether a tensor may be there unused: the output projection where it is tied."""
@@ -119,7 +120,7 @@ class StepAudio:
         else:
             self.backbone.build(g, w)
 
-    def front_end(self, settings: GridSettings) -> FrontEnd:
+    def front_end(self, settings: GridSettings) -> FrontEnd:  # noqa: ARG002 - the same for both modes
         """Return the log-mel front end: 479 zeros after the last sample, as published."""
         return FrontEnd(mel_bins=self.encoder.mel_bins, right_pad_samples=RIGHT_PAD_SAMPLES)
 

@@ -59,7 +59,7 @@ class Whisper:
     """The family bound to one config."""
 
     name = "whisper"
-    components = ("encoder", "adapter", "backbone")
+    components: tuple[str, ...] = ("encoder", "adapter", "backbone")
     embedding = TOKENS
 
     def __init__(self, config: Mapping[str, Any], generation: Mapping[str, Any]) -> None:
@@ -78,7 +78,8 @@ class Whisper:
         self.inner = value(config, "decoder_ffn_dim", int)
         self.vocabulary = value(config, "vocab_size", int)
         self.max_context = value(config, "max_target_positions", int, 448)
-        self.experts = value(self._extra, "num_experts", int, 0) if self._extra else 0
+        self.experts = value(self._extra, "num_experts", int, 0)
+        self.chosen = value(self._extra, "num_experts_per_tok", int, self.experts)
         self._stop = value(config, "eos_token_id", int)
         self._start = value(config, "decoder_start_token_id", int)
         if config.get("activation_function", "gelu") != "gelu" or config.get("scale_embedding", False):
@@ -88,7 +89,8 @@ class Whisper:
             )
         if self.experts and self.inner % self.experts:
             raise CheckpointError(
-                f"config.json: decoder_ffn_dim {self.inner} does not divide into {self.experts} experts; fix edgekit.num_experts"
+                f"config.json: decoder_ffn_dim {self.inner} does not divide into {self.experts} experts; "
+                "fix edgekit.num_experts"
             )
 
     def expected(self) -> Mapping[str, tuple[int, ...]]:
@@ -176,9 +178,13 @@ class Whisper:
                 )
         tail = chunk if settings.tail_ms is None else settings.tail_ms // FRAME_MS
         return Grid(
-            mode="chunked", chunk_frames=chunk, max_frames=window // chunk * chunk, max_positions=self.encoder.positions,
-            tail_frames=tail, pad_to_frames=chunk,
-        )  # fmt: skip
+            mode="chunked",
+            chunk_frames=chunk,
+            max_frames=window // chunk * chunk,
+            max_positions=self.encoder.positions,
+            tail_frames=tail,
+            pad_to_frames=chunk,
+        )
 
     def protocol(self, tokenizer: str) -> TokenProtocol:
         """Return the token protocol from generation_config.json: start, language, task, no timestamps."""
@@ -205,7 +211,7 @@ class Whisper:
 
     def levels(self) -> tuple[ComputeLevel, ...]:
         """Return the default compute levels, cheapest first."""
-        return expert_levels(self.experts)
+        return expert_levels(self.chosen)
 
     def _mode(self, settings: GridSettings) -> str:
         streams = self._extra.get("encoder_attention") == "chunk-causal"

@@ -1,0 +1,101 @@
+"""Verify: run a bundle on this machine and compare with the goldens stored in it. Needs no torch and no onnx.
+
+The same graphs on another processor differ by rounding: float32 in the order of sums, INT8 where a value falls on the
+other side of a step. The tolerances say how much; a wrong kernel or a damaged weight is far outside them.
+"""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgekit.errors import VerifyError
+from edgekit.resources import resource
+from edgekit.runtime.audio import Resampler, read_audio
+from edgekit.runtime.engine import Array
+from edgekit.runtime.model import Model, load
+from edgekit.runtime.probe import Answer, Heard, answer, hear
+
+FOLDER = "goldens"
+CALLS = 2  # encoder calls whose input and output are stored
+POSITIONS = 64  # encoder positions stored
+LOGIT_ROWS = 4  # decoding steps stored
+_COLUMNS = 512  # logits stored of each
+TOLERANCE_FLOAT32 = 1e-3  # root mean square of the difference / of the golden
+TOLERANCE_QUANTISED = 3e-2
+TOKEN_SHARE = 0.1  # tokens that may differ: one flip changes the rest of its clip
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One comparison: ``error`` against ``tolerance``, both as the name says."""
+
+    name: str
+    error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within its tolerance; NaN is not."""
+        return self.error <= self.tolerance
+
+
+def sample_columns(vocabulary: int) -> Array:
+    """Return the token ids whose logits are stored: about 512, evenly spread."""
+    return np.arange(0, vocabulary, max(1, vocabulary // _COLUMNS))
+
+
+def verify(path: str | os.PathLike[str], *, threads: int | None = None) -> tuple[Check, ...]:
+    """Return every comparison of a bundle with its goldens.
+
+    Raises BundleFormatError or BundleFileError for a damaged bundle, VerifyError if it carries no goldens.
+    """
+    model = load(path, threads=threads)
+    stored = model.manifest.verification.get("goldens")
+    if not stored:
+        raise VerifyError(f"{path}: carries no goldens; export it again with a recipe that names check clips")
+    quantised = any(kind != "float32" for kind in model.manifest.precision.values())
+    tolerance = TOLERANCE_QUANTISED if quantised else TOLERANCE_FLOAT32
+    checks: list[Check] = []
+    differing = total = 0
+    for index, (name, expected) in enumerate(stored.items()):
+        audio = read_audio(resource("export") / "clips" / name)
+        resampler = Resampler(audio.sample_rate_hz, audio.samples.shape[1])
+        samples = np.concatenate([resampler.push(audio.samples), resampler.finish()])
+        heard = hear(model, samples)
+        if index == 0:
+            checks += _compare(model, heard, answer(model, heard, forced=expected["tokens"]), tolerance)
+        tokens = list(answer(model, heard).tokens)
+        total += max(len(tokens), len(expected["tokens"]))
+        differing += _differing(tokens, expected["tokens"])
+    checks.append(Check("tokens that differ / tokens", differing / max(1, total), TOKEN_SHARE if quantised else 0.0))
+    return tuple(checks)
+
+
+def _compare(model: Model, heard: Heard, told: Answer, tolerance: float) -> list[Check]:
+    found = [("mel", mel, f"mel.{call}") for call, mel in enumerate(heard.mel[:CALLS])]
+    found.append(("encoder", heard.frames[:POSITIONS], "frames"))
+    found += [("adapter", part, f"heard.{call}") for call, part in enumerate(heard.parts[:CALLS])]
+    found.append(("backbone", told.logits[:LOGIT_ROWS, sample_columns(told.logits.shape[1])], "logits"))
+    checks = []
+    for name, array, file in found:
+        golden = np.load(model.bundle.file(f"{FOLDER}/{file}.npy"), allow_pickle=False)
+        error = _relative(array, golden)
+        checks.append(Check(f"{name} ({file}): relative error", error, 1e-4 if name == "mel" else tolerance))
+    return checks
+
+
+def _relative(array: Array, golden: Array) -> float:
+    if array.shape != golden.shape:
+        return float("inf")
+    return float(np.linalg.norm(array - golden) / max(float(np.linalg.norm(golden)), 1e-12))
+
+
+def _differing(tokens: list[int], expected: list[int]) -> int:
+    """Return how many of the longer list's tokens come at or after the first difference."""
+    same = 0
+    for ours, theirs in zip(tokens, expected, strict=False):
+        if ours != theirs:
+            break
+        same += 1
+    return max(len(tokens), len(expected)) - same

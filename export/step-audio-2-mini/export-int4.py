@@ -1,0 +1,16 @@
+"""Export a Step-Audio 2 mini checkpoint with its backbone in INT4 blocks of 32.
+
+python export/step-audio-2-mini/export-int4.py CHECKPOINT [BUNDLE]
+"""
+
+import sys
+from pathlib import Path
+
+from edgekit.exporter.export import ExportOptions, export
+
+if len(sys.argv) < 2:
+    sys.exit("usage: export-int4.py CHECKPOINT [BUNDLE]")
+output = sys.argv[2] if len(sys.argv) > 2 else "bundles/step-audio-2-mini-int4"
+recipe = Path(__file__).with_name("recipe-int4.toml")
+manifest = export(sys.argv[1], output, ExportOptions(recipe=recipe, overwrite=True))
+print(f"{manifest.name}: {sum(entry.bytes for entry in manifest.files) / 1e9:.2f} GB, {manifest.precision}")

@@ -1,0 +1,286 @@
+"""Export and quantize as a user meets them: what is written, what is refused, what stays behind after a failure."""
+
+import errno
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from edgekit.bundle import open_bundle
+from edgekit.errors import CensusError, CheckpointError, OutputError, QualityError, RecipeError
+from edgekit.exporter import pack, weights
+from edgekit.exporter.census import ratio
+from edgekit.exporter.checkpoint import open_checkpoint
+from edgekit.exporter.export import ExportOptions, export, quantize
+from edgekit.exporter.families import find_family
+from edgekit.exporter.weight_check import check_weights
+from edgekit.exporter.weights import SCALE
+from edgekit.exporter.written import written_embedding, written_weights
+from tests.reference import checkpoints
+
+QUICK = Path(__file__).parent / "quick.toml"
+JUDGED = Path(__file__).parent / "judged.toml"
+SYSTEMS = ["whisper-dense", "whisper-experts", "step-dense", "step-moe-4"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    made = {}
+
+    def make(name):
+        if name not in made:
+            made[name] = checkpoints.write(tmp_path_factory.mktemp(name), name)
+        return made[name]
+
+    return make
+
+
+def _bytes(folder):
+    return {entry.path: (folder / entry.path).read_bytes() for entry in open_bundle(folder).manifest.files}
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_quantizing_a_float_bundle_gives_the_bytes_of_exporting_straight(name, precision, checkpoint, tmp_path):
+    straight = export(checkpoint(name), tmp_path / "straight", ExportOptions(recipe=QUICK, precision=precision))
+    export(checkpoint(name), tmp_path / "float", ExportOptions(recipe=QUICK, precision="float32"))
+    quantised = quantize(tmp_path / "float", tmp_path / "quantised", ExportOptions(precision=precision))
+    assert quantised == straight
+    assert _bytes(tmp_path / "quantised") == _bytes(tmp_path / "straight")
+    assert (tmp_path / "straight/manifest.json").read_bytes() == (tmp_path / "quantised/manifest.json").read_bytes()
+
+
+def test_the_same_checkpoint_gives_the_same_bytes_twice(checkpoint, tmp_path):
+    for name in ("one", "two"):
+        export(checkpoint("whisper-experts"), tmp_path / name, ExportOptions(recipe=JUDGED))
+    assert _bytes(tmp_path / "one") == _bytes(tmp_path / "two")
+    assert (tmp_path / "one/manifest.json").read_bytes() == (tmp_path / "two/manifest.json").read_bytes()
+
+
+def test_groups_are_set_one_by_one(checkpoint, tmp_path):
+    options = ExportOptions(recipe=QUICK, precision="int8", groups={"experts": "int4", "encoder": "float32"})
+    manifest = export(checkpoint("whisper-experts"), tmp_path / "b", options)
+    assert manifest.precision == {"encoder": "float32", "backbone": "int8", "experts": "int4", "head": "int8"}
+    kinds = {row.group: row.dtype for row in manifest.census if not row.tensor.endswith(SCALE) and row.group != "float"}
+    assert kinds == {"encoder": "float32", "backbone": "uint8", "experts": "uint8 (4 bit)", "head": "uint8"}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_the_census_accounts_for_every_weight_of_the_checkpoint(name, checkpoint, tmp_path):
+    manifest = export(checkpoint(name), tmp_path / "b", ExportOptions(recipe=QUICK, precision="int8"))
+    numbers = sum(array.size for array in load_file(checkpoint(name) / "model.safetensors").values())
+    counted = sum(row.float32_bytes for row in manifest.census) // 4
+    rotary = sum(row.float32_bytes for row in manifest.census if row.tensor.startswith("rotary.")) // 4
+    assert counted - rotary == numbers
+    share = ratio(manifest.census)
+    assert share is not None
+    assert share < 0.28  # 64-wide layers: one scale of 4 bytes per 64 weights is 0.266; wider ones reach 0.258
+
+
+@pytest.mark.parametrize(
+    "left", ["model.decoder.layers.1.self_attn.q_proj.weight", "model.decoder.layers.0.fc1.weight"]
+)
+def test_a_linear_or_a_bank_of_experts_left_float_fails_the_command(left, checkpoint, tmp_path, monkeypatch):
+    whole = weights.Weights
+
+    class Forgetful(whole):
+        def linear(self, g, x, name, group, bias=None):
+            return (
+                _as_float(self).linear(g, x, name, group, bias)
+                if name == left
+                else super().linear(g, x, name, group, bias)
+            )
+
+        def experts(self, g, x, logits, mix, bank):
+            maker = _as_float(self) if left in bank.names else super()
+            return maker.experts(g, x, logits, mix, bank)
+
+    def _as_float(w):
+        return whole(w.source, dict.fromkeys(w.precision, "float32"), w.settings)
+
+    monkeypatch.setattr("edgekit.exporter.export.Weights", Forgetful)
+    with pytest.raises(CensusError, match=rf"{left}: stored as float32 for \w+, the recipe says \w+ = int8"):
+        export(checkpoint("whisper-experts"), tmp_path / "b", ExportOptions(recipe=QUICK, precision="int8"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def _judge_weights(folder, source):
+    manifest = open_bundle(folder, check_hashes=False).manifest
+    found = open_checkpoint(source)
+    family = find_family(found.config, found.generation)
+    held = written_embedding(folder, family.embedding, manifest.embedding) | written_weights(
+        folder, manifest.components
+    )
+    check_weights(family, held, found, lambda _done, _total: None)
+    return held
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "int4"])
+@pytest.mark.parametrize("name", ["whisper-experts", "step-moe-4"])
+def test_one_swapped_expert_is_rejected(name, precision, checkpoint, tmp_path):
+    export(checkpoint(name), tmp_path / "b", ExportOptions(recipe=QUICK, precision=precision))
+    held = _judge_weights(tmp_path / "b", checkpoint(name))
+    bank = next(weight for weight in held.values() if len(weight.shape) == 3 and weight.op in ("QMoE", "MoE", "Gemm"))
+    one, two = bank.rows(0, 1), bank.rows(1, 2)
+    with bank.file.open("r+b") as stream:
+        stream.seek(bank.offset)
+        stream.write(two.tobytes() + one.tobytes())
+    with pytest.raises(QualityError, match="the bundle does not hold this checkpoint"):
+        _judge_weights(tmp_path / "b", checkpoint(name))
+
+
+@pytest.mark.parametrize("op", ["QMoE", "MatMulNBits", "DynamicQuantizeMatMul"])
+def test_one_scale_off_by_five_percent_is_rejected(op, checkpoint, tmp_path):
+    export(checkpoint("whisper-experts"), tmp_path / "b", ExportOptions(recipe=QUICK, precision="int8"))
+    held = _judge_weights(tmp_path / "b", checkpoint("whisper-experts"))
+    scale = next(w for name, w in held.items() if name.endswith(SCALE) and w.op == op and w.offset is not None)
+    with scale.file.open("r+b") as stream:
+        stream.seek(scale.offset)
+        stream.write(np.float32(scale.read().flat[0] * 1.05).tobytes())
+    with pytest.raises(QualityError, match="half a step"):
+        _judge_weights(tmp_path / "b", checkpoint("whisper-experts"))
+
+
+def test_a_loss_beyond_the_limit_publishes_nothing_unless_accepted(checkpoint, tmp_path):
+    recipe = tmp_path / "strict.toml"
+    recipe.write_text(JUDGED.read_text().replace("logit_error = 0.2", "logit_error = 1e-9"))
+    options = ExportOptions(recipe=recipe, precision="int8")
+    with pytest.raises(
+        QualityError, match=r"logit_error [\d.e-]+, the recipe allows 1e-09; try .* or pass --accept-loss"
+    ):
+        export(checkpoint("whisper-experts"), tmp_path / "b", options)
+    assert not (tmp_path / "b").exists()
+    accepted = ExportOptions(recipe=recipe, precision="int8", accept_loss="measuring")
+    waiver = export(checkpoint("whisper-experts"), tmp_path / "b", accepted).verification["waiver"]
+    assert waiver["reason"] == "measuring"
+    assert waiver["for"].startswith("logit_error")
+
+
+def test_the_manifest_says_which_judgement_was_made(checkpoint, tmp_path):
+    judged = export(checkpoint("whisper-experts"), tmp_path / "a", ExportOptions(recipe=JUDGED)).verification
+    assert judged["twin"] == "whole"
+    assert set(judged["measured"]) == {"frame_error", "logit_error", "token_mismatch", "word_error_rate"}
+    assert set(judged["levels"]) == {"experts-2", "experts-3", "experts-4", "full"}
+    assert set(judged["whole_clip"]) == {"frame_error", "word_error_rate"}
+    small = tmp_path / "small.toml"
+    small.write_text(JUDGED.read_text().replace("[check]", "[check]\ntwin_limit_mib = 0"))
+    assert (
+        export(checkpoint("whisper-experts"), tmp_path / "b", ExportOptions(recipe=small)).verification["twin"]
+        == "none"
+    )
+
+
+def test_a_full_disk_leaves_nothing_behind(checkpoint, tmp_path, monkeypatch):
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pack, "hash_file", full)
+    with pytest.raises(OutputError, match="No space left on device; nothing was left behind"):
+        export(checkpoint("whisper-dense"), tmp_path / "out" / "b", ExportOptions(recipe=QUICK))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_really_full_disk_is_one_clear_line(checkpoint, tmp_path):
+    """A limit on file size is the full disk that a test may make: the kernel refuses the write in the middle."""
+    script = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
+        "from edgekit.exporter.export import ExportOptions, export\n"
+        "export(sys.argv[1], sys.argv[2], ExportOptions(recipe=sys.argv[3]))\n"
+    )
+    arguments = [str(checkpoint("whisper-dense")), str(tmp_path / "out" / "b"), str(QUICK)]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "OutputError" in done.stderr.splitlines()[-1]
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_output_that_exists_is_kept_unless_told(checkpoint, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("draft")
+    with pytest.raises(OutputError, match="exists already; pass --overwrite"):
+        export(checkpoint("whisper-dense"), tmp_path / "mine", ExportOptions(recipe=QUICK))
+    with pytest.raises(OutputError, match="is not a bundle, so it is not replaced"):
+        export(checkpoint("whisper-dense"), tmp_path / "mine", ExportOptions(recipe=QUICK, overwrite=True))
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "draft"
+    for _ in range(2):
+        export(checkpoint("whisper-dense"), tmp_path / "b", ExportOptions(recipe=QUICK, overwrite=True))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "mine"]
+
+
+def _edited(source, folder, edit):
+    shutil.copytree(source, folder)
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t.pop("model.encoder.conv1.bias"), r"model\.encoder\.conv1\.bias: missing"),
+        (lambda t: t.update(extra=np.zeros(3, np.float32)), r"extra: shape \[3\], not expected"),
+        (lambda t: t.update({"model.encoder.conv1.bias": np.zeros(3, np.float32)}), r"conv1\.bias.*\[3\].*\[64\]"),
+        (
+            lambda t: t["model.decoder.layers.0.fc1.weight"].__setitem__((1, 2), np.nan),
+            r"fc1\.weight: nan at index \[1, 2\]",
+        ),
+    ],
+)
+def test_a_checkpoint_with_a_bad_tensor_is_refused_by_name(edit, message, checkpoint, tmp_path):
+    bad = _edited(checkpoint("whisper-dense"), tmp_path / "bad", edit)
+    with pytest.raises(CheckpointError, match=message):
+        export(bad, tmp_path / "out" / "b", ExportOptions(recipe=QUICK))
+    assert not (tmp_path / "out" / "b").exists()
+
+
+def test_an_unknown_architecture_names_the_known_and_the_nearest(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint("whisper-dense"), tmp_path / "c")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "wisper"}))
+    with pytest.raises(
+        CheckpointError, match=r"'wisper' is not .* \(step_audio_2, whisper\); the nearest is 'whisper'"
+    ):
+        export(folder, tmp_path / "b")
+
+
+def test_a_published_whisper_is_not_cut_into_chunks(checkpoint, tmp_path):
+    with pytest.raises(RecipeError, match="trained on its full 30 s window.*--mode exact"):
+        export(checkpoint("whisper-dense"), tmp_path / "b", ExportOptions(recipe=QUICK, mode="chunked"))
+
+
+def test_an_unknown_target_and_a_quantised_source_are_refused(checkpoint, tmp_path):
+    with pytest.raises(RecipeError, match="target 'toaster' is not known; choose one of: .*cpu"):
+        export(checkpoint("whisper-dense"), tmp_path / "b", ExportOptions(recipe=QUICK, target="toaster"))
+    export(checkpoint("whisper-dense"), tmp_path / "b", ExportOptions(recipe=QUICK, precision="int8"))
+    with pytest.raises(CheckpointError, match="is quantised already .*quantize a float32 bundle"):
+        quantize(tmp_path / "b", tmp_path / "c")
+
+
+def test_peak_memory_does_not_follow_the_size_of_the_checkpoint(tmp_path):
+    """A head of 300 MB in float32 is written in row blocks: the process may grow by some blocks, not by the head."""
+    shape = checkpoints.StepAudioShape(vocabulary=400_000, text_hidden=192, text_heads=4, text_head_dim=48, seed=5)
+    checkpoints.write_step_audio(tmp_path / "c", shape)
+    script = (
+        "import resource, sys\n"
+        "from edgekit.exporter.export import ExportOptions, export\n"
+        "from edgekit.exporter import quality, goldens\n"
+        "import jiwer, onnx, onnxruntime\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "from edgekit.exporter import export as module\n"
+        "module.store_goldens = lambda *a: {}\n"
+        "export(sys.argv[1], sys.argv[2], ExportOptions(recipe=sys.argv[3]))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(QUICK.read_text() + "\n[check]\ntwin_limit_mib = 0\n")
+    arguments = [str(tmp_path / "c"), str(tmp_path / "b"), str(recipe)]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 250_000  # KiB; the head and the token table are 600 MB in float32
