@@ -110,7 +110,7 @@ class Graph:
         imports = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=imports, ir_version=10)
         names = f"{self.name}.onnx", f"{self.name}.data"
-        onnx.save(model, str(folder / names[0]), save_as_external_data=True, location=names[1], size_threshold=64)
+        onnx.save(model, str(folder / names[0]), save_as_external_data=True, location=names[1], size_threshold=256)
         return Component(
             graph=names[0], data=names[1], inputs=tuple(self.inputs), outputs=tuple(self.outputs), precision="float32"
         )
@@ -156,7 +156,7 @@ def _prefix_adapter() -> Graph:
     return g
 
 
-def _backbone(cross: bool, table: np.ndarray[Any, Any]) -> Graph:
+def _backbone(cross: bool) -> Graph:
     g = Graph("backbone", 3)
     x, start = g.input("embeds", "float32", ("tokens", WIDTH)), g.input("start", "int64", (1,))
     rows = g.input("logit_rows", "int64", ("rows",))
@@ -170,7 +170,7 @@ def _backbone(cross: bool, table: np.ndarray[Any, Any]) -> Graph:
         x = g.node("Add", x, g.node("Squeeze", heard, batch))
     hidden = g.node("Tanh", g.node("MatMul", x, g.random(WIDTH, WIDTH)))
     x = g.node("Add", x, g.node("Mul", hidden, experts))
-    g.node("MatMul", g.node("Gather", x, rows), g.constant(np.ascontiguousarray(table.T)), outs=("logits",))
+    g.node("MatMul", g.node("Gather", x, rows), g.random(WIDTH, VOCABULARY), outs=("logits",))
     g.output("logits", "float32", ("rows", VOCABULARY))
     return g
 
@@ -231,7 +231,9 @@ class TinyBundle:
 def tiny_bundle(tmp_path: Path) -> Callable[..., TinyBundle]:
     """Return a function that writes a bundle for an ``attention``; further fields replace the manifest's."""
 
-    def write(attention: str = "cross", masks_last_position: bool = False, **fields: Any) -> TinyBundle:
+    def write(
+        attention: str = "cross", masks_last_position: bool = False, context_tokens: int = CONTEXT, **fields: Any
+    ) -> TinyBundle:
         folder = tmp_path / f"bundle-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
         cross = attention == "cross"
@@ -241,7 +243,7 @@ def tiny_bundle(tmp_path: Path) -> Callable[..., TinyBundle]:
         graphs = (
             _encoder(masks_last_position),
             _cross_adapter() if cross else _prefix_adapter(),
-            _backbone(cross, table),
+            _backbone(cross),
         )
         manifest = Manifest(
             format_version=FORMAT_VERSION, name="tiny", family="handmade", dialect="ort-cpu",
@@ -256,7 +258,9 @@ def tiny_bundle(tmp_path: Path) -> Callable[..., TinyBundle]:
                 mode="chunked", chunk_frames=CHUNK_FRAMES, max_frames=40, max_positions=MAX_POSITIONS, tail_frames=4,
                 masks_last_position=masks_last_position,
             ),
-            protocol=_protocol(cross, _unreadable(folder / "tokenizer.json")),
+            protocol=msgspec.structs.replace(
+                _protocol(cross, _unreadable(folder / "tokenizer.json")), context_tokens=context_tokens
+            ),
             levels=(
                 ComputeLevel(name="skip"), ComputeLevel(name="light", experts_per_token=1),
                 ComputeLevel(name="full", experts_per_token=2, max_lag_ms=1000.0),
