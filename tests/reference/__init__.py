@@ -1,0 +1,1 @@
+"""Tiny random checkpoints and the torch references that the exported graphs are compared with."""

@@ -1,0 +1,142 @@
+"""The torch reference of the Whisper family: transformers' own modules, called on EdgeKit's grid.
+
+Two things differ from a published Whisper, and both can be switched off: attention of the encoder by chunks (a mask),
+and feed-forwards of the decoder split into experts (a mask between fc1 and the activation; GELU of 0 is 0).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+Array = NDArray[np.float32]
+HIDDEN = -1e10  # added to the score of a key that may not be attended
+
+
+@dataclass(frozen=True)
+class Written:
+    """Greedy tokens, the start included, and the smallest lead of a chosen token's logit over the next one."""
+
+    tokens: list[int]
+    lead: float
+
+
+class SplitLinear(nn.Module):
+    """The first linear of a feed-forward, its neurons zeroed but for the ``chosen`` experts of the highest scores.
+
+    ``gap`` is the smallest distance seen between the lowest score chosen and the highest one that was not.
+    """
+
+    def __init__(self, dense: nn.Linear, router: nn.Linear) -> None:
+        super().__init__()
+        self.dense = dense
+        self.router = router
+        self.chosen = router.out_features
+        self.gap = float("inf")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return fc1 of x with the other experts' neurons at zero."""
+        scores = self.router(x)
+        ranked = scores.sort(dim=-1, descending=True).values
+        if self.chosen < scores.shape[-1]:
+            self.gap = min(self.gap, float((ranked[..., self.chosen - 1] - ranked[..., self.chosen]).min()))
+        mask = torch.zeros_like(scores).scatter(-1, scores.topk(self.chosen, dim=-1).indices, 1.0)
+        return self.dense(x) * mask.repeat_interleave(self.dense.out_features // scores.shape[-1], dim=-1)
+
+
+def visible(positions: int, chunk_positions: int) -> Tensor:
+    """Return (positions, positions) of whether a row may see a column: its own and earlier chunks, 0 = everything."""
+    chunk = torch.arange(positions) // (chunk_positions or max(positions, 1))
+    return chunk[:, None] >= chunk[None, :]
+
+
+class WhisperReference:
+    """A checkpoint folder held by transformers, in float32 and on the CPU; every answer is a numpy array."""
+
+    def __init__(self, folder: Path) -> None:
+        config = WhisperConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        config._attn_implementation = "eager"
+        self.model = WhisperForConditionalGeneration(config).eval()
+        tensors = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
+        missing, routers = self.model.load_state_dict(tensors, strict=False)
+        self.model.tie_weights()
+        if set(missing) - {"proj_out.weight"} or any(".router." not in name for name in routers):
+            raise AssertionError(f"{folder}: missing {missing}, unexpected {routers}")
+        self._split: list[SplitLinear] = []
+        if routers:
+            for index, layer in enumerate(self.model.model.decoder.layers):
+                root = f"model.decoder.layers.{index}.router"
+                router = nn.Linear(*reversed(tensors[f"{root}.weight"].shape))
+                router.load_state_dict({part: tensors[f"{root}.{part}"] for part in ("weight", "bias")})
+                layer.fc1 = SplitLinear(layer.fc1, router).eval()
+                self._split.append(layer.fc1)
+
+    @torch.inference_mode()
+    def encode(self, mel: Array, chunk_positions: int = 0) -> Array:
+        """Return encoder frames (ceil(frames / 2), width) of normalised log-mel (mel_bins, frames).
+
+        The convolutions run over the whole array with their own zero padding. ``chunk_positions`` 0 attends everywhere.
+        """
+        encoder = self.model.model.encoder
+        x = nn.functional.gelu(encoder.conv1(torch.from_numpy(mel)[None]))
+        x = nn.functional.gelu(encoder.conv2(x)).permute(0, 2, 1)
+        x = x + encoder.embed_positions.weight[: x.shape[1]]
+        hidden = ~visible(x.shape[1], chunk_positions)
+        mask = torch.zeros(hidden.shape).masked_fill(hidden, HIDDEN)[None, None]
+        for layer in encoder.layers:
+            x = layer(x, mask, layer_head_mask=None)[0]
+        return encoder.layer_norm(x)[0].numpy()
+
+    @torch.inference_mode()
+    def cross(self, frames: Array) -> Array:
+        """Return the cross-KV (2 * layers, heads, positions, head_dim) of encoder frames: key, value of each layer."""
+        x = torch.from_numpy(frames)
+        parts = []
+        for layer in self.model.model.decoder.layers:
+            attention = layer.encoder_attn
+            size = (len(x), attention.num_heads, attention.head_dim)
+            parts += [linear(x).view(size).transpose(0, 1) for linear in (attention.k_proj, attention.v_proj)]
+        return torch.stack(parts).numpy()
+
+    @torch.inference_mode()
+    def logits(self, frames: Array, tokens: list[int], experts_per_token: int | None = None) -> Array:
+        """Return logits (tokens, vocabulary) after each token, all of them forced; None takes every expert."""
+        self._choose(experts_per_token)
+        answer = self.model.model.decoder(
+            input_ids=torch.tensor([tokens]), encoder_hidden_states=torch.from_numpy(frames)[None], use_cache=False
+        )
+        return self.model.proj_out(answer.last_hidden_state)[0].numpy()
+
+    @torch.inference_mode()
+    def write(self, frames: Array, start: list[int], count: int, experts_per_token: int | None = None) -> Written:
+        """Return ``start`` and ``count`` greedy tokens after it; nothing is suppressed and nothing stops it."""
+        self._choose(experts_per_token)
+        sound = torch.from_numpy(frames)[None]
+        tokens, fresh, lead, cache = list(start), list(start), float("inf"), None
+        for _ in range(count):
+            answer = self.model.model.decoder(
+                input_ids=torch.tensor([fresh]), encoder_hidden_states=sound, past_key_values=cache, use_cache=True
+            )
+            cache = answer.past_key_values
+            best = self.model.proj_out(answer.last_hidden_state[0, -1]).topk(2)
+            lead = min(lead, float(best.values[0] - best.values[1]))
+            fresh = [int(best.indices[0])]
+            tokens += fresh
+        return Written(tokens, lead)
+
+    def router_gap(self) -> float:
+        """Return the smallest distance between a chosen router score and another one in the latest answer."""
+        return min((split.gap for split in self._split), default=float("inf"))
+
+    def _choose(self, experts_per_token: int | None) -> None:
+        if experts_per_token is not None and not self._split:
+            raise AssertionError("this checkpoint has no experts")
+        for split in self._split:
+            split.chosen = experts_per_token or split.router.out_features
+            split.gap = float("inf")
