@@ -18,13 +18,13 @@ class Sampler(Protocol):
 
 
 class Greedy:
-    """The likeliest token that the protocol allows; tokens that end the answer are always allowed."""
+    """The likeliest token that the protocol allows. Only ``begin_suppress`` can forbid a token that ends the answer."""
 
     def __init__(self, protocol: TokenProtocol) -> None:
         self._limit = protocol.vocabulary_limit
         self._stop = np.array(protocol.stop, np.int64)
         self._suppress = _without(protocol.suppress, protocol.stop)
-        self._begin = _without(protocol.suppress + protocol.begin_suppress, protocol.stop)
+        self._begin = np.union1d(self._suppress, np.array(protocol.begin_suppress, np.int64))
 
     def pick(self, logits: Array, *, first: bool) -> int:
         """Return a token; see Sampler. Raises BackendError if a logit is NaN: the numbers are then worthless."""
@@ -39,10 +39,10 @@ class Greedy:
             return token
         masked = logits.copy()
         stops = masked[self._stop]
-        masked[banned] = -np.inf
         if self._limit is not None:
             masked[self._limit :] = -np.inf
         masked[self._stop] = stops
+        masked[banned] = -np.inf
         return int(np.argmax(masked))
 
 

@@ -42,10 +42,13 @@ def test_masks_pass_on_to_the_best_allowed_token_and_leave_the_logits_alone() ->
     np.testing.assert_array_equal(logits, kept)
 
 
-def test_a_stop_token_is_allowed_behind_every_mask() -> None:
-    greedy = Greedy(_protocol(suppress=(10,), begin_suppress=(10,), vocabulary_limit=8))
+def test_a_stop_token_is_allowed_behind_every_mask_but_the_first_step_s_own() -> None:
+    greedy = Greedy(_protocol(suppress=(10,), vocabulary_limit=8))
     assert greedy.pick(_logits(10, 1), first=True) == 10
-    assert greedy.pick(_logits(11, 10, 1), first=True) == 10
+    assert greedy.pick(_logits(11, 10, 1), first=False) == 10
+    published = Greedy(_protocol(begin_suppress=(10,), vocabulary_limit=8))
+    assert published.pick(_logits(10, 1), first=True) == 1
+    assert published.pick(_logits(10, 1), first=False) == 10
 
 
 def test_every_choice_equals_that_of_masking_all_logits_first() -> None:
@@ -55,7 +58,7 @@ def test_every_choice_equals_that_of_masking_all_logits_first() -> None:
     for round_ in range(300):
         first = bool(round_ % 2)
         logits = rng.integers(0, 4, SIZE).astype(np.float32)  # many ties
-        banned = {0, 3, 7, 9, 11} | ({1, 2} if first else set())
+        banned = {0, 3, 7, 9, 11} | ({1, 2, 10} if first else set())
         allowed = [token for token in range(SIZE) if token not in banned]
         assert greedy.pick(logits, first=first) == max(allowed, key=lambda token: (logits[token], -token))
 
