@@ -3,8 +3,8 @@ PYTHON ?= python3
 SPEECH := build/speech
 
 # Wheels only: a fresh machine has no compiler, and a source package would run its own code to build.
-PIP := -m pip install --quiet --disable-pip-version-check --no-input --only-binary=:all:
-EDGEKIT := -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation
+PIP := -m pip install -qq --disable-pip-version-check --no-input --no-compile --only-binary=:all:
+EDGEKIT := -m pip install -qq --disable-pip-version-check --no-input --no-deps --no-build-isolation
 TINY := $(shell find models/edgekit-tiny -type f -not -path '*/__pycache__/*' 2>/dev/null)
 
 .PHONY: demo test test-reference lint bench speech-data requirements clean
