@@ -1,5 +1,7 @@
 """The Gate: hysteresis, durations and pre-roll on a detector whose score is the window's loudest sample."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -174,7 +176,7 @@ def test_off_takes_a_single_sample() -> None:
     assert [type(output) for output in stream.finish()] == [Opened, Sound, Closed]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     levels=st.lists(st.sampled_from([0.0, 0.4, 0.9]), max_size=24),
     tail=st.integers(0, WINDOW - 1),
@@ -218,6 +220,15 @@ def test_any_split_gives_the_same_outputs_and_no_sample_is_lost(
             case Closed(end, decided), _:
                 assert ours == theirs
                 assert end <= decided == position
+
+
+def test_memory_does_not_hold_on_to_a_large_push() -> None:
+    stream = gate()
+    tracemalloc.start()
+    stream.push(np.zeros(600_001, np.float32))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 100_000
 
 
 def test_speech_at_another_rate_is_refused() -> None:

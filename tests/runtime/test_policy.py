@@ -64,7 +64,7 @@ levels = st.lists(
 ).map(lambda made: tuple(ComputeLevel(name=f"level {i}", max_lag_ms=one.max_lag_ms) for i, one in enumerate(made)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(levels=levels, skips=st.booleans(), costs=st.lists(times, min_size=5, max_size=5), lag=times, deadline=times)
 def test_whenever_some_level_meets_the_deadline_the_chosen_one_does(
     levels: tuple[ComputeLevel, ...], skips: bool, costs: list[float], lag: float, deadline: float
@@ -80,7 +80,7 @@ def test_whenever_some_level_meets_the_deadline_the_chosen_one_does(
     assert chosen == (allowed[-1] if allowed else levels[0])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(seed_costs=st.tuples(times, times, times), deadline=times, stalls=st.lists(times, min_size=5, max_size=40))
 def test_under_a_fake_clock_no_chunk_is_late_by_choice(
     seed_costs: tuple[float, float, float], deadline: float, stalls: list[float]

