@@ -1,6 +1,6 @@
 # Thin: each target is a few commands that a person could type. `make demo PYTHON=python3.12` picks the interpreter.
 PYTHON ?= python3
-SPEECH := build/speech
+SPEECH := data/asterisk-en
 
 # Wheels only: a fresh machine has no compiler, and a source package would run its own code to build.
 PIP := -m pip install -qq --disable-pip-version-check --no-input --no-compile --only-binary=:all:
@@ -29,8 +29,8 @@ lint: .venv-lint/stamp
 bench: .venv-bench/stamp speech-data
 	.venv-bench/bin/python profiles/bench.py --speech $(SPEECH)
 
-# 568 English prompts by one speaker (CC-BY-SA-3.0), from Debian's archive; needs apt and dpkg, and no root.
-speech-data: $(SPEECH)/stamp
+# 568 English prompts by one speaker (CC-BY-SA-3.0), from Debian's archive; needs ffmpeg, apt-get and dpkg-deb, no root.
+speech-data: $(SPEECH)/samples.sha256
 
 # `make requirements UPGRADE=--upgrade` moves every pin; without it only what the .in files ask for changes.
 requirements: .venv-lint/stamp
@@ -72,11 +72,8 @@ clean:
 	.venv-bench/bin/python $(EDGEKIT) -e . ./models/edgekit-tiny
 	touch $@
 
-$(SPEECH)/stamp:
-	mkdir -p $(SPEECH)
-	cd $(SPEECH) && apt-get download asterisk-core-sounds-en-g722
-	cd $(SPEECH) && dpkg-deb -x asterisk-core-sounds-en-g722_*.deb .
-	touch $@
+$(SPEECH)/samples.sha256:
+	$(PYTHON) profiles/data/fetch-speech.py -o $(SPEECH)
 
 define venv
 	@command -v $(PYTHON) >/dev/null || { echo "make: no $(PYTHON) here; install Python 3.11 or later, or name it: make PYTHON=python3.12" >&2; exit 1; }
