@@ -47,6 +47,11 @@ def test_external_locations_hidden_in_subgraphs_and_attributes_are_found(tmp_pat
     sparse = onnx.SparseTensorProto(values=_external("s", "c"), indices=_external("t", "d"), dims=[1])
     path = _save(tmp_path / "g.onnx", helper.make_graph([branch], "g", [], [], sparse_initializer=[sparse]))
     assert external_locations(path) == {"a", "b", "c", "d"}
+    model = onnx.load(str(path), load_external_data=False)
+    model.training_info.add().algorithm.CopyFrom(helper.make_graph([], "t", [], [], [_external("w", "e")]))
+    model.functions.add().node.append(helper.make_node("Constant", [], ["c"], value=_external("v", "f")))
+    path.write_bytes(model.SerializeToString())
+    assert external_locations(path) == {"a", "b", "c", "d", "e", "f"}
 
 
 def test_the_manifests_data_file_is_the_only_location_that_passes(tmp_path: Path) -> None:

@@ -328,6 +328,7 @@ def test_events_of_a_gated_sound_come_in_order_with_its_bounds(load: Callable) -
     assert 1.25 <= stopped.at_s < stopped.decided_at_s <= 4.25
     assert [text.start_s for text in finals] == [started.at_s, *(text.end_s for text in finals[:-1])]
     assert stopped.at_s <= finals[-1].end_s <= stopped.decided_at_s
+    assert all(text.start_s < text.end_s for text in finals)  # a piece of closing silence alone is not answered
     assert stream.finish() == []
     assert 0 < stream.samples_gated < stream.samples_received
 
@@ -394,9 +395,9 @@ def test_a_full_context_is_answered_and_the_rest_opens_the_next_answer(load: Cal
     samples = _sound(PIECE * 2)
     events = _run(model.stream(level="full"), [samples])
     finals = _finals(events)
-    assert len(finals) > 1
+    # 48 - 3 before - 2 after - 12 for the answer = 31: a piece of 20, 2 between pieces and two chunks of 4
+    assert [text.end_s for text in finals] == [(PIECE + 2 * CHUNK) / RATE, 2 * PIECE / RATE]
     assert [text.start_s for text in finals] == [0.0, *(text.end_s for text in finals[:-1])]
-    assert finals[-1].end_s == len(samples) / RATE
     sound = engines["adapter"].calls
     prefills = [call["embeds"] for call in engines["backbone"].calls if len(call["logit_rows"]) == 0]
     before = model.table.rows(model.tokenizer.encode("<start>s<sound>"))
@@ -408,17 +409,26 @@ def test_a_full_context_is_answered_and_the_rest_opens_the_next_answer(load: Cal
     assert max(int(call["start"][0]) + len(call["embeds"]) for call in engines["backbone"].calls) <= 48
 
 
-@pytest.mark.parametrize("context", [24, 25, 27, 30, 31])
-def test_a_context_smaller_than_one_piece_still_hears_everything(load: Callable, context: int) -> None:
+@pytest.mark.parametrize(
+    ("context", "room"), [(9, 2), (10, 3), (11, 4), (12, 4), (13, 5), (24, 13), (27, 16), (30, 18), (31, 19)]
+)
+@pytest.mark.parametrize("frames", [1, 8, 12, 20, 21, 40])
+def test_a_context_smaller_than_one_piece_still_hears_everything(
+    load: Callable, context: int, room: int, frames: int
+) -> None:
     model, engines = _logged(load("prefix", **_roomy(context)))
-    samples = _sound(PIECE)
+    samples = _sound(frames * HOP)
     whole = _run(model.stream(level="full"), [samples])
     finals = _finals(whole)
     assert finals[-1].end_s == len(samples) / RATE
     assert [text.start_s for text in finals] == [0.0, *(text.end_s for text in finals[:-1])]
-    heard = sum(len(call["embeds"]) for call in engines["backbone"].calls if len(call["logit_rows"]) == 0)
-    frames = sum(len(call["frames"]) for call in engines["adapter"].calls)
-    assert heard - 3 * len(finals) == frames == 20
+    # Whole chunks of 4 embeddings, where one fits at all; an embedding is two frames.
+    told = 2 * (room if room < 4 else room // 4 * 4)
+    assert finals[0].end_s == min(told, frames) * HOP / RATE
+    before = model.table.rows(model.tokenizer.encode("<start>s<sound>"))
+    prefills = [call["embeds"] for call in engines["backbone"].calls if len(call["logit_rows"]) == 0]
+    heard = sum(len(part) for part in prefills if not np.array_equal(part, before))
+    assert heard == sum(len(call["frames"]) for call in engines["adapter"].calls) == -(-min(frames + 4, 40) // 2)
     assert _run(model.stream(level="full"), _splits(samples, "random")) == whole
 
 
@@ -446,6 +456,9 @@ def test_tokens_per_second_limit_the_answer_and_a_stop_token_ends_it(load: Calla
     limited = load(protocol=msgspec.structs.replace(protocol, max_tokens_per_s=5.0))
     (cut,) = _finals(_run(limited.stream(level="full"), [_sound(PIECE)]))
     assert cut.tokens == full.tokens[: int(5.0 * 0.4) + 8]
+    barred = msgspec.structs.replace(protocol, begin_suppress=tuple({*full.tokens} - {full.tokens[0]}))
+    (same,) = _finals(_run(load(protocol=barred).stream(level="full"), [_sound(PIECE)]))
+    assert same.tokens == full.tokens  # what may not begin an answer may go on in it
     later = next(token for token in full.tokens if token != full.tokens[0])
     stopping = load(protocol=msgspec.structs.replace(protocol, stop=(later,)))
     (stopped,) = _finals(_run(stopping.stream(level="full"), [_sound(PIECE)]))
