@@ -30,12 +30,15 @@ class Tensors(Protocol):
 
     def names(self) -> frozenset[str]:
         """Return the name of every tensor."""
+        ...
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of one tensor."""
+        ...
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Return rows [start, stop) of one tensor's first axis as finite float32; a scalar counts as one row."""
+        ...
 
 
 class Checkpoint(StoredTensors):
@@ -227,10 +230,9 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
 def _parse_entry(name: str, entry: object, path: Path, start: int) -> tuple[StoredTensor, tuple[int, int]]:
     try:
         kind, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]  # type: ignore[index]
-        sound = isinstance(kind, str) and all(type(number) is int and number >= 0 for number in (*shape, begin, end))
     except (KeyError, TypeError, ValueError):
-        sound = False
-    if not sound:
+        kind, shape, begin, end = None, (), 0, 0
+    if not isinstance(kind, str) or any(type(number) is not int or number < 0 for number in (*shape, begin, end)):
         raise CheckpointError(
             f"{path}: header entry of {name} lacks dtype, shape or data_offsets; fetch the file again"
         )

@@ -134,9 +134,9 @@ def find_recipe(named: str | Path | None, config: Mapping[str, Any]) -> Recipe:
 
 
 def _resolve(recipe: Recipe, options: ExportOptions) -> Recipe:
-    precision = {group: options.precision or getattr(recipe.precision, group) for group in GROUPS} | dict(
-        options.groups
-    )
+    precision: dict[Group, Precision] = {
+        group: options.groups.get(group) or options.precision or getattr(recipe.precision, group) for group in GROUPS
+    }
     grid = msgspec.structs.replace(recipe.grid, mode=options.mode) if options.mode else recipe.grid
     return msgspec.structs.replace(recipe, precision=PrecisionSettings(**precision), grid=grid)
 
@@ -191,7 +191,8 @@ def _as_float(recipe: Recipe) -> Recipe:
 def _build(source: _Source, folder: Path, recipe: Recipe, progress: Progress) -> Manifest:
     """Write graphs, token table, tokenizer and configs into ``folder``; return the manifest without results."""
     family = source.family
-    groups = sorted({group for name in family.expected() if (group := family.group(name))}, key=GROUPS.index)
+    used = {family.group(name) for name in family.expected()}
+    groups: list[Group] = [group for group in GROUPS if group in used]
     precision: dict[Group, Precision] = {group: getattr(recipe.precision, group) for group in groups}
     total = sum(_bytes(shape) for shape in family.expected().values())
     done = 0
