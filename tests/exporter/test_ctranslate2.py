@@ -308,6 +308,29 @@ def test_every_cut_of_a_container_is_refused(tmp_path):
     assert "bytes after the last alias" in refusal(write(tmp_path, container(whisper()[0], TIED) + b"\0"))
 
 
+HEAD = struct.pack("<I", 6) + word("WhisperSpec") + struct.pack("<I", 3)
+BIAS = variable("encoder/conv1/bias", np.ones(2, np.float16))
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ([BIAS[:-1]], "ends inside encoder/conv1/bias"),
+        ([BIAS, BIAS], "encoder/conv1/bias appears twice"),
+        ([word("a") + struct.pack("<BIBI", 1, 2, 4, 6) + b"000000"], "a has 6 bytes, its shape needs 4"),
+        ([word("a") + struct.pack("<BIBI", 1, 2, 6, 4) + b"0000"], "a has number type 6, must be below 6"),
+        ([b"\x02\x00\xff\x00" + BIAS], "is not UTF-8"),
+        (
+            [word("a") + struct.pack("<B", 9) + b"\xff" * 36 + struct.pack("<BI", 0, 0)],
+            "a has 0 bytes, its shape needs",
+        ),
+    ],
+)
+def test_a_damaged_list_of_variables_is_refused(tmp_path, variables, said):
+    content = HEAD + struct.pack("<I", len(variables)) + b"".join(variables)
+    assert said in refusal(write(tmp_path, content))
+
+
 def test_an_alias_of_nothing_is_refused(tmp_path):
     line = refusal(write(tmp_path, container(whisper()[0], {"decoder/projection/weight": "decoder/none/weight"})))
     assert "decoder/projection/weight stands for decoder/none/weight, which is not stored" in line

@@ -9,7 +9,17 @@ import tokenizers
 from edgekit.errors import CheckpointError
 from edgekit.exporter.tokenizer import token_id, tokenizer_json
 
-MERGES = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "hello"), ("1", "2"), ("ĊĊ", "Ċ"), ("Ċ", "Ċ")]
+MERGES = [
+    ("h", "e"),
+    ("l", "l"),
+    ("he", "ll"),
+    ("hell", "o"),
+    ("Ġ", "hello"),
+    ("1", "2"),
+    ("ĊĊ", "Ċ"),
+    ("Ċ", "Ċ"),
+    ("_", "l"),
+]
 EOT = {
     "content": "<|EOT|>",
     "special": True,
@@ -67,6 +77,8 @@ def test_a_built_tokenizer_cuts_as_qwen2_does(tmp_path):
     assert pieces(text, "12") == ["1", "2"]
     assert pieces(text, "l\n\n") == ["l", "ĊĊ"]
     assert pieces(text, "  l") == ["Ġ", "Ġ", "l"]
+    # One sign before letters belongs to them.
+    assert pieces(text, "_l") == ["_l"]
     # One apostrophe ending, upper case too.
     assert pieces(text, "l'S") == ["l", "'", "S"]
 
