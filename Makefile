@@ -1,6 +1,7 @@
 # Thin: each target is a few commands that a person could type. `make demo PYTHON=python3.12` picks the interpreter.
 PYTHON ?= python3
 SPEECH := data/asterisk-en
+BENCH := .venv-bench/bin/python profiles/bench
 
 # Wheels only: a fresh machine has no compiler, and a source package would run its own code to build.
 PIP := -m pip install -qq --disable-pip-version-check --no-input --no-compile --only-binary=:all:
@@ -26,8 +27,11 @@ lint: .venv-lint/stamp
 	.venv-lint/bin/lint-imports
 	.venv-lint/bin/shellcheck .ci/run runtimes/*/*.sh
 
-bench: .venv-bench/stamp speech-data
-	.venv-bench/bin/python profiles/bench.py --speech $(SPEECH)
+bench: .venv-bench/stamp speech-data bundles/edgekit-tiny-float32 bundles/edgekit-tiny-int8
+	$(BENCH)/time-to-text.py --int8 bundles/edgekit-tiny-int8
+	$(BENCH)/peer-faster-whisper.py --int8 bundles/edgekit-tiny-int8
+	$(BENCH)/encoder-forms.py --float bundles/edgekit-tiny-float32
+	$(BENCH)/int8-quality.py --int8 bundles/edgekit-tiny-int8 --float bundles/edgekit-tiny-float32 --speech $(SPEECH)
 
 # 568 English prompts by one speaker (CC-BY-SA-3.0), from Debian's archive; needs ffmpeg, apt-get and dpkg-deb, no root.
 speech-data: $(SPEECH)/samples.sha256
@@ -71,6 +75,9 @@ clean:
 	.venv-bench/bin/python $(PIP) --require-hashes -r requirements/bench.txt
 	.venv-bench/bin/python $(EDGEKIT) -e . ./models/edgekit-tiny
 	touch $@
+
+bundles/edgekit-tiny-%: .venv-bench/stamp
+	.venv-bench/bin/edgekit export models/edgekit-tiny/edgekit_tiny/checkpoint -o $@ --precision $* --overwrite
 
 $(SPEECH)/samples.sha256:
 	$(PYTHON) profiles/data/fetch-speech.py -o $(SPEECH)
