@@ -8,7 +8,7 @@ PIP := -m pip install -qq --disable-pip-version-check --no-input --no-compile --
 EDGEKIT := -m pip install -qq --disable-pip-version-check --no-input --no-deps --no-build-isolation
 TINY := $(shell find models/edgekit-tiny -type f -not -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: demo test test-reference lint bench speech-data requirements clean
+.PHONY: demo test test-reference lint bench speech-data requirements clean FORCE
 
 demo: .venv/demo.stamp
 	.venv/bin/edgekit demo
@@ -76,7 +76,8 @@ clean:
 	.venv-bench/bin/python $(EDGEKIT) -e . ./models/edgekit-tiny
 	touch $@
 
-bundles/edgekit-tiny-%: .venv-bench/stamp
+# Always made anew: figures of an older exporter would be wrong without showing it.
+bundles/edgekit-tiny-%: .venv-bench/stamp FORCE
 	.venv-bench/bin/edgekit export models/edgekit-tiny/edgekit_tiny/checkpoint -o $@ --precision $* --overwrite
 
 $(SPEECH)/samples.sha256:
