@@ -117,7 +117,7 @@ def _texts() -> list[Path]:
     """Return every text file of the project, caches and built things left out."""
     kinds = {".py", ".md", ".toml", ".in", ".sh", ".service", ".cfg", ".json", ""}
     files = [path for folder in _shipped_folders() for path in folder.rglob("*")]
-    files += [path for path in ROOT.iterdir() if path.name not in (".git", "apt.log")]
+    files += [path for path in ROOT.iterdir() if path.name != ".git"]
     return [
         path
         for path in files
