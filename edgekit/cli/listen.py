@@ -1,0 +1,81 @@
+"""``edgekit listen``."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgekit.cli.options import stream_options
+from edgekit.errors import BundleFileError
+
+if TYPE_CHECKING:
+    from edgekit.runtime.daemon import Source
+
+
+@click.command(
+    epilog="\b\nExit codes: 0 stopped by a signal, or the simulated file is over; 1 no bundle, no microphone;\n"
+    "            2 wrong usage; 70 a bug; 130 a second ^C.\nExample:    edgekit listen"
+)
+@click.argument("bundle", required=False, metavar="[BUNDLE]", type=click.Path(path_type=Path))
+@click.option("--device", metavar="NAME|NUMBER", help="The microphone; the system's default if absent.")
+@click.option(
+    "--simulate", metavar="FILE", type=click.Path(path_type=Path), help="Play a file at the speed of sound instead."
+)
+@stream_options
+def listen(
+    *,
+    bundle: Path | None,
+    device: str | None,
+    simulate: Path | None,
+    threads: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Print what a bundle hears from the microphone.
+
+    Without BUNDLE: the one that EDGEKIT_BUNDLE names, else the newest under ./bundles. ^C or SIGTERM ends it in good
+    order: what was recorded is finished, and an account of every sample goes to stderr.
+    """
+    import edgekit
+    from edgekit.cli.printer import Printer
+    from edgekit.runtime.daemon import Daemon, stopped_by_signals
+
+    chosen = bundle or default_bundle()
+    source = _source(device, simulate)
+    model = edgekit.load(chosen, threads=threads)
+    printer = Printer(as_json=as_json)
+    stream = model.stream(
+        sample_rate_hz=source.sample_rate_hz, channels=source.channels, on_text=printer.text, **options
+    )
+    daemon = Daemon(source, stream, printer.event)
+    click.echo(f"edgekit: {chosen} listens to {simulate or 'the microphone'}; ^C ends it", err=True)
+    try:
+        with stopped_by_signals(daemon):
+            daemon.run()
+    finally:
+        printer.clear()
+        click.echo(f"edgekit: {daemon.tally}", err=True)
+
+
+def default_bundle() -> Path:
+    """Return the bundle of EDGEKIT_BUNDLE, else the newest under ./bundles. Raises BundleFileError if there is none."""
+    if named := os.environ.get("EDGEKIT_BUNDLE"):
+        return Path(named)
+    manifests = sorted(Path("bundles").glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    if not manifests:
+        raise BundleFileError(
+            "bundles: holds no bundle, and none was named; make one with `edgekit demo`, or name one: "
+            "`edgekit listen BUNDLE`"
+        )
+    return manifests[-1].parent
+
+
+def _source(device: str | None, simulate: Path | None) -> "Source":
+    if simulate is not None:
+        from edgekit.runtime.daemon import Recording
+
+        return Recording(simulate)
+    from edgekit.runtime.audio import Microphone
+
+    return Microphone(int(device) if device and device.isdecimal() else device)

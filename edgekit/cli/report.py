@@ -1,0 +1,53 @@
+"""``edgekit report``."""
+
+from pathlib import Path
+
+import click
+
+from edgekit.errors import ProfileError, UsageError
+
+_FORMATS = {".md": "md", ".html": "html", ".json": "json"}
+
+
+@click.command(epilog="\b\nExample: edgekit report profile.json -o report.html")
+@click.argument("profiles", metavar="PROFILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="The file to write; else stdout.")
+@click.option(
+    "-f", "--format", "kind", type=click.Choice(["md", "html", "json"]), help="Else as FILE ends, or Markdown."
+)
+def report(profiles: tuple[Path, ...], output: Path | None, kind: str | None) -> None:
+    """Render profiles for a reader.
+
+    PROFILE is what `edgekit profile` wrote; several stand side by side. HTML is one file with plots that needs
+    nothing else; JSON is an array of the profiles.
+    """
+    from edgekit.profiler.profiles import write_whole
+
+    if kind is None:
+        suffix = output.suffix.lower() if output else ".md"
+        if suffix not in _FORMATS:
+            raise UsageError(f"{output}: ends in '{suffix}', known are {', '.join(_FORMATS)}; or pass --format")
+        kind = _FORMATS[suffix]
+    text = _render(profiles, kind)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_whole(output, text.encode())
+        click.echo(f"{output}: written")
+
+
+def _render(paths: tuple[Path, ...], kind: str) -> str:
+    from edgekit.profiler import load_profile, render_html, render_markdown
+
+    try:
+        loaded = [load_profile(path) for path in paths]
+    except OSError as error:
+        name, reason = error.filename, error.strerror
+        raise ProfileError(
+            f"{name}: {reason}, a profile is needed; make one with `edgekit profile BUNDLE -o {name}`"
+        ) from error
+    if kind == "json":
+        import msgspec
+
+        return msgspec.json.format(msgspec.json.encode(loaded), indent=1).decode() + "\n"
+    return render_html(loaded) if kind == "html" else render_markdown(loaded)

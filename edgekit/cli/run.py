@@ -1,0 +1,76 @@
+"""``edgekit run``."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgekit.cli.options import bundle_argument, stream_options
+
+if TYPE_CHECKING:
+    from edgekit.cli.printer import Printer
+    from edgekit.runtime.audio import Audio
+    from edgekit.runtime.model import Model
+
+
+@click.command(epilog="\b\nExample: edgekit run bundles/base-int8 talk.wav")
+@bundle_argument
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--realtime", is_flag=True, help="Play the files like a microphone, at the speed of sound.")
+@stream_options
+def run(
+    *,
+    bundle: Path,
+    files: tuple[Path, ...],
+    realtime: bool,
+    threads: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Print what a bundle hears in audio files.
+
+    One line of text for each utterance, when it ends; a terminal shows it word by word before. FILE is WAV, FLAC, OGG
+    or MP3 of any rate and length. A file that cannot be read is reported, the others are still run, and the exit code
+    is 1.
+    """
+    import edgekit
+    from edgekit.cli.printer import Printer
+
+    model = edgekit.load(bundle, threads=threads)
+    failed = 0
+    for file in files:
+        printer = Printer(str(file) if len(files) > 1 else "", as_json=as_json)
+        failed += not _run_file(model, _chunks(file, realtime), printer, options)
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def _run_file(
+    model: "Model", chunks: "Iterator[tuple[Audio, float]]", printer: "Printer", options: dict[str, Any]
+) -> bool:
+    """Show what the model hears in one file; return False, having said why, if it cannot be read to its end."""
+    from edgekit.errors import AudioError
+
+    stream = None
+    try:
+        for chunk, lag_ms in chunks:
+            if stream is None:
+                rate, channels = chunk.sample_rate_hz, chunk.samples.shape[1]
+                stream = model.stream(sample_rate_hz=rate, channels=channels, on_text=printer.text, **options)
+            printer.events(stream.push(chunk.samples, lag_ms=lag_ms))
+        assert stream is not None, "a file without samples is an AudioError"
+        printer.events(stream.finish())
+    except AudioError as error:
+        printer.clear()
+        click.echo(f"edgekit: {error}", err=True)
+        return False
+    finally:
+        printer.clear()
+    return True
+
+
+def _chunks(file: Path, realtime: bool) -> "Iterator[tuple[Audio, float]]":
+    from edgekit.runtime.pace import chunks, paced
+
+    return paced(file) if realtime else ((chunk, 0.0) for chunk in chunks(file, 1.0))

@@ -1,0 +1,137 @@
+"""`edgekit export`, `quantize` and `verify`: what they print, and how they refuse."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edgekit.bundle import open_bundle
+
+RECIPE = Path(__file__).parent / "quick.toml"
+
+
+def test_export_prints_components_census_ratio_checks_and_size(cli, checkpoint, tmp_path):
+    bundle = tmp_path / "b"
+    code, out, err = cli("export", checkpoint, "-o", bundle, "--recipe", RECIPE, "--experts", "int4")
+    assert code == 0
+    lines = out.splitlines()
+    manifest = open_bundle(bundle).manifest
+    size = sum(
+        path.stat().st_size for path in bundle.rglob("*") if path.name not in {"manifest.json", "provenance.json"}
+    )
+    assert lines[0] == f"{bundle}: tiny (whisper, ort-cpu), {size / 1e6:.1f} MB"
+    assert lines[1] == "  precision: encoder int8, backbone int8, experts int4, head int8"
+    head = lines[2].split()
+    assert head[:3] == ["weights", "in", "MB"]
+    assert {line.split()[0] for line in lines[3:6]} == set(manifest.components)
+    assert "uint8 (4 bit)" in lines[2]
+    assert "of their float32 bytes" in out
+    assert "word error rate" in out
+    # Not a terminal: a line for each stage, nothing that rewrites a line.
+    assert [line for line in err.splitlines() if line.startswith("edgekit: ")] == err.splitlines()
+    assert "\x1b" not in out + err
+
+
+def test_json_says_the_same_and_the_census_adds_up(cli, checkpoint, tmp_path):
+    bundle = tmp_path / "b"
+    code, out, _ = cli("export", checkpoint, "-o", bundle, "--recipe", RECIPE, "--json")
+    facts, manifest = json.loads(out), open_bundle(bundle).manifest
+    assert code == 0
+    assert facts["precision"] == manifest.precision
+    total = sum(row.bytes for row in manifest.census)
+    assert sum(held["bytes"] for held in facts["census"].values()) == total
+    assert sum(size for held in facts["components"].values() for size in held.values()) == total
+    assert sum(held["tensors"] for held in facts["census"].values()) == len(manifest.census)
+    assert facts["verification"]["measured"]["word_error_rate"] <= 1.0
+    assert "goldens" not in facts["verification"]
+
+
+def test_quantize_gives_the_bundle_that_export_gives(cli, checkpoint, bundle, tmp_path):
+    whole, small = tmp_path / "float", tmp_path / "int8"
+    assert cli("export", checkpoint, "-o", whole, "--recipe", RECIPE, "--precision", "float32")[0] == 0
+    code, out, _ = cli("quantize", whole, "-o", small)
+    assert code == 0
+    assert "precision: encoder int8, backbone int8, experts int8, head int8" in out
+    assert open_bundle(small).manifest == open_bundle(bundle).manifest
+
+
+def test_an_output_that_exists_is_kept_unless_told_otherwise(cli, checkpoint, tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/mine.txt").write_text("mine")
+    for arguments in ((), ("--overwrite",)):
+        code, out, err = cli("export", checkpoint, "-o", tmp_path / "b", "--recipe", RECIPE, *arguments)
+        assert (code, out) == (1, "")
+        assert err.splitlines()[-1].startswith(f"edgekit: {tmp_path / 'b'}: ")
+    assert (tmp_path / "b/mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("--target=moon", (1, "target 'moon' is not known; choose one of: cpu")),
+        ("--recipe=moon.toml", (1, "moon.toml: no such file")),
+        ("--accept-loss= ", (2, "--accept-loss: empty, the manifest keeps the reason")),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_nothing_is_written(cli, checkpoint, tmp_path, option, expected):
+    code, part = expected
+    found, out, err = cli("export", checkpoint, "-o", tmp_path / "b", option)
+    assert (found, out) == (code, "")
+    assert err.startswith(f"edgekit: {part}")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_no_checkpoint_is_one_line(cli, tmp_path):
+    code, out, err = cli("export", tmp_path / "none", "-o", tmp_path / "b")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"edgekit: {tmp_path / 'none'}")
+    assert err.count("\n") == 1
+
+
+def test_a_quantised_bundle_is_not_quantised_again(cli, bundle, tmp_path):
+    code, _, err = cli("quantize", bundle, "-o", tmp_path / "b")
+    assert code == 1
+    assert "is quantised already" in err
+
+
+def test_verify_compares_with_the_stored_goldens(cli, bundle):
+    code, out, err = cli("verify", bundle)
+    assert (code, err) == (0, "")
+    assert all(line.startswith("ok      ") for line in out.splitlines())
+    code, out, _ = cli("verify", bundle, "--json")
+    assert code == 0
+    assert {check["passed"] for check in json.loads(out)["checks"]} == {True}
+
+
+def test_verify_fails_on_goldens_that_another_model_made(cli, bundle, tmp_path):
+    import msgspec
+    import numpy as np
+
+    from edgekit.bundle import encode, hash_file
+
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    golden = copy / "goldens/logits.npy"
+    np.save(golden, np.load(golden) * np.float32(1.1))
+    manifest = open_bundle(bundle).manifest
+    files = [
+        msgspec.structs.replace(entry, sha256=hash_file(golden)) if entry.path == "goldens/logits.npy" else entry
+        for entry in manifest.files
+    ]
+    (copy / "manifest.json").write_bytes(encode(msgspec.structs.replace(manifest, files=tuple(files))))
+    code, out, err = cli("verify", copy)
+    assert code == 1
+    assert "FAILED  backbone (logits): relative error: 0.0909, allowed 0.03" in out
+    assert err.startswith(f"edgekit: {copy}: 1 of ")
+
+
+def test_verify_refuses_a_changed_byte(cli, bundle, tmp_path):
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    data = copy / "backbone.onnx.data"
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    code, out, err = cli("verify", copy)
+    assert (code, out) == (1, "")
+    assert "does not match its SHA-256" in err

@@ -1,0 +1,136 @@
+"""`edgekit listen`: the microphone's twin, the account of samples, signals, and machines without a microphone."""
+
+import os
+import re
+import shutil
+import signal
+import sys
+
+import numpy as np
+import pytest
+
+ACCOUNT = re.compile(
+    r"captured (\d+) = processed (\d+) \+ gated (\d+) \+ dropped (\d+) samples at (\d+) Hz; (\d+) over"
+)
+
+
+def account(err):
+    (found,) = ACCOUNT.findall(err)
+    return tuple(int(number) for number in found)
+
+
+def test_a_simulated_microphone_gives_the_text_of_the_file_and_an_account(cli, bundle, wav):
+    path = wav(samples=np.random.default_rng(1).uniform(-0.3, 0.3, 8000))
+    _, text, _ = cli("run", bundle, path)
+    code, out, err = cli("listen", bundle, "--simulate", path)
+    assert (code, out) == (0, text)
+    captured, processed, gated, dropped, rate, overflows = account(err)
+    assert (captured, rate, overflows) == (8000, 16_000, 0)
+    assert captured == processed + gated + dropped
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_in_good_order(program, bundle, wav, number):
+    path = wav("long.wav", np.random.default_rng(1).uniform(-0.3, 0.3, 16_000 * 60))
+    process = program("listen", bundle, "--simulate", path, "--json")
+    assert '"speech_started"' in process.stdout.readline()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert '"final": true' in out
+    captured, processed, gated, dropped, _, _ = account(err)
+    assert captured == processed + gated + dropped
+    assert 0 < captured < 16_000 * 60
+
+
+def test_without_a_bundle_the_newest_is_taken(program, bundle, wav, tmp_path):
+    path = wav()
+    for age, name in ((100, "newer"), (200, "older")):
+        copy = shutil.copytree(bundle, tmp_path / "bundles" / name)
+        stat = (copy / "manifest.json").stat()
+        os.utime(copy / "manifest.json", (stat.st_atime, stat.st_mtime - age))
+    _, err = program("listen", "--simulate", path).communicate(timeout=60)
+    assert "bundles/newer listens to" in err
+
+
+def test_the_environment_may_name_the_bundle(program, bundle, wav):
+    process = program("listen", "--simulate", wav(), env={"EDGEKIT_BUNDLE": str(bundle)})
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert f"{bundle} listens to" in err
+
+
+def test_without_any_bundle_it_says_how_to_make_one(program, wav):
+    process = program("listen", "--simulate", wav())
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert err == (
+        "edgekit: bundles: holds no bundle, and none was named; make one with `edgekit demo`, or name one: "
+        "`edgekit listen BUNDLE`\n"
+    )
+
+
+def test_a_file_that_cannot_be_played_is_one_line(cli, bundle, tmp_path):
+    code, out, err = cli("listen", bundle, "--simulate", tmp_path / "none.wav")
+    assert (code, out) == (1, "")
+    assert err == f"edgekit: {tmp_path / 'none.wav'}: no such file, a recording is needed; check the path\n"
+
+
+class PortAudioError(Exception):
+    """As the sounddevice module has it."""
+
+
+class NoMicrophone:
+    """A sounddevice module on a machine without a microphone."""
+
+    PortAudioError = PortAudioError
+
+    @staticmethod
+    def query_devices(device, kind):
+        """Find nothing."""
+        raise PortAudioError(f"Error querying device {device or -1} for {kind}")
+
+
+class BusyMicrophone(NoMicrophone):
+    """A sounddevice module whose microphone another program holds."""
+
+    @staticmethod
+    def query_devices(device, kind):
+        """Find one."""
+        return {"name": f"{kind} {device}", "max_input_channels": 2, "default_samplerate": 48_000.0}
+
+    @staticmethod
+    def check_input_settings(**_settings):
+        """Take anything."""
+
+    @staticmethod
+    def InputStream(**_settings):  # noqa: N802 - sounddevice's name
+        """Refuse."""
+        raise PortAudioError("Error opening InputStream: Device unavailable [PaErrorCode -9985]", -9985)
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        (NoMicrophone, "edgekit: microphone: none found (Error querying device "),
+        (BusyMicrophone, "edgekit: microphone: busy, another program holds it; "),
+        (None, "edgekit: sounddevice: "),
+    ],
+)
+def test_a_machine_without_a_usable_microphone_is_told_so_in_one_line(cli, bundle, monkeypatch, module, line):
+    monkeypatch.setitem(sys.modules, "sounddevice", module)
+    code, out, err = cli("listen", bundle, "--device", "2")
+    assert (code, out) == (1, "")
+    assert err.startswith(line)
+    assert err.count("\n") == 1
+
+
+def test_without_portaudio_it_says_what_to_install(program, bundle, tmp_path):
+    (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')\n")
+    process = program("listen", bundle)  # runs in tmp_path, whose sounddevice.py comes first
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert err == (
+        "edgekit: microphone: PortAudio library not found, the PortAudio library is needed; "
+        "`apt install libportaudio2`\n"
+    )

@@ -1,0 +1,149 @@
+"""`edgekit run`: text of files, the same as the library's, and every kind of bad file."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+import edgekit
+
+
+def test_run_prints_the_text_that_the_library_gives(cli, bundle, wav):
+    path = wav()
+    expected = edgekit.load(bundle).transcribe(path)
+    code, out, err = cli("run", bundle, path)
+    assert (code, out, err) == (0, expected.text + "\n", "")
+    assert expected.text
+
+
+def test_at_the_speed_of_sound_the_text_is_the_same(cli, bundle, wav):
+    path = wav(samples=np.random.default_rng(1).uniform(-0.3, 0.3, 3200))
+    assert cli("run", bundle, path, "--realtime", "--level", "full") == cli("run", bundle, path, "--level", "full")
+
+
+def test_json_lines_hold_every_event_and_the_last_text_is_final(cli, bundle, wav):
+    code, out, _ = cli("run", bundle, wav(), "--json")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [event["event"] for event in events if event["event"] != "text"] == ["speech_started", "speech_stopped"]
+    texts = [event for event in events if event["event"] == "text"]
+    assert [text["final"] for text in texts] == [False] * (len(texts) - 1) + [True]
+    assert texts[-1]["tokens"]
+    assert texts[-1]["end_s"] == pytest.approx(0.5)
+
+
+def test_several_files_are_told_apart_and_a_bad_one_stops_nothing(cli, bundle, wav, tmp_path):
+    good, missing = wav("good.wav"), tmp_path / "missing.wav"
+    _, text, _ = cli("run", bundle, good)
+    code, out, err = cli("run", bundle, good, missing, good)
+    assert code == 1
+    assert out == f"{good}: {text}" * 2
+    assert err == f"edgekit: {missing}: no such file, a recording is needed; check the path\n"
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(96_000, 1, "PCM_24"), (8_000, 10, "PCM_U8"), (44_100, 2, "PCM_16"), (16_000, 1, "DOUBLE"), (11_025, 1, "ULAW")],
+)
+def test_every_rate_width_and_number_of_channels_is_heard(cli, bundle, wav, shape):
+    rate, channels, subtype = shape
+    samples = np.random.default_rng(2).uniform(-0.3, 0.3, (rate // 4, channels))
+    code, out, err = cli("run", bundle, wav("odd.wav", samples, rate, subtype))
+    assert (code, err) == (0, "")
+    assert out.strip()
+
+
+def _empty(path):
+    path.write_bytes(b"")
+
+
+def _no_samples(path):
+    soundfile.write(path, np.zeros(0), 16_000)
+
+
+def _text(path):
+    path.write_text("this is not sound\n" * 50)
+
+
+def _random(path):
+    path.write_bytes(np.random.default_rng(0).bytes(4000))
+
+
+def _truncated(path):
+    soundfile.write(path, np.zeros(16_000), 16_000)
+    path.write_bytes(path.read_bytes()[:9_000])
+
+
+def _header_only(path):
+    soundfile.write(path, np.zeros(16_000), 16_000)
+    path.write_bytes(path.read_bytes()[:30])
+
+
+def _truncated_flac(path):
+    samples = np.random.default_rng(0).uniform(-1, 1, 48_000)
+    soundfile.write(path, samples, 16_000, format="FLAC")
+    path.write_bytes(path.read_bytes()[:20_000])
+
+
+def _truncated_ogg(path):
+    samples = np.random.default_rng(0).uniform(-1, 1, 48_000)
+    soundfile.write(path, samples, 16_000, format="OGG")
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def _nan(path):
+    samples = np.zeros(16_000)
+    samples[777] = np.nan
+    soundfile.write(path, samples, 16_000, subtype="FLOAT", format="WAV")
+
+
+def _infinite(path):
+    samples = np.zeros((16_000, 2))
+    samples[-1, 1] = -np.inf
+    soundfile.write(path, samples, 16_000, subtype="FLOAT", format="WAV")
+
+
+def _folder(path):
+    path.mkdir()
+
+
+_BAD = (
+    _empty, _no_samples, _text, _random, _truncated, _header_only, _truncated_flac, _truncated_ogg, _nan, _infinite,
+    _folder,
+)  # fmt: skip
+# At the speed of sound only those that are found out at once: the others would play for seconds before their damage.
+_PACED = (_empty, _no_samples, _text, _truncated, _folder)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "arguments"), [*((spoil, ()) for spoil in _BAD), *((spoil, ("--realtime",)) for spoil in _PACED)]
+)
+def test_a_bad_file_is_one_line_that_names_it_and_exits_1(cli, bundle, tmp_path, spoil, arguments):
+    path = tmp_path / "bad.wav"
+    spoil(path)
+    code, _, err = cli("run", bundle, path, *arguments)
+    assert code == 1
+    assert err.startswith(f"edgekit: {path}: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--level", "best"), "level: 'best' is not in this bundle; choose one of: "),
+        (("--prompt", "what?"), "prompt: 'what?', this bundle has no choice of prompt; leave it out"),
+        (("--language", "en"), "language: 'en' is not in this bundle; it has no choice of language: leave it out"),
+    ],
+)
+def test_an_option_that_the_bundle_does_not_offer_exits_2(cli, bundle, wav, arguments, line):
+    code, out, err = cli("run", bundle, wav(), *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"edgekit: {line}")
+
+
+def test_an_unknown_bundle_is_one_line_that_says_how_to_make_one(cli, wav, tmp_path):
+    code, out, err = cli("run", tmp_path / "none", wav())
+    assert (code, out) == (1, "")
+    assert "no manifest.json there, so it is no bundle; make one with `edgekit export CHECKPOINT -o" in err
+    assert err.count("\n") == 1
