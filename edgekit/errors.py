@@ -48,6 +48,10 @@ class VerifyError(EdgeKitError, ValueError):
     """What runs here differs from what the bundle promises."""
 
 
+class ProfileError(EdgeKitError, ValueError):
+    """A profile does not hold what its schema promises, or nothing could be measured."""
+
+
 class BackendError(EdgeKitError, RuntimeError):
     """The backend that a bundle needs is not the one this machine has."""
 

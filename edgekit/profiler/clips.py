@@ -1,0 +1,118 @@
+"""Clips: what a measurement listens to, cut so that the last speech sample is known.
+
+Works on 16 kHz mono float32; knows nothing of gates or models, so that no gate can judge itself.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import AudioError
+from edgekit.profiler.pacing import BLOCK_SAMPLES, SAMPLE_RATE_HZ
+from edgekit.profiler.profiles import ClipFacts
+from edgekit.runtime.audio import Resampler, read_audio
+
+Samples = NDArray[np.float32]
+SPEECH_RANGE_DB = 30.0
+NOISE_DB = -70.0
+_FLOOR = 1e-10
+_PAUSE_BLOCKS = 10  # 0.2 s: shorter than any end of speech, so that joined speech stays one utterance
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A named recording: samples (n,) and the number of them up to the last speech sample."""
+
+    name: str
+    samples: Samples
+    speech_samples: int
+
+    @property
+    def speech_end_s(self) -> float:
+        """Stream time of the last speech sample."""
+        return self.speech_samples / SAMPLE_RATE_HZ
+
+    @property
+    def seconds(self) -> float:
+        """Length."""
+        return len(self.samples) / SAMPLE_RATE_HZ
+
+    def facts(self) -> ClipFacts:
+        """Return what a Profile says about this clip."""
+        return ClipFacts(
+            name=self.name,
+            sha256=hashlib.sha256(self.samples.tobytes()).hexdigest(),
+            seconds=round(self.seconds, 4),
+            speech_end_s=round(self.speech_end_s, 4),
+        )
+
+    def speech(self, silence_after_s: float = 0.0) -> Samples:
+        """Return the clip up to its last speech sample, followed by digital silence."""
+        silence = np.zeros(round(silence_after_s * SAMPLE_RATE_HZ), np.float32)
+        return np.concatenate((self.samples[: self.speech_samples], silence))
+
+
+def read_clip(path: str | os.PathLike[str]) -> Clip:
+    """Return the Clip in an audio file, resampled and mixed down; raises AudioError for one without sound."""
+    audio = read_audio(Path(path))
+    channels = 1 if audio.samples.ndim == 1 else audio.samples.shape[1]
+    resampler = Resampler(audio.sample_rate_hz, channels)
+    samples = np.concatenate((resampler.push(audio.samples.reshape(-1, channels)), resampler.finish()))
+    return make_clip(Path(path).name, samples)
+
+
+def make_clip(name: str, samples: Samples) -> Clip:
+    """Return a Clip of samples (n,); raises AudioError if there is nothing but silence."""
+    loud = speech_blocks(samples)
+    if not loud.any():
+        raise AudioError(f"{name}: nothing but silence, a clip to measure with must hold speech; choose another")
+    last = int(np.flatnonzero(loud)[-1]) + 1
+    return Clip(name, samples, min(len(samples), last * BLOCK_SAMPLES))
+
+
+def speech_blocks(samples: Samples) -> NDArray[np.bool_]:
+    """Return for each 20 ms of samples (n,) whether its level is within 30 dB of the loudest one's."""
+    blocks = -(-len(samples) // BLOCK_SAMPLES)
+    padded = np.zeros(blocks * BLOCK_SAMPLES, np.float64)
+    padded[: len(samples)] = samples
+    power = (padded.reshape(blocks, BLOCK_SAMPLES) ** 2).mean(axis=1)
+    threshold = max(power.max(initial=0.0) * 10 ** (-SPEECH_RANGE_DB / 10), _FLOOR)
+    return np.asarray(power >= threshold)
+
+
+def join_speech(clips: Sequence[Clip], seconds: float) -> Clip:
+    """Return one utterance of exactly ``seconds``: clips one after the other, again from the first where they run out.
+
+    Silence at the ends is cut and every pause shortened to 0.2 s, which no gate takes for the end; the last block is a
+    speech block, so the utterance ends in speech.
+    """
+    pieces = [_without_pauses(clip.samples) for clip in clips]
+    count = round(seconds * SAMPLE_RATE_HZ)
+    laps = -(-count // sum(len(piece) for piece in pieces))
+    joined = np.concatenate(pieces * (laps + 1))
+    loud = np.flatnonzero(speech_blocks(joined))
+    needed = -(-count // BLOCK_SAMPLES)
+    end = int(loud[np.searchsorted(loud, needed - 1)] + 1) * BLOCK_SAMPLES
+    return Clip(f"joined-{seconds:g}s", np.ascontiguousarray(joined[end - count : end]), count)
+
+
+def faint_noise(seconds: float, seed: int = 0) -> Samples:
+    """Return white noise at -70 dB of full scale: what a quiet room's microphone hears, roughly."""
+    noise = np.random.default_rng(seed).standard_normal(round(seconds * SAMPLE_RATE_HZ))
+    return (noise * 10 ** (NOISE_DB / 20)).astype(np.float32)
+
+
+def _without_pauses(samples: Samples) -> Samples:
+    loud = speech_blocks(samples)
+    quiet = 0
+    keep = np.zeros(len(loud), np.bool_)
+    spoken = np.flatnonzero(loud)
+    for index in range(int(spoken[0]), int(spoken[-1]) + 1):
+        quiet = 0 if loud[index] else quiet + 1
+        keep[index] = quiet <= _PAUSE_BLOCKS
+    return samples[np.repeat(keep, BLOCK_SAMPLES)[: len(samples)]]

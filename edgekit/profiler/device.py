@@ -1,0 +1,120 @@
+"""Describe the machine and the software that a measurement ran on, from the system's own files.
+
+Every fact that cannot be read is "unknown"; nothing is guessed and no program is started.
+"""
+
+import os
+import platform
+import re
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import edgekit
+from edgekit.profiler.profiles import Device, Software
+
+UNKNOWN = "unknown"
+_ROOT = Path("/")
+_CPUINFO_MODEL = re.compile(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", re.MULTILINE)
+_CPUINFO_FLAGS = re.compile(r"^(?:flags|Features)\s*:\s*(.+)$", re.MULTILINE)
+# What INT8 and float kernels are chosen by, widest last; the slug ends with the last one present.
+_X86 = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8")
+_ARM = ("asimd", "asimddp", "i8mm", "sve")
+_FAMILIES = (("amx", ("amx_int8",)), ("avx512", ("avx512f",)), ("avx2", ("avx2",)))
+_ARM_FAMILIES = (("sve", ("sve",)), ("i8mm", ("i8mm",)), ("dotprod", ("asimddp",)), ("neon", ("asimd",)))
+
+
+def describe_device(root: Path = _ROOT, machine: str | None = None, cores: int | None = None) -> Device:
+    """Return the Device. ``root``, ``machine`` and ``cores`` are this machine's unless a test says otherwise."""
+    machine = platform.machine() if machine is None else machine
+    cores = available_cores() if cores is None else cores
+    info = _read(root / "proc/cpuinfo")
+    flags = set(found.group(1).split()) if (found := _CPUINFO_FLAGS.search(info)) else set()
+    arm = machine.startswith(("aarch64", "arm"))
+    architecture = "arm" if arm else "x86" if machine in ("x86_64", "AMD64", "i686") else machine or UNKNOWN
+    instructions = tuple(name for name in (_ARM if arm else _X86) if name in flags)
+    board = _read(root / "proc/device-tree/model").strip("\0\n ")
+    model = _CPUINFO_MODEL.search(info)
+    return Device(
+        slug=_slug(board, architecture, cores, instructions),
+        cpu=board or (model.group(1).strip() if model else UNKNOWN),
+        architecture=machine or UNKNOWN,
+        instructions=instructions,
+        cores=cores,
+        memory_mib=_memory_mib(root),
+        os=_os_name(root),
+        kernel=platform.release().split("-")[0] or UNKNOWN,
+        power_mode=_power_mode(root),
+        environment=_environment(root, flags),
+    )
+
+
+def describe_software(others: Iterable[str] = ()) -> Software:
+    """Return the versions that count; ``others`` names further distributions, such as a peer's."""
+    return Software(
+        edgekit=edgekit.__version__,
+        python=platform.python_version(),
+        numpy=_version("numpy"),
+        onnxruntime=next(
+            (found for name in ("onnxruntime", "onnxruntime-gpu") if (found := _version(name)) != UNKNOWN), UNKNOWN
+        ),
+        others={name: _version(name) for name in others},
+    )
+
+
+def available_cores() -> int:
+    """Return the cores this process may use, which a container or taskset may have limited."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _slug(board: str, architecture: str, cores: int, instructions: tuple[str, ...]) -> str:
+    if board:
+        return re.sub(r"[^a-z0-9]+", "-", board.lower()).strip("-")
+    families = _ARM_FAMILIES if architecture == "arm" else _FAMILIES
+    widest = [family for family, needed in families if set(needed) <= set(instructions)][:1]
+    return "-".join([architecture, f"{cores}core", *widest])
+
+
+def _memory_mib(root: Path) -> int:
+    """Return what this process may use at most: the machine's memory, or a container's limit if that is less."""
+    found = re.search(r"^MemTotal:\s+(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE)
+    total = int(found.group(1)) >> 10 if found else 0
+    for path in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        limit = _read(root / path).strip()
+        if limit.isdigit() and 0 < int(limit) >> 20 < total:
+            return int(limit) >> 20
+    return total
+
+
+def _os_name(root: Path) -> str:
+    found = re.search(r'^PRETTY_NAME="?([^"\n]+)', _read(root / "etc/os-release"), re.MULTILINE)
+    return found.group(1) if found else platform.system() or UNKNOWN
+
+
+def _power_mode(root: Path) -> str:
+    """Return a Jetson's power mode if it has one, else the first core's frequency governor."""
+    mode = _read(root / "var/lib/nvpmodel/status").strip()
+    return mode or _read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or UNKNOWN
+
+
+def _environment(root: Path, flags: set[str]) -> str:
+    where = ["virtual machine"] if "hypervisor" in flags else []
+    inside = (root / ".dockerenv").exists() or (root / "run/.containerenv").exists()
+    if inside or re.search(r"docker|containerd|kubepods|lxc", _read(root / "proc/1/cgroup")):
+        where.append("container")
+    return ", ".join(where) or "no sign of a virtual machine or container"
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return UNKNOWN
+
+
+def _read(path: Path) -> str:
+    """Return a system file's text, or "" where the machine does not have it or does not let us read it."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,160 @@
+"""One pass of one input through a Stream, with every moment that a latency is counted from.
+
+Uses only ``push``, ``finish``, ``on_text`` and ``trace``: what any caller could measure.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.bundle import GateKind
+from edgekit.errors import ProfileError
+from edgekit.profiler.pacing import Pacer
+from edgekit.profiler.profiles import Timeline, TimelineSpan
+from edgekit.runtime.events import Event, Text
+from edgekit.runtime.model import Model
+from edgekit.timing import Span
+
+_DECIMALS = 3  # microseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The last utterance that one call closed. ``closed_s``: end, in stream time, of the block that closed it; the
+    others are on the clock: when that block was complete, when the first token's and the final text reached the caller.
+    """
+
+    closed_s: float
+    due_s: float
+    first_token_s: float
+    final_text_s: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass took. ``origin_s``: when the first sample was due; ``work_s``: time spent inside the Stream;
+    ``text``: all final texts.
+    """
+
+    origin_s: float
+    audio_s: float
+    work_s: float
+    spans: tuple[Span, ...]
+    answers: tuple[Answer, ...]
+    frames_received: int
+    frames_computed: int
+    text: str
+
+    def milliseconds(self, name: str) -> list[float]:
+        """Return the length of every span of a name."""
+        return [span.seconds * 1000 for span in self.spans if span.name == name]
+
+    def done_before(self, name: str, stream_s: float) -> float | None:
+        """Return the share of the work called ``name`` that ended before a moment of stream time; None without work."""
+        work = [span for span in self.spans if span.name == name]
+        total = sum(span.count for span in work)
+        moment = self.origin_s + stream_s
+        return sum(span.count for span in work if span.start_s + span.seconds <= moment) / total if total else None
+
+
+def run_pass(
+    model: Model, samples: NDArray[np.float32], pacer: Pacer, *, gate: GateKind | None = None, level: str | None = None
+) -> Pass:
+    """Push samples (n,) at 16 kHz through a new Stream and return what happened; options as in StreamOptions."""
+    texts: list[tuple[float, Text]] = []
+    clock = pacer.clock
+    stream = model.stream(on_text=lambda text: texts.append((clock(), text)), gate=gate, level=level)
+    stream.trace.clock = clock
+    answers: list[Answer] = []
+    heard: list[str] = []
+    work_s = 0.0
+
+    def closes(begun_s: float, events: list[Event], end_s: float, due_s: float) -> None:
+        nonlocal work_s
+        work_s += clock() - begun_s
+        finals = [at_s for at_s, text in texts if text.final]
+        if finals:
+            # Where one call closes two utterances, the second's first token comes after the first's final text.
+            since = finals[-2] if len(finals) > 1 else begun_s
+            first_s = min((at_s for at_s, _ in texts if at_s > since), default=finals[-1])
+            heard.extend(event.text for event in events if isinstance(event, Text) and event.final and event.text)
+            last = [text.text for _, text in texts if text.final][-1]
+            answers.append(Answer(end_s, due_s, first_s, finals[-1], last))
+        texts.clear()
+
+    origin_s = clock()
+    end_s, due_s = 0.0, origin_s
+    for block in pacer.blocks(samples, origin_s):
+        end_s, due_s = block.end_s, block.due_s
+        begun_s = clock()
+        closes(begun_s, stream.push(block.samples), end_s, due_s)
+    begun_s = clock()
+    closes(begun_s, stream.finish(), end_s, due_s if pacer.paced else begun_s)
+    return Pass(
+        origin_s=origin_s,
+        audio_s=end_s,
+        work_s=work_s,
+        spans=tuple(stream.trace.spans),
+        answers=tuple(answers),
+        frames_received=stream.frames_received,
+        frames_computed=stream.frames_computed,
+        text=" ".join(heard),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Of a pass's last utterance, in ms; see the metrics of the same names."""
+
+    decision_ms: float
+    first_token_ms: float
+    final_text_ms: float
+
+
+def latency_of(done: Pass, name: str, speech_end_s: float) -> Latency:
+    """Return the Latency of an input whose last speech sample is at ``speech_end_s``.
+
+    Raises ProfileError if no utterance was closed after it: the gate heard nothing there, or split the speech.
+    """
+    if not done.answers:
+        raise ProfileError(
+            f"{name}: no utterance was found in it; choose a clip with clear speech or measure with the gate off"
+        )
+    answer = done.answers[-1]
+    decision_s = answer.closed_s - speech_end_s
+    if decision_s < -1e-6:
+        raise ProfileError(
+            f"{name}: the gate closed the last utterance {-decision_s:.2f} s before the last speech sample; "
+            "choose another clip"
+        )
+    return Latency(
+        decision_ms=max(0.0, decision_s) * 1000,
+        first_token_ms=(answer.first_token_s - answer.due_s) * 1000,
+        final_text_ms=(answer.final_text_s - answer.due_s) * 1000,
+    )
+
+
+def timeline_of(done: Pass, name: str, speech_end_s: float) -> Timeline:
+    """Return the Timeline of a paced pass with at least one answer, up to its last final text."""
+    answer = done.answers[-1]
+
+    def since(moment_s: float) -> float:
+        return round((moment_s - done.origin_s) * 1000, _DECIMALS)
+
+    return Timeline(
+        clip=name,
+        text=answer.text,
+        speech_end_ms=round(speech_end_s * 1000, _DECIMALS),
+        closed_ms=since(answer.due_s),
+        first_token_ms=since(answer.first_token_s),
+        final_text_ms=since(answer.final_text_s),
+        spans=tuple(
+            TimelineSpan(
+                name=span.name, start_ms=since(span.start_s), ms=round(span.seconds * 1000, _DECIMALS), count=span.count
+            )
+            for span in done.spans
+            if span.start_s < answer.final_text_s
+        ),
+    )

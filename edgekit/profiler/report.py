@@ -1,0 +1,210 @@
+"""Render Profiles for a reader: Markdown, or one HTML file that needs nothing else. The same Profiles, the same bytes.
+
+Knows layout only: what figures mean comes from ``profiles.DEFINITIONS``, what they tell from ``diagnosis.py``.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+from edgekit.errors import MissingPackageError, UsageError
+from edgekit.profiler.diagnosis import diagnose
+from edgekit.profiler.markdown import facts_of_device, markdown_table, number
+from edgekit.profiler.plots import bars, latency_rows, level_rows, timeline
+from edgekit.profiler.profiles import DEFINITIONS, Metric, Pace, Profile
+
+_TEMPLATE = "report.html.j2"
+_LATENCIES = (
+    "first_token_ms",
+    "first_token_with_decision_ms",
+    "final_text_ms",
+    "final_text_with_decision_ms",
+)
+_HEADLINES = (*_LATENCIES, "decode_ms", "real_time_factor", "silence_cost", "peak_memory_mib", "load_s", "import_ms")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table: what it is, and a cell of text for each column."""
+
+    title: str
+    name: str
+    unit: str
+    cells: tuple[str, ...]
+
+
+def render_markdown(profiles: Sequence[Profile]) -> str:
+    """Return one or more Profiles as Markdown, several side by side; raises UsageError for none."""
+    _check(profiles)
+    labels = column_labels(profiles)
+    head, rows = _columns(profiles, labels), _rows(profiles)
+    lines = [f"# {_title(profiles)}", ""]
+    lines += markdown_table(("Figure", "Unit", *head), [(row.title, row.unit, *row.cells) for row in rows])
+    if len(profiles) > 1:
+        lines += ["", "Cells: median / p90 / p99."]
+    for profile, label in zip(profiles, labels, strict=True):
+        lines += ["", f"## What {label} tells" if len(profiles) > 1 else "## What this tells", ""]
+        lines += [f"- {sentence}" for sentence in (*diagnose(profile), *profile.notes)]
+    lines += ["", "## Definitions", ""]
+    lines += [f"- **{title}** (`{name}`): {text}" for name, title, text in _definitions(profiles)]
+    lines += ["", "## Where it comes from", ""]
+    lines += markdown_table(("", *labels), [(key, *values) for key, values in _provenance(profiles)])
+    return "\n".join(lines) + "\n"
+
+
+def render_html(profiles: Sequence[Profile]) -> str:
+    """Return one or more Profiles as a self-contained HTML page with inline SVG plots; raises UsageError for none."""
+    _check(profiles)
+    try:
+        import jinja2
+        from markupsafe import escape
+    except ImportError as error:
+        raise MissingPackageError(
+            "jinja2 is not installed, the HTML report needs it; pip install 'edgekit-audio[report]'"
+        ) from error
+    labels = column_labels(profiles)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["code"] = lambda text: re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    template = environment.from_string(files("edgekit.profiler").joinpath(_TEMPLATE).read_text(encoding="utf-8"))
+    return template.render(
+        title=_title(profiles),
+        several=len(profiles) > 1,
+        labels=labels,
+        subtitle=_subtitle(profiles),
+        headlines=_rows(profiles, headlines=True),
+        head=_columns(profiles, labels),
+        rows=_rows(profiles),
+        plots=_plots(profiles, labels),
+        diagnoses=[(label, (*diagnose(p), *p.notes)) for p, label in zip(profiles, labels, strict=True)],
+        definitions=_definitions(profiles),
+        provenance=_provenance(profiles),
+    )
+
+
+def column_labels(profiles: Sequence[Profile]) -> list[str]:
+    """Return a short name for each Profile: what tells them apart, numbered where nothing does."""
+    parts = [
+        (p.bundle.name, _precision(p), p.device.slug, f"{p.settings.threads} threads", p.settings.level)
+        for p in profiles
+    ]
+    kept = [index for index in range(len(parts[0])) if index < 2 or len({part[index] for part in parts}) > 1]
+    labels = [" ".join(part[index] for index in kept) for part in parts]
+    return [
+        label if labels.count(label) == 1 else f"{label} #{labels[: index + 1].count(label)}"
+        for index, label in enumerate(labels)
+    ]
+
+
+def _check(profiles: Sequence[Profile]) -> None:
+    if not profiles:
+        raise UsageError(
+            "profiles: none given, a report needs at least one; make one with `edgekit profile BUNDLE -o p.json`"
+        )
+
+
+def _title(profiles: Sequence[Profile]) -> str:
+    return f"Latency of {' and '.join(dict.fromkeys(profile.bundle.name for profile in profiles))}"
+
+
+def _subtitle(profiles: Sequence[Profile]) -> str:
+    first = profiles[0]
+    if len(profiles) > 1:
+        return "Side by side: " + ", ".join(column_labels(profiles))
+    paced = "input paced at real time" if first.settings.paced else "input not paced"
+    return f"{_precision(first)} on {first.device.cpu}, {first.settings.threads} threads, {paced}, {first.date}"
+
+
+def _precision(profile: Profile) -> str:
+    kinds = list(dict.fromkeys(profile.bundle.precision.values()))
+    return kinds[0] if len(kinds) == 1 else "mixed " + "+".join(kinds)
+
+
+def _columns(profiles: Sequence[Profile], labels: Sequence[str]) -> tuple[str, ...]:
+    return tuple(labels) if len(profiles) > 1 else ("median", "p90", "p99", "min", "max", "n")
+
+
+def _keys(profiles: Sequence[Profile]) -> list[tuple[str, str, Pace]]:
+    """Return name, level and pace of every figure, in the order of the definitions; levels as the first Profile has."""
+    found: dict[tuple[str, str, Pace], None] = dict.fromkeys(
+        (m.name, m.level, m.pace) for profile in profiles for m in profile.metrics
+    )
+    order = {name: index for index, name in enumerate(DEFINITIONS)}
+    return sorted(found, key=lambda key: order.get(key[0], len(order)))
+
+
+def _rows(profiles: Sequence[Profile], *, headlines: bool = False) -> list[Row]:
+    rows = []
+    keys = _keys(profiles)
+    levels_of = {
+        (name, pace): len({key[1] for key in keys if key[0] == name and key[2] == pace}) for name, _, pace in keys
+    }
+    for name, level, pace in keys:
+        found = [profile.metric(name, pace=pace, level=level) for profile in profiles]
+        if headlines and (name not in _HEADLINES or all(level != profile.settings.level for profile in profiles)):
+            continue
+        if headlines and name == "decode_ms" and any(key[0] == name and key[2] < pace for key in keys):
+            continue
+        detail = [level] if levels_of[name, pace] > 1 else []
+        detail += [pace] if len({key[2] for key in keys if key[0] == name}) > 1 else []
+        title = DEFINITIONS[name].title if name in DEFINITIONS else name
+        unit = next(metric.unit for metric in found if metric)
+        cells = _one_profile(found[0]) if len(profiles) == 1 and found[0] else tuple(_cell(metric) for metric in found)
+        rows.append(Row(f"{title} ({', '.join(detail)})" if detail and not headlines else title, name, unit, cells))
+    return rows
+
+
+def _one_profile(metric: Metric) -> tuple[str, ...]:
+    values = (metric.p50, metric.p90, metric.p99, metric.min, metric.max)
+    return (*(number(value) for value in values), str(metric.n))
+
+
+def _cell(metric: Metric | None) -> str:
+    return "-" if metric is None else " / ".join(number(value) for value in (metric.p50, metric.p90, metric.p99))
+
+
+def _plots(profiles: Sequence[Profile], labels: Sequence[str]) -> list[str]:
+    drawn = []
+    for index, (profile, label) in enumerate(zip(profiles, labels, strict=True)):
+        if profile.timeline:
+            title = f"Work while the user talks: {profile.timeline.clip}" + (f", {label}" if len(profiles) > 1 else "")
+            drawn.append(timeline(profile.timeline, title, f"timeline-{index}"))
+    titles = {name: DEFINITIONS[name].title for name in _LATENCIES}
+    if rows := latency_rows(profiles, labels, titles):
+        drawn.append(bars(rows, "Latency after the end of speech", "latency"))
+    if rows := level_rows(profiles, labels, "decode_ms"):
+        drawn.append(bars(rows, "Decode, per token", "decode"))
+    return drawn
+
+
+def _definitions(profiles: Sequence[Profile]) -> list[tuple[str, str, str]]:
+    texts = {name: text for profile in profiles for name, text in profile.definitions.items()}
+    known = [name for name in DEFINITIONS if name in texts] + sorted(texts.keys() - DEFINITIONS.keys())
+    return [(name, DEFINITIONS[name].title if name in DEFINITIONS else name, texts[name]) for name in known]
+
+
+def _provenance(profiles: Sequence[Profile]) -> list[tuple[str, list[str]]]:
+    rows = [_facts(profile) for profile in profiles]
+    return [(key, [row.get(key, "-") for row in rows]) for key in dict.fromkeys(key for row in rows for key in row)]
+
+
+def _facts(profile: Profile) -> dict[str, str]:
+    bundle, settings = profile.bundle, profile.settings
+    seconds = sum(clip.seconds for clip in settings.clips)
+    return {
+        "Date": profile.date,
+        "Simulated": "yes" if profile.simulated else "no",
+        **facts_of_device(profile.device, profile.software),
+        "Bundle": f"{bundle.name} ({bundle.family}), {bundle.bytes / 2**20:.1f} MiB, "
+        + ", ".join(f"{part} {precision}" for part, precision in bundle.precision.items()),
+        "Manifest SHA-256": bundle.manifest_sha256,
+        "Grid and gate": f"{bundle.grid}, chunks of {bundle.chunk_ms} ms; gate {bundle.gate}",
+        "Settings": f"{settings.threads} threads, level {settings.level}, {settings.warmup} warm-up, "
+        f"{settings.repeat} repeats, "
+        f"blocks of {settings.block_ms} ms, {'paced at real time' if settings.paced else 'not paced'}",
+        "Clips": f"{len(settings.clips)}, {seconds:.1f} s in all, each cut at its last speech sample and followed by "
+        f"{settings.silence_after_s:g} s of silence in latency passes",
+        **{f"Clip {clip.name}": f"{clip.seconds:.2f} s, SHA-256 {clip.sha256}" for clip in settings.clips},
+    }

@@ -1,0 +1,118 @@
+"""A pass counts latency from the last speech sample and from the block that closed the utterance."""
+
+import numpy as np
+import pytest
+
+import edgekit
+from edgekit.errors import ProfileError
+from edgekit.profiler.pacing import Pacer
+from edgekit.profiler.passes import Answer, Pass, latency_of, run_pass, timeline_of
+from edgekit.timing import Span
+from tests.profiler.conftest import FakeClock
+from tests.runtime.conftest import tiny_bundle  # noqa: F401 - a fixture
+
+ANSWER = Answer(closed_s=2.5, due_s=102.5, first_token_s=102.53, final_text_s=102.6, text="words")
+
+
+def a_pass(*answers, spans=()):
+    """Return a Pass that began at 100 s."""
+    return Pass(
+        origin_s=100.0,
+        audio_s=3.0,
+        work_s=0.5,
+        spans=tuple(spans),
+        answers=answers,
+        frames_received=0,
+        frames_computed=0,
+        text="words",
+    )
+
+
+@pytest.fixture
+def model(tiny_bundle):  # noqa: F811 - the fixture
+    """Return a loaded bundle of random weights."""
+    return edgekit.load(tiny_bundle().folder, threads=1)
+
+
+@pytest.fixture
+def noise():
+    """Return a third of a second of noise: shorter than the longest piece of the tiny bundle."""
+    return np.random.default_rng(5).uniform(-0.5, 0.5, 5000).astype(np.float32)
+
+
+def test_latency_without_the_decision_counts_from_the_block_that_closed():
+    took = latency_of(a_pass(ANSWER), "a.wav", speech_end_s=2.0)
+    assert took.decision_ms == pytest.approx(500)
+    assert took.first_token_ms == pytest.approx(30)
+    assert took.final_text_ms == pytest.approx(100)
+
+
+def test_the_last_utterance_of_a_pass_is_the_one_that_counts():
+    earlier = Answer(closed_s=1.0, due_s=101.0, first_token_s=101.9, final_text_s=102.0, text="and")
+    assert latency_of(a_pass(earlier, ANSWER), "a.wav", 2.0).first_token_ms == pytest.approx(30)
+
+
+def test_a_pass_without_an_answer_or_with_an_early_one_is_refused():
+    with pytest.raises(ProfileError, match=r"a\.wav: no utterance was found"):
+        latency_of(a_pass(), "a.wav", 2.0)
+    with pytest.raises(ProfileError, match=r"closed the last utterance 0\.20 s before the last speech sample"):
+        latency_of(a_pass(ANSWER), "a.wav", 2.7)
+
+
+def test_work_is_done_while_talking_if_it_ended_before_the_moment():
+    spans = [Span("encoder", 100.5, 0.1, 32), Span("encoder", 101.95, 0.1, 32), Span("decode", 102.0, 0.1)]
+    done = a_pass(ANSWER, spans=spans)
+    assert done.done_before("encoder", 2.0) == 0.5
+    assert done.done_before("encoder", 2.05) == 1.0
+    assert done.done_before("adapter", 2.0) is None
+    assert done.milliseconds("decode") == [100.0]
+
+
+def test_a_timeline_counts_from_the_first_sample_and_ends_with_the_final_text():
+    spans = [Span("encoder", 100.5, 0.1, 32), Span("gate", 102.7, 0.1)]
+    drawn = timeline_of(a_pass(ANSWER, spans=spans), "a.wav", 2.0)
+    assert (drawn.speech_end_ms, drawn.closed_ms, drawn.first_token_ms, drawn.final_text_ms) == (2000, 2500, 2530, 2600)
+    assert [(span.name, span.start_ms, span.ms, span.count) for span in drawn.spans] == [("encoder", 500, 100, 32)]
+
+
+def test_a_pass_at_real_time_takes_as_long_as_its_input(model, noise):
+    clock = FakeClock()
+    done = run_pass(model, noise, Pacer(clock, clock.sleep))
+    assert clock() - done.origin_s == pytest.approx(len(noise) / 16_000)
+    assert done.audio_s == pytest.approx(len(noise) / 16_000)
+    assert done.work_s == 0  # this clock does not move while the model works
+    (answer,) = done.answers
+    assert answer.due_s == pytest.approx(done.origin_s + done.audio_s)
+
+
+def test_a_pass_hears_what_transcribe_hears(model, noise):
+    clock = FakeClock()
+    done = run_pass(model, noise, Pacer(clock, clock.sleep, paced=False))
+    assert done.text == model.transcribe(noise).text
+    assert done.frames_received == len(noise) // 160
+    assert done.frames_computed >= done.frames_received
+
+
+def test_the_first_token_comes_after_the_call_that_closes_and_before_the_final_text(model, noise):
+    clock = FakeClock(tick=0.001)
+    done = run_pass(model, noise, Pacer(clock, clock.sleep, paced=False))
+    (answer,) = done.answers
+    assert answer.text
+    decode = [span for span in done.spans if span.name == "decode"]
+    prefill = [span for span in done.spans if span.name == "prefill"]
+    assert answer.due_s < prefill[0].start_s + prefill[0].seconds < answer.first_token_s < decode[0].start_s
+    assert decode[-1].start_s + decode[-1].seconds < answer.final_text_s
+    took = latency_of(done, "noise", done.audio_s)
+    assert 0 == took.decision_ms < took.first_token_ms < took.final_text_ms
+
+
+def test_where_one_call_closes_two_utterances_the_first_token_is_the_last_ones(model):
+    clock = FakeClock(tick=0.001)
+    long = np.random.default_rng(6).uniform(-0.5, 0.5, 6400 + 200).astype(np.float32)  # 0.4 s fill the longest piece
+    done = run_pass(model, long, Pacer(clock, clock.sleep, paced=False))
+    (answer,) = done.answers  # both end in finish()
+    first, second = [span for span in done.spans if span.name == "prefill"]
+    assert first.start_s < second.start_s + second.seconds < answer.first_token_s < answer.final_text_s
+    assert done.text == model.transcribe(long).text
+    assert done.text.endswith(answer.text)
+    assert done.text != answer.text
