@@ -12,9 +12,6 @@ import argparse
 import json
 from pathlib import Path
 
-import jiwer
-from whisper_normalizer.english import EnglishTextNormalizer
-
 import edgekit
 from edgekit.bundle import hash_file
 from edgekit.profiler.bench import bundle_facts
@@ -112,6 +109,9 @@ def main() -> None:
 
 def agreement(name: str, heard: list[str], reference: list[str]) -> list[Ratio]:
     """Return the share of words changed and of identical texts, each with its interval."""
+    import jiwer
+    from whisper_normalizer.english import EnglishTextNormalizer
+
     normal = EnglishTextNormalizer()
     wrong, words, same = [], [], []
     for text, truth in zip(heard, reference, strict=True):
