@@ -33,10 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     invocation = Invocation()
     try:
         code = edgekit.main(arguments, prog_name="edgekit", obj=invocation, standalone_mode=False)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _close_pipe()
-        code = 1
     except (Exception, KeyboardInterrupt) as error:
         if invocation.debug and not isinstance(error, (click.ClickException, click.Abort, KeyboardInterrupt)):
             raise
@@ -72,6 +68,8 @@ def _known(error: BaseException) -> EdgeKitError | None:
         return error
     if isinstance(error, MemoryError):
         return EdgeKitError("out of memory; use a smaller bundle, or close what else runs here")
+    if isinstance(error, OSError) and error.filename is not None:
+        return EdgeKitError(f"{error.filename}: {error.strerror}; check the path, its permissions and the disk")
     package = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if package in _EXTRAS:
         extra, purpose = _EXTRAS[package]
@@ -81,10 +79,3 @@ def _known(error: BaseException) -> EdgeKitError | None:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split()).rstrip(".")
-
-
-def _close_pipe() -> None:
-    """Give stdout a new end: the interpreter would complain at exit that the old one is closed."""
-    import os
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

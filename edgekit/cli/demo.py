@@ -117,7 +117,6 @@ def _stream(model: "Model") -> None:
         if terminal() and not shown:
             click.echo(_CLEAR, nl=False, err=True)
         click.echo(new if shown else f"   {new}", nl=text.final)
-        sys.stdout.flush()
         shown = "" if text.final else text.text
 
     clip = resource("export/clips") / _CLIP

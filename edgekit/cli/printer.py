@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 import shutil
-import sys
 from collections.abc import Iterable
 
 import click
@@ -31,7 +30,6 @@ class Printer:
             self.clear()
             if text.text:
                 click.echo(f"{self._name}: {text.text}" if self._name else text.text)
-                sys.stdout.flush()
         elif self._live:
             self._rewrite(text.text)
 
@@ -71,4 +69,3 @@ class Printer:
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
         fields = {"event": name} | ({"file": self._name} if self._name else {}) | dataclasses.asdict(event)
         click.echo(json.dumps(fields, ensure_ascii=False))
-        sys.stdout.flush()

@@ -112,6 +112,12 @@ def failing(monkeypatch):
         (MemoryError(), 1, "edgekit: out of memory; use a smaller bundle, or close what else runs here\n"),
         (KeyboardInterrupt(), 130, ""),
         (
+            PermissionError(13, "Permission denied", "b/manifest.json"),
+            1,
+            "edgekit: b/manifest.json: Permission denied; check the path, its permissions and the disk\n",
+        ),
+        (OSError(5, "Input/output error"), 70, f"edgekit: bug: OSError: [Errno 5] Input/output error; {REPORT}"),
+        (
             ModuleNotFoundError("No module named 'onnx.helper'", name="onnx.helper"),
             1,
             "edgekit: onnx is not installed, exporting needs it; pip install 'edgekit-audio[export]'\n",

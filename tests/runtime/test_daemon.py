@@ -104,8 +104,9 @@ def test_a_late_consumer_drops_exactly_what_the_account_says(model, plan):
     assert stream.samples_received == tally.captured - tally.dropped
 
 
-def test_silence_behind_a_closed_gate_is_counted_as_gated(model):
-    source = Script([1] * 60, loudness=0.0)
+@pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])
+def test_silence_behind_a_closed_gate_is_counted_as_gated(model, rate):
+    source = Script([1] * 60, rate=rate, loudness=0.0)
     daemon, _, events = listen(model, source, gate="sound")
     assert daemon.tally.gated == 60 * BLOCK
     assert daemon.tally.processed == 0
