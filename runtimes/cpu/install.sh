@@ -27,15 +27,15 @@ pip() { "$prefix/venv/bin/python" -m pip --quiet --disable-pip-version-check --n
 pip --only-binary=:all: --require-hashes -r "$root/requirements/cpu.txt"
 pip --no-deps --no-build-isolation --force-reinstall "$root"
 
-# A running service sees either the old bundle or the new one, never half of it.
+# The bundle that is in use stays until the new one is whole and has run here.
 rm -rf "$prefix/bundle.new" "$prefix/bundle.old"
 cp -R "$bundle" "$prefix/bundle.new"
+"$prefix/venv/bin/edgekit" verify "$prefix/bundle.new"
 if [ -e "$prefix/bundle" ]; then mv "$prefix/bundle" "$prefix/bundle.old"; fi
 mv "$prefix/bundle.new" "$prefix/bundle"
 rm -rf "$prefix/bundle.old"
 sed "s|/opt/edgekit|$prefix|g" "$here/edgekit.service" >"$prefix/edgekit.service"
 
-"$prefix/venv/bin/edgekit" verify "$prefix/bundle"
 echo "installed in $prefix; to listen from now on, as root:"
 echo "  apt install libportaudio2"
 echo "  systemctl enable --now $prefix/edgekit.service"
