@@ -62,8 +62,8 @@ def judge(bundle: Bundle, twin: Bundle, recipe: Recipe, accept_loss: str | None,
     progress("judge", len(clips), len(clips))
     expected_texts = [expected.text for _, expected in told]
     measured = {
-        "frame_error": _relative([(ours.frames, theirs.frames) for ours, theirs in heard]),
-        "logit_error": _relative([(ours.logits, theirs.logits) for ours, theirs in told]),
+        "frame_error": relative_error([(ours.frames, theirs.frames) for ours, theirs in heard]),
+        "logit_error": relative_error([(ours.logits, theirs.logits) for ours, theirs in told]),
         "token_mismatch": _mismatch(told),
         "word_error_rate": word_error_rate(expected_texts, texts[levels[-1]]),
     }
@@ -100,7 +100,8 @@ def word_error_rate(references: Sequence[str], texts: Sequence[str]) -> float:
     return (found.insertions + found.deletions + found.substitutions + surplus) / words
 
 
-def _relative(pairs: Sequence[tuple[Float, Float]]) -> float:
+def relative_error(pairs: Sequence[tuple[Float, Float]]) -> float:
+    """Return the root mean square of the differences / that of the second of each pair, over all pairs."""
     squared = sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in pairs)
     whole = sum(float(np.square(b, dtype=np.float64).sum()) for _, b in pairs)
     return float(np.sqrt(squared / whole)) if whole else 0.0
@@ -131,6 +132,6 @@ def whole_clip_distance(twin: Bundle, exact: Bundle, recipe: Recipe) -> dict[str
         frames.append((ours.frames[:count], theirs.frames[:count]))
         texts.append((answer(whole, theirs).text, answer(chunked, ours).text))
     return {
-        "frame_error": _rounded(_relative(frames)),
+        "frame_error": _rounded(relative_error(frames)),
         "word_error_rate": _rounded(word_error_rate([theirs for theirs, _ in texts], [ours for _, ours in texts])),
     }

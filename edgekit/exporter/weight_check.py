@@ -33,8 +33,16 @@ def check_weights(
     stored = sorted({family.stored(name) for name in family.expected()})
     quantised = 0
     for done, name in enumerate(stored):
+        if name not in weights:
+            raise QualityError(
+                f"{name}: not in the bundle, the checkpoint has it; name the checkpoint it was made from"
+            )
         weight = weights[name]
         for given, held, scale in _pairs(family, name, weight, weights.get(name + SCALE), source):
+            if given.size != held.size:
+                raise QualityError(
+                    f"{name}: {held.size} numbers in the bundle, {given.size} in the checkpoint; name its own checkpoint"
+                )
             allowed = np.float32(0) if scale is None else half_step(scale)
             distance = np.abs(given.reshape(held.shape) - held)
             if (distance > allowed).any():

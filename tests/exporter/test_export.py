@@ -267,7 +267,7 @@ def test_an_unknown_target_and_a_quantised_source_are_refused(checkpoint, tmp_pa
 
 
 def test_peak_memory_does_not_follow_the_size_of_the_checkpoint(tmp_path):
-    """200 MB of feed-forward in float32 are written in row blocks: the process may grow by some blocks, not by it all."""
+    """200 MB of feed-forward in float32 are written in row blocks: the process may grow by some blocks, not by all."""
     shape = checkpoints.StepAudioShape(
         text_hidden=2048, text_layers=1, text_heads=16, text_head_dim=128, text_feed_forward=8192, seed=5
     )

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from edgekit.exporter.reference.step_audio import StepAudioReference
+from edgekit.exporter.reference.whisper import WhisperReference
 from tests.reference import checkpoints, goldens
 from tests.reference.goldens import Golden, Passage
-from tests.reference.step_audio import StepAudioReference
-from tests.reference.whisper import WhisperReference
 
 SMALLEST_LEAD = 1e-3  # of a greedy token's logit; ten times what a graph's logits may be off
 SMALLEST_GAP = 1e-4  # between a chosen and an unchosen router score; scores are rounded near 1e-6

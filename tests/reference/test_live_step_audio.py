@@ -8,9 +8,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from edgekit.exporter.reference.step_audio import StepAudioReference, token_count, valid_positions  # noqa: E402
 from tests.exporter.graphs import Graphs, Writer  # noqa: E402 - they come after the question whether torch is here
 from tests.reference import checkpoints, goldens, make_goldens  # noqa: E402
-from tests.reference.step_audio import StepAudioReference, token_count, valid_positions  # noqa: E402
 
 pytestmark = pytest.mark.reference
 
@@ -40,7 +40,7 @@ def test_stored_goldens_are_what_torch_answers_now(name, tmp_path):
 
 
 def test_a_full_window_with_every_key_is_transformers_own_encoder(dense, monkeypatch):
-    monkeypatch.setattr("tests.reference.step_audio.valid_positions", lambda frames: frames)
+    monkeypatch.setattr("edgekit.exporter.reference.step_audio.valid_positions", lambda frames: frames)
     mel = checkpoints.mel_features(5, 128, 128)
     with torch.inference_mode():
         published = dense.encoder(torch.from_numpy(mel)[None]).last_hidden_state[0].numpy()

@@ -8,9 +8,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from edgekit.exporter.reference.whisper import WhisperReference  # noqa: E402
 from tests.exporter.graphs import Graphs, Writer  # noqa: E402 - they come after the question whether torch is here
 from tests.reference import checkpoints, goldens, make_goldens  # noqa: E402
-from tests.reference.whisper import WhisperReference  # noqa: E402
 
 pytestmark = pytest.mark.reference
 

@@ -4,20 +4,19 @@ No package holds this family. Its encoder is Qwen2-Audio's under other names (pl
 backbone is Qwen2, or Qwen3-MoE under the same names; only the adapter is written out here.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Qwen2AudioEncoderConfig, Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
-from tests.reference.whisper import HIDDEN, Written, visible
+from edgekit.exporter.checkpoint import open_checkpoint, read
+from edgekit.exporter.reference.whisper import HIDDEN, Written, visible
 
 Array = NDArray[np.float32]
 
@@ -72,8 +71,9 @@ class StepAudioReference:
     """A checkpoint folder held by transformers' modules, in float32 and on the CPU; every answer is a numpy array."""
 
     def __init__(self, folder: Path) -> None:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        tensors = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
+        found = open_checkpoint(folder)
+        config = found.config
+        tensors = {name: torch.from_numpy(read(found, name)) for name in found.names()}
         self.encoder = _encoder(config["audio_encoder_config"], _below(tensors, "encoder."))
         self.adapter = _adapter(_below(tensors, "adapter."))
         text = {name: tensor for name, tensor in tensors.items() if not name.startswith(("encoder.", "adapter."))}

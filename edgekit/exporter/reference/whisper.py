@@ -4,16 +4,16 @@ Two things differ from a published Whisper, and both can be switched off: attent
 and feed-forwards of the decoder split into experts (a mask between fc1 and the activation; GELU of 0 is 0).
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+from edgekit.exporter.checkpoint import open_checkpoint, read
 
 Array = NDArray[np.float32]
 HIDDEN = -1e10  # added to the score of a key that may not be attended
@@ -60,10 +60,11 @@ class WhisperReference:
     """A checkpoint folder held by transformers, in float32 and on the CPU; every answer is a numpy array."""
 
     def __init__(self, folder: Path) -> None:
-        config = WhisperConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        found = open_checkpoint(folder)
+        config = WhisperConfig(**found.config)
         config._attn_implementation = "eager"
         self.model = WhisperForConditionalGeneration(config).eval()
-        tensors = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
+        tensors = {name: torch.from_numpy(read(found, name)) for name in found.names()}
         missing, routers = self.model.load_state_dict(tensors, strict=False)
         self.model.tie_weights()
         if set(missing) - {"proj_out.weight"} or any(".router." not in name for name in routers):
@@ -72,7 +73,8 @@ class WhisperReference:
         if routers:
             for index, layer in enumerate(self.model.model.decoder.layers):
                 root = f"model.decoder.layers.{index}.router"
-                router = nn.Linear(*reversed(tensors[f"{root}.weight"].shape))
+                experts, width = tensors[f"{root}.weight"].shape
+                router = nn.Linear(width, experts)
                 router.load_state_dict({part: tensors[f"{root}.{part}"] for part in ("weight", "bias")})
                 layer.fc1 = SplitLinear(layer.fc1, router).eval()
                 self._split.append(layer.fc1)

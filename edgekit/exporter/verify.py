@@ -1,0 +1,159 @@
+"""`edgekit verify --reference`: a bundle against its checkpoint, run live by torch and transformers on the same grid.
+
+The reference modules are transformers' own; see ``reference``. The bundle's features go into them, so that what is
+compared is encoder, backbone and their weights. Limits are the recipe's for a quantised bundle and rounding for a float
+one.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.bundle import Manifest
+from edgekit.errors import MissingPackageError, VerifyError
+from edgekit.exporter.checkpoint import open_checkpoint
+from edgekit.exporter.families import find_family
+from edgekit.exporter.quality import check_clips, relative_error
+from edgekit.exporter.weight_check import check_weights
+from edgekit.exporter.written import written_embedding, written_weights
+from edgekit.recipe import Recipe
+from edgekit.runtime.model import Model, load
+from edgekit.runtime.probe import Answer, Heard, answer, hear
+from edgekit.runtime.sampler import Greedy
+from edgekit.runtime.verify import Check
+
+Array = NDArray[np.float32]
+FLOAT_ERROR = 1e-4  # sums in another order than torch's
+SURE_LEAD = 1e-3  # a greedy token that leads by less may fall either way
+
+
+def verify_reference(bundle: str | Path, checkpoint: str | Path) -> tuple[Check, ...]:
+    """Return every comparison of a bundle with its checkpoint on the recipe's check clips.
+
+    Raises QualityError for a weight that is not the checkpoint's, MissingPackageError without torch and transformers,
+    VerifyError for a family without a reference.
+    """
+    model = load(bundle)
+    found = open_checkpoint(checkpoint)
+    family = find_family(found.config, found.generation)
+    if family.name != model.manifest.family:
+        raise VerifyError(
+            f"{checkpoint}: is of family {family.name}, the bundle of {model.manifest.family}; name its own"
+        )
+    weights = written_embedding(model.bundle.folder, family.embedding, model.manifest.embedding)
+    weights |= written_weights(model.bundle.folder, model.manifest.components)
+    checked = check_weights(family, weights, found, lambda _done, _total: None)
+    checks = [Check(f"{checked['tensors']} weights within half a step of the checkpoint, beyond it", 0.0, 0.0)]
+    recipe = msgspec.convert(model.manifest.recipe, Recipe)
+    if family.name != "whisper":
+        return (*checks, *_step_checks(model, found.folder, recipe))
+    return (*checks, *_whisper_checks(model, found.folder, recipe))
+
+
+def _whisper_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
+    try:
+        from edgekit.exporter.reference.whisper import WhisperReference
+    except ImportError as error:
+        raise _missing(error) from error
+    reference = WhisperReference(folder)
+    manifest = model.manifest
+    experts = manifest.levels[-1].experts_per_token
+    frames, logits, leads = [], [], []
+    for samples in check_clips(recipe).values():
+        heard = hear(model, samples)
+        expected = reference.encode(_mel(manifest, heard), _chunk_positions(manifest))
+        frames.append((heard.frames, expected))
+        told = answer(model, heard)
+        prompt = _prompt(manifest)
+        rows = reference.logits(expected, [*prompt, *told.tokens], experts)
+        theirs = rows[len(prompt) - 1 :][: len(told.logits)]
+        logits.append((told.logits, theirs))
+        leads.append((told, theirs))
+    return _compared(manifest, recipe, frames, logits, leads)
+
+
+def _step_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
+    try:
+        from edgekit.exporter.reference.step_audio import StepAudioReference
+    except ImportError as error:
+        raise _missing(error) from error
+    reference = StepAudioReference(folder)
+    manifest = model.manifest
+    protocol = manifest.protocol
+    before = model.tokenizer.encode(protocol.before.replace("{system}", protocol.system))
+    after = model.tokenizer.encode(protocol.after.replace("{prompt}", protocol.prompt))
+    frames, logits, leads = [], [], []
+    for samples in check_clips(recipe).values():
+        heard = hear(model, samples)
+        expected = reference.hear(_mel(manifest, heard), _chunk_positions(manifest))
+        frames.append((np.concatenate(heard.parts), expected))
+        told = answer(model, heard)
+        prompt = np.concatenate([reference.embed(before), expected, reference.embed(after)])
+        embeds = np.concatenate([prompt, reference.embed(list(told.tokens))])
+        rows = reference.logits(embeds, manifest.levels[-1].experts_per_token)
+        theirs = rows[len(prompt) - 1 :][: len(told.logits)]
+        logits.append((told.logits, theirs))
+        leads.append((told, theirs))
+    return _compared(manifest, recipe, frames, logits, leads)
+
+
+def _compared(
+    manifest: Manifest,
+    recipe: Recipe,
+    frames: Sequence[tuple[Array, Array]],
+    logits: Sequence[tuple[Array, Array]],
+    told: Sequence[tuple[Answer, Array]],
+) -> list[Check]:
+    quantised = any(kind != "float32" for kind in manifest.precision.values())
+    greedy = Greedy(manifest.protocol)
+    differing = steps = 0
+    for ours, theirs in told:
+        for step, (picked, row) in enumerate(zip(ours.picked, theirs, strict=True)):
+            best = greedy.pick(row, first=step == 0)
+            steps += 1
+            differing += best != picked and float(row[best] - row[picked]) >= SURE_LEAD
+    limits = recipe.limits
+    return [
+        Check(
+            "what the backbone hears: relative error",
+            relative_error(frames),
+            limits.frame_error if quantised else FLOAT_ERROR,
+        ),
+        Check(
+            "logits, tokens forced: relative error",
+            relative_error(logits),
+            limits.logit_error if quantised else FLOAT_ERROR,
+        ),
+        Check(
+            "greedy tokens that differ / tokens", differing / max(1, steps), limits.token_mismatch if quantised else 0.0
+        ),
+    ]
+
+
+def _mel(manifest: Manifest, heard: Heard) -> Array:
+    """Return the features of a clip without the columns that neighbouring encoder calls share."""
+    left, right = manifest.grid.left_frames, manifest.grid.right_frames
+    return np.concatenate([mel[:, left : mel.shape[1] - right] for mel in heard.mel], axis=1)
+
+
+def _chunk_positions(manifest: Manifest) -> int:
+    grid = manifest.grid
+    return grid.chunk_frames // grid.frames_per_position if grid.mode == "chunked" else 0
+
+
+def _prompt(manifest: Manifest) -> list[int]:
+    protocol = manifest.protocol
+    if protocol.languages:
+        raise VerifyError(
+            f"{manifest.name}: a multilingual Whisper is not compared live; run `edgekit verify` without --reference"
+        )
+    return [*protocol.start, *protocol.start_tail]
+
+
+def _missing(error: ImportError) -> MissingPackageError:
+    return MissingPackageError(
+        f"{error.name}: not installed, --reference runs it; pip install 'edgekit-audio[reference]'"
+    )

@@ -1,0 +1,38 @@
+"""`edgekit verify --reference` on tiny checkpoints: right bundles pass, a bundle of another checkpoint does not."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed: make test-reference installs it")
+
+from edgekit.errors import QualityError, VerifyError  # noqa: E402
+from edgekit.exporter.export import ExportOptions, export  # noqa: E402
+from edgekit.exporter.verify import verify_reference  # noqa: E402
+from tests.reference import checkpoints  # noqa: E402
+
+pytestmark = pytest.mark.reference
+RECIPE = Path(__file__).parents[1] / "exporter" / "judged.toml"
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("name", ["whisper-experts", "step-dense", "step-moe-4"])
+def test_a_bundle_agrees_with_its_own_checkpoint(name, precision, tmp_path):
+    checkpoint = checkpoints.write(tmp_path / "c", name)
+    export(checkpoint, tmp_path / "b", ExportOptions(recipe=RECIPE, precision=precision, accept_loss="random weights"))
+    checks = verify_reference(tmp_path / "b", checkpoint)
+    if precision == "float32":
+        assert [check.name for check in checks if not check.passed] == []
+    else:  # random weights may miss a limit made for trained ones, but not by much
+        assert [check.name for check in checks if not check.error <= 3 * check.tolerance] == []
+
+
+def test_another_checkpoint_is_told_apart(tmp_path):
+    one = checkpoints.write(tmp_path / "one", "whisper-experts")
+    other = checkpoints.write(tmp_path / "other", "whisper-dense")
+    step = checkpoints.write(tmp_path / "step", "step-dense")
+    export(one, tmp_path / "b", ExportOptions(recipe=RECIPE, precision="float32"))
+    with pytest.raises(QualityError, match="does not hold this checkpoint"):
+        verify_reference(tmp_path / "b", other)
+    with pytest.raises(VerifyError, match="is of family step_audio, the bundle of whisper"):
+        verify_reference(tmp_path / "b", step)
