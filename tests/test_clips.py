@@ -1,15 +1,21 @@
-"""The check clips under export/clips: samples as published, transcripts complete."""
+"""The recordings: check clips as published, and the fetcher of the larger speech set."""
 
 import hashlib
+import importlib.util
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import soundfile
 
-CLIPS = Path(__file__).resolve().parents[1] / "export" / "clips"
+ROOT = Path(__file__).resolve().parents[1]
+CLIPS = ROOT / "export" / "clips"
+DATA = ROOT / "profiles" / "data"
 PACKAGE = Path("/usr/share/pocketsphinx/test/data/librivox")
 
 # SHA-256 of the samples as little-endian int16, computed from the WAV files of pocketsphinx-testdata.
@@ -47,3 +53,66 @@ def test_every_clip_has_plain_words_and_every_transcript_a_clip():
     assert sorted(transcripts) == sorted(path.name for path in CLIPS.glob("*.flac")) == sorted(SAMPLES_SHA256)
     for words in transcripts.values():
         assert re.fullmatch(r"[a-z]+( [a-z]+)*", words)
+
+
+def fetch_speech() -> ModuleType:
+    """Return profiles/data/fetch-speech.py as a module."""
+    spec = importlib.util.spec_from_file_location("fetch_speech", DATA / "fetch-speech.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def recordings(tmp_path) -> dict[str, str]:
+    """Write two G.722 recordings, one in a subfolder, below tmp_path/source; returns name -> SHA-256."""
+    if not shutil.which("ffmpeg"):
+        pytest.skip("needs ffmpeg")
+    hashes = {}
+    for name, seconds in (("hello.g722", 0.5), ("digits/1.g722", 0.25)):
+        path = tmp_path / "source" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tone = ["-f", "lavfi", "-i", f"sine=frequency=440:sample_rate=16000:duration={seconds}"]
+        command = ["ffmpeg", "-nostdin", "-v", "error", *tone, "-c:a", "g722", "-f", "g722", str(path)]
+        subprocess.run(command, check=True)
+        hashes[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashes
+
+
+def test_speech_fetcher_lists_every_prompt_once():
+    listed = fetch_speech().listed(DATA / "asterisk-en.sha256")
+    assert len(listed) == len((DATA / "asterisk-en.sha256").read_text(encoding="utf-8").splitlines()) == 568
+    assert all(name.endswith(".g722") and re.fullmatch("[0-9a-f]{64}", digest) for name, digest in listed.items())
+
+
+def test_speech_fetcher_writes_16_khz_mono_and_keeps_it_out_of_git(recordings, tmp_path):
+    output = tmp_path / "made" / "speech"
+    digest = fetch_speech().fetch(output, tmp_path / "source", recordings)
+    assert [len(samples(output / name)) for name in ("hello.wav", "digits/1.wav")] == [8000, 4000]
+    assert np.abs(samples(output / "hello.wav")).max() > 1000
+    assert (output / ".gitignore").read_text(encoding="utf-8") == "*\n"
+    assert hashlib.sha256((output / "samples.sha256").read_bytes()).hexdigest() == digest
+    assert [path.name for path in output.parent.iterdir()] == ["speech"]
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_speech_fetcher_refuses_recordings_that_are_not_the_listed_ones(recordings, tmp_path, damage):
+    path = tmp_path / "source" / "hello.g722"
+    if damage == "changed":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        path.unlink()
+    module = fetch_speech()
+    with pytest.raises(module.FetchError, match=r"hello\.g722"):
+        module.fetch(tmp_path / "made", tmp_path / "source", recordings)
+    assert not (tmp_path / "made").exists()
+
+
+def test_speech_fetcher_leaves_an_existing_folder_alone(recordings, tmp_path):
+    (tmp_path / "made").mkdir()
+    module = fetch_speech()
+    with pytest.raises(module.FetchError, match="already there"):
+        module.fetch(tmp_path / "made", tmp_path / "source", recordings)
+    assert list((tmp_path / "made").iterdir()) == []

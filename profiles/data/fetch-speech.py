@@ -1,0 +1,127 @@
+"""Fetch 568 recorded English telephone prompts as 16 kHz mono WAV files, for measuring.
+
+Takes Debian's asterisk-core-sounds-en-g722 from where it is installed, or else from the archive that apt is set up for
+(no root needed), checks every recording by hash and decodes it with ffmpeg. Needs Python 3.10 and, on Debian or Ubuntu,
+`apt install ffmpeg`; apt-get and dpkg-deb are there already.
+
+    python profiles/data/fetch-speech.py                        # into data/asterisk-en/
+    python profiles/data/fetch-speech.py -o FOLDER --from DIR   # recordings already unpacked below DIR
+"""
+
+import argparse
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+PACKAGE = "asterisk-core-sounds-en-g722"
+VOICE = Path("usr/share/asterisk/sounds/en_US_f_Allison")  # inside the package; other languages have other folders
+LIST = Path(__file__).with_name("asterisk-en.sha256")
+BATCH = 71  # recordings per ffmpeg: starting one takes longer than decoding a prompt
+MINIMUM_FREE_BYTES = 100_000_000  # 49 MB of samples, and the package while it is unpacked
+
+
+class FetchError(RuntimeError):
+    """Something that this script needs is missing or different; the message says which and what to do."""
+
+
+def listed(path: Path) -> dict[str, str]:
+    """Return relative path -> SHA-256 from a file in sha256sum's format."""
+    rows = (line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines() if line)
+    return {name: digest for digest, name in rows}
+
+
+def source_folder(given: Path | None, work: Path) -> Path:
+    """Return the folder of the recordings: the given one, the installed one, or the package unpacked below work."""
+    if given:
+        return given
+    installed = Path("/") / VOICE
+    if installed.is_dir():
+        return installed
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        raise FetchError(
+            f"apt-get, dpkg-deb: not found; they fetch {PACKAGE}; unpack it elsewhere and name it with --from"
+        )
+    run(["apt-get", "download", "-q", PACKAGE], work)
+    run(["dpkg-deb", "-x", str(next(work.glob(f"{PACKAGE}_*.deb"))), str(work)], work)
+    return work / VOICE
+
+
+def run(command: list[str], folder: Path | None = None) -> None:
+    """Run command in folder; raise FetchError with its last line of complaint if it fails."""
+    result = subprocess.run(command, check=False, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if result.returncode:
+        complaint = (result.stderr.strip() or f"exit {result.returncode}").splitlines()[-1]
+        raise FetchError(f"{command[0]}: {complaint}; the command was: {' '.join(command)}")
+
+
+def check(folder: Path, expected: dict[str, str]) -> None:
+    """Raise FetchError unless folder holds every listed recording with its hash."""
+    for name, digest in expected.items():
+        path = folder / name
+        if not path.is_file():
+            raise FetchError(f"{path}: not there; {LIST.name} lists {len(expected)} recordings of {PACKAGE} 1.6.1-1")
+        if (found := hashlib.sha256(path.read_bytes()).hexdigest()) != digest:
+            raise FetchError(f"{path}: SHA-256 {found[:12]}, listed {digest[:12]}; fetch {PACKAGE} 1.6.1-1")
+
+
+def decode(folder: Path, names: list[str], output: Path) -> str:
+    """Write every recording as WAV below output and samples.sha256 beside them; return the hash of that list."""
+    wavs = [output / Path(name).with_suffix(".wav") for name in names]
+    for first in range(0, len(names), BATCH):
+        batch = range(first, min(first + BATCH, len(names)))
+        command = ["ffmpeg", "-nostdin", "-v", "error", "-y"]
+        for number in batch:
+            command += ["-f", "g722", "-i", str(folder / names[number])]
+        for place, number in enumerate(batch):
+            wavs[number].parent.mkdir(parents=True, exist_ok=True)
+            command += ["-map", f"{place}:a", "-ac", "1", "-ar", "16000", "-c:a", "pcm_s16le", "-bitexact"]
+            command.append(str(wavs[number]))
+        run(command)
+        print(f"{batch.stop} of {len(names)}", file=sys.stderr)
+    rows = [f"{hashlib.sha256(wav.read_bytes()).hexdigest()}  {wav.relative_to(output)}\n" for wav in wavs]
+    (output / "samples.sha256").write_text("".join(rows), encoding="utf-8")
+    return hashlib.sha256("".join(rows).encode()).hexdigest()
+
+
+def fetch(output: Path, given: Path | None = None, expected: dict[str, str] | None = None) -> str:
+    """Fetch, check and decode into output, which appears only when complete; return the hash of its list of files."""
+    expected = listed(LIST) if expected is None else expected
+    if not shutil.which("ffmpeg"):
+        raise FetchError("ffmpeg: not found; it decodes G.722; apt install ffmpeg")
+    if output.exists():
+        raise FetchError(f"{output}: already there; remove it to fetch again")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(output.parent).free) < MINIMUM_FREE_BYTES:
+        raise FetchError(
+            f"{output.parent}: {free} bytes free, needs {MINIMUM_FREE_BYTES}; make room or choose another -o"
+        )
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as work:
+        folder = source_folder(given, Path(work))
+        check(folder, expected)
+        decoded = Path(work) / "decoded"
+        decoded.mkdir()
+        digest = decode(folder, list(expected), decoded)
+        (decoded / ".gitignore").write_text("*\n", encoding="utf-8")  # CC-BY-SA recordings stay out of the repository
+        decoded.rename(output)
+    return digest
+
+
+def main() -> None:
+    """Fetch and say what is there; one line on stderr and exit code 1 if that fails."""
+    parser = argparse.ArgumentParser(description="Fetch the recorded prompts that EdgeKit is measured on.")
+    parser.add_argument("-o", "--output", type=Path, default=Path("data/asterisk-en"))
+    parser.add_argument("--from", dest="given", type=Path, help="folder of the .g722 files")
+    arguments = parser.parse_args()
+    try:
+        digest = fetch(arguments.output, arguments.given)
+    except FetchError as error:
+        print(f"fetch-speech: {error}", file=sys.stderr)
+        sys.exit(1)
+    print(f"{arguments.output}: {len(listed(LIST))} prompts, CC-BY-SA-3.0, SHA-256 of samples.sha256 {digest}")
+
+
+if __name__ == "__main__":
+    main()
