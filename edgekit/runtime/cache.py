@@ -9,38 +9,54 @@ from edgekit.runtime.engine import Array
 
 
 class CrossCache:
-    """Keys and values of one utterance for cross-attention; rows 2i and 2i + 1 belong to decoder layer i."""
+    """Keys and values of one utterance for cross-attention; rows 2i and 2i + 1 belong to decoder layer i.
+
+    The attention op wants contiguous arrays of exactly the positions heard. ``make_room`` lays them out for a number of
+    positions still to come, while there is time; where the guess was right, packing at the end copies nothing.
+    """
 
     def __init__(self, layers: int, heads: int, head_dim: int, max_positions: int) -> None:
         self.positions = 0
         self._shape = (2 * layers, heads, head_dim)
         self._max_positions = max_positions
-        self._pieces: list[Array] = []
-        self._packed: list[Array] | None = None
+        self._laid = self._empty(0)
+        self._given_out = False
 
     def append(self, cross: Array) -> None:
-        """Add positions. cross: (2 * layers, heads, n, head_dim) float32, kept and not copied."""
-        assert self._packed is None, "append after packed(): reset() starts the next utterance"
+        """Add positions. cross: (2 * layers, heads, n, head_dim) float32, copied."""
+        assert not self._given_out, "append after packed(): reset() starts the next utterance"
         assert (cross.shape[0], cross.shape[1], cross.shape[3]) == self._shape, cross.shape
-        self.positions += cross.shape[2]
+        start, self.positions = self.positions, self.positions + cross.shape[2]
         assert self.positions <= self._max_positions, f"{self.positions} positions, room for {self._max_positions}"
-        self._pieces.append(cross)
+        if self.positions > self._laid[0].shape[2]:
+            self._lay(self.positions, start)
+        for row, array in enumerate(self._laid):
+            array[0, :, start : self.positions] = cross[row]
+
+    def make_room(self, positions: int) -> None:
+        """Lay the arrays out for exactly this many positions more, as far as the encoder has them."""
+        self._lay(min(self.positions + positions, self._max_positions), self.positions)
 
     def packed(self) -> list[Array]:
-        """Return 2 * layers contiguous arrays (1, heads, positions, head_dim), made once per utterance."""
-        if self._packed is None:
-            rows, heads, head_dim = self._shape
-            self._packed = [
-                np.concatenate([piece[row : row + 1] for piece in self._pieces], axis=2)
-                if self._pieces
-                else np.zeros((1, heads, 0, head_dim), np.float32)
-                for row in range(rows)
-            ]
-            self._pieces.clear()
-        return self._packed
+        """Return 2 * layers contiguous arrays (1, heads, positions, head_dim), the same ones until ``reset``."""
+        if self._laid[0].shape[2] != self.positions:
+            self._lay(self.positions, self.positions)
+        self._given_out = True
+        return self._laid
 
     def reset(self) -> None:
         """Forget the utterance."""
         self.positions = 0
-        self._pieces.clear()
-        self._packed = None
+        self._laid = self._empty(0)
+        self._given_out = False
+
+    def _lay(self, size: int, held: int) -> None:
+        """Move the first ``held`` positions into arrays of ``size`` positions."""
+        wider = self._empty(size)
+        for old, new in zip(self._laid, wider, strict=True):
+            new[0, :, :held] = old[0, :, :held]
+        self._laid = wider
+
+    def _empty(self, positions: int) -> list[Array]:
+        rows, heads, head_dim = self._shape
+        return [np.empty((1, heads, positions, head_dim), np.float32) for _ in range(rows)]

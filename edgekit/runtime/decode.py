@@ -34,6 +34,10 @@ class Decoder(Protocol):
         """Take one adapter output; return what found no room, to be heard again after the next ``open``, or None."""
         ...
 
+    def prepare(self) -> None:
+        """Do what can be done before the sound ends; called after each chunk heard while it still goes on."""
+        ...
+
     def next_piece(self) -> bool:
         """Say whether the same utterance goes on when the encoder starts its next piece."""
         ...
@@ -142,6 +146,10 @@ class CrossDecoder:
                 f"adapter: output 'cross' is {cross.shape}, only its third size may be free; export it again"
             )
         self._cache = CrossCache(rows // 2, heads, head_dim, setting.manifest.grid.max_positions)
+        grid = setting.manifest.grid
+        # an utterance ends within a chunk: the rest of it and the silence after it, filled to whole chunks
+        ending_frames = -(-(grid.tail_frames + 1) // grid.pad_to_frames) * grid.pad_to_frames
+        self._ending_positions = ending_frames // grid.frames_per_position
         self._start = list(protocol.start)
         self._languages = [] if language is not None else list(protocol.languages.values())
         self._rest: list[int] = []
@@ -164,6 +172,10 @@ class CrossDecoder:
     def hear(self, heard: Array, level: ComputeLevel) -> None:  # noqa: ARG002 - the other decoder needs it
         """Take ``cross`` (2 * layers, heads, n, head_dim); the Grid ends an utterance before there is no room."""
         self._cache.append(heard)
+
+    def prepare(self) -> None:
+        """Lay the cross-KV out for the chunks that an ending utterance still brings."""
+        self._cache.make_room(self._ending_positions)
 
     def next_piece(self) -> bool:
         """Return False: one piece of sound is one answer."""
@@ -219,6 +231,9 @@ class PrefixDecoder:
         self._pending = self._before[:0]
         self._heard += len(heard[:room])
         return heard[room:] if len(heard) > room else None
+
+    def prepare(self) -> None:
+        """Do nothing: hearing is the prefill."""
 
     def next_piece(self) -> bool:
         """Return True: the text ``between`` pieces goes in with the next piece's first embeddings."""

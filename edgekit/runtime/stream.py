@@ -179,6 +179,8 @@ class Stream:
             self._piece_end += len(taken)
             for heard in self._ear.push(taken):
                 yield from self._tell(heard)
+                with self.trace.span("prepare"):
+                    self._decoder.prepare()
 
     def _next_piece(self) -> Iterator[Event]:
         yield from self._finish_piece()

@@ -52,3 +52,28 @@ def test_more_positions_than_the_encoder_has_are_our_own_mistake() -> None:
     cache.append(_piece(5, 0))
     with pytest.raises(AssertionError):
         cache.append(_piece(1, 1))
+
+
+def test_the_room_made_is_filled_without_another_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = CrossCache(LAYERS, HEADS, HEAD_DIM, max_positions=9)
+    pieces = [_piece(size, seed) for seed, size in enumerate((3, 2, 2))]
+    cache.append(pieces[0])
+    cache.make_room(4)
+    monkeypatch.setattr(cache, "_lay", lambda *_sizes: pytest.fail("copied again"))
+    for piece in pieces[1:]:
+        cache.append(piece)
+    whole = np.concatenate(pieces, axis=2)
+    for row, array in enumerate(cache.packed()):
+        np.testing.assert_array_equal(array, whole[row : row + 1])
+
+
+@pytest.mark.parametrize("room", [0, 1, 2, 3, 100])
+def test_a_wrong_guess_of_the_room_changes_nothing(room: int) -> None:
+    cache = CrossCache(LAYERS, HEADS, HEAD_DIM, max_positions=5)
+    cache.append(_piece(2, 0))
+    cache.make_room(room)
+    cache.append(_piece(2, 1))
+    whole = np.concatenate([_piece(2, 0), _piece(2, 1)], axis=2)
+    for row, array in enumerate(cache.packed()):
+        assert array.flags.c_contiguous
+        np.testing.assert_array_equal(array, whole[row : row + 1])
