@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOAT, DYNAMIC, STATIC, WEIGHT_ONLY = "float32", "dynamic INT8", "static INT8 (Q/DQ)", "weight-only INT8 (MatMulNBits)"
 MICROSOFT = "com.microsoft"
 BLOCK = 128
+TIE = 1.15
 Floats = NDArray[Any]
 Ranges = dict[str, tuple[float, float]]
 Form = tuple[list[onnx.NodeProto], dict[str, Floats]]
@@ -88,6 +89,10 @@ def main() -> None:
         difference = np.sqrt(np.mean((frames - found[FLOAT]) ** 2) / np.mean(found[FLOAT] ** 2))
         findings.add("Distance from float32", form, "ratio", float(difference))
     others = [form for form in engines if form != DYNAMIC]
+    fastest = min(engines, key=lambda form: np.median(findings.samples(per_chunk, form)))
+    limit = TIE * np.median(findings.samples(per_chunk, fastest))
+    tied = [form for form in engines if np.median(findings.samples(per_chunk, form)) <= limit and form != FLOAT]
+    nearest = min(tied, key=lambda form: findings.samples("Distance from float32", form)[0], default=FLOAT)
     comparison = make_comparison(
         title=f"Forms of {manifest.name}'s encoder",
         question="Which INT8 form of the encoder's linears is fastest here, and how far is it from float32?",
@@ -112,6 +117,10 @@ def main() -> None:
         bundles={FLOAT: bundle_facts(bundle)},
         clips=[clip.facts()],
         packages=("onnx",),
+        notes=[
+            f"Fastest on a chunk is {fastest}; INT8 forms within 15 % of it, which is a tie: {', '.join(tied) or 'none'}.",
+            f"Of these the nearest to float32 is {nearest}.",
+        ],
     )
     print(save_comparison(comparison, args.output, f"{manifest.name}-encoder-forms"))
 
