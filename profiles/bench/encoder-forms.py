@@ -118,7 +118,7 @@ def main() -> None:
         clips=[clip.facts()],
         packages=("onnx",),
         notes=[
-            f"Fastest on a chunk is {fastest}; INT8 forms within 15 % of it, which is a tie: {', '.join(tied) or 'none'}.",
+            f"Fastest on a chunk is {fastest}; INT8 forms within 15 %, a tie: {', '.join(tied) or 'none'}.",
             f"Of these the nearest to float32 is {nearest}.",
         ],
     )

@@ -26,7 +26,7 @@ def test_a_script_starts_and_explains_itself(script):
     assert "-" in script.stem, "a script has a hyphen, so that nobody imports it"
     done = run(script, "--help")
     assert done.returncode == 0, done.stderr
-    assert "--output" in done.stdout
+    assert done.stdout.startswith("usage:")
 
 
 def test_quality_without_recordings_names_the_script_that_fetches_them(tmp_path):
