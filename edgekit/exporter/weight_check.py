@@ -41,7 +41,7 @@ def check_weights(
         for given, held, scale in _pairs(family, name, weight, weights.get(name + SCALE), source):
             if given.size != held.size:
                 raise QualityError(
-                    f"{name}: {held.size} numbers in the bundle, {given.size} in the checkpoint; name its own checkpoint"
+                    f"{name}: {held.size} numbers in the bundle, {given.size} in the checkpoint; name its own"
                 )
             allowed = np.float32(0) if scale is None else half_step(scale)
             distance = np.abs(given.reshape(held.shape) - held)

@@ -6,10 +6,10 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed: make test-reference installs it")
 
-from edgekit.errors import QualityError, VerifyError  # noqa: E402
-from edgekit.exporter.export import ExportOptions, export  # noqa: E402
-from edgekit.exporter.verify import verify_reference  # noqa: E402
-from tests.reference import checkpoints  # noqa: E402
+from edgekit.errors import QualityError, VerifyError
+from edgekit.exporter.export import ExportOptions, export
+from edgekit.exporter.verify import verify_reference
+from tests.reference import checkpoints
 
 pytestmark = pytest.mark.reference
 RECIPE = Path(__file__).parents[1] / "exporter" / "judged.toml"
