@@ -90,6 +90,7 @@ class Recipe(Struct, frozen=True):
     levels: tuple[LevelSettings, ...] = ()
     context_tokens: int | None = None
     max_tokens_per_s: float | None = None
+    max_repeats: int | None = None
 
 
 class Target(Struct, frozen=True):

@@ -117,7 +117,8 @@ class TokenProtocol(Struct, frozen=True):
     ``cross``: tokens attend to the utterance through a cross-KV; decoding starts from ``start``, one of ``languages``
     and ``tasks`` where the model has them, then ``start_tail``. ``prefix``: audio embeddings stand in the token stream
     between the texts ``before`` and ``after`` (``{system}`` and ``{prompt}`` are filled in); ``between`` separates
-    pieces.
+    pieces. An answer ends at a ``stop`` token, after ``max_tokens`` or ``max_tokens_per_s`` of sound, or when a phrase
+    was said ``max_repeats`` times in a row.
     """
 
     attention: Literal["cross", "prefix"]
@@ -137,6 +138,7 @@ class TokenProtocol(Struct, frozen=True):
     begin_suppress: tuple[int, ...] = ()
     vocabulary_limit: int | None = None
     max_tokens_per_s: float | None = None
+    max_repeats: int | None = None
 
 
 class ComputeLevel(Struct, frozen=True):

@@ -225,6 +225,7 @@ def _build(source: _Source, folder: Path, recipe: Recipe, progress: Progress) ->
         protocol,
         context_tokens=min(recipe.context_tokens or protocol.context_tokens, family.max_context),
         max_tokens_per_s=recipe.max_tokens_per_s,
+        max_repeats=recipe.max_repeats,
     )
     return Manifest(
         format_version=FORMAT_VERSION,

@@ -15,6 +15,7 @@ from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.cache import CrossCache
 from edgekit.runtime.embedding import TokenTable
 from edgekit.runtime.engine import Array, Engine
+from edgekit.runtime.loops import loop_start
 from edgekit.runtime.sampler import Sampler
 from edgekit.runtime.text import Tokenizer
 from edgekit.timing import Trace
@@ -119,13 +120,13 @@ class Setting:
         limit = protocol.max_tokens
         if protocol.max_tokens_per_s is not None:
             limit = min(limit, int(protocol.max_tokens_per_s * heard_s) + _SPARE_TOKENS)
+        said: list[int] = []
         with self.trace.span("prefill", len(prompt)):
             token = pick(backbone.logits(prompt, level), first=True)
-        for left in range(limit - 1, -1, -1):
-            if token in protocol.stop:
-                return
+        while token not in protocol.stop:
             yield token
-            if left == 0 or backbone.room == 0:
+            said.append(token)
+            if len(said) >= limit or backbone.room == 0 or loop_start(said, protocol.max_repeats) is not None:
                 return
             with self.trace.span("decode"):
                 token = pick(backbone.step(token, level), first=False)

@@ -13,6 +13,7 @@ from edgekit.bundle import Component, ComputeLevel
 from edgekit.runtime.decode import CrossDecoder, Decoder, PrefixDecoder, Setting
 from edgekit.runtime.ear import Ear
 from edgekit.runtime.engine import Array, Call, Engine
+from edgekit.runtime.loops import loop_start
 from edgekit.runtime.model import Model
 from edgekit.runtime.sampler import Greedy, Sampler
 from edgekit.timing import Trace
@@ -74,7 +75,8 @@ def answer(model: Model, heard: Heard, *, level: str | None = None, forced: Sequ
     for part in heard.parts:
         decoder.hear(part, chosen)
     tokens = tuple(decoder.answer(chosen, heard.seconds))
-    return Answer(np.stack(teacher.logits), tuple(teacher.picked), tokens, model.tokenizer.decode(tokens))
+    text = model.tokenizer.decode(tokens[: loop_start(tokens, manifest.protocol.max_repeats)])
+    return Answer(np.stack(teacher.logits), tuple(teacher.picked), tokens, text)
 
 
 def _level(model: Model, name: str | None) -> ComputeLevel:

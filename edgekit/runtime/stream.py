@@ -23,6 +23,7 @@ from edgekit.runtime.ear import Ear
 from edgekit.runtime.engine import Array
 from edgekit.runtime.events import Event, Lag, LevelChanged, SpeechStarted, SpeechStopped, Text
 from edgekit.runtime.gate import Closed, Gate, Opened, Output, Sound
+from edgekit.runtime.loops import loop_start
 from edgekit.runtime.policy import SKIP, Budget, Observation, choose
 from edgekit.runtime.sampler import Greedy
 from edgekit.runtime.text import Detokenizer
@@ -218,7 +219,10 @@ class Stream:
         self._answer_start = at_sample
 
     def _answer(self, end_sample: int) -> Iterator[Event]:
-        """Decode and yield a Text for every token that adds text, then the whole; nothing if no sound came."""
+        """Decode and yield a Text for every token that adds text, then the whole without the repeats of a loop.
+
+        Nothing if no sound came.
+        """
         if end_sample <= self._answer_start:  # the longest piece was full in the silence before the Gate closed
             return
         yield from self._choose_level("answer")
@@ -234,6 +238,10 @@ class Stream:
                 yield self._show(Text(text.lstrip(), False, *bounds))
         text += detokenizer.finish()
         self._measured("answer", begun)
+        kept = loop_start(tokens, self._manifest.protocol.max_repeats)
+        if kept is not None:
+            tokens = tokens[:kept]
+            text = self._tokenizer.decode(tokens)
         yield self._show(Text(text.strip(), True, *bounds, tuple(tokens)))
 
     def _show(self, text: Text) -> Text:

@@ -571,3 +571,17 @@ def test_the_public_names_are_there() -> None:
         assert getattr(edgekit, name)
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         _ = edgekit.lod
+
+
+def test_an_answer_that_loops_is_ended_and_its_repeats_left_out(load: Callable) -> None:
+    protocol = load().manifest.protocol
+    (full,) = _finals(_run(load().stream(level="full"), [_sound(PIECE)]))
+    word = full.tokens[0]
+    others = tuple(token for token in range(load().table.vocabulary) if token != word and token not in protocol.stop)
+    babbling = msgspec.structs.replace(protocol, suppress=others, max_tokens=20)
+    (free,) = _finals(_run(load(protocol=babbling).stream(level="full"), [_sound(PIECE)]))
+    assert free.tokens == (word,) * 20
+    events = _run(load(protocol=msgspec.structs.replace(babbling, max_repeats=3)).stream(level="full"), [_sound(PIECE)])
+    (ended,) = _finals(events)
+    assert ended.tokens == (word,)
+    assert sum(isinstance(event, Text) and not event.final for event in events) <= 12  # ended at the loop, not after
