@@ -31,6 +31,9 @@ bench: .venv-bench/stamp speech-data bundles/edgekit-tiny-float32 bundles/edgeki
 	$(BENCH)/time-to-text.py --int8 bundles/edgekit-tiny-int8
 	$(BENCH)/peer-faster-whisper.py --int8 bundles/edgekit-tiny-int8
 	$(BENCH)/encoder-forms.py --float bundles/edgekit-tiny-float32
+	slug=$$(.venv-bench/bin/python -c 'from edgekit.profiler.device import describe_device as d; print(d().slug)') && \
+		.venv-bench/bin/edgekit profile bundles/edgekit-tiny-int8 -o profiles/$$slug/edgekit-tiny-int8.json && \
+		.venv-bench/bin/edgekit report profiles/$$slug/edgekit-tiny-int8.json -o profiles/$$slug/edgekit-tiny-int8.md
 	$(BENCH)/int8-quality.py --int8 bundles/edgekit-tiny-int8 --float bundles/edgekit-tiny-float32 --speech $(SPEECH)
 
 # 568 English prompts by one speaker (CC-BY-SA-3.0), from Debian's archive; needs ffmpeg, apt-get and dpkg-deb, no root.
