@@ -59,10 +59,13 @@ class Limits(Struct, frozen=True):
 
 
 class CheckSettings(Struct, frozen=True):
-    """Clips of the quality gate (paths under ``export/clips``) and the size of twin that is still run whole."""
+    """Clips of the quality gate (paths under ``export/clips``) and the largest bundle that an export still runs.
+
+    A float twin beyond ``twin_limit_mib`` is not made: the weights are compared with the checkpoint one by one.
+    """
 
     clips: tuple[str, ...] = ()
-    twin_limit_mib: int = 2048
+    twin_limit_mib: int = 512
 
 
 class LevelSettings(Struct, frozen=True):

@@ -163,12 +163,12 @@ def _verified(source: _Source, made: Bundle, recipe: Recipe, options: ExportOpti
     weights = written_embedding(made.folder, family.embedding, manifest.embedding)
     weights |= written_weights(made.folder, manifest.components)
     checked = check_weights(family, weights, source.tensors, lambda done, total: options.progress("check", done, total))
-    verification: dict[str, Any] = {"weights": checked, "twin": "weights"}
-    twin_bytes = sum(row.float32_bytes or row.bytes for row in manifest.census)
-    if twin_bytes > recipe.check.twin_limit_mib << 20:
-        return verification  # judged weight by weight only, which needs no memory
+    verification: dict[str, Any] = {"weights": checked}
+    fits = sum(row.float32_bytes or row.bytes for row in manifest.census) <= recipe.check.twin_limit_mib << 20
     if all(kind == "float32" for kind in manifest.precision.values()):
-        return verification | _whole_clip(family, made, recipe)
+        return verification | (_whole_clip(family, made, recipe) if fits else {})
+    if not fits:  # judged weight by weight only, which needs no memory
+        return verification | {"twin": "weights"}
     with TemporaryDirectory(prefix=".twin.", dir=made.folder.parent) as folder:
         twin = Bundle(Path(folder), _build(source, Path(folder), _as_float(recipe), options.progress))
         verification |= judge(made, twin, recipe, options.accept_loss, options.progress)

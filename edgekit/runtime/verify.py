@@ -21,6 +21,7 @@ CALLS = 2  # encoder calls whose input and output are stored
 POSITIONS = 64  # encoder positions stored
 LOGIT_ROWS = 4  # decoding steps stored
 _COLUMNS = 512  # logits stored of each
+_MEL_TOLERANCE = 1e-4
 TOLERANCE_FLOAT32 = 1e-3  # root mean square of the difference / of the golden
 TOLERANCE_QUANTISED = 3e-2
 TOKEN_SHARE = 0.1  # tokens that may differ: one flip changes the rest of its clip
@@ -64,7 +65,11 @@ def verify(path: str | os.PathLike[str], *, threads: int | None = None) -> tuple
         samples = np.concatenate([resampler.push(audio.samples), resampler.finish()])
         heard = hear(model, samples)
         if index == 0:
-            checks += _compare(model, heard, answer(model, heard, forced=expected["tokens"]), tolerance)
+            checks += _heard(model, heard, tolerance)
+        if "tokens" not in expected:  # a bundle too large to be run whole when it was made
+            return tuple(checks)
+        if index == 0:
+            checks.append(_told(model, answer(model, heard, forced=expected["tokens"]), tolerance))
         tokens = list(answer(model, heard).tokens)
         total += max(len(tokens), len(expected["tokens"]))
         differing += _differing(tokens, expected["tokens"])
@@ -72,17 +77,21 @@ def verify(path: str | os.PathLike[str], *, threads: int | None = None) -> tuple
     return tuple(checks)
 
 
-def _compare(model: Model, heard: Heard, told: Answer, tolerance: float) -> list[Check]:
-    found = [("mel", mel, f"mel.{call}") for call, mel in enumerate(heard.mel[:CALLS])]
-    found.append(("encoder", heard.frames[:POSITIONS], "frames"))
-    found += [("adapter", part, f"heard.{call}") for call, part in enumerate(heard.parts[:CALLS])]
-    found.append(("backbone", told.logits[:LOGIT_ROWS, sample_columns(told.logits.shape[1])], "logits"))
-    checks = []
-    for name, array, file in found:
-        golden = np.load(model.bundle.file(f"{FOLDER}/{file}.npy"), allow_pickle=False)
-        error = _relative(array, golden)
-        checks.append(Check(f"{name} ({file}): relative error", error, 1e-4 if name == "mel" else tolerance))
-    return checks
+def _heard(model: Model, heard: Heard, tolerance: float) -> list[Check]:
+    checks = [_check(model, "mel", f"mel.{call}", mel, _MEL_TOLERANCE) for call, mel in enumerate(heard.mel[:CALLS])]
+    checks.append(_check(model, "encoder", "frames", heard.frames[:POSITIONS], tolerance))
+    parts = enumerate(heard.parts[:CALLS])
+    return checks + [_check(model, "adapter", f"heard.{call}", part, tolerance) for call, part in parts]
+
+
+def _told(model: Model, told: Answer, tolerance: float) -> Check:
+    columns = sample_columns(told.logits.shape[1])
+    return _check(model, "backbone", "logits", told.logits[:LOGIT_ROWS, columns], tolerance)
+
+
+def _check(model: Model, what: str, file: str, array: Array, tolerance: float) -> Check:
+    golden = np.load(model.bundle.file(f"{FOLDER}/{file}.npy"), allow_pickle=False)
+    return Check(f"{what} ({file}): relative error", _relative(array, golden), tolerance)
 
 
 def _relative(array: Array, golden: Array) -> float:

@@ -180,7 +180,7 @@ class Whisper:
         return Grid(
             mode="chunked",
             chunk_frames=chunk,
-            max_frames=window // chunk * chunk,
+            max_frames=window,
             max_positions=self.encoder.positions,
             tail_frames=tail,
             pad_to_frames=chunk,
