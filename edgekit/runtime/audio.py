@@ -66,6 +66,13 @@ def blocks(path: Path | str, seconds: float) -> Iterator[Audio]:
             raise AudioError(f"{path}: truncated, {position} of {file.frames} samples are there; copy it again")
 
 
+def read_mono(path: Path | str) -> Samples:
+    """Return a whole audio file as 16 kHz mono samples, (n,) float32. Errors as read_audio."""
+    audio = read_audio(path)
+    resampler = Resampler(audio.sample_rate_hz, audio.samples.shape[1], str(path))
+    return np.concatenate([resampler.push(audio.samples), resampler.finish()])
+
+
 def to_mono(samples: Samples) -> Samples:
     """Return the mean of the channels, (n,) float32; ``samples``: (n, channels)."""
     if samples.shape[1] == 1:

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgekit.errors import VerifyError
 from edgekit.resources import resource
-from edgekit.runtime.audio import Resampler, read_audio
+from edgekit.runtime.audio import read_mono
 from edgekit.runtime.engine import Array
 from edgekit.runtime.model import Model, load
 from edgekit.runtime.probe import Answer, Heard, answer, hear
@@ -60,10 +60,7 @@ def verify(path: str | os.PathLike[str], *, threads: int | None = None) -> tuple
     checks: list[Check] = []
     differing = total = 0
     for index, (name, expected) in enumerate(stored.items()):
-        audio = read_audio(resource("export") / "clips" / name)
-        resampler = Resampler(audio.sample_rate_hz, audio.samples.shape[1])
-        samples = np.concatenate([resampler.push(audio.samples), resampler.finish()])
-        heard = hear(model, samples)
+        heard = hear(model, read_mono(resource("export") / "clips" / name))
         if index == 0:
             checks += _heard(model, heard, tolerance)
         if "tokens" not in expected:  # a bundle too large to be run whole when it was made

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgekit.errors import AudioError, DeviceError, MissingPackageError, UsageError
-from edgekit.runtime.audio import Microphone, Resampler, blocks, read_audio, to_mono
+from edgekit.runtime.audio import Microphone, Resampler, blocks, read_audio, read_mono, to_mono
 
 Samples = NDArray[np.float32]
 
@@ -51,6 +51,14 @@ def test_a_file_is_read_as_it_was_written(
 def test_ten_channels_are_read(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "array.wav", sound(100, 10), 48_000)
     assert read_audio(tmp_path / "array.wav").samples.shape == (100, 10)
+
+
+def test_a_file_of_any_rate_and_channels_is_read_as_mono_at_16_khz(tmp_path: Path) -> None:
+    """Tolerance: the resampler may round the length to one sample more or less."""
+    soundfile.write(tmp_path / "same.wav", sound(1_001, 2), 16_000, subtype="FLOAT")
+    np.testing.assert_array_equal(read_mono(tmp_path / "same.wav"), to_mono(sound(1_001, 2)))
+    soundfile.write(tmp_path / "fast.wav", sound(48_000, 2), 48_000)
+    assert abs(len(read_mono(tmp_path / "fast.wav")) - 16_000) <= 1
 
 
 def test_ogg_is_read(tmp_path: Path) -> None:
