@@ -3,6 +3,7 @@
 Every fact that cannot be read is "unknown"; nothing is guessed and no program is started.
 """
 
+import hashlib
 import os
 import platform
 import re
@@ -15,6 +16,7 @@ from edgekit.profiler.profiles import Device, Software
 
 UNKNOWN = "unknown"
 _ROOT = Path("/")
+_RUNTIME = Path(edgekit.__file__).parent / "runtime"
 _CPUINFO_MODEL = re.compile(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", re.MULTILINE)
 _CPUINFO_FLAGS = re.compile(r"^(?:flags|Features)\s*:\s*(.+)$", re.MULTILINE)
 # What INT8 and float kernels are chosen by, widest last; the slug ends with the last one present.
@@ -60,6 +62,20 @@ def describe_software(others: Iterable[str] = ()) -> Software:
         ),
         others={name: _version(name) for name in others},
     )
+
+
+def software_digest(software: Software | None = None, runtime: Path = _RUNTIME) -> str:
+    """Return a SHA-256 in hex of what decides a bundle's text beside the bundle: versions and the runtime's modules.
+
+    Results kept under this key are not mistaken for those of other software. ``software`` is this process's unless
+    given, ``runtime`` a folder of which only ``.py`` files count, edgekit's own unless a test says otherwise.
+    """
+    software = describe_software() if software is None else software
+    digest = hashlib.sha256(repr(software).encode())
+    for path in sorted(runtime.rglob("*.py")):
+        digest.update(f"\n{path.relative_to(runtime).as_posix()} ".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def available_cores() -> int:

@@ -6,7 +6,8 @@ r"""Compare greedy tokens of the float bundle with transformers', 64 steps, on e
 
 Needs torch: run it in the environment of `make test-reference`. Nothing is suppressed and nothing ends an answer before
 64 tokens; both sides get the same features. A token that differs counts unless the reference's best two logits are less
-than 1e-3 apart there. Clips that are done are kept in --work, so a run that was stopped goes on where it was.
+than 1e-3 apart there. Clips that are done are kept in --work, so a run that was stopped goes on where it was; another
+bundle, EdgeKit or version of what runs it starts afresh.
 """
 
 import argparse
@@ -22,12 +23,14 @@ from edgekit.bundle import Bundle, hash_file
 from edgekit.exporter.reference.whisper import WhisperReference
 from edgekit.profiler.bench import bundle_facts
 from edgekit.profiler.comparison import bootstrap_ratio, make_comparison, save_comparison
-from edgekit.runtime.audio import Resampler, read_audio
+from edgekit.profiler.device import describe_software, software_digest
+from edgekit.runtime.audio import read_mono
 from edgekit.runtime.probe import answer, hear
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 64
 SURE_LEAD = 1e-3
+PACKAGES = ("torch", "transformers")
 
 
 def main() -> None:
@@ -46,12 +49,14 @@ def main() -> None:
     facts = bundle_facts(model)
     args.work.parent.mkdir(parents=True, exist_ok=True)
     lines = args.work.read_text(encoding="utf-8").splitlines() if args.work.exists() else []
-    done = {(row["manifest"], row["clip"]): row for row in map(json.loads, lines)}
+    done = {(row["software"], row["manifest"], row["clip"]): row for row in map(json.loads, lines)}
+    software = software_digest(describe_software(PACKAGES))
     rows = []
     for clip in clips[:: args.every]:
-        key = (facts.manifest_sha256, hash_file(clip))
+        key = (software, facts.manifest_sha256, hash_file(clip))
         if key not in done:
-            row = {"manifest": key[0], "clip": key[1], "name": clip.name, **compare(model, reference, clip)}
+            named = dict(zip(("software", "manifest", "clip"), key, strict=True))
+            row = {**named, "name": clip.name, **compare(model, reference, clip)}
             with args.work.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
             done[key] = row
@@ -77,16 +82,22 @@ def main() -> None:
             "largest frame difference": "Largest absolute difference of an encoder frame's value, in details.",
         },
         bundles={"float32": facts},
-        packages=("torch", "transformers"),
+        packages=PACKAGES,
         details={"differ": differing, "largest frame difference": max(row["frames"] for row in rows)},
     )
     print(save_comparison(comparison, args.output, f"{model.manifest.name}-greedy-against-torch"))
 
 
 def endless(model: edgekit.Model) -> edgekit.Model:
-    """Return the model with nothing suppressed and no token that ends an answer."""
+    """Return the model with nothing suppressed, and nothing that ends an answer: neither a token nor a loop."""
     protocol = msgspec.structs.replace(
-        model.manifest.protocol, suppress=(), begin_suppress=(), stop=(-1,), max_tokens=STEPS, max_tokens_per_s=None
+        model.manifest.protocol,
+        suppress=(),
+        begin_suppress=(),
+        stop=(-1,),
+        max_tokens=STEPS,
+        max_tokens_per_s=None,
+        max_repeats=None,
     )
     manifest = msgspec.structs.replace(model.manifest, protocol=protocol)
     return dataclasses.replace(model, bundle=Bundle(model.bundle.folder, manifest))
@@ -94,9 +105,7 @@ def endless(model: edgekit.Model) -> edgekit.Model:
 
 def compare(model: edgekit.Model, reference: WhisperReference, clip: Path) -> dict[str, object]:
     """Return where the tokens first differ (None: nowhere), the reference's lead there, and the frames' distance."""
-    audio = read_audio(clip)
-    resampler = Resampler(audio.sample_rate_hz, audio.samples.shape[1])
-    heard = hear(model, np.concatenate([resampler.push(audio.samples), resampler.finish()]))
+    heard = hear(model, read_mono(clip))
     grid = model.manifest.grid
     mel = np.concatenate([part[:, grid.left_frames : part.shape[1] - grid.right_frames] for part in heard.mel], axis=1)
     chunk = grid.chunk_frames // grid.frames_per_position if grid.mode == "chunked" else 0

@@ -5,7 +5,8 @@
     python profiles/bench/int8-quality.py --int8 bundles/edgekit-tiny-int8 --float bundles/edgekit-tiny-float32
 
 Every WAV of --speech goes through both, gate off; every eighth through each level of the INT8 bundle too. Texts are
-kept in --work, so a run that was stopped goes on where it was. Writes JSON and Markdown under profiles/<device>/.
+kept in --work, so a run that was stopped goes on where it was; another bundle, EdgeKit or version of what runs it
+starts afresh. Writes JSON and Markdown under profiles/<device>/.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import edgekit
 from edgekit.bundle import hash_file
 from edgekit.profiler.bench import bundle_facts
 from edgekit.profiler.comparison import Ratio, bootstrap_ratio, make_comparison, save_comparison
+from edgekit.profiler.device import software_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,11 +29,12 @@ class Texts:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        self.software = software_digest()
         self.known = {tuple(key): text for key, text in map(json.loads, lines)}
 
     def of(self, model: edgekit.Model, level: str, manifest: str, clip: Path, digest: str) -> str:
         """Return the text of a clip; compute it only if it is not known yet."""
-        key = (manifest, level, digest)
+        key = (self.software, manifest, level, digest)
         if key not in self.known:
             self.known[key] = model.transcribe(clip, gate="off", level=level).text
             with self.path.open("a", encoding="utf-8") as stream:

@@ -1,8 +1,9 @@
 """A device is described from its own files; what they do not say is unknown."""
 
+import msgspec
 import pytest
 
-from edgekit.profiler.device import UNKNOWN, describe_device, describe_software
+from edgekit.profiler.device import UNKNOWN, describe_device, describe_software, software_digest
 
 FILES = {
     "proc/cpuinfo": "model name\t: Imagined CPU\nflags\t\t: fpu avx2 avx512f avx512_vnni hypervisor\n",
@@ -64,3 +65,28 @@ def test_this_machine_and_its_software_have_names():
     software = describe_software(["numpy", "no-such-distribution"])
     assert software.numpy == software.others["numpy"] != UNKNOWN
     assert software.others["no-such-distribution"] == UNKNOWN
+
+
+@pytest.mark.parametrize("field", ["edgekit", "numpy", "onnxruntime", "python"])
+def test_another_version_gives_another_digest(field):
+    software = describe_software()
+    assert software_digest() == software_digest(software)
+    assert software_digest(msgspec.structs.replace(software, **{field: "0"})) != software_digest(software)
+
+
+def test_a_changed_renamed_or_added_module_gives_another_digest(tmp_path):
+    software = describe_software()
+
+    def digest(name, files):
+        folder = root_with(tmp_path / name, files)
+        return software_digest(software, folder)
+
+    base = {"a.py": "one", "b/c.py": "two"}
+    assert digest("same", base) == digest("again", {**base, "note.txt": "no module", "a.pyc": "cache"})
+    others = [{"a.py": "two", "b/c.py": "two"}, {"d.py": "one", "b/c.py": "two"}, {**base, "d.py": ""}, {"a.py": "one"}]
+    found = {digest(f"other{index}", files) for index, files in enumerate(others)}
+    assert len(found | {digest("base", base)}) == 5
+
+
+def test_the_digest_covers_the_runtime(tmp_path):
+    assert software_digest() != software_digest(runtime=tmp_path)
