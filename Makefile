@@ -8,7 +8,7 @@ PIP := -m pip install -qq --disable-pip-version-check --no-input --no-compile --
 EDGEKIT := -m pip install -qq --disable-pip-version-check --no-input --no-deps --no-build-isolation
 TINY := $(shell find models/edgekit-tiny -type f -not -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: demo test test-reference lint bench speech-data requirements clean FORCE
+.PHONY: demo test test-reference lint bench bench-reference speech-data requirements clean FORCE
 
 demo: .venv/demo.stamp
 	.venv/bin/edgekit demo
@@ -35,6 +35,11 @@ bench: .venv-bench/stamp speech-data bundles/edgekit-tiny-float32 bundles/edgeki
 		.venv-bench/bin/edgekit profile bundles/edgekit-tiny-int8 -o profiles/$$slug/edgekit-tiny-int8.json && \
 		.venv-bench/bin/edgekit report profiles/$$slug/edgekit-tiny-int8.json -o profiles/$$slug/edgekit-tiny-int8.md
 	$(BENCH)/int8-quality.py --int8 bundles/edgekit-tiny-int8 --float bundles/edgekit-tiny-float32 --speech $(SPEECH)
+
+bench-reference: .venv-reference/stamp speech-data bundles/edgekit-tiny-float32
+	.venv-reference/bin/python profiles/bench/greedy-against-torch.py \
+		--checkpoint models/edgekit-tiny/edgekit_tiny/checkpoint --float bundles/edgekit-tiny-float32 \
+		$(SPEECH) export/clips
 
 # 568 English prompts by one speaker (CC-BY-SA-3.0), from Debian's archive; needs ffmpeg, apt-get and dpkg-deb, no root.
 speech-data: $(SPEECH)/samples.sha256
@@ -90,5 +95,5 @@ define venv
 	@command -v $(PYTHON) >/dev/null || { echo "make: no $(PYTHON) here; install Python 3.11 or later, or name it: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("make: $(PYTHON) is Python %d.%d, needed is 3.11 or later; name another: make PYTHON=python3.12" % v[:2])'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) has no venv; install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
-	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(1)
 endef
