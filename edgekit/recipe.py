@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from edgekit.bundle.manifest import Dialect, GateSettings, GridMode, Precision, Struct
+from edgekit.bundle.manifest import ComputeLevel, Dialect, GateSettings, GridMode, Precision, Struct
 from edgekit.errors import RecipeError
 from edgekit.resources import resource
 
@@ -49,13 +49,15 @@ class Limits(Struct, frozen=True):
 
     ``word_error_rate``: words changed / words of the twin. ``token_mismatch``: share of greedy tokens that differ when
     the twin's tokens are forced. ``logit_error``: root mean square of the difference of logits / that of the twin's.
-    ``frame_error``: the same ratio for encoder frames.
+    ``frame_error``: the same ratio for encoder frames. ``weight_error``: the same ratio for the quantised weights of
+    the worst component against the checkpoint's, which is measured at any size.
     """
 
     word_error_rate: float = 0.05
     token_mismatch: float = 0.05
     logit_error: float = 0.1
     frame_error: float = 0.1
+    weight_error: float = 0.02
 
 
 class CheckSettings(Struct, frozen=True):
@@ -66,14 +68,6 @@ class CheckSettings(Struct, frozen=True):
 
     clips: tuple[str, ...] = ()
     twin_limit_mib: int = 512
-
-
-class LevelSettings(Struct, frozen=True):
-    """One compute level asked for; see ComputeLevel."""
-
-    name: str
-    experts_per_token: int | None = None
-    max_lag_ms: float | None = None
 
 
 class Recipe(Struct, frozen=True):
@@ -90,7 +84,7 @@ class Recipe(Struct, frozen=True):
     gate: GateSettings = GateSettings()
     limits: Limits = Limits()
     check: CheckSettings = CheckSettings()
-    levels: tuple[LevelSettings, ...] = ()
+    levels: tuple[ComputeLevel, ...] = ()
     context_tokens: int | None = None
     max_tokens_per_s: float | None = None
     max_repeats: int | None = None

@@ -8,6 +8,7 @@ import pytest
 
 import edgekit
 from edgekit.bundle import open_bundle
+from edgekit.exporter.census import ratio
 from tests.reference import checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,6 +34,7 @@ def test_a_script_is_short_and_nothing_imports_it(script):
 def test_edgekit_tiny_is_exported_and_reads_a_human_voice(tmp_path):
     printed = _run("edgekit-tiny/export-int8.py", tmp_path / "tiny")
     assert "levels, words changed against float" in printed
+    assert ratio(open_bundle(tmp_path / "tiny").manifest.census) <= 0.27
     heard = edgekit.load(tmp_path / "tiny").transcribe(ROOT / "export/clips/librivox-0870.flac", gate="off").text
     assert "Dashwood had then leisure to consider" in heard
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from edgekit.bundle import FORMAT_VERSION, Bundle, ComputeLevel, Manifest, Precision, Requirements, open_bundle
+from edgekit.bundle import FORMAT_VERSION, Bundle, Manifest, Precision, Requirements, open_bundle
 from edgekit.errors import CheckpointError, UsageError
 from edgekit.exporter.census import check_census, take_census
 from edgekit.exporter.checkpoint import Tensors, check_names, open_checkpoint
@@ -30,13 +30,14 @@ from edgekit.exporter.pack import (
     write_manifest,
 )
 from edgekit.exporter.provenance import write_provenance
-from edgekit.exporter.quality import judge, whole_clip_distance
+from edgekit.exporter.quality import compare, pass_or_waive, rounded, whole_clip_distance
 from edgekit.exporter.tokenizer import tokenizer_json
 from edgekit.exporter.weight_check import check_weights
 from edgekit.exporter.weights import SCALE, Weights
 from edgekit.exporter.written import BundleTensors, written_embedding, written_weights
 from edgekit.recipe import GROUPS, GridSettings, Group, PrecisionSettings, Recipe, load_recipe, load_target
 from edgekit.resources import resource
+from edgekit.runtime.external_data import check_external_data
 
 LOWEST_ONNXRUNTIME = "1.31"  # the oldest version these graphs were run on
 CONFIG = "config.json"
@@ -109,6 +110,8 @@ def quantize(bundle: str | Path, output: str | Path, options: ExportOptions | No
 
 def bundle_source(opened: Bundle) -> _Source:
     """Return a float bundle as a source."""
+    for component in opened.manifest.components.values():
+        check_external_data(opened.folder, component.graph, component.data)
     config = json.loads(opened.file(CONFIG).read_bytes())
     generation = json.loads(opened.file(GENERATION).read_bytes())
     family = find_family(config, generation)
@@ -123,14 +126,20 @@ def bundle_source(opened: Bundle) -> _Source:
 
 
 def find_recipe(named: str | Path | None, config: Mapping[str, Any]) -> Recipe:
-    """Return the recipe given by path or name, else the shipped one whose system the config belongs to."""
+    """Return the recipe given by path or name (a folder of ``export``, or FOLDER/FILE without ``.toml``).
+
+    Else the one that the checkpoint's config names, else the one of its architecture.
+    """
     if named is not None:
         path = Path(named)
-        return load_recipe(path if path.suffix == ".toml" else resource("export") / str(named) / "recipe.toml")
-    kind = str(config.get("model_type"))
-    streams = isinstance(config.get("edgekit"), Mapping)
-    name = {"whisper": "edgekit-tiny" if streams else "whisper", "step_audio_2": "step-audio-2-mini"}.get(kind, kind)
-    return load_recipe(resource("export") / name / "recipe.toml")
+        if path.suffix == ".toml":
+            return load_recipe(path)
+        folder = resource("export") / str(named)
+        return load_recipe(folder / "recipe.toml" if folder.is_dir() else folder.with_name(folder.name + ".toml"))
+    extra = config.get("edgekit")
+    shipped = extra.get("recipe") if isinstance(extra, Mapping) else None
+    name = shipped or {"step_audio_2": "step-audio-2-mini"}.get(str(config.get("model_type")), "whisper")
+    return load_recipe(resource("export") / str(name) / "recipe.toml")
 
 
 def _resolve(recipe: Recipe, options: ExportOptions) -> Recipe:
@@ -147,6 +156,11 @@ def _make(source: _Source, output: Path, recipe: Recipe, options: ExportOptions)
         raise UsageError(
             f"target '{target.name}': wants the {target.dialect}, this EdgeKit exports ort-cpu; use --target cpu"
         )
+    offered = {source.family.group(name) for name in source.family.expected()}
+    for group in options.groups:
+        if group not in offered:
+            known = ", ".join(f"--{name}" for name in GROUPS if name in offered)
+            raise UsageError(f"--{group}: {source.name} has no such weights; it has {known}")
     with building(output, overwrite=options.overwrite) as folder:
         manifest = _build(source, folder, recipe, options.progress)
         verification = _verified(source, Bundle(folder, manifest), recipe, options)
@@ -163,16 +177,22 @@ def _verified(source: _Source, made: Bundle, recipe: Recipe, options: ExportOpti
     weights = written_embedding(made.folder, family.embedding, manifest.embedding)
     weights |= written_weights(made.folder, manifest.components)
     checked = check_weights(family, weights, source.tensors, lambda done, total: options.progress("check", done, total))
-    verification: dict[str, Any] = {"weights": checked}
-    fits = sum(row.float32_bytes or row.bytes for row in manifest.census) <= recipe.check.twin_limit_mib << 20
+    found: dict[str, Any] = {"weights": checked}
+    runs = bool(recipe.check.clips)
+    runs &= sum(row.float32_bytes or row.bytes for row in manifest.census) <= recipe.check.twin_limit_mib << 20
     if all(kind == "float32" for kind in manifest.precision.values()):
-        return verification | (_whole_clip(family, made, recipe) if fits else {})
-    if not fits:  # judged weight by weight only, which needs no memory
-        return verification | {"twin": "weights"}
-    with TemporaryDirectory(prefix=".twin.", dir=made.folder.parent) as folder:
-        twin = Bundle(Path(folder), _build(source, Path(folder), _as_float(recipe), options.progress))
-        verification |= judge(made, twin, recipe, options.accept_loss, options.progress)
-        return verification | _whole_clip(family, twin, recipe)
+        return rounded(found | (_whole_clip(family, made, recipe) if runs else {}))
+    measured = {"weight_error": max(checked["error"].values())}
+    if runs:
+        with TemporaryDirectory(prefix=".twin.", dir=made.folder.parent) as folder:
+            twin = Bundle(Path(folder), _build(source, Path(folder), _as_float(recipe), options.progress))
+            found |= compare(made, twin, recipe, options.progress) | _whole_clip(family, twin, recipe)
+        measured |= found["measured"]
+    else:  # weight by weight only, which needs no clips and no memory
+        found["twin"] = "weights"
+    found["measured"] = measured
+    found |= pass_or_waive(manifest.name, measured, recipe.limits, options.accept_loss)
+    return rounded(found)
 
 
 def _whole_clip(family: Family, twin: Bundle, recipe: Recipe) -> dict[str, Any]:
@@ -239,20 +259,13 @@ def _build(source: _Source, folder: Path, recipe: Recipe, progress: Progress) ->
         front_end=family.front_end(recipe.grid),
         grid=family.grid(recipe.grid),
         protocol=protocol,
-        levels=_levels(recipe) or family.levels(),
+        levels=recipe.levels or family.levels(),
         gate=recipe.gate,
         recipe=msgspec.to_builtins(recipe),
         census=census,
         verification={},
         files=list_files(folder),
         license=recipe.license,
-    )
-
-
-def _levels(recipe: Recipe) -> tuple[ComputeLevel, ...]:
-    return tuple(
-        ComputeLevel(name=level.name, experts_per_token=level.experts_per_token, max_lag_ms=level.max_lag_ms)
-        for level in recipe.levels
     )
 
 

@@ -138,10 +138,6 @@ class GraphWriter:
             self.weight(name, str(array.dtype), array.shape).write(0, array)
         return name
 
-    def slot(self, name: str) -> WeightSlot:
-        """Return the slot of a weight in the external data file."""
-        return self._slots[name]
-
     def close(self, precision: Precision) -> Component:
         """Write the graph file and return the Component; every reserved weight must have been filled."""
         if unfilled := [name for name, slot in self._slots.items() if not slot.complete]:

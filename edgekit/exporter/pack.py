@@ -39,7 +39,7 @@ def building(output: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     if output.exists() and not overwrite:
         raise OutputError(f"{output}: exists already; pass --overwrite to replace it, or choose another --output")
-    if output.exists() and any(output.iterdir() if output.is_dir() else [output]) and not (output / MANIFEST).is_file():
+    if output.is_symlink() or (output.exists() and not _replaceable(output)):
         raise OutputError(f"{output}: is not a bundle, so it is not replaced; choose another --output")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -62,10 +62,25 @@ def _publish(folder: Path, output: Path) -> None:
     if output.exists():
         old = folder.with_name(folder.name + ".old")
         output.rename(old)
-        folder.rename(output)
+        try:
+            folder.rename(output)
+        except OSError:
+            old.rename(output)
+            raise
         shutil.rmtree(old)
     else:
         folder.rename(output)
+
+
+def _replaceable(output: Path) -> bool:
+    """Return whether ``output`` is an empty folder or holds a bundle's manifest, of whatever version."""
+    if not output.is_dir():
+        return False
+    try:
+        manifest = json.loads((output / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return not any(output.iterdir())
+    return isinstance(manifest, dict) and {"format_version", "components"} <= manifest.keys()
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -14,15 +14,16 @@ from edgekit.bundle import Bundle
 from edgekit.errors import QualityError
 from edgekit.recipe import Limits, Recipe
 from edgekit.resources import resource
-from edgekit.runtime.audio import Resampler, read_audio
+from edgekit.runtime.audio import read_mono
 from edgekit.runtime.model import load_opened
 from edgekit.runtime.probe import Answer, Heard, answer, hear
 
 Float = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
 WHOLE_CLIPS = 2  # clips compared with the family's own window, which costs 30 s of encoding each
-_DIGITS = 3  # significant digits kept in the manifest: further ones depend on the machine
+_DIGITS = 3
 _KNOBS = {
+    "weight_error": "--precision int8 or a smaller quantize.backbone_block",
     "frame_error": "--encoder float32",
     "logit_error": "--head float32 or a smaller quantize.backbone_block",
     "token_mismatch": "--backbone float32 or a smaller quantize.backbone_block",
@@ -34,17 +35,12 @@ def check_clips(recipe: Recipe) -> dict[str, Float]:
     """Return the recipe's check clips by name, mono at 16 kHz."""
     found = {}
     for name in recipe.check.clips:
-        audio = read_audio(resource("export") / "clips" / name)
-        resampler = Resampler(audio.sample_rate_hz, audio.samples.shape[1])
-        found[name] = np.concatenate([resampler.push(audio.samples), resampler.finish()])
+        found[name] = read_mono(resource("export") / "clips" / name)
     return found
 
 
-def judge(bundle: Bundle, twin: Bundle, recipe: Recipe, accept_loss: str | None, progress: Progress) -> dict[str, Any]:
-    """Return the measured distances between a bundle and its float twin, for the manifest.
-
-    Raises QualityError naming the measured value, the limit and the knob, unless ``accept_loss`` gives a reason.
-    """
+def compare(bundle: Bundle, twin: Bundle, recipe: Recipe, progress: Progress) -> dict[str, Any]:
+    """Return the measured distances between a bundle and its float twin on the recipe's check clips."""
     clips = check_clips(recipe)
     candidate, reference = load_opened(bundle), load_opened(twin)
     levels = [level.name for level in bundle.manifest.levels if level.name != "skip"]
@@ -61,24 +57,34 @@ def judge(bundle: Bundle, twin: Bundle, recipe: Recipe, accept_loss: str | None,
             texts[name].append(answer(candidate, ours, level=name).text)
     progress("judge", len(clips), len(clips))
     expected_texts = [expected.text for _, expected in told]
-    measured = {
-        "frame_error": relative_error([(ours.frames, theirs.frames) for ours, theirs in heard]),
-        "logit_error": relative_error([(ours.logits, theirs.logits) for ours, theirs in told]),
-        "token_mismatch": _mismatch(told),
-        "word_error_rate": word_error_rate(expected_texts, texts[levels[-1]]),
-    }
-    result: dict[str, Any] = {
+    return {
         "twin": "whole",
         "clips": len(clips),
-        "measured": {key: _rounded(value) for key, value in measured.items()},
-        "levels": {name: _rounded(word_error_rate(expected_texts, texts[name])) for name in levels},
+        "measured": {
+            "frame_error": relative_error([(ours.frames, theirs.frames) for ours, theirs in heard]),
+            "logit_error": relative_error([(ours.logits, theirs.logits) for ours, theirs in told]),
+            "token_mismatch": _mismatch(told),
+            "word_error_rate": word_error_rate(expected_texts, texts[levels[-1]]),
+        },
+        "levels": {name: word_error_rate(expected_texts, texts[name]) for name in levels},
     }
-    if failed := _beyond(measured, recipe.limits):
-        line = f"{bundle.manifest.name}: {failed}"
-        if accept_loss is None:
-            raise QualityError(f"{line}, or pass --accept-loss REASON")
-        result["waiver"] = {"reason": accept_loss, "for": failed}
-    return result
+
+
+def pass_or_waive(
+    name: str, measured: Mapping[str, float], limits: Limits, accept_loss: str | None
+) -> dict[str, dict[str, str]]:
+    """Return nothing if every measured value is within its limit, or the waiver that ``accept_loss`` gives.
+
+    Raises QualityError naming the measured value, the limit and the knob.
+    """
+    for key, value in measured.items():
+        allowed = getattr(limits, key)
+        if not value <= allowed:  # NaN fails too
+            failed = f"{key} {value:.3g}, the recipe allows {allowed:.3g}; try {_KNOBS[key]}"
+            if accept_loss is None:
+                raise QualityError(f"{name}: {failed}, or pass --accept-loss REASON")
+            return {"waiver": {"reason": accept_loss, "for": failed}}
+    return {}
 
 
 def _mismatch(told: Sequence[tuple[Answer, Answer]]) -> float:
@@ -107,16 +113,15 @@ def relative_error(pairs: Sequence[tuple[Float, Float]]) -> float:
     return float(np.sqrt(squared / whole)) if whole else 0.0
 
 
-def _beyond(measured: Mapping[str, float], limits: Limits) -> str | None:
-    for name, value in measured.items():
-        allowed = getattr(limits, name)
-        if not value <= allowed:  # NaN fails too
-            return f"{name} {value:.3g}, the recipe allows {allowed:.3g}; try {_KNOBS[name]}"
-    return None
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
+def rounded(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return results with their floats cut to three significant digits: further ones depend on the machine."""
+    cut: dict[str, Any] = {}
+    for key, value in found.items():
+        if isinstance(value, Mapping):
+            cut[key] = rounded(value)
+        else:
+            cut[key] = float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+    return cut
 
 
 def whole_clip_distance(twin: Bundle, exact: Bundle, recipe: Recipe) -> dict[str, float]:
@@ -132,6 +137,6 @@ def whole_clip_distance(twin: Bundle, exact: Bundle, recipe: Recipe) -> dict[str
         frames.append((ours.frames[:count], theirs.frames[:count]))
         texts.append((answer(whole, theirs).text, answer(chunked, ours).text))
     return {
-        "frame_error": _rounded(relative_error(frames)),
-        "word_error_rate": _rounded(word_error_rate([theirs for theirs, _ in texts], [ours for _, ours in texts])),
+        "frame_error": relative_error(frames),
+        "word_error_rate": word_error_rate([theirs for theirs, _ in texts], [ours for _, ours in texts]),
     }

@@ -46,8 +46,9 @@ def verify_reference(bundle: str | Path, checkpoint: str | Path) -> tuple[Check,
     weights = written_embedding(model.bundle.folder, family.embedding, model.manifest.embedding)
     weights |= written_weights(model.bundle.folder, model.manifest.components)
     checked = check_weights(family, weights, found, lambda _done, _total: None)
-    checks = [Check(f"{checked['tensors']} weights within half a step of the checkpoint, beyond it", 0.0, 0.0)]
+    error = max(checked["error"].values(), default=0.0)
     recipe = msgspec.convert(model.manifest.recipe, Recipe)
+    checks = [Check(f"{checked['tensors']} weights: relative error", error, recipe.limits.weight_error)]
     if family.name != "whisper":
         return (*checks, *_step_checks(model, found.folder, recipe))
     return (*checks, *_whisper_checks(model, found.folder, recipe))
@@ -58,8 +59,9 @@ def _whisper_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
         from edgekit.exporter.reference.whisper import WhisperReference
     except ImportError as error:
         raise _missing(error) from error
-    reference = WhisperReference(folder)
     manifest = model.manifest
+    prompt = _prompt(manifest)
+    reference = WhisperReference(folder)
     experts = manifest.levels[-1].experts_per_token
     frames, logits, leads = [], [], []
     for samples in check_clips(recipe).values():
@@ -67,7 +69,6 @@ def _whisper_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
         expected = reference.encode(_mel(manifest, heard), _chunk_positions(manifest))
         frames.append((heard.frames, expected))
         told = answer(model, heard)
-        prompt = _prompt(manifest)
         rows = reference.logits(expected, [*prompt, *told.tokens], experts)
         theirs = rows[len(prompt) - 1 :][: len(told.logits)]
         logits.append((told.logits, theirs))

@@ -25,13 +25,17 @@ _Pair = tuple[Float, Float, Float | None]  # source rows, stored rows as numbers
 def check_weights(
     family: Family, weights: Mapping[str, WrittenWeight], source: Tensors, report: Callable[[int, int], None]
 ) -> dict[str, Any]:
-    """Return how many tensors were compared; ``report`` is told tensors done and in all.
+    """Return how many tensors were compared and how far each component's quantised weights are from the source.
+
+    ``error`` is, for each component, the root mean square of the differences / that of the source's weights.
+    ``report`` is told tensors done and in all.
 
     Raises QualityError naming the first tensor of which a stored number is further from its source than its format
     allows.
     """
     stored = sorted({family.stored(name) for name in family.expected()})
     quantised = 0
+    squares: dict[str, list[float]] = {}
     for done, name in enumerate(stored):
         if name not in weights:
             raise QualityError(
@@ -45,16 +49,21 @@ def check_weights(
                 )
             allowed = np.float32(0) if scale is None else half_step(scale)
             distance = np.abs(given.reshape(held.shape) - held)
-            if (distance > allowed).any():
-                worst = np.unravel_index(int(np.argmax(distance - allowed)), distance.shape)
+            if not (distance <= allowed).all():  # NaN fails too
+                worst = np.unravel_index(int(np.argmax(np.nan_to_num(distance, nan=np.inf) - allowed)), distance.shape)
                 bound = float(np.broadcast_to(allowed, distance.shape)[worst])
                 raise QualityError(
                     f"{name}: a stored weight is {float(distance[worst]):.3g} from the checkpoint's, half a step is "
                     f"{bound:.3g}; the bundle does not hold this checkpoint, export it again"
                 )
+            if scale is not None:
+                sums = squares.setdefault(weight.component, [0.0, 0.0])
+                sums[0] += float(np.square(distance, dtype=np.float64).sum())
+                sums[1] += float(np.square(given, dtype=np.float64).sum())
         quantised += weight.dtype.name != "float32"
         report(done + 1, len(stored))
-    return {"tensors": len(stored), "quantised": quantised, "bound": "half a step"}
+    error = {component: (off / max(whole, 1e-30)) ** 0.5 for component, (off, whole) in sorted(squares.items())}
+    return {"tensors": len(stored), "quantised": quantised, "bound": "half a step", "error": error}
 
 
 def _pairs(

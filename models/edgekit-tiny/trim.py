@@ -162,6 +162,8 @@ def trim(seed: Path, output: Path, frequencies: dict[str, float], size: int) -> 
     (output / "model.safetensors").chmod(0o644)
     for name in ("config.json", "generation_config.json"):
         config = json.loads((seed / name).read_text(encoding="utf-8"))
+        if "edgekit" in config:
+            config["edgekit"]["recipe"] = "edgekit-tiny"
         (output / name).write_text(json.dumps(renumbered(config, rows), indent=2) + "\n", encoding="utf-8")
     text = json.dumps(trimmed, ensure_ascii=False, separators=(",", ":"))
     (output / "tokenizer.json").write_text(text, encoding="utf-8")

@@ -1,6 +1,7 @@
 """Export and quantize as a user meets them: what is written, what is refused, what stays behind after a failure."""
 
 import errno
+import hashlib
 import json
 import shutil
 import subprocess
@@ -12,11 +13,19 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from edgekit.bundle import open_bundle
-from edgekit.errors import CensusError, CheckpointError, OutputError, QualityError, RecipeError
+from edgekit.errors import (
+    BundleFormatError,
+    CensusError,
+    CheckpointError,
+    OutputError,
+    QualityError,
+    RecipeError,
+    UsageError,
+)
 from edgekit.exporter import pack, weights
 from edgekit.exporter.census import ratio
 from edgekit.exporter.checkpoint import open_checkpoint
-from edgekit.exporter.export import ExportOptions, export, quantize
+from edgekit.exporter.export import ExportOptions, export, find_recipe, quantize
 from edgekit.exporter.families import find_family
 from edgekit.exporter.weight_check import check_weights
 from edgekit.exporter.weights import SCALE
@@ -166,7 +175,13 @@ def test_a_loss_beyond_the_limit_publishes_nothing_unless_accepted(checkpoint, t
 def test_the_manifest_says_which_judgement_was_made(checkpoint, tmp_path):
     judged = export(checkpoint("whisper-experts"), tmp_path / "a", ExportOptions(recipe=JUDGED)).verification
     assert judged["twin"] == "whole"
-    assert set(judged["measured"]) == {"frame_error", "logit_error", "token_mismatch", "word_error_rate"}
+    assert set(judged["measured"]) == {
+        "weight_error",
+        "frame_error",
+        "logit_error",
+        "token_mismatch",
+        "word_error_rate",
+    }
     assert set(judged["levels"]) == {"experts-2", "experts-3", "experts-4", "full"}
     assert set(judged["whole_clip"]) == {"frame_error", "word_error_rate"}
     small = tmp_path / "small.toml"
@@ -286,3 +301,90 @@ def test_peak_memory_does_not_follow_the_size_of_the_checkpoint(tmp_path):
     arguments = [str(tmp_path / "c"), str(tmp_path / "b"), str(recipe)]
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 120_000  # KiB; blocks of 16 MiB and what quantising makes of one
+
+
+def test_without_check_clips_the_manifest_says_that_only_weights_were_judged(checkpoint, tmp_path):
+    found = export(checkpoint("whisper-experts"), tmp_path / "b", ExportOptions(recipe=QUICK)).verification
+    assert found["twin"] == "weights"
+    assert set(found["measured"]) == {"weight_error"}
+    assert set(found["weights"]["error"]) == {"encoder", "adapter", "backbone"}
+    assert 0 < found["measured"]["weight_error"] < 0.01
+
+
+def test_weights_beyond_the_limit_are_refused_where_no_twin_is_run(checkpoint, tmp_path):
+    recipe = tmp_path / "strict.toml"
+    recipe.write_text(QUICK.read_text().replace("weight_error = 0.2", "weight_error = 0.02"))
+    export(checkpoint("step-dense"), tmp_path / "int8", ExportOptions(recipe=recipe, precision="int8"))
+    with pytest.raises(QualityError, match=r"weight_error 0\.\d+, the recipe allows 0.02; try --precision int8"):
+        export(checkpoint("step-dense"), tmp_path / "int4", ExportOptions(recipe=recipe, precision="int4"))
+    assert not (tmp_path / "int4").exists()
+
+
+def test_a_float_bundle_that_names_data_outside_itself_is_not_read(checkpoint, tmp_path):
+    export(checkpoint("whisper-dense"), tmp_path / "b", ExportOptions(recipe=QUICK, precision="float32"))
+    manifest = json.loads((tmp_path / "b/manifest.json").read_text())
+    graph = (tmp_path / "b/encoder.onnx").read_bytes()
+    outside = graph.replace(b"encoder.onnx.data", b"../ecret.onnx.dat")
+    (tmp_path / "b/encoder.onnx").write_bytes(outside)
+    for entry in manifest["files"]:
+        if entry["path"] == "encoder.onnx":
+            entry["sha256"] = hashlib.sha256(outside).hexdigest()
+    (tmp_path / "b/manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleFormatError, match="leaves the bundle"):
+        quantize(tmp_path / "b", tmp_path / "q")
+
+
+def _configured(source, folder, **changes):
+    shutil.copytree(source, folder)
+    config = json.loads((folder / "config.json").read_text())
+    for key, value in changes.items():
+        config[key] = config[key] | value if isinstance(config.get(key), dict) else value
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("whisper-dense", {"tie_word_embeddings": False}, "output projection of its own"),
+        ("whisper-dense", {"activation_function": "relu"}, "another activation than gelu"),
+        ("step-dense", {"text_config": {"rope_scaling": {"type": "yarn"}}}, "scales rotary positions"),
+        ("step-dense", {"text_config": {"rope_parameters": {"rope_type": "yarn"}}}, "scales rotary positions"),
+        ("step-dense", {"text_config": {"use_sliding_window": True}}, "use_sliding_window"),
+        ("step-dense", {"text_config": {"model_type": "llama"}}, r"'llama' is not a backbone .*qwen2, qwen3_moe"),
+        ("step-dense", {"audio_encoder_config": {"adapter_stride": -1}}, "kernel 3, stride 2"),
+    ],
+)
+def test_a_config_that_would_be_run_wrong_is_refused(name, changes, message, checkpoint, tmp_path):
+    with pytest.raises(CheckpointError, match=message):
+        export(_configured(checkpoint(name), tmp_path / "c", **changes), tmp_path / "b", ExportOptions(recipe=QUICK))
+
+
+@pytest.mark.parametrize(
+    "line", ["chunk_ms = 31000", "chunk_ms = 0", "chunk_ms = 630", "tail_ms = -640", "tail_ms = 5"]
+)
+def test_a_grid_that_no_stream_could_keep_is_refused(line, checkpoint, tmp_path):
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(QUICK.read_text() + f"\n[grid]\n{line}\n")
+    with pytest.raises(RecipeError, match=f"grid.{line.split()[0]}"):
+        export(checkpoint("whisper-experts"), tmp_path / "b", ExportOptions(recipe=recipe))
+
+
+def test_a_group_that_the_model_lacks_is_not_ignored(checkpoint, tmp_path):
+    with pytest.raises(UsageError, match="--experts: .* has no such weights; it has --encoder, --backbone, --head"):
+        export(checkpoint("whisper-dense"), tmp_path / "b", ExportOptions(recipe=QUICK, groups={"experts": "int4"}))
+
+
+def test_a_folder_with_another_kind_of_manifest_is_kept(checkpoint, tmp_path):
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/manifest.json").write_text('{"name": "a web page"}')
+    with pytest.raises(OutputError, match="is not a bundle"):
+        export(checkpoint("whisper-dense"), tmp_path / "app", ExportOptions(recipe=QUICK, overwrite=True))
+    assert (tmp_path / "app/manifest.json").exists()
+
+
+def test_a_user_s_chunk_causal_model_gets_neither_name_nor_licence_of_ours(checkpoint, tmp_path):
+    recipe = find_recipe(None, json.loads((checkpoint("whisper-experts") / "config.json").read_text()))
+    assert (recipe.name, recipe.license, recipe.grid.mode) == ("", "", None)
+    assert find_recipe(None, {"model_type": "whisper", "edgekit": {"recipe": "edgekit-tiny"}}).name == "edgekit-tiny"
+    assert find_recipe("step-audio-2-mini/recipe-int4", {}).precision.backbone == "int4"

@@ -44,9 +44,12 @@ class Qwen:
             raise CheckpointError(
                 f"config.json: text_config.model_type '{kind}' is not a backbone EdgeKit knows (qwen2, qwen3_moe)"
             )
-        if config.get("rope_scaling"):
+        rope = config.get("rope_parameters") or {}
+        if config.get("rope_scaling") or rope.get("rope_type", "default") != "default":
+            raise CheckpointError("config.json: text_config scales rotary positions; only plain ones are supported")
+        if config.get("use_sliding_window"):
             raise CheckpointError(
-                "config.json: text_config.rope_scaling is set; only plain rotary positions are supported"
+                "config.json: text_config.use_sliding_window is set; only full attention is supported"
             )
         if config.get("hidden_act", "silu") != "silu":
             raise CheckpointError(f"config.json: hidden_act '{config['hidden_act']}' is not supported; Qwen uses silu")
@@ -58,7 +61,7 @@ class Qwen:
         self.head_dim = value(config, "head_dim", int, self.width // self.heads)
         self.vocabulary = value(config, "vocab_size", int)
         self.positions = min(value(config, "max_position_embeddings", int, 16_384), _MAX_POSITIONS)
-        self.theta = value(config, "rope_theta", float, 1e6)
+        self.theta = value({**config, **rope}, "rope_theta", float, 1e6)
         self.epsilon = value(config, "rms_norm_eps", float, 1e-6)
         self.tied = value(config, "tie_word_embeddings", bool, False)
         self.inner = value(config, "intermediate_size", int)

@@ -127,6 +127,10 @@ class StepAudio:
     def grid(self, settings: GridSettings) -> Grid:
         """Return the published piece of 25 s, or chunks that attend to themselves and the past (approximate)."""
         window = min(PIECE_FRAMES, self.encoder.positions * 2)
+        if settings.tail_ms:
+            raise RecipeError(
+                f"grid.tail_ms {settings.tail_ms}: this family adds no silence; leave it out of the recipe"
+            )
         chunk = window
         mode = settings.mode or "exact"
         if mode == "chunked":

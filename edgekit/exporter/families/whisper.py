@@ -87,6 +87,11 @@ class Whisper:
                 "config.json: Whisper with another activation than gelu, or scaled embeddings, is not supported; "
                 "use a published Whisper checkpoint"
             )
+        if not config.get("tie_word_embeddings", True):
+            raise CheckpointError(
+                "config.json: tie_word_embeddings is false, a Whisper with an output projection of its own is not "
+                "supported; use a published Whisper checkpoint"
+            )
         if self.experts and self.inner % self.experts:
             raise CheckpointError(
                 f"config.json: decoder_ffn_dim {self.inner} does not divide into {self.experts} experts; "
@@ -117,7 +122,7 @@ class Whisper:
         return found
 
     def ignored(self, name: str) -> bool:
-        """Return whether a tensor may be there unused: the tied output projection."""
+        """Return whether a tensor may be there unused: the output projection, which is the token table again."""
         return name == "proj_out.weight"
 
     def group(self, name: str) -> Group | None:
@@ -172,11 +177,18 @@ class Whisper:
         chunk = value(self._extra, "chunk_frames", int) * FRAMES_PER_POSITION
         if settings.chunk_ms is not None:
             chunk = settings.chunk_ms // FRAME_MS
-            if chunk <= 0 or chunk % FRAMES_PER_POSITION or settings.chunk_ms % FRAME_MS:
-                raise RecipeError(
-                    f"grid.chunk_ms {settings.chunk_ms}: must be a positive multiple of 20; change the recipe"
-                )
         tail = chunk if settings.tail_ms is None else settings.tail_ms // FRAME_MS
+        for name, given, frames in (("chunk_ms", settings.chunk_ms, chunk), ("tail_ms", settings.tail_ms, tail)):
+            if (
+                frames < (name == "chunk_ms")
+                or frames > window
+                or frames % FRAMES_PER_POSITION
+                or (given or 0) % FRAME_MS
+            ):
+                raise RecipeError(
+                    f"grid.{name} {given if given is not None else frames * FRAME_MS}: must be a multiple of 20 from "
+                    f"{20 if name == 'chunk_ms' else 0} to {window * FRAME_MS}; change the recipe"
+                )
         return Grid(
             mode="chunked",
             chunk_frames=chunk,
