@@ -37,19 +37,24 @@ def external_locations(graph: Path) -> set[str]:
             raise BundleFormatError(f"{graph}: not a readable ONNX file ({error}); export it again") from error
 
 
-def check_external_data(graph: Path, data: str | None) -> None:
-    """Raise BundleFormatError unless every external-data location in ``graph`` is the manifest's ``data`` file.
+def check_external_data(folder: Path, graph: str, data: str | None) -> None:
+    """Raise BundleFormatError unless every external-data location in a graph leads to the manifest's ``data`` file.
 
-    graph: path of the .onnx file; data: name of the component's data file, beside the graph, or None for no file.
+    folder: the bundle's; graph, data: as the manifest names them; no data file for None. onnxruntime looks for a
+    location beside the graph.
     """
-    expected = None if data is None else PurePosixPath(data).name
-    for location in sorted(external_locations(graph)):
+    expected = None if data is None else PurePosixPath(data)
+    for location in sorted(external_locations(folder / graph)):
         if location.startswith(("/", "\\")) or ":" in location or ".." in location.replace("\\", "/").split("/"):
             raise BundleFormatError(
-                f"{graph}: external data '{location}' leaves the bundle, which no graph may; do not use this bundle"
+                f"{folder / graph}: external data '{location}' leaves the bundle, which no graph may; "
+                "do not use this bundle"
             )
-        if location != expected:
-            raise BundleFormatError(f"{graph}: external data '{location}', manifest says '{expected}'; export it again")
+        found = PurePosixPath(graph).parent / location
+        if found != expected:
+            raise BundleFormatError(
+                f"{folder / graph}: external data '{found}', manifest says '{expected}'; export it again"
+            )
 
 
 def _locations(data: mmap.mmap, start: int, end: int, message: str, depth: int) -> Iterator[str]:

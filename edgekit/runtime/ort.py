@@ -124,7 +124,7 @@ def load_component(bundle: Bundle, name: str, threads: int) -> OrtEngine:
         )
     onnxruntime = _import_onnxruntime(manifest.requires.onnxruntime)
     path = bundle.file(component.graph)
-    check_external_data(path, component.data)
+    check_external_data(bundle.folder, component.graph, component.data)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -56,14 +56,23 @@ def test_external_locations_hidden_in_subgraphs_and_attributes_are_found(tmp_pat
 
 def test_the_manifests_data_file_is_the_only_location_that_passes(tmp_path: Path) -> None:
     for location in ("a.data", "../a.data", "/a.data", "b.data", "x/a.data", "..\\a.data"):
-        path = _save(tmp_path / "g.onnx", helper.make_graph([], "g", [], [], [_external("w", location)]))
+        _save(tmp_path / "g.onnx", helper.make_graph([], "g", [], [], [_external("w", location)]))
         if location == "a.data":
-            check_external_data(path, "a.data")
+            check_external_data(tmp_path, "g.onnx", "a.data")
             continue
         with pytest.raises(BundleFormatError, match="external data"):
-            check_external_data(path, "a.data")
+            check_external_data(tmp_path, "g.onnx", "a.data")
         with pytest.raises(BundleFormatError, match="external data"):
-            check_external_data(path, None)
+            check_external_data(tmp_path, "g.onnx", None)
+
+
+def test_a_data_file_of_the_same_name_in_another_folder_does_not_pass(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    _save(tmp_path / "a" / "x.onnx", helper.make_graph([], "g", [], [], [_external("w", "x.data")]))
+    check_external_data(tmp_path, "a/x.onnx", "a/x.data")
+    for data in ("b/x.data", "x.data", "a/a/x.data"):
+        with pytest.raises(BundleFormatError, match=f"external data 'a/x.data', manifest says '{data}'"):
+            check_external_data(tmp_path, "a/x.onnx", data)
 
 
 def test_a_file_that_is_no_protobuf_is_refused_at_every_length(tmp_path: Path) -> None:
