@@ -57,10 +57,12 @@ def open_bundle(path: str | os.PathLike[str], *, check_hashes: bool = True) -> B
     for entry in manifest.files:
         _check_file(folder, entry, check_hashes)
     listed = {entry.path for entry in manifest.files}
+    embedding = manifest.embedding
     named = {
         *(component.graph for component in manifest.components.values()),
         *(component.data for component in manifest.components.values() if component.data),
-        manifest.embedding.weight.file,
+        embedding.weight.file,
+        *([embedding.scales.file] if embedding.scales else []),
     }
     if missing := sorted(named - listed):
         raise BundleFormatError(
@@ -71,6 +73,8 @@ def open_bundle(path: str | os.PathLike[str], *, check_hashes: bool = True) -> B
 
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
+    if path.is_symlink():
+        raise BundleFormatError(f"{folder}: '{MANIFEST}' is a link, which a bundle may not hold; copy the file itself")
     try:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:

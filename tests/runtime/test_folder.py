@@ -1,0 +1,38 @@
+"""Opening a bundle folder: only listed files, and no links."""
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from edgekit.bundle import TensorRef, open_bundle
+from edgekit.errors import BundleFormatError
+
+
+def test_a_bundle_as_written_opens(tiny_bundle: Callable) -> None:
+    bundle = tiny_bundle()
+    assert open_bundle(bundle.folder).manifest == bundle.manifest
+
+
+@pytest.mark.parametrize("part", ["weight", "scales"])
+def test_the_files_of_the_token_table_must_be_listed(tiny_bundle: Callable, part: str) -> None:
+    bundle = tiny_bundle()
+    (bundle.folder / "spare").mkdir()
+    (bundle.folder / "spare" / "table.bin").write_bytes(bytes(400))
+    ref = TensorRef(file="spare/table.bin", offset=0, dtype="float32", shape=(100,))
+    broken = msgspec.structs.replace(bundle.manifest.embedding, **{part: ref})
+    (bundle.folder / "manifest.json").write_bytes(
+        msgspec.json.encode(msgspec.structs.replace(bundle.manifest, embedding=broken))
+    )
+    with pytest.raises(BundleFormatError, match="'spare/table.bin' is used by a component but not listed"):
+        open_bundle(bundle.folder)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "tokens.bin"])
+def test_a_link_is_refused_even_if_what_it_leads_to_is_right(tiny_bundle: Callable, name: str) -> None:
+    bundle = tiny_bundle()
+    elsewhere = bundle.folder.parent / "elsewhere"
+    (bundle.folder / name).rename(elsewhere)
+    (bundle.folder / name).symlink_to(elsewhere)
+    with pytest.raises(BundleFormatError, match=f"'{name}' is (or goes through )?a link"):
+        open_bundle(bundle.folder)
