@@ -41,7 +41,7 @@ def test_edgekit_tiny_is_exported_and_reads_a_human_voice(tmp_path):
 
 def test_a_step_audio_checkpoint_is_exported_in_int4(tmp_path):
     checkpoint = checkpoints.write(tmp_path / "checkpoint", "step-moe-4")
-    printed = _run("step-audio-2-mini/export-int4.py", checkpoint, tmp_path / "bundle")
+    printed = _run("step-audio-2-mini/export-int4.py", checkpoint, tmp_path / "bundle", "random weights")
     assert "'experts': 'int4'" in printed
     assert open_bundle(tmp_path / "bundle").manifest.family == "step_audio"
 
