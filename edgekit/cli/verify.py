@@ -1,6 +1,7 @@
 """``edgekit verify``."""
 
 import json
+import math
 from pathlib import Path
 
 import click
@@ -32,8 +33,16 @@ def verify(bundle: Path, reference: Path | None, as_json: bool) -> None:
 
         checks = verify_reference(bundle, reference)
     if as_json:
-        found = [{"name": c.name, "error": c.error, "tolerance": c.tolerance, "passed": c.passed} for c in checks]
-        click.echo(json.dumps({"bundle": str(bundle), "checks": found}, indent=1))
+        found = [
+            {
+                "name": check.name,
+                "error": check.error if math.isfinite(check.error) else None,  # JSON knows no infinity
+                "tolerance": check.tolerance,
+                "passed": check.passed,
+            }
+            for check in checks
+        ]
+        click.echo(json.dumps({"bundle": str(bundle), "checks": found}, indent=1, allow_nan=False))
     else:
         for check in checks:
             verdict = "ok    " if check.passed else "FAILED"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.errors import VerifyError
+from edgekit.errors import BundleFormatError, VerifyError
 from edgekit.resources import resource
 from edgekit.runtime.audio import read_mono
 from edgekit.runtime.engine import Array
@@ -55,6 +55,9 @@ def verify(path: str | os.PathLike[str], *, threads: int | None = None) -> tuple
     stored = model.manifest.verification.get("goldens")
     if not stored:
         raise VerifyError(f"{path}: carries no goldens; export it again with a recipe that names check clips")
+    for name in stored:
+        if name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise BundleFormatError(f"{path}: clip '{name}' of the goldens is not a bare file name; export it again")
     quantised = any(kind != "float32" for kind in model.manifest.precision.values())
     tolerance = TOLERANCE_QUANTISED if quantised else TOLERANCE_FLOAT32
     checks: list[Check] = []

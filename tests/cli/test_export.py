@@ -4,9 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
 
-from edgekit.bundle import open_bundle
+from edgekit.bundle import FileEntry, encode, hash_file, open_bundle
 
 RECIPE = Path(__file__).parent / "quick.toml"
 
@@ -105,25 +107,48 @@ def test_verify_compares_with_the_stored_goldens(cli, bundle):
     assert {check["passed"] for check in json.loads(out)["checks"]} == {True}
 
 
-def test_verify_fails_on_goldens_that_another_model_made(cli, bundle, tmp_path):
-    import msgspec
-    import numpy as np
-
-    from edgekit.bundle import encode, hash_file
-
-    copy = shutil.copytree(bundle, tmp_path / "copy")
+def _with_logits(bundle, copy, change):
+    """Copy a bundle with other golden logits, listed as they are now."""
+    shutil.copytree(bundle, copy)
     golden = copy / "goldens/logits.npy"
-    np.save(golden, np.load(golden) * np.float32(1.1))
+    np.save(golden, change(np.load(golden)))
     manifest = open_bundle(bundle).manifest
-    files = [
-        msgspec.structs.replace(entry, sha256=hash_file(golden)) if entry.path == "goldens/logits.npy" else entry
-        for entry in manifest.files
-    ]
-    (copy / "manifest.json").write_bytes(encode(msgspec.structs.replace(manifest, files=tuple(files))))
+    entry = FileEntry(path="goldens/logits.npy", bytes=golden.stat().st_size, sha256=hash_file(golden))
+    files = tuple(entry if old.path == entry.path else old for old in manifest.files)
+    (copy / "manifest.json").write_bytes(encode(msgspec.structs.replace(manifest, files=files)))
+    return copy
+
+
+def test_verify_fails_on_goldens_that_another_model_made(cli, bundle, tmp_path):
+    copy = _with_logits(bundle, tmp_path / "copy", lambda logits: logits * np.float32(1.1))
     code, out, err = cli("verify", copy)
     assert code == 1
     assert "FAILED  backbone (logits): relative error: 0.0909, allowed 0.03" in out
     assert err.startswith(f"edgekit: {copy}: 1 of ")
+
+
+def test_a_golden_of_another_shape_fails_and_is_null_in_json(cli, bundle, tmp_path):
+    copy = _with_logits(bundle, tmp_path / "copy", lambda logits: logits[:, 1:])
+    code, out, _ = cli("verify", copy, "--json")
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    checks = json.loads(out, parse_constant=refuse)["checks"]
+    assert code == 1
+    assert [(check["error"], check["passed"]) for check in checks if not check["passed"]] == [(None, False)]
+
+
+@pytest.mark.parametrize("clip", ["../secret.wav", "/etc/passwd", "..", "a\\b.wav", ""])
+def test_verify_reads_no_clip_outside_its_own_folder(cli, bundle, tmp_path, clip):
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    manifest = open_bundle(bundle).manifest
+    goldens = {clip: next(iter(manifest.verification["goldens"].values()))}
+    verification = {**manifest.verification, "goldens": goldens}
+    (copy / "manifest.json").write_bytes(encode(msgspec.structs.replace(manifest, verification=verification)))
+    code, out, err = cli("verify", copy)
+    assert (code, out) == (1, "")
+    assert err == f"edgekit: {copy}: clip '{clip}' of the goldens is not a bare file name; export it again\n"
 
 
 def test_verify_refuses_a_changed_byte(cli, bundle, tmp_path):
