@@ -54,7 +54,7 @@ def demo(folder: Path) -> None:
     report = _measure(bundle, folder)
     click.echo(f"   report: {report.resolve()}")
     _head("What next")
-    listen = f"listen {bundle}" + ("" if find_spec("sounddevice") else "   (first: pip install 'edgekit-audio[mic]')")
+    listen = f"listen {bundle}" + ("" if find_spec("sounddevice") else "   (first: pip install sounddevice)")
     for meaning, arguments in (
         ("a recording of your own", f"run {bundle} FILE"),
         ("your microphone", listen),
@@ -80,7 +80,9 @@ def find_checkpoint() -> Path:
     except ModuleNotFoundError:
         folder = resource("models/edgekit-tiny/edgekit_tiny/checkpoint")
     if not (folder / "config.json").is_file():
-        raise MissingPackageError("edgekit_tiny is not installed, the demo exports it; pip install edgekit-audio-tiny")
+        raise MissingPackageError(
+            "edgekit_tiny is not installed, the demo exports it; pip install ./models/edgekit-tiny"
+        )
     return folder
 
 
