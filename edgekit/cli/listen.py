@@ -62,7 +62,8 @@ def default_bundle() -> Path:
     """Return the bundle of EDGEKIT_BUNDLE, else the newest under ./bundles. Raises BundleFileError if there is none."""
     if named := os.environ.get("EDGEKIT_BUNDLE"):
         return Path(named)
-    manifests = sorted(Path("bundles").glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    found = [path for path in Path("bundles").glob("*/manifest.json") if not path.parent.name.startswith(".")]
+    manifests = sorted(found, key=lambda path: path.stat().st_mtime)  # a dot folder is one still being written
     if not manifests:
         raise BundleFileError(
             "bundles: holds no bundle, and none was named; make one with `edgekit demo`, or name one: "

@@ -246,17 +246,26 @@ class Microphone:
 
 
 def _open(path: Path) -> "soundfile.SoundFile":
-    if not path.is_file():
-        raise AudioError(f"{path}: no such file, a recording is needed; check the path")
-    if path.stat().st_size == 0:
-        raise AudioError(f"{path}: empty, a recording is needed; record it again")
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise AudioError(f"{path}: no such file, a recording is needed; check the path")
+        if size == 0:
+            raise AudioError(f"{path}: empty, a recording is needed; record it again")
+        with path.open("rb") as stream:
+            whole = _is_whole(stream, size)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise AudioError(f"{path}: no such file, a recording is needed; check the path") from error
+    except OSError as error:
+        raise AudioError(
+            f"{path}: {error.strerror}, a readable file is needed; check its path and permissions"
+        ) from error
+    if not whole:
+        raise AudioError(f"{path}: truncated, it is shorter than its header says; copy or record it again")
     try:
         import soundfile
     except (ImportError, OSError) as error:
         raise MissingPackageError(f"soundfile: {error}; `pip install soundfile`") from error
-    with path.open("rb") as stream:
-        if not _is_whole(stream, path.stat().st_size):
-            raise AudioError(f"{path}: truncated, it is shorter than its header says; copy or record it again")
     try:
         return soundfile.SoundFile(path)
     except soundfile.LibsndfileError as error:

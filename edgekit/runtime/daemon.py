@@ -120,11 +120,11 @@ class Daemon:
 
         Raises DeviceError when the source fails; what it recorded until then has been shown.
         """
-        failure: EdgeKitError | None = None
+        failure: EdgeKitError | OSError | None = None
         with self._source:
             try:
                 self._listen()
-            except EdgeKitError as error:
+            except (EdgeKitError, OSError) as error:
                 failure = error
         while self._source.ring.available_samples:
             self._push()
@@ -206,7 +206,7 @@ class Recording:
         self.ring = Ring(max(1, round(buffer_s * self.sample_rate_hz)) * self.channels)
         self._stop = threading.Event()
         self._path, self._clock, self._sleep = path, clock, sleep or self._stop.wait
-        self._failure: EdgeKitError | None = None
+        self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._play, name="edgekit-recording", daemon=True)
 
     def __enter__(self) -> "Recording":  # noqa: PYI034 - typing.Self needs Python 3.11
@@ -242,7 +242,7 @@ class Recording:
                 if self._stop.is_set():
                     break
                 self.ring.write(chunk.samples.reshape(-1))
-        except EdgeKitError as error:
+        except Exception as error:  # noqa: BLE001 - `wait` raises it, where it can be seen
             self._failure = error
         finally:
             self.ring.close()

@@ -45,7 +45,7 @@ def test_a_signal_ends_it_in_good_order(program, bundle, wav, number):
 
 def test_without_a_bundle_the_newest_is_taken(program, bundle, wav, tmp_path):
     path = wav()
-    for age, name in ((100, "newer"), (200, "older")):
+    for age, name in ((0, ".half.partial"), (100, "newer"), (200, "older")):
         copy = shutil.copytree(bundle, tmp_path / "bundles" / name)
         stat = (copy / "manifest.json").stat()
         os.utime(copy / "manifest.json", (stat.st_atime, stat.st_mtime - age))

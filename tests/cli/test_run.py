@@ -42,6 +42,16 @@ def test_several_files_are_told_apart_and_a_bad_one_stops_nothing(cli, bundle, w
     assert err == f"edgekit: {missing}: no such file, a recording is needed; check the path\n"
 
 
+def test_files_that_the_system_refuses_stop_nothing(cli, bundle, wav, tmp_path):
+    good = wav("good.wav")
+    _, text, _ = cli("run", bundle, good)
+    code, out, err = cli("run", bundle, tmp_path / ("x" * 300), tmp_path, good / "under-a-file", good)
+    assert (code, out) == (1, f"{good}: {text}")
+    assert [line.split(": ")[2].split(",")[0] for line in err.splitlines()] == [
+        "File name too long", "no such file", "no such file",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "shape",
     [(96_000, 1, "PCM_24"), (8_000, 10, "PCM_U8"), (44_100, 2, "PCM_16"), (16_000, 1, "DOUBLE"), (11_025, 1, "ULAW")],

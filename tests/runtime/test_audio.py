@@ -61,6 +61,20 @@ def test_a_file_of_any_rate_and_channels_is_read_as_mono_at_16_khz(tmp_path: Pat
     assert abs(len(read_mono(tmp_path / "fast.wav")) - 16_000) <= 1
 
 
+def test_a_file_that_the_system_refuses_is_an_audio_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AudioError, match="File name too long, a readable file is needed"):
+        read_audio(tmp_path / ("x" * 300))
+    path = tmp_path / "secret.wav"
+    soundfile.write(path, sound(100), 16_000)
+
+    def refuse(*_arguments: object) -> None:  # the superuser, who may run this, is refused nothing
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(AudioError, match=r"secret\.wav: Permission denied, a readable file is needed"):
+        read_audio(path)
+
+
 def test_ogg_is_read(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "talk.ogg", sound(40_000), 16_000)
     assert read_audio(str(tmp_path / "talk.ogg")).samples.shape == (40_000, 1)

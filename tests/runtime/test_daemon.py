@@ -280,6 +280,26 @@ def test_a_recording_that_is_damaged_later_ends_with_the_error_of_the_file(model
         listen(model, Recording(path, clock=clock, sleep=clock.sleep))
 
 
+def test_a_recording_that_the_system_ends_is_an_error_after_what_was_played(model, tmp_path):
+    path = tmp_path / "a.wav"
+    write_wav(path, 1.5)
+    clock = FakeClock()
+
+    def sleep(seconds):
+        if clock.now > 101:
+            raise OSError(5, "Input/output error")
+        clock.sleep(seconds)
+
+    events = []
+    source = Recording(path, clock=clock, sleep=sleep)
+    daemon = Daemon(source, model.stream(sample_rate_hz=16_000), events.append)
+    with pytest.raises(OSError, match="Input/output error"):
+        daemon.run()
+    assert_balanced(daemon.tally)
+    assert daemon.tally.captured > 15_000
+    assert [event for event in events if isinstance(event, Text) and event.final]
+
+
 def test_stopping_a_recording_ends_its_thread_in_the_middle_of_a_sleep(model, tmp_path):
     path = tmp_path / "a.wav"
     write_wav(path, 60.0)
