@@ -27,12 +27,13 @@ class Trace:
     """Every Span of one run, in order of completion.
 
     ``count`` of a span is work in its own unit: samples (``features``), encoder positions (``encoder``), tokens
-    (``prefill``, ``decode``). ``limit`` bounds the memory of a daemon: older spans are dropped first.
+    (``prefill``, ``decode``). ``limit`` bounds the memory of a daemon: beyond it the oldest half is dropped. Who reads
+    the spans of a whole run sets it to ``sys.maxsize`` before the run.
     """
 
     clock: Clock = time.perf_counter
     spans: list[Span] = field(default_factory=list)
-    limit: int = 1_000_000
+    limit: int = 20_000
 
     @contextmanager
     def span(self, name: str, count: int = 1) -> Iterator[None]:
@@ -43,7 +44,7 @@ class Trace:
         finally:
             self.spans.append(Span(name, start, self.clock() - start, count))
             if len(self.spans) > self.limit:
-                del self.spans[: self.limit // 2]
+                del self.spans[: (self.limit + 1) // 2]
 
     def total(self, name: str) -> tuple[float, int]:
         """Return seconds and work counted under one name."""

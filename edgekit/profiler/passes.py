@@ -3,6 +3,7 @@
 Uses only ``push``, ``finish``, ``on_text`` and ``trace``: what any caller could measure.
 """
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +67,7 @@ def run_pass(
     texts: list[tuple[float, Text]] = []
     clock = pacer.clock
     stream = model.stream(on_text=lambda text: texts.append((clock(), text)), gate=gate, level=level)
-    stream.trace.clock = clock
+    stream.trace.clock, stream.trace.limit = clock, sys.maxsize
     answers: list[Answer] = []
     heard: list[str] = []
     work_s = 0.0

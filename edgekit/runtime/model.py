@@ -4,6 +4,7 @@ Knows which backend runs which dialect. Holds no conversation state: any number 
 """
 
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +90,7 @@ class Model:
             if stream is None:
                 channels = part.samples.shape[1] if part.samples.ndim == 2 else 1
                 stream = self.stream(sample_rate_hz=part.sample_rate_hz, channels=channels, **options)
+                stream.trace.limit = sys.maxsize  # the caller gets it, and a recording has an end
             events += stream.push(part.samples)
             audio_s += len(part.samples) / part.sample_rate_hz
         assert stream is not None, "blocks() yields at least one block"
