@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Samples = NDArray[np.float32]
 
 SAMPLE_RATE_HZ = 16_000
+MAX_CHANNELS = 64  # more is an array (channels, n), not a recording
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile's count for a file that does not say
 _BUSY = -9985  # PortAudio: paDeviceUnavailable
 
@@ -48,6 +49,8 @@ def blocks(path: Path | str, seconds: float) -> Iterator[Audio]:
     path = Path(path)
     with _open(path) as file:
         rate, position = file.samplerate, 0
+        if file.channels > MAX_CHANNELS:
+            raise AudioError(f"{path}: {file.channels} channels, at most {MAX_CHANNELS} are heard; mix it down first")
         while True:
             try:
                 samples = file.read(max(1, round(seconds * rate)), dtype="float32", always_2d=True)
@@ -100,6 +103,10 @@ class Resampler:
     def __init__(self, rate_in: int, channels: int, name: str = "input") -> None:
         if rate_in < 1 or channels < 1:
             raise UsageError(f"{name}: {rate_in} Hz and {channels} channels, at least 1 of each is needed; give both")
+        if channels > MAX_CHANNELS:
+            raise UsageError(
+                f"{name}: {channels} channels, at most {MAX_CHANNELS} are heard; transpose the samples to (n, channels)"
+            )
         self._rate, self._name = rate_in, name
         self._block = np.zeros((max(1, rate_in // 50), channels), np.float32)
         self._soxr = _soxr() if rate_in != SAMPLE_RATE_HZ else None

@@ -75,6 +75,16 @@ def test_a_file_that_the_system_refuses_is_an_audio_error(tmp_path: Path, monkey
         read_audio(path)
 
 
+def test_more_channels_than_any_recording_has_are_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "most.wav", sound(100, 64), 16_000)
+    assert read_mono(tmp_path / "most.wav").shape == (100,)
+    soundfile.write(tmp_path / "many.wav", sound(100, 65), 16_000)
+    with pytest.raises(AudioError, match=r"many\.wav: 65 channels, at most 64 are heard; mix it down"):
+        read_audio(tmp_path / "many.wav")
+    with pytest.raises(UsageError, match="65 channels, at most 64 are heard; transpose"):
+        Resampler(16_000, 65)
+
+
 def test_ogg_is_read(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "talk.ogg", sound(40_000), 16_000)
     assert read_audio(str(tmp_path / "talk.ogg")).samples.shape == (40_000, 1)

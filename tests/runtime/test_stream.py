@@ -543,6 +543,14 @@ def test_a_file_and_its_samples_are_transcribed_alike(load: Callable, tmp_path: 
     assert from_file.trace.total("encoder")[1] == 3 * 20
 
 
+def test_channels_first_are_refused_before_they_fill_the_memory(load: Callable) -> None:
+    model = load()
+    with pytest.raises(UsageError, match="960000 channels, at most 64 are heard; transpose"):
+        model.transcribe(np.zeros((2, 960_000), np.float32))
+    with pytest.raises(UsageError, match="65 channels"):
+        model.stream(channels=65)
+
+
 def test_an_array_without_samples_is_an_empty_transcript(load: Callable) -> None:
     transcript = load().transcribe(np.zeros(0, np.float32))
     assert (transcript.text, transcript.utterances, transcript.audio_s) == ("", (), 0.0)
