@@ -1,11 +1,16 @@
-"""Policy: which ComputeLevel is affordable now. A pure function; it neither measures nor remembers."""
+"""Policy: which ComputeLevel is affordable now.
+
+``choose`` is a pure function; Costs remembers what levels cost, and for how long that is believed. Neither measures.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgekit.bundle.manifest import ComputeLevel
 
 SKIP = "skip"
+_FIRST_WAIT = 4  # decisions until a level that cost too much is tried again
+_LONGEST_WAIT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +49,36 @@ def choose(
         if budget.deadline_ms is None or due_ms <= budget.deadline_ms:
             return level
     return working[0]
+
+
+@dataclass(slots=True)
+class Costs:
+    """What a chunk costs at each level, as last measured: ``ms`` by name, for ``choose``.
+
+    A level that is passed over is not measured, so one slow run, such as a cold first one, would lock it out for good.
+    Its cost is therefore forgotten after 4 decisions, and it runs once more; as long as that turns out too slow again,
+    after twice as many, at most 64.
+    """
+
+    levels: tuple[ComputeLevel, ...]
+    ms: dict[str, float] = field(default_factory=dict)
+    _waited: dict[str, int] = field(default_factory=dict)
+    _wait: dict[str, int] = field(default_factory=dict)
+
+    def decided(self, chosen: ComputeLevel) -> None:
+        """Take note of a decision for sound: every more capable level was passed over."""
+        if chosen.name in self.ms:  # chosen for what it costs, not for want of knowing
+            self._wait.pop(chosen.name, None)
+        self._waited.pop(chosen.name, None)
+        for level in self.levels[self.levels.index(chosen) + 1 :]:
+            if level.name not in self.ms:
+                continue
+            wait = self._wait.get(level.name, _FIRST_WAIT)
+            self._waited[level.name] = self._waited.get(level.name, 0) + 1
+            if self._waited[level.name] == wait:
+                del self.ms[level.name], self._waited[level.name]
+                self._wait[level.name] = min(2 * wait, _LONGEST_WAIT)
+
+    def measured(self, level: ComputeLevel, ms: float) -> None:
+        """Keep what the level cost just now."""
+        self.ms[level.name] = ms

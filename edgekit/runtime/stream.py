@@ -24,7 +24,7 @@ from edgekit.runtime.engine import Array
 from edgekit.runtime.events import Event, Lag, LevelChanged, SpeechStarted, SpeechStopped, Text
 from edgekit.runtime.gate import Closed, Gate, Opened, Output, Sound
 from edgekit.runtime.loops import loop_start
-from edgekit.runtime.policy import SKIP, Budget, Observation, choose
+from edgekit.runtime.policy import SKIP, Budget, Costs, Observation, choose
 from edgekit.runtime.sampler import Greedy
 from edgekit.runtime.text import Detokenizer
 from edgekit.timing import Trace
@@ -80,11 +80,11 @@ class Stream:
         self._decoder = _decoder(model, options, self.trace)
         self._tokenizer = model.tokenizer
         self._budget = options.budget or Budget()
-        self._levels = tuple(level for level in manifest.levels if level.name != SKIP)
-        self._pinned = None if options.level is None else _find_level(self._levels, options.level)
-        self._level = self._pinned or self._levels[-1]
+        working = tuple(level for level in manifest.levels if level.name != SKIP)
+        self._pinned = None if options.level is None else _find_level(working, options.level)
+        self._level = self._working = self._pinned or working[-1]  # in silence `_level` may be `skip`
         self._lag_ms = 0.0
-        self._cost_ms: dict[_Work, dict[str, float]] = {"hear": {}, "answer": {}}  # by level, as last measured
+        self._costs: dict[_Work, Costs] = {"hear": Costs(manifest.levels), "answer": Costs(manifest.levels)}
         self._pushed = 0  # samples at the caller's rate, dropped ones included
         self._drops: list[tuple[int, float]] = []  # (16 kHz sample, seconds lost before it)
         self._lost_s = 0.0  # seconds lost before any sample that an event may still name
@@ -94,7 +94,7 @@ class Stream:
 
     @property
     def level(self) -> ComputeLevel:
-        """The ComputeLevel in use."""
+        """The ComputeLevel in use; ``skip``, if the bundle has it and none is pinned, while the Gate is closed."""
         return self._level
 
     @property
@@ -149,6 +149,7 @@ class Stream:
         with self.trace.span("gate"):
             decisions = self._gate.finish()
         events += self._decide(decisions)
+        self._rest()
         return events
 
     def _listen(self, sound: Array) -> Iterator[Event]:
@@ -156,6 +157,7 @@ class Stream:
         with self.trace.span("gate", len(sound)):
             decisions = self._gate.push(sound)
         yield from self._decide(decisions)
+        self._rest()
 
     def _decide(self, decisions: Iterable[Output]) -> Iterator[Event]:
         for decision in decisions:
@@ -251,16 +253,29 @@ class Stream:
 
     def _choose_level(self, work: _Work) -> Iterator[LevelChanged]:
         """Ask the Policy before work that the level changes: a cross decoder hears for nothing."""
-        if self._pinned is not None or (work == "hear" and self._manifest.protocol.attention == "cross"):
+        if self._pinned is not None:
             return
-        observation = Observation(sounding=True, lag_ms=self._lag_ms)  # the Gate keeps silence away
-        chosen = choose(self._levels, observation, self._budget, self._cost_ms[work])
-        if chosen != self._level:
-            self._level = chosen
-            yield LevelChanged(chosen.name, self._seconds(self._piece_end))
+        if work == "hear" and self._manifest.protocol.attention == "cross":
+            self._level = self._working
+            return
+        costs = self._costs[work]
+        observation = Observation(sounding=True, lag_ms=self._lag_ms)
+        self._level = choose(self._manifest.levels, observation, self._budget, costs.ms)
+        costs.decided(self._level)
+        if self._level != self._working:
+            self._working = self._level
+            yield LevelChanged(self._level.name, self._seconds(self._piece_end))
+
+    def _rest(self) -> None:
+        """Ask the Policy about gated silence. Going to ``skip`` and back is no LevelChanged: the Gate tells of it."""
+        if self._pinned is not None or self._gate.is_open:
+            return
+        observation = Observation(sounding=False, lag_ms=self._lag_ms)
+        chosen = choose(self._manifest.levels, observation, self._budget, {})
+        self._level = chosen if chosen.name == SKIP else self._working
 
     def _measured(self, work: _Work, begun: float) -> None:
-        self._cost_ms[work][self._level.name] = (self.trace.clock() - begun) * 1000
+        self._costs[work].measured(self._level, (self.trace.clock() - begun) * 1000)
 
     def _seconds(self, sample: int) -> float:
         """Return the time of a 16 kHz sample of this stream, samples lost before it included."""

@@ -1,11 +1,13 @@
 """The Policy: with given costs no chunk misses its deadline by choice."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.bundle import ComputeLevel
-from edgekit.runtime.policy import Budget, Observation, choose
+from edgekit.runtime.policy import Budget, Costs, Observation, choose
 
 SKIP = ComputeLevel(name="skip")
 LIGHT = ComputeLevel(name="light", experts_per_token=2)
@@ -96,3 +98,41 @@ def test_under_a_fake_clock_no_chunk_is_late_by_choice(
         now += costs[level.name]
         late = lag + costs[level.name] > deadline
         assert not late or lag + costs["light"] > deadline
+
+
+def decisions(number: int, deadline_ms: float, cost: Callable[[str, int], float]) -> list[str]:
+    """Return the levels chosen one after the other; ``cost``: of the n-th run at a level."""
+    costs, chosen = Costs(LEVELS), []
+    for _ in range(number):
+        level = choose(LEVELS, Observation(True, 0.0), Budget(deadline_ms), costs.ms)
+        costs.decided(level)
+        costs.measured(level, cost(level.name, chosen.count(level.name)))
+        chosen.append(level.name)
+    return chosen
+
+
+def test_one_slow_run_does_not_lock_a_level_out() -> None:
+    chosen = decisions(20, 500.0, lambda name, run: 3_000.0 if name == "full" and run == 0 else COSTS[name])
+    assert chosen == ["full"] + ["middle"] * 4 + ["full"] * 15
+
+
+def test_a_level_that_stays_too_slow_is_tried_less_and_less() -> None:
+    chosen = decisions(400, 300.0, lambda name, _run: COSTS[name])
+    tried = [index for index, name in enumerate(chosen) if name == "full"]
+    assert tried == [0, 5, 14, 31, 64, 129, 194, 259, 324, 389]  # after 4, 8, 16, 32, then 64 of the others
+    assert set(chosen) == {"full", "middle"}
+
+
+def test_a_level_that_was_fast_again_is_tried_soon_after_its_next_slow_run() -> None:
+    slow = (0, 1, 2, 6)  # of the runs at full
+    chosen = decisions(60, 500.0, lambda name, run: 3_000.0 if name == "full" and run in slow else COSTS[name])
+    tried = [index for index, name in enumerate(chosen) if name == "full"]
+    assert tried[:9] == [0, 5, 14, 31, 32, 33, 34, 39, 40]
+
+
+def test_a_cheaper_level_keeps_its_cost_while_a_better_one_runs() -> None:
+    costs = Costs(LEVELS)
+    costs.measured(LIGHT, 100.0)
+    for _ in range(100):
+        costs.decided(FULL)
+    assert costs.ms == {"light": 100.0}

@@ -365,7 +365,6 @@ def test_a_late_caller_gets_a_cheaper_level_and_is_told(load: Callable) -> None:
     assert not any(isinstance(event, LevelChanged) for event in events)
     events = stream.push(samples[PIECE + 512 :], lag_ms=1001.0) + stream.finish()
     assert [event.level for event in events if isinstance(event, LevelChanged)] == ["light"]
-    assert stream.level.name == "light"
     experts = [int(call["experts_per_token"][0]) for call in engines["backbone"].calls]
     assert set(experts[: len(experts) // 2]) == {2}
     assert set(experts[len(experts) // 2 :]) == {1}
@@ -377,6 +376,65 @@ def test_a_deadline_that_full_misses_leads_to_light(load: Callable) -> None:
     events = _run(stream, [_sound(PIECE * 3)])
     changed = [event.level for event in events if isinstance(event, LevelChanged)]
     assert changed == ["light"]  # after the first answer had a cost, none is free
+
+
+@pytest.mark.parametrize("attention", ["cross", "prefix"])
+def test_a_slow_first_answer_does_not_keep_full_away_for_good(load: Callable, attention: str) -> None:
+    """Ten sounds, each answered; on a clock that only the first answer moves, by 5 s."""
+    model = load(attention)
+    now, shown = [0.0], []
+    quiet = np.zeros(2 * RATE, np.float32)
+
+    def show(text: Text) -> None:
+        now[0] += 0.0 if text.final or shown else 5.0
+        shown.extend([stream.level.name] if text.final else [])
+
+    stream = model.stream(gate="sound", budget=Budget(deadline_ms=1000.0), on_text=show)
+    stream.trace.clock = lambda: now[0]
+    events = _run(stream, [np.concatenate([quiet, _sound(4000, seed)]) for seed in range(10)])
+    assert len(shown) >= 10
+    assert shown[:6] == ["full", *["light"] * 4, "full"]
+    assert set(shown[5:]) == {"full"}
+    changes = [event.level for event in events if isinstance(event, LevelChanged)]
+    assert (changes[0], changes[-1]) == (
+        "light",
+        "full",
+    )  # between them a prefix model hears at full, for that is cheap
+
+
+@pytest.mark.parametrize("attention", ["cross", "prefix"])
+def test_the_level_is_skip_while_the_gate_is_closed_and_that_is_no_change(load: Callable, attention: str) -> None:
+    model, quiet = load(attention), np.zeros(2 * RATE, np.float32)
+    stream = model.stream(gate="sound")
+    events, seen = [], []
+    for part in (quiet, _sound(4000), quiet, quiet, _sound(4000, seed=1), quiet):
+        events += stream.push(part)
+        seen.append((stream.level.name, stream._gate.is_open))
+    assert {level for level, is_open in seen if is_open} == {"full"}
+    assert {level for level, is_open in seen if not is_open} == {"skip"}
+    assert seen[0] == ("skip", False)
+    events += stream.finish()
+    assert stream.level.name == "skip"
+    assert len(_finals(events)) >= 2
+    assert not any(isinstance(event, LevelChanged) for event in events)
+    pinned = model.stream(gate="sound", level="light")
+    pinned.push(quiet)
+    assert pinned.level.name == "light"
+    without = load(attention, levels=model.manifest.levels[1:]).stream(gate="sound")
+    without.push(quiet, lag_ms=2000.0)
+    assert without.level.name == "full"  # the last that worked, for none is asked to
+
+
+@pytest.mark.parametrize(("attention", "fields"), KINDS)
+def test_any_split_gives_identical_events_whether_silence_is_skipped_or_not(
+    load: Callable, attention: str, fields: dict[str, Any]
+) -> None:
+    model, quiet = load(attention, **fields), np.zeros(12_000, np.float32)
+    samples = np.concatenate([quiet, _sound(PIECE + 777), quiet, quiet, _sound(3000, seed=1), quiet[:801]])
+    whole = _run(model.stream(gate="sound"), [samples])
+    assert whole == _run(model.stream(gate="sound", level="full"), [samples])
+    for kind in ("halves", "random", "near-chunks"):
+        assert _run(model.stream(gate="sound"), _splits(samples, kind)) == whole, kind
 
 
 def test_a_pinned_level_stays_whatever_the_lag_and_changes_the_answer(load: Callable) -> None:
