@@ -26,6 +26,7 @@ from edgekit.profiler.profiles import DEFINITIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT, LONG, ANY = "2 s", "30 s", "any length"
+LONG_S = 30.0
 WITHOUT, WITH = "First token, without the decision", "First token, with the decision"
 FINAL = "Final text, without the decision"
 
@@ -47,7 +48,7 @@ def main() -> None:
     )  # the last whole 20 ms block and one more: the next would begin a new piece
     piece = f"{piece_s:g} s, one piece"
     speech = [read_clip(path) for path in sorted(args.clips.glob("*.flac"))]
-    clips = {label: join_speech(speech, seconds) for label, seconds in ((SHORT, 2.0), (piece, piece_s), (LONG, 30.0))}
+    clips = {label: join_speech(speech, seconds) for label, seconds in ((SHORT, 2.0), (piece, piece_s), (LONG, LONG_S))}
     real, fast = Pacer(time.perf_counter), Pacer(time.perf_counter, paced=False)
     findings, notes, decisions = Findings(), [], {}
     for label, clip in clips.items():
@@ -89,9 +90,9 @@ def main() -> None:
         f"Of 30 s of speech, {frames:.3f} x the received frames go through the encoder: "
         f"{'within' if frames <= 1.1 else 'beyond'} the limit of 1.1."
     )
-    notes.append(
-        f"A piece of this grid holds {grid.max_frames * hop_s:g} s: after 30 s the answer in question is the second."
-    )
+    piece_s = grid.max_frames * hop_s
+    answer = "in one piece" if piece_s >= LONG_S else "in pieces: after it the answer in question is the last piece's"
+    notes.append(f"A piece of this grid holds {piece_s:g} s: {LONG_S:g} s of speech are heard {answer}.")
     comparison = make_comparison(
         title=f"Time to text of {model.manifest.name} after short and long speech",
         question="Does the wait after the end of speech grow with the speech, and what does the rest cost?",
