@@ -6,7 +6,7 @@ gate only.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,7 +30,7 @@ from edgekit.exporter.pack import (
     write_manifest,
 )
 from edgekit.exporter.provenance import write_provenance
-from edgekit.exporter.quality import compare, pass_or_waive, rounded, whole_clip_distance
+from edgekit.exporter.quality import Progress, compare, pass_or_waive, rounded, whole_clip_distance
 from edgekit.exporter.tokenizer import tokenizer_json
 from edgekit.exporter.weight_check import check_weights
 from edgekit.exporter.weights import SCALE, Weights
@@ -45,9 +45,6 @@ GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer.json"
 
 FLOAT = PrecisionSettings(encoder="float32", backbone="float32", experts="float32", head="float32", decoder="float32")
-
-Progress = Callable[[str, int, int], None]
-"""Called with the stage, bytes done and bytes in all (0 where unknown)."""
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:

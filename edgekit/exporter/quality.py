@@ -20,6 +20,7 @@ from edgekit.runtime.probe import Answer, Heard, answer, hear
 
 Float = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
+"""Called with the stage, work done and work in all (0 where unknown)."""
 WHOLE_CLIPS = 2  # clips compared with the family's own window, which costs 30 s of encoding each
 _DIGITS = 3
 _KNOBS = {
