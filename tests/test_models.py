@@ -210,8 +210,9 @@ def test_a_vocabulary_smaller_than_its_bytes_is_refused(trim, seed, tmp_path):
 
 
 @pytest.mark.reference
-def test_transformers_reads_recorded_sentences_with_the_checkpoint():
+def test_transformers_reads_recorded_sentences_with_the_checkpoint(monkeypatch):
     pytest.importorskip("torch", reason="needs torch")
+    monkeypatch.syspath_prepend(str(TINY / "train"))
     reference = script(TINY / "train" / "reference.py")
     tiny = reference.load(CHECKPOINT)
     heard = {

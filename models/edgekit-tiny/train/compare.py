@@ -6,7 +6,8 @@ python models/edgekit-tiny/train/compare.py SEED CHECKPOINT data/asterisk-en exp
 import argparse
 from pathlib import Path
 
-from reference import CHUNK, HOP, decode, encode, load, log_mel, read
+from features import HOP
+from reference import CHUNK, decode, encode, load, log_mel, read
 
 
 def files(paths: list[Path]) -> list[Path]:

@@ -14,16 +14,13 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from features import RATE_HZ, streaming
 from tokenizers import Tokenizer
-from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+from transformers import WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
-SAMPLE_RATE_HZ = 16_000
-N_FFT = 400
-HOP = 160
 CHUNK = 64  # mel frames, 0.64 s: the grid the weights were trained on
-DYNAMIC_RANGE = 8.0  # log10 units below the running maximum; source: Whisper, audio.py
 MAX_TOKENS = 224  # half of Whisper's text context, its own limit per utterance
 
 
@@ -62,20 +59,9 @@ def load(folder: Path) -> Reference:
 def log_mel(samples: np.ndarray) -> torch.Tensor:
     """Return the streaming features of one utterance, (80, frames) float32 with frames a multiple of CHUNK.
 
-    samples: (n,) float in [-1, 1] at 16 kHz. One chunk of silence follows, then silence up to a whole chunk. The floor
-    is the running maximum, taken over frames 0..CHUNK first and over CHUNK more frames with every further chunk.
-    Source: Whisper, audio.py (there the maximum is taken over the whole 30 s window).
+    samples: (n,) float in [-1, 1] at 16 kHz. One chunk of silence follows, then silence up to a whole chunk.
     """
-    frames = -(-(len(samples) // HOP + CHUNK) // CHUNK) * CHUNK
-    padded = torch.zeros(frames * HOP + N_FFT // 2)
-    padded[: len(samples)] = torch.from_numpy(np.asarray(samples, dtype=np.float32))
-    padded = torch.cat([padded[1 : N_FFT // 2 + 1].flip(0), padded])  # reflected at the start, silent at the end
-    spectrum = torch.stft(padded, N_FFT, HOP, window=torch.hann_window(N_FFT), center=False, return_complex=True)
-    filters = torch.from_numpy(WhisperFeatureExtractor(feature_size=80).mel_filters.T.astype(np.float32))
-    log = (filters @ spectrum[:, :frames].abs() ** 2).clamp_min(1e-10).log10()
-    groups = (torch.arange(frames) - 1).clamp_min(0) // CHUNK
-    highest = torch.stack([log[:, groups <= group].max() for group in range(int(groups[-1]) + 1)])
-    return (torch.maximum(log, highest[groups] - DYNAMIC_RANGE) + 4) / 4
+    return streaming(torch.from_numpy(np.asarray(samples, dtype=np.float32)), CHUNK // 2, closing=CHUNK)
 
 
 @torch.inference_mode()
@@ -125,7 +111,7 @@ def transcribe(reference: Reference, samples: np.ndarray) -> str:
 def read(path: Path) -> np.ndarray:
     """Return the samples of a 16 kHz mono file, (n,) float32 in [-1, 1]."""
     samples, rate_hz = soundfile.read(path, dtype="float32")
-    if rate_hz != SAMPLE_RATE_HZ or samples.ndim != 1:
+    if rate_hz != RATE_HZ or samples.ndim != 1:
         raise ValueError(f"{path}: {rate_hz} Hz, shape {samples.shape}; must be 16000 Hz mono; convert it first")
     return samples
 
