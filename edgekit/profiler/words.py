@@ -1,0 +1,167 @@
+"""Words: what was heard against what was said, and what is done to speech before it is heard.
+
+Works on texts and on 16 kHz mono float32; knows no model. Reference texts have one line a recording: its name, a tab,
+its words, and where it must not be scored a further tab and the reason. Lines that begin with # are comments.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import ProfileError
+from edgekit.profiler.clips import Samples, speech_blocks
+from edgekit.profiler.comparison import Ratio
+from edgekit.profiler.pacing import BLOCK_SAMPLES
+
+_PEAK = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The words of one recording; ``left_out``: why it is not scored, empty if it is."""
+
+    words: str
+    left_out: str = ""
+
+
+def read_references(path: str | os.PathLike[str]) -> dict[str, Reference]:
+    """Return recording name -> Reference; raises ProfileError for a line of another form or a name said twice."""
+    found: dict[str, Reference] = {}
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, *rest = line.split("\t")
+        if not 1 <= len(rest) <= 2 or name in found:
+            raise ProfileError(
+                f"{path}, line {number}: '{line[:60]}', expected a new name, its words, perhaps a reason"
+            )
+        found[name] = Reference(*rest)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class WordErrors:
+    """Of one subject on some clips, in their order: words wrong and words said."""
+
+    wrong: tuple[int, ...]
+    said: tuple[int, ...]
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words that Whisper's English normaliser leaves of a text."""
+    return str(_normaliser()(text)).split()
+
+
+def count_errors(references: Sequence[str], heard: Sequence[str]) -> WordErrors:
+    """Return the WordErrors of texts under Whisper's English normaliser: substitutions, deletions and insertions.
+
+    Raises ProfileError for a reference without a word. Needs jiwer and whisper-normalizer.
+    """
+    import jiwer
+
+    wrong, said = [], []
+    for reference, text in zip(references, heard, strict=True):
+        if not (words := words_of(reference)):
+            raise ProfileError(f"reference '{reference}': no word is left after normalising; leave the clip out")
+        count = jiwer.process_words(" ".join(words), " ".join(words_of(text)))
+        wrong.append(count.substitutions + count.deletions + count.insertions)
+        said.append(count.hits + count.substitutions + count.deletions)
+    return WordErrors(tuple(wrong), tuple(said))
+
+
+def bootstrap_difference(
+    name: str, ours: WordErrors, theirs: WordErrors, *, resamples: int = 1000, seed: int = 0
+) -> Ratio:
+    """Return the difference of two word error rates on the same clips with its 95 % interval over clips, seeded.
+
+    Both rates come from the same draw of clips, so what makes a clip hard for both does not widen the interval.
+    """
+    assert ours.said == theirs.said, "both subjects hear the same words"
+    difference = np.asarray(ours.wrong, np.float64) - np.asarray(theirs.wrong, np.float64)
+    words = np.asarray(ours.said, np.float64)
+    picks = np.random.default_rng(seed).integers(0, len(words), (resamples, len(words)))
+    low, high = np.percentile(difference[picks].sum(axis=1) / words[picks].sum(axis=1), (2.5, 97.5))
+    return Ratio(
+        name=name,
+        value=round(float(difference.sum() / words.sum()), 5),
+        low=round(float(low), 5),
+        high=round(float(high), 5),
+        interval=f"95 %, paired bootstrap of {resamples} over clips",
+        n=len(words),
+    )
+
+
+def add_noise(speech: Samples, noise: Samples, snr_db: float) -> Samples:
+    """Return speech (n,) with noise (m,), repeated to its length, at a signal-to-noise ratio; scaled down if it clips.
+
+    The ratio is of mean powers: of the speech's 20 ms blocks within 30 dB of the loudest, and of the whole noise.
+    """
+    spread = np.resize(noise, len(speech)).astype(np.float64)
+    active = np.repeat(speech_blocks(speech), BLOCK_SAMPLES)[: len(speech)]
+    signal_power, noise_power = float(np.mean(speech[active].astype(np.float64) ** 2)), float(np.mean(spread**2))
+    if noise_power == 0:
+        raise ProfileError("noise: nothing but silence where it is mixed in; choose another recording or place")
+    return _unclipped(speech + spread * np.sqrt(signal_power / noise_power) * 10 ** (-snr_db / 20))
+
+
+def add_room(speech: Samples, response: NDArray[np.float64]) -> Samples:
+    """Return speech (n,) heard through a room's impulse response (m,), n + m - 1 - delay samples, as loud as before.
+
+    The way from mouth to microphone is cut off, so speech begins where it began.
+    """
+    direct = response[int(np.abs(response).argmax()) :]
+    length = len(speech) + len(direct) - 1
+    size = 1 << (length - 1).bit_length()
+    heard = np.fft.irfft(np.fft.rfft(speech, size) * np.fft.rfft(direct, size), size)[:length]
+    loudness = np.sqrt(np.mean(speech.astype(np.float64) ** 2) * len(speech) / max(float(np.sum(heard**2)), 1e-12))
+    return _unclipped(heard * loudness)
+
+
+def pink_noise(samples: int, rng: np.random.Generator) -> Samples:
+    """Return pink noise (samples,): power falls with 1/f, unit mean power."""
+    spectrum = np.fft.rfft(rng.standard_normal(samples))
+    spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
+    spectrum[0] = 0
+    noise = np.fft.irfft(spectrum, samples)
+    return np.asarray(noise / np.sqrt(np.mean(noise**2)), np.float32)
+
+
+class Heard:
+    """Texts that were heard, kept in a file line by line, so that a run that was stopped goes on where it was."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        self._known: dict[tuple[str, ...], Mapping[str, Any]] = {
+            tuple(key): found for key, found in map(json.loads, lines)
+        }
+
+    def get(self, key: Sequence[str], hear: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Return what was heard under a key (everything that could change it); call ``hear`` if it is not known yet."""
+        known = tuple(key)
+        if known not in self._known:
+            self._known[known] = hear()
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps([known, self._known[known]]) + "\n")
+        return self._known[known]
+
+
+@lru_cache(maxsize=1)
+def _normaliser() -> Callable[[str], str]:
+    from whisper_normalizer.english import EnglishTextNormalizer  # type: ignore[import-untyped]
+
+    normalise: Callable[[str], str] = EnglishTextNormalizer()
+    return normalise
+
+
+def _unclipped(sound: NDArray[np.float64]) -> Samples:
+    peak = float(np.abs(sound).max(initial=0.0))
+    return np.asarray(sound * min(1.0, _PEAK / peak) if peak else sound, np.float32)
