@@ -1,6 +1,8 @@
 # Thin: each target is a few commands that a person could type. `make demo PYTHON=python3.12` picks the interpreter.
 PYTHON ?= python3
 SPEECH := data/asterisk-en
+SOUNDS := data/sounds
+CALLS := data/calls
 BENCH := .venv-bench/bin/python profiles/bench
 
 # Wheels only: a fresh machine has no compiler, and a source package would run its own code to build.
@@ -8,7 +10,7 @@ PIP := -m pip install -qq --disable-pip-version-check --no-input --no-compile --
 EDGEKIT := -m pip install -qq --disable-pip-version-check --no-input --no-deps --no-build-isolation
 TINY := $(shell find models/edgekit-tiny -type f -not -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: demo test test-reference lint bench bench-reference speech-data requirements clean FORCE
+.PHONY: demo test test-reference lint bench bench-words bench-reference speech-data sound-data requirements clean FORCE
 
 demo: .venv/demo.stamp
 	.venv/bin/edgekit demo
@@ -36,13 +38,22 @@ bench: .venv-bench/stamp speech-data bundles/edgekit-tiny-float32 bundles/edgeki
 		.venv-bench/bin/edgekit report profiles/$$slug/edgekit-tiny-int8.json -o profiles/$$slug/edgekit-tiny-int8.md
 	$(BENCH)/int8-quality.py --int8 bundles/edgekit-tiny-int8 --float bundles/edgekit-tiny-float32 --speech $(SPEECH)
 
+# Hours the first time, most of them the yardsticks', which are kept in data/heard; a run that was stopped goes on.
+bench-words: .venv-bench/stamp speech-data sound-data bundles/edgekit-tiny-int8
+	$(BENCH)/word-errors.py --int8 bundles/edgekit-tiny-int8 --speech $(SPEECH) --calls $(CALLS) --sounds $(SOUNDS)
+	$(BENCH)/non-speech.py --int8 bundles/edgekit-tiny-int8 --sounds $(SOUNDS)/held-out
+
 bench-reference: .venv-reference/stamp speech-data bundles/edgekit-tiny-float32
 	.venv-reference/bin/python profiles/bench/greedy-against-torch.py \
 		--checkpoint models/edgekit-tiny/edgekit_tiny/checkpoint --float bundles/edgekit-tiny-float32 \
 		$(SPEECH) export/clips
 
 # 568 English prompts by one speaker (CC-BY-SA-3.0), from Debian's archive; needs ffmpeg, apt-get and dpkg-deb, no root.
-speech-data: $(SPEECH)/samples.sha256
+speech-data: $(SPEECH)/samples.sha256 $(CALLS)/words.tsv
+
+# 1,157 sounds without speech from Debian's archive, licences in profiles/data/README.md; needs the same, and 700 MB while
+# it works.
+sound-data: $(SOUNDS)/samples.sha256
 
 # `make requirements UPGRADE=--upgrade` moves every pin; without it only what the .in files ask for changes.
 requirements: .venv-lint/stamp
@@ -90,6 +101,12 @@ bundles/edgekit-tiny-%: .venv-bench/stamp FORCE
 
 $(SPEECH)/samples.sha256:
 	$(PYTHON) profiles/data/fetch-speech.py -o $(SPEECH)
+
+$(CALLS)/words.tsv:
+	$(PYTHON) profiles/data/fetch-speech.py --calls -o $(CALLS)
+
+$(SOUNDS)/samples.sha256:
+	$(PYTHON) profiles/data/fetch-sounds.py -o $(SOUNDS)
 
 define venv
 	@command -v $(PYTHON) >/dev/null || { echo "make: no $(PYTHON) here; install Python 3.11 or later, or name it: make PYTHON=python3.12" >&2; exit 1; }
