@@ -55,8 +55,8 @@ class WordErrors:
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words that Whisper's English normaliser leaves of a text."""
-    return str(_normaliser()(text)).split()
+    """Return the words that Whisper's English normaliser leaves of a text; to it, an ellipsis is one too."""
+    return str(_normaliser()(text.replace("...", " "))).split()
 
 
 def count_errors(references: Sequence[str], heard: Sequence[str]) -> WordErrors:

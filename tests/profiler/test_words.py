@@ -50,6 +50,10 @@ def test_numbers_in_words_and_digits_are_the_same_words():
     assert words_of("Twenty-one tests.") == words_of("21 tests") == ["21", "tests"]
 
 
+def test_an_ellipsis_is_no_word():
+    assert words_of("... letters of your name...") == ["letters", "of", "your", "name"]
+
+
 def test_a_reference_without_a_word_is_refused():
     with pytest.raises(ProfileError, match=r"no word is left"):
         count_errors(["[beep]"], [""])
