@@ -31,7 +31,7 @@ lint: .venv-lint/stamp
 
 bench: .venv-bench/stamp speech-data bundles/edgekit-tiny-float32 bundles/edgekit-tiny-int8
 	$(BENCH)/time-to-text.py --int8 bundles/edgekit-tiny-int8
-	$(BENCH)/peer-faster-whisper.py --int8 bundles/edgekit-tiny-int8
+	$(BENCH)/beside-peers.py --int8 bundles/edgekit-tiny-int8 --speech $(SPEECH)
 	$(BENCH)/encoder-forms.py --float bundles/edgekit-tiny-float32
 	slug=$$(.venv-bench/bin/python -c 'from edgekit.profiler.device import describe_device as d; print(d().slug)') && \
 		.venv-bench/bin/edgekit profile bundles/edgekit-tiny-int8 -o profiles/$$slug/edgekit-tiny-int8.json && \
