@@ -12,7 +12,8 @@ class CrossCache:
     """Keys and values of one utterance for cross-attention; rows 2i and 2i + 1 belong to decoder layer i.
 
     The attention op wants contiguous arrays of exactly the positions heard. ``make_room`` lays them out for a number of
-    positions still to come, while there is time; where the guess was right, packing at the end copies nothing.
+    positions still to come, while there is time; where the guess was right, packing at the end copies nothing. Arrays
+    once returned are not written again.
     """
 
     def __init__(self, layers: int, heads: int, head_dim: int, max_positions: int) -> None:
@@ -20,11 +21,9 @@ class CrossCache:
         self._shape = (2 * layers, heads, head_dim)
         self._max_positions = max_positions
         self._laid = self._empty(0)
-        self._given_out = False
 
     def append(self, cross: Array) -> None:
         """Add positions. cross: (2 * layers, heads, n, head_dim) float32, copied."""
-        assert not self._given_out, "append after packed(): reset() starts the next utterance"
         assert (cross.shape[0], cross.shape[1], cross.shape[3]) == self._shape, cross.shape
         start, self.positions = self.positions, self.positions + cross.shape[2]
         assert self.positions <= self._max_positions, f"{self.positions} positions, room for {self._max_positions}"
@@ -38,17 +37,15 @@ class CrossCache:
         self._lay(min(self.positions + positions, self._max_positions), self.positions)
 
     def packed(self) -> list[Array]:
-        """Return 2 * layers contiguous arrays (1, heads, positions, head_dim), the same ones until ``reset``."""
+        """Return 2 * layers contiguous arrays (1, heads, positions, head_dim), the same ones while nothing is added."""
         if self._laid[0].shape[2] != self.positions:
             self._lay(self.positions, self.positions)
-        self._given_out = True
         return self._laid
 
     def reset(self) -> None:
         """Forget the utterance."""
         self.positions = 0
         self._laid = self._empty(0)
-        self._given_out = False
 
     def _lay(self, size: int, held: int) -> None:
         """Move the first ``held`` positions into arrays of ``size`` positions."""

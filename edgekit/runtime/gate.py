@@ -46,9 +46,10 @@ class Opened:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sound:
-    """The next samples that count, (n,) float32; without a gap since Opened."""
+    """The next samples that count, (n,) float32, no gap since Opened; pre-roll and pauses are not ``sounding``."""
 
     samples: Samples
+    sounding: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +158,14 @@ class Gate:
     def _judge_open(self, samples: Samples) -> list[Output]:
         self.passed_samples += samples.size
         position = self.passed_samples + self.gated_samples
-        if self._probability >= self._stop:
+        sounding = self._probability >= self._stop
+        if sounding:
             self._run, self._end = 0, position
         else:
             self._run += 1
         if self._run < self._silence_windows:
-            return [Sound(samples)]
-        return [Sound(samples), self._close(position)]
+            return [Sound(samples, sounding)]
+        return [Sound(samples, sounding), self._close(position)]
 
     def _open(self, last: int) -> list[Output]:
         sounding = (self._run - 1) * self._window + last
@@ -173,7 +175,9 @@ class Gate:
         at = self.passed_samples + self.gated_samples
         self.passed_samples += samples.size
         self.is_open, self._run, self._end = True, 0, at + samples.size
-        return [Opened(at), Sound(samples)]
+        before, counted = np.split(samples, [samples.size - sounding])
+        pre_roll = [Sound(before, sounding=False)] if before.size else []
+        return [Opened(at), *pre_roll, Sound(counted, sounding=True)]
 
     def _close(self, position: int) -> Closed:
         self.is_open, self._run = False, 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from edgekit.bundle.manifest import ComputeLevel
 
 SKIP = "skip"
+DRAFT_SHARE = 0.25  # of the time: the rest is for hearing, and for what else the device does
 _FIRST_WAIT = 4  # decisions until a level that cost too much is tried again
 _LONGEST_WAIT = 64
 
@@ -49,6 +50,17 @@ def choose(
         if budget.deadline_ms is None or due_ms <= budget.deadline_ms:
             return level
     return working[0]
+
+
+def draft_due(observation: Observation, chunk_ms: float, since_ms: float, cost_ms: float) -> bool:
+    """Say whether to write a draft of an utterance: there is new speech, nothing waits, and it is not too dear.
+
+    observation.sounding: whether there was speech since the last draft, which ``since_ms`` less sound knew, and which
+    cost ``cost_ms`` (0.0 if there was none). What is dear is not given up but comes less often. A backlog of a part of
+    a chunk is normal: sound that came while the last one was worked on.
+    """
+    allowed = DRAFT_SHARE * since_ms
+    return observation.sounding and observation.lag_ms <= DRAFT_SHARE * chunk_ms and cost_ms <= allowed
 
 
 @dataclass(slots=True)

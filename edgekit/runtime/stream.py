@@ -2,12 +2,13 @@
 
     samples -> Resampler -> Gate -> Ear (log-mel, encoder, adapter) -> Decoder (backbone) -> Text
 
-Everything up to ``Decoder.hear`` happens while the user talks; the answer is decoded when the Gate closes. All mutable
-state is here and in what a Stream owns; engines are shared. Every split of the same input gives the same events, if the
-compute level is pinned, or the same lag reported and no deadline set. Knows no files, microphones or threads.
+Everything up to ``Decoder.hear`` happens while the user talks, on request drafts of the text too; the answer is decoded
+when the Gate closes. All mutable state is here and in what a Stream owns; engines are shared. Every split of the same
+input gives the same events, if the compute level is pinned, or the same lag reported and no deadline set; only drafts
+come as time allows, and change no final text. Knows no files, microphones or threads.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +20,7 @@ from edgekit.bundle import ComputeLevel, GateKind, GateSettings
 from edgekit.errors import UsageError
 from edgekit.runtime.audio import Resampler
 from edgekit.runtime.decode import CrossDecoder, Decoder, PrefixDecoder, Setting
+from edgekit.runtime.draft import Drafts
 from edgekit.runtime.ear import Ear
 from edgekit.runtime.engine import Array
 from edgekit.runtime.events import Event, Lag, LevelChanged, SpeechStarted, SpeechStopped, Text
@@ -26,7 +28,7 @@ from edgekit.runtime.gate import Closed, Gate, Opened, Output, Sound
 from edgekit.runtime.loops import loop_start
 from edgekit.runtime.policy import SKIP, Budget, Costs, Observation, choose
 from edgekit.runtime.sampler import Greedy
-from edgekit.runtime.text import Detokenizer
+from edgekit.runtime.text import UNFINISHED, Detokenizer
 from edgekit.timing import Trace
 
 if TYPE_CHECKING:
@@ -43,8 +45,9 @@ class StreamOptions:
 
     ``sample_rate_hz`` and ``channels`` describe the pushed samples. ``level`` pins a ComputeLevel, otherwise the Policy
     chooses within ``budget``. ``language`` and ``task`` are for cross-attention models (a multilingual one detects the
-    language if none is given), ``system`` and ``prompt`` for prefix ones. ``on_text`` is called with each Text event at
-    the moment it exists, while ``push`` is still at work.
+    language if none is given), ``system`` and ``prompt`` for prefix ones. ``partials``: write drafts of the text while
+    the user talks, which costs work and makes the final text of a long utterance come sooner; cross-attention models
+    only. ``on_text`` is called with each Text event at the moment it exists, while ``push`` is still at work.
     """
 
     sample_rate_hz: int = 16_000
@@ -56,6 +59,7 @@ class StreamOptions:
     system: str | None = None
     prompt: str | None = None
     budget: Budget | None = None
+    partials: bool = False
     on_text: Callable[[Text], None] | None = None
 
 
@@ -79,6 +83,7 @@ class Stream:
         self._ear = Ear(manifest, model.engines["encoder"], model.engines["adapter"], self.trace)
         self._decoder = _decoder(model, options, self.trace)
         self._tokenizer = model.tokenizer
+        self._drafts = Drafts(self._rate, manifest.grid.chunk_frames * manifest.front_end.hop_samples)
         self._budget = options.budget or Budget()
         working = tuple(level for level in manifest.levels if level.name != SKIP)
         self._pinned = None if options.level is None else _find_level(working, options.level)
@@ -166,7 +171,9 @@ class Stream:
                     yield SpeechStarted(self._seconds(at_sample))
                     self._piece_start = self._piece_end = at_sample
                     yield from self._begin_answer(at_sample)
-                case Sound(samples):
+                case Sound(samples, sounding):
+                    if sounding:
+                        self._drafts.hear(self._piece_end, self._piece_end + len(samples))
                     yield from self._hear(samples)
                 case Closed(end_sample, decided_sample):
                     yield SpeechStopped(self._seconds(end_sample), self._seconds(decided_sample))
@@ -182,6 +189,8 @@ class Stream:
             self._piece_end += len(taken)
             for heard in self._ear.push(taken):
                 yield from self._tell(heard)
+                if self.options.partials:
+                    yield from self._draft()
                 with self.trace.span("prepare"):
                     self._decoder.prepare()
 
@@ -219,9 +228,24 @@ class Stream:
         yield from self._choose_level("hear")
         self._decoder.open(self._level)
         self._answer_start = at_sample
+        self._drafts.open(at_sample)
+
+    def _draft(self) -> Iterator[Text]:
+        """Yield the text of all that was heard so far, if there is time for it and it differs from the last."""
+        end_sample = min(self._piece_end, self._piece_start + self._ear.chunk_samples[1])
+        if not self._drafts.due(end_sample, self._lag_ms):
+            return
+        begun = self.trace.clock()
+        heard_s = (end_sample - self._answer_start) / self._rate
+        tokens = self._without_loop(self._decoder.draft(self._level, heard_s, self._drafts.max_steps(end_sample)))
+        text = self._tokenizer.decode(tokens).rstrip(UNFINISHED).strip()
+        stable = self._drafts.write(text, end_sample, (self.trace.clock() - begun) * 1000)
+        if stable is not None:
+            bounds = self._seconds(self._answer_start), self._seconds(end_sample)
+            yield self._show(Text(text, False, *bounds, stable=stable))
 
     def _answer(self, end_sample: int) -> Iterator[Event]:
-        """Decode and yield a Text for every token that adds text, then the whole without the repeats of a loop.
+        """Decode and yield a Text for every token that changes what is shown, then the whole without a loop's repeats.
 
         Nothing if no sound came.
         """
@@ -232,19 +256,24 @@ class Stream:
         heard_samples = end_sample - self._answer_start
         bounds = self._seconds(self._answer_start), self._seconds(end_sample)
         detokenizer = Detokenizer(self._tokenizer)
-        text, tokens = "", []
+        text, shown, tokens = "", self._drafts.shown, []
         for token in self._decoder.answer(self._level, heard_samples / self._rate):
             tokens.append(token)
             if piece := detokenizer.push(token):
                 text += piece
-                yield self._show(Text(text.lstrip(), False, *bounds))
+                if not shown.startswith(text.strip()):
+                    shown = text.lstrip()
+                    yield self._show(Text(shown, False, *bounds, stable=len(shown)))
         text += detokenizer.finish()
         self._measured("answer", begun)
-        kept = loop_start(tokens, self._manifest.protocol.max_repeats)
-        if kept is not None:
-            tokens = tokens[:kept]
-            text = self._tokenizer.decode(tokens)
-        yield self._show(Text(text.strip(), True, *bounds, tuple(tokens)))
+        kept = self._without_loop(tokens)
+        if len(kept) < len(tokens):
+            text = self._tokenizer.decode(kept)
+        text = text.strip()
+        yield self._show(Text(text, True, *bounds, tuple(kept), len(text)))
+
+    def _without_loop(self, tokens: Sequence[int]) -> Sequence[int]:
+        return tokens[: loop_start(tokens, self._manifest.protocol.max_repeats)]
 
     def _show(self, text: Text) -> Text:
         if self.options.on_text is not None:

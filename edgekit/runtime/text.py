@@ -11,7 +11,7 @@ from edgekit.bundle import Bundle
 from edgekit.errors import BundleFormatError, MissingPackageError
 
 TOKENIZER = "tokenizer.json"
-_REPLACEMENT = "\ufffd"
+UNFINISHED = "\ufffd"  # what the bytes of a part of a character become
 _MAX_HELD_TOKENS = 4  # a character has at most 4 bytes, a token at least one
 
 
@@ -60,7 +60,7 @@ class Detokenizer:
     def _take(self, hold: bool) -> str:
         shown = self._tokenizer.decode(self._tokens[: self._context])
         text = self._tokenizer.decode(self._tokens)
-        if len(text) <= len(shown) or (hold and text.endswith(_REPLACEMENT)):
+        if len(text) <= len(shown) or (hold and text.endswith(UNFINISHED)):
             return ""
         del self._tokens[: self._context]
         self._context = len(self._tokens)

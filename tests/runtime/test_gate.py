@@ -51,8 +51,8 @@ def summary(outputs: list[Output]) -> list[tuple[str, object]]:
         match output:
             case Opened(at):
                 described.append(("opened", at // WINDOW))
-            case Sound(samples):
-                described.append(("sound", samples.size // WINDOW))
+            case Sound(samples, sounding):
+                described.append(("sound" if sounding else "quiet", samples.size // WINDOW))
             case Closed(end, decided):
                 described.append(("closed", (end // WINDOW, decided // WINDOW)))
     return described
@@ -60,7 +60,7 @@ def summary(outputs: list[Output]) -> list[tuple[str, object]]:
 
 def test_it_opens_after_enough_sound_and_hands_out_the_pre_roll() -> None:
     outputs = gate().push(windows(0, 0, 0, 0, 0.9, 0.9, 0.9))
-    assert summary(outputs) == [("opened", 2), ("sound", 4), ("sound", 1)]
+    assert summary(outputs) == [("opened", 2), ("quiet", 2), ("sound", 2), ("sound", 1)]
     sound = np.concatenate([output.samples for output in outputs if isinstance(output, Sound)])
     np.testing.assert_array_equal(sound, windows(0, 0, 0, 0, 0.9, 0.9, 0.9)[2 * WINDOW :])
 
@@ -78,7 +78,7 @@ def test_thresholds_count_when_they_are_just_met() -> None:
     settings = GateSettings(start=0.5, stop=0.25, min_sound_ms=1, min_silence_ms=1, pre_roll_ms=0)
     half = np.full(WINDOW, 0.5, np.float32)
     outputs = gate(settings).push(np.concatenate([half, half / 2, half / 4]))
-    assert summary(outputs) == [("opened", 0), ("sound", 1), ("sound", 1), ("sound", 1), ("closed", (2, 3))]
+    assert summary(outputs) == [("opened", 0), ("sound", 1), ("sound", 1), ("quiet", 1), ("closed", (2, 3))]
 
 
 def test_it_closes_after_enough_silence_which_was_handed_out_meanwhile() -> None:
@@ -87,9 +87,9 @@ def test_it_closes_after_enough_silence_which_was_handed_out_meanwhile() -> None
         ("opened", 0),
         ("sound", 2),
         ("sound", 1),
-        ("sound", 1),
-        ("sound", 1),
-        ("sound", 1),
+        ("quiet", 1),
+        ("quiet", 1),
+        ("quiet", 1),
         ("closed", (3, 6)),
     ]
 
@@ -101,19 +101,22 @@ def test_a_pause_shorter_than_the_silence_does_not_close_it() -> None:
 
 def test_pre_roll_never_repeats_samples_of_the_utterance_before() -> None:
     outputs = gate().push(windows(0.9, 0.9, 0, 0, 0, 0, 0.9, 0.9))
-    assert summary(outputs)[-3:] == [("closed", (2, 5)), ("opened", 5), ("sound", 3)]
+    assert summary(outputs)[-4:] == [("closed", (2, 5)), ("opened", 5), ("quiet", 1), ("sound", 2)]
 
 
 def test_pre_roll_stops_at_the_first_sample() -> None:
-    assert summary(gate().push(windows(0, 0.9, 0.9))) == [("opened", 0), ("sound", 3)]
+    assert summary(gate().push(windows(0, 0.9, 0.9))) == [("opened", 0), ("quiet", 1), ("sound", 2)]
 
 
 def test_pre_roll_is_exact_to_the_sample() -> None:
     settings = GateSettings(start=0.5, stop=0.3, min_sound_ms=32, pre_roll_ms=50)  # 800 samples
-    opened, sound = gate(settings).push(windows(0, 0, 0, 0.9))
+    opened, before, sound = gate(settings).push(windows(0, 0, 0, 0.9))
     assert opened == Opened(3 * WINDOW - 800)
+    assert isinstance(before, Sound)
     assert isinstance(sound, Sound)
-    np.testing.assert_array_equal(sound.samples, windows(0, 0, 0, 0.9)[3 * WINDOW - 800 :])
+    assert (before.sounding, sound.sounding) == (False, True)
+    np.testing.assert_array_equal(before.samples, windows(0, 0, 0, 0.9)[3 * WINDOW - 800 : 3 * WINDOW])
+    np.testing.assert_array_equal(sound.samples, windows(0, 0, 0, 0.9)[3 * WINDOW :])
 
 
 def test_the_usual_pre_roll_is_at_least_300_ms() -> None:
@@ -135,9 +138,9 @@ def test_finish_closes_an_open_gate_at_the_last_sample() -> None:
 def test_an_incomplete_last_window_can_open_it() -> None:
     stream = gate()
     assert stream.push(windows(0, 0.9, 0.9)[:-1]) == []
-    opened, sound, closed = stream.finish()
-    assert isinstance(sound, Sound)
-    assert (opened, sound.samples.size, closed) == (Opened(0), 3 * WINDOW - 1, Closed(3 * WINDOW - 1, 3 * WINDOW - 1))
+    outputs = stream.finish()
+    assert [outputs[0], outputs[-1]] == [Opened(0), Closed(3 * WINDOW - 1, 3 * WINDOW - 1)]
+    assert [output.samples.size for output in outputs if isinstance(output, Sound)] == [WINDOW, 2 * WINDOW - 1]
 
 
 def test_finish_of_a_silent_or_empty_stream_gives_nothing() -> None:
@@ -209,8 +212,9 @@ def test_any_split_gives_the_same_outputs_and_no_sample_is_lost(
     position = -1
     for ours, theirs in zip(outputs, expected, strict=True):
         match ours, theirs:
-            case Sound(samples), Sound(reference):
+            case Sound(samples, sounding), Sound(reference, expectation):
                 assert samples.tobytes() == reference.tobytes()
+                assert sounding == expectation
                 assert samples.tobytes() == sound[position : position + samples.size].tobytes()
                 position += samples.size
             case Opened(at), _:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.bundle import ComputeLevel
-from edgekit.runtime.policy import Budget, Costs, Observation, choose
+from edgekit.runtime.policy import DRAFT_SHARE, Budget, Costs, Observation, choose, draft_due
 
 SKIP = ComputeLevel(name="skip")
 LIGHT = ComputeLevel(name="light", experts_per_token=2)
@@ -136,3 +136,34 @@ def test_a_cheaper_level_keeps_its_cost_while_a_better_one_runs() -> None:
     for _ in range(100):
         costs.decided(FULL)
     assert costs.ms == {"light": 100.0}
+
+
+@pytest.mark.parametrize(
+    ("lag_ms", "since_ms", "cost_ms", "due"),
+    [
+        (0, 640, 0, True),
+        (160, 640, 160, True),
+        (160.1, 640, 0, False),
+        (160.1, 6400, 0, False),  # who is behind catches up first, however old the draft is
+        (0, 640, 160.1, False),
+        (0, 1280, 160.1, True),
+    ],
+)
+def test_a_draft_is_due_if_nothing_waits_and_its_cost_is_a_small_share(
+    lag_ms: float, since_ms: float, cost_ms: float, due: bool
+) -> None:
+    assert draft_due(Observation(True, lag_ms), 640, since_ms, cost_ms) == due
+    assert not draft_due(Observation(False, lag_ms), 640, since_ms, cost_ms)
+
+
+@settings(deadline=None, derandomize=True)
+@given(costs=st.lists(st.floats(0, 5000), min_size=1, max_size=40))
+def test_drafts_never_take_more_than_their_share_but_for_the_last_one(costs: list[float]) -> None:
+    written, cost_ms, since_ms = [], 0.0, 0.0
+    for cost in costs * 40:
+        since_ms += 640
+        if draft_due(Observation(True, 0), 640, since_ms, cost_ms):
+            written.append(cost)
+            cost_ms, since_ms = cost, 0.0
+    assert sum(written[:-1]) <= DRAFT_SHARE * 640 * len(costs) * 40
+    assert len(written) > 1  # a slow first one does not keep the others away for good

@@ -1,0 +1,55 @@
+"""Guess: what an answer will probably be, so that many of its tokens are checked in one run of the backbone.
+
+Knows tokens only. Where the answer takes another way, the guess is picked up again as soon as the two meet. Sources:
+speculative decoding, Leviathan et al. 2023 (arXiv:2211.17192), here for greedy choices; the guess comes from a text at
+hand and not from a second model, as in prompt lookup decoding, Saxena 2023.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+CHECKED_AT_ONCE = 16  # tokens: a wrong guess costs as much as four steps; larger runs are hardly cheaper per token
+_MEETING = 2  # tokens in a row: one alone, such as a comma, stands in many places
+_REACH = 16  # tokens that the guess may be ahead
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """The tokens, and how far to go on where they end or turn out wrong: at most ``max_steps`` runs for one token each.
+
+    ``settled`` of them are not checked: the KV cache has them after the prompt. ``timed``: whether runs get spans.
+    """
+
+    tokens: tuple[int, ...] = ()
+    settled: int = 0
+    max_steps: int | None = None
+    timed: bool = True
+
+
+class Lookup:
+    """Reads a guess beside the answer that comes into being."""
+
+    def __init__(self, tokens: Sequence[int], said: int) -> None:
+        """Begin after the first ``said`` tokens, which are the answer's too."""
+        self._tokens, self._at = tokens, said
+        self._meets = True
+
+    def next(self, at_most: int) -> Sequence[int]:
+        """Return the tokens that probably come next; none if that is unknown."""
+        return self._tokens[self._at : self._at + min(at_most, CHECKED_AT_ONCE)] if self._meets else ()
+
+    def follow(self, said: Sequence[int], right: int) -> None:
+        """Find the place again. said: the answer so far; right: how many of ``next`` it took."""
+        self._at += right
+        last = list(said[-_MEETING:])
+        for end in range(self._at + 1, min(len(self._tokens), self._at + _REACH) + 1):
+            if list(self._tokens[max(0, end - _MEETING) : end]) == last:
+                self._at, self._meets = end, True
+                return
+        self._meets = False
+
+
+def agreed(one: Sequence[object], other: Sequence[object]) -> int:
+    """Return how many first items two sequences share. Source: local agreement, Machacek et al. 2023."""
+    shorter = min(len(one), len(other))
+    return next((at for at in range(shorter) if one[at] != other[at]), shorter)
