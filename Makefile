@@ -8,9 +8,13 @@ BENCH := .venv-bench/bin/python profiles/bench
 # Wheels only: a fresh machine has no compiler, and a source package would run its own code to build.
 PIP := -m pip install -qq --disable-pip-version-check --no-input --no-compile --only-binary=:all:
 EDGEKIT := -m pip install -qq --disable-pip-version-check --no-input --no-deps --no-build-isolation
-TINY := $(shell find models/edgekit-tiny -type f -not -path '*/__pycache__/*' 2>/dev/null)
+TINY := $(shell find models/edgekit-tiny/edgekit_tiny models/edgekit-tiny/pyproject.toml -type f -not -path '*/__pycache__/*')
+TRAIN := .venv-train/bin/python models/edgekit-tiny/train
+# Hours of speech to make and minutes to learn; each step goes on where it was stopped.
+HOURS := 6
+MINUTES := 90
 
-.PHONY: demo test test-reference lint bench bench-words bench-reference speech-data sound-data requirements clean FORCE
+.PHONY: demo test test-reference lint bench bench-words bench-reference speech-data sound-data train-tiny requirements clean FORCE
 
 demo: .venv/demo.stamp
 	.venv/bin/edgekit demo
@@ -64,6 +68,22 @@ requirements: .venv-lint/stamp
 	done
 	.venv-lint/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
 		--no-emit-index-url --no-header $(UPGRADE) requirements/reference.in -o requirements/reference.txt
+	.venv-lint/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
+		--no-emit-index-url --no-header $(UPGRADE) requirements/train.in -o requirements/train.txt
+
+# The small model from packages to checkpoint, in data/train/run/checkpoint; needs the voices that it names.
+train-tiny: .venv-train/stamp sound-data data/train/start/config.json data/train/texts.jsonl
+	@command -v flite festival espeak-ng >/dev/null || \
+		{ echo "make: voices are missing; apt install flite festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts espeak-ng" >&2; exit 1; }
+	$(TRAIN)/speech.py --hours $(HOURS)
+	$(TRAIN)/teacher.py
+	$(TRAIN)/train.py --minutes $(MINUTES)
+
+data/train/start/config.json: .venv-train/stamp
+	$(TRAIN)/start.py -o $(@D)
+
+data/train/texts.jsonl: .venv-train/stamp
+	$(TRAIN)/texts.py -o $@
 
 clean:
 	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
@@ -82,6 +102,12 @@ clean:
 	$(call venv,.venv-reference)
 	.venv-reference/bin/python $(PIP) -r requirements/reference.txt
 	.venv-reference/bin/python $(EDGEKIT) -e . ./models/edgekit-tiny
+	touch $@
+
+.venv-train/stamp: requirements/train.txt pyproject.toml
+	$(call venv,.venv-train)
+	.venv-train/bin/python $(PIP) -r requirements/train.txt
+	.venv-train/bin/python $(EDGEKIT) -e .
 	touch $@
 
 .venv-lint/stamp: requirements/lint.txt

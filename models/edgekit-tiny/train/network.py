@@ -5,6 +5,7 @@ experts on it is the published network (tests compare it with transformers).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,12 +83,21 @@ class Encoder(nn.Module):
         return out
 
 
+Rule = Callable[[Tensor], Tensor]  # a layer's router scores (..., experts) -> which experts work (..., experts) bool
+
+
 @dataclass
 class Routing:
-    """What one decoder layer's router said (batch, tokens, experts) and the mass each expert really had there."""
+    """One decoder layer, each (batch, tokens, experts): router scores, the mass an expert really had, who worked."""
 
     scores: Tensor
     mass: Tensor
+    working: Tensor
+
+
+def best(experts: Tensor) -> Rule:
+    """Return the rule that lets the highest scores work, ``experts`` (...) int64 of them."""
+    return lambda scores: scores.argsort(-1, descending=True).argsort(-1) < experts[..., None]
 
 
 class DecoderLayer(nn.Module):
@@ -104,20 +114,25 @@ class DecoderLayer(nn.Module):
         )
         self.router = nn.Linear(width, EXPERTS)
 
-    def forward(self, x: Tensor, sound: Tensor, causal: Tensor, heard: Tensor | None, experts: Tensor | None):  # noqa: ANN201
-        """Return x (batch, n, width) and the Routing. experts: (batch, n) int64, how many work for each token."""
+    def forward(
+        self, x: Tensor, sound: Tensor, causal: Tensor, heard: Tensor | None, rule: Rule | None
+    ) -> tuple[Tensor, Routing | None]:
+        """Return x (batch, n, width) and the Routing; without a rule all experts work and no router is asked."""
         normed = self.self_attn_layer_norm(x)
         x = x + self.self_attn(normed, normed, causal)
         x = x + self.encoder_attn(self.encoder_attn_layer_norm(x), sound, heard)
+        return self.feed_forward(x, rule)
+
+    def feed_forward(self, x: Tensor, rule: Rule | None) -> tuple[Tensor, Routing | None]:
+        """Return x after the experts, and the Routing."""
         normed = self.final_layer_norm(x)
         hidden = functional.gelu(self.fc1(normed))
         routing = None
-        if experts is not None:
+        if rule is not None:
             scores = self.router(normed.detach()).float()  # learns from what experts do, not from the words
             grouped = hidden.unflatten(-1, (EXPERTS, -1))
-            routing = Routing(scores, grouped.detach().float().abs().mean(-1))
-            rank = scores.argsort(-1, descending=True).argsort(-1)
-            hidden = (grouped * (rank < experts[..., None])[..., None].to(hidden.dtype)).flatten(-2)
+            routing = Routing(scores, grouped.detach().float().abs().mean(-1), rule(scores))
+            hidden = (grouped * routing.working[..., None].to(hidden.dtype)).flatten(-2)
         return x + self.fc2(hidden), routing
 
 
@@ -133,14 +148,14 @@ class Decoder(nn.Module):
         self.layers, self.layer_norm = nn.ModuleList(layers), nn.LayerNorm(width)
 
     def forward(
-        self, tokens: Tensor, sound: Tensor, heard: Tensor | None = None, experts: Tensor | None = None
+        self, tokens: Tensor, sound: Tensor, heard: Tensor | None = None, rule: Rule | None = None
     ) -> tuple[Tensor, list[Routing]]:
-        """Return hidden rows (batch, n, width) before the head, and each layer's Routing if experts is given."""
+        """Return hidden rows (batch, n, width) before the head, and each layer's Routing if there is a rule."""
         x = self.embed_tokens(tokens) + self.embed_positions.weight[: tokens.shape[1]]
         causal = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool, device=x.device).tril()
         routings = []
         for layer in self.layers:
-            x, routing = layer(x, sound, causal, heard, experts)
+            x, routing = layer(x, sound, causal, heard, rule)
             routings += [] if routing is None else [routing]
         return self.layer_norm(x), routings
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from lessons import Batch, Lessons
-from network import Network, Routing, build, chunk_mask
+from network import Network, Routing, best, build, chunk_mask
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
@@ -52,7 +52,7 @@ def losses(network: Network, batch: Batch, device: str) -> Losses:
     with torch.autocast(device, torch.bfloat16):
         sound = network.encoder(batch.mel, chunk_mask(positions, batch.positions, batch.chunk))
         heard = (positions[None] < batch.positions[:, None])[:, None, None]
-        hidden, routings = network.decoder(batch.tokens, sound, heard, batch.experts)
+        hidden, routings = network.decoder(batch.tokens, sound, heard, best(batch.experts))
         asked = batch.labels != -100
         logits = network.head(hidden[asked])
     logits = logits.float()
