@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 @click.option(
     "--simulate", metavar="FILE", type=click.Path(path_type=Path), help="Play a file at the speed of sound instead."
 )
+@click.option(
+    "--partials/--no-partials",
+    default=True,
+    show_default=True,
+    help="Write drafts of the text while it is spoken, revised as more is heard.",
+)
 @stream_options
 def listen(
     *,

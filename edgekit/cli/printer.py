@@ -31,7 +31,7 @@ class Printer:
             if text.text:
                 click.echo(f"{self._name}: {text.text}" if self._name else text.text)
         elif self._live:
-            self._rewrite(text.text)
+            self._rewrite(text)
 
     def events(self, events: Iterable[Event]) -> None:
         """Show Events in order; see ``event``."""
@@ -56,13 +56,17 @@ class Printer:
             click.echo(_CLEAR_LINE, nl=False, err=True)
             self._shown = False
 
-    def _rewrite(self, text: str) -> None:
-        """Show the end of ``text`` that fits on one line."""
+    def _rewrite(self, text: Text) -> None:
+        """Show the end of ``text`` that fits on one line; what the next draft may well revise is dim."""
         from rich.cells import chop_cells
 
         room = max(1, shutil.get_terminal_size().columns - 1)
-        lines = chop_cells(" ".join(text.split())[::-1], room)
-        click.echo(_CLEAR_LINE + (lines[0][::-1] if lines else ""), nl=False, err=True)
+        line = " ".join(text.text.split())
+        lines = chop_cells(line[::-1], room)
+        shown = lines[0][::-1] if lines else ""
+        stable = max(0, len(" ".join(text.text[: text.stable].split())) - (len(line) - len(shown)))
+        dim = click.style(shown[stable:], dim=True) if shown[stable:] else ""
+        click.echo(_CLEAR_LINE + shown[:stable] + dim, nl=False, err=True)
         self._shown = True
 
     def _print_json(self, event: Event) -> None:

@@ -13,17 +13,26 @@ if TYPE_CHECKING:
     from edgekit.runtime.audio import Audio
     from edgekit.runtime.model import Model
 
+_BLOCK_S = 1.0
+_QUICK_S = 0.1  # an event comes with the end of its push, a draft at once: this keeps their order
+
 
 @click.command(epilog="\b\nExample: edgekit run bundles/base-int8 talk.wav")
 @bundle_argument
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--realtime", is_flag=True, help="Play the files like a microphone, at the speed of sound.")
+@click.option(
+    "--partials/--no-partials",
+    default=None,
+    help="Write drafts of the text while it is spoken, revised as more is heard; by default with --realtime.",
+)
 @stream_options
 def run(
     *,
     bundle: Path,
     files: tuple[Path, ...],
     realtime: bool,
+    partials: bool | None,
     threads: int | None,
     as_json: bool,
     **options: Any,
@@ -38,10 +47,12 @@ def run(
     from edgekit.cli.printer import Printer
 
     model = edgekit.load(bundle, threads=threads)
+    options["partials"] = realtime if partials is None else partials
     failed = 0
     for file in files:
         printer = Printer(str(file) if len(files) > 1 else "", as_json=as_json)
-        failed += not _run_file(model, _chunks(file, realtime), printer, options)
+        chunks = _chunks(file, realtime, _QUICK_S if options["partials"] else _BLOCK_S)
+        failed += not _run_file(model, chunks, printer, options)
     if failed:
         raise click.exceptions.Exit(1)
 
@@ -70,7 +81,7 @@ def _run_file(
     return True
 
 
-def _chunks(file: Path, realtime: bool) -> "Iterator[tuple[Audio, float]]":
+def _chunks(file: Path, realtime: bool, block_s: float) -> "Iterator[tuple[Audio, float]]":
     from edgekit.runtime.pace import chunks, paced
 
-    return paced(file) if realtime else ((chunk, 0.0) for chunk in chunks(file, 1.0))
+    return paced(file) if realtime else ((chunk, 0.0) for chunk in chunks(file, block_s))

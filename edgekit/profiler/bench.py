@@ -205,6 +205,8 @@ class Bench:
                 self._add("work_while_talking", self._latency_pace, done.done_before("encoder", clip.speech_end_s))
                 if clip is self.clips[0]:
                     self._timelines.append((took.first_token_ms, timeline_of(done, clip.name, clip.speech_end_s)))
+            if self._drafts:
+                self._take_drafts(clip)
 
     def cost_round(self, index: int) -> None:
         """Let every clip pass once at every level as fast as it is taken, gate off."""
@@ -216,6 +218,9 @@ class Bench:
                 self.samples["real_time_factor", level, "back to back"].append(done.work_s / done.audio_s)
                 if level == self.level:
                     self._add("encoder_frames_ratio", "back to back", done.frames_computed / done.frames_received)
+                if level == self.level and self._drafts:
+                    done = run_pass(self.model, clip.samples, self._unpaced, gate="off", level=level, partials=True)
+                    self._add("drafted_real_time_factor", "back to back", done.work_s / done.audio_s)
 
     def silence_round(self) -> None:
         """Push faint noise with the bundle's gate on."""
@@ -236,6 +241,12 @@ class Bench:
         self._add("peak_memory_mib", "fresh process", took.peak_mib)
 
     @property
+    def _drafts(self) -> bool:
+        """Whether the bundle writes drafts: not where all of the sound is one chunk."""
+        manifest = self.model.manifest
+        return manifest.protocol.attention == "cross" and manifest.grid.chunk_frames < manifest.grid.max_frames
+
+    @property
     def _unpaced(self) -> Pacer:
         return Pacer(self.pacer.clock, self.pacer.sleep, paced=False)
 
@@ -249,6 +260,18 @@ class Bench:
         for name, value in (("first_token", took.first_token_ms), ("final_text", took.final_text_ms)):
             self._add(f"{name}_ms", pace, value)
             self._add(f"{name}_with_decision_ms", pace, value + took.decision_ms)
+
+    def _take_drafts(self, clip: Clip) -> None:
+        """Let a clip pass once more, with drafts of its text while it is spoken."""
+        speech, pace = clip.speech(self.silence_after_s), self._latency_pace
+        done = run_pass(self.model, speech, self.pacer, level=self.level, partials=True)
+        self._add("drafted_final_text_ms", pace, latency_of(done, clip.name, clip.speech_end_s).final_text_ms)
+        figures = {"draft_ms": done.milliseconds("draft"), "drafted": list(done.drafted)}
+        if self.pacer.paced:
+            figures["first_draft_ms"] = [wait_s * 1000 for wait_s in done.first_drafts_s]
+        for name, values in figures.items():
+            for value in values:
+                self._add(name, pace, value)
 
     def _take_components(self, done: Pass, level: str, pace: Pace) -> None:
         for span, name in _COMPONENTS.items():

@@ -17,6 +17,7 @@ def diagnose(profile: Profile) -> tuple[str, ...]:
         *_waiting(profile),
         *_keeping_up(profile),
         *_talking(profile),
+        *_drafts(profile),
         *_levels(profile),
         *_silence(profile),
         *_spread(profile),
@@ -68,6 +69,20 @@ def _talking(profile: Profile) -> Iterator[str]:
         yield (
             f"{share.p50:.0%} of the encoder's work was done before the last speech sample (median); the rest is the "
             "tail."
+        )
+
+
+def _drafts(profile: Profile) -> Iterator[str]:
+    first, final, plain = (profile.metric(f"{name}_ms") for name in ("first_draft", "drafted_final_text", "final_text"))
+    cost, factor = (
+        profile.metric("drafted_real_time_factor"),
+        profile.metric("real_time_factor", level=profile.settings.level),
+    )
+    if first and final and plain and cost and factor:
+        yield (
+            f"With drafts the first words come {_ms(first)} after the utterance begins, pre-roll included, and the "
+            f"final text {_ms(final)} after the decision instead of {_ms(plain)}; a second of speech then takes "
+            f"{cost.p50:.3f} s instead of {factor.p50:.3f} s."
         )
 
 

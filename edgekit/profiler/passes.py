@@ -4,7 +4,8 @@ Uses only ``push``, ``finish``, ``on_text`` and ``trace``: what any caller could
 """
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,8 @@ from edgekit.bundle import GateKind
 from edgekit.errors import ProfileError
 from edgekit.profiler.pacing import Pacer
 from edgekit.profiler.profiles import Timeline, TimelineSpan
-from edgekit.runtime.events import Event, Text
+from edgekit.runtime.events import Event, SpeechStarted, SpeechStopped, Text
+from edgekit.runtime.guess import agreed
 from edgekit.runtime.model import Model
 from edgekit.timing import Span
 
@@ -36,7 +38,9 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Pass:
     """What one pass took. ``origin_s``: when the first sample was due; ``work_s``: time spent inside the Stream;
-    ``text``: all final texts.
+    ``text``: all final texts. ``first_drafts_s``: for each utterance with a draft, the clock's time from when its first
+    sample was due to its first words in the caller's hands; ``drafted``: the share of each final text's characters that
+    the caller had already, from its beginning, when the end of speech was decided.
     """
 
     origin_s: float
@@ -47,6 +51,8 @@ class Pass:
     frames_received: int
     frames_computed: int
     text: str
+    first_drafts_s: tuple[float, ...] = ()
+    drafted: tuple[float, ...] = ()
 
     def milliseconds(self, name: str) -> list[float]:
         """Return the length of every span of a name."""
@@ -61,16 +67,22 @@ class Pass:
 
 
 def run_pass(
-    model: Model, samples: NDArray[np.float32], pacer: Pacer, *, gate: GateKind | None = None, level: str | None = None
+    model: Model,
+    samples: NDArray[np.float32],
+    pacer: Pacer,
+    *,
+    gate: GateKind | None = None,
+    level: str | None = None,
+    partials: bool = False,
 ) -> Pass:
     """Push samples (n,) at 16 kHz through a new Stream and return what happened; options as in StreamOptions."""
     texts: list[tuple[float, Text]] = []
     clock = pacer.clock
-    stream = model.stream(on_text=lambda text: texts.append((clock(), text)), gate=gate, level=level)
+    stream = model.stream(on_text=lambda text: texts.append((clock(), text)), gate=gate, level=level, partials=partials)
     stream.trace.clock, stream.trace.limit = clock, sys.maxsize
     answers: list[Answer] = []
     heard: list[str] = []
-    work_s = 0.0
+    work_s, drafts = 0.0, _Drafts(clock())
 
     def closes(begun_s: float, events: list[Event], end_s: float, due_s: float) -> None:
         nonlocal work_s
@@ -83,9 +95,10 @@ def run_pass(
             heard.extend(event.text for event in events if isinstance(event, Text) and event.final and event.text)
             last = [text.text for _, text in texts if text.final][-1]
             answers.append(Answer(end_s, due_s, first_s, finals[-1], last))
+        drafts.read(events, [at_s for at_s, _ in texts])
         texts.clear()
 
-    origin_s = clock()
+    origin_s = drafts.origin_s
     end_s, due_s = 0.0, origin_s
     for block in pacer.blocks(samples, origin_s):
         end_s, due_s = block.end_s, block.due_s
@@ -102,7 +115,43 @@ def run_pass(
         frames_received=stream.frames_received,
         frames_computed=stream.frames_computed,
         text=" ".join(heard),
+        first_drafts_s=tuple(drafts.first_s),
+        drafted=tuple(drafts.shares),
     )
+
+
+@dataclass(slots=True)
+class _Drafts:
+    """What the texts before the end of speech were worth; see Pass."""
+
+    origin_s: float
+    first_s: list[float] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+    _started_s: float | None = None  # while the utterance has no words
+    _shown: str = ""
+    _talking: bool = False
+
+    def read(self, events: Sequence[Event], texts_s: Sequence[float]) -> None:
+        """Take the events of one call, and when each Text among them was handed over."""
+        times = iter(texts_s)
+        for event in events:
+            if isinstance(event, SpeechStarted):
+                self._started_s, self._shown, self._talking = event.at_s, "", True
+            elif isinstance(event, SpeechStopped):
+                self._talking = False
+            elif isinstance(event, Text):
+                self._read(event, next(times))
+
+    def _read(self, text: Text, at_s: float) -> None:
+        if text.final:
+            if self._shown and text.text:
+                self.shares.append(agreed(self._shown, text.text) / len(text.text))
+            self._shown = ""
+        elif self._talking:
+            self._shown = text.text
+            if self._started_s is not None and text.text:
+                self.first_s.append(at_s - self.origin_s - self._started_s)
+                self._started_s = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,6 +185,28 @@ DEFINITIONS: dict[str, Definition] = {
         text="From the last speech sample to the end of the block in which the gate closes the utterance, in stream "
         "time: it is waiting, not work.",
     ),
+    "first_draft_ms": Definition(
+        title="First draft, after speech begins",
+        unit="ms",
+        text="From the first sample of the utterance, which lies before the speech by the gate's pre-roll, to the "
+        "first words in the caller's hands while the user still talks (option `partials`); utterances that end before "
+        "their first draft are left out.",
+    ),
+    "drafted_final_text_ms": Definition(
+        title="Final text after drafts, without the decision",
+        unit="ms",
+        text="As `final_text_ms`, with drafts written while the user talked, which the answer only has to check.",
+    ),
+    "draft_ms": Definition(
+        title="Draft",
+        unit="ms",
+        text="One draft: the tokens of the last one that are checked again, and new ones.",
+    ),
+    "drafted": Definition(
+        title="Final text that was drafted",
+        unit="share",
+        text="Characters of the final text that the last draft had, from its beginning to the first difference.",
+    ),
     "encoder_ms": Definition(
         title="Encoder, per chunk",
         unit="ms",
@@ -212,6 +234,11 @@ DEFINITIONS: dict[str, Definition] = {
         title="Real-time factor",
         unit="s/s",
         text="Seconds of work per second of audio: whole clips, gate off, pushed as fast as they are taken.",
+    ),
+    "drafted_real_time_factor": Definition(
+        title="Real-time factor with drafts",
+        unit="s/s",
+        text="As `real_time_factor`, with drafts of the text.",
     ),
     "silence_cost": Definition(
         title="Cost of silence",

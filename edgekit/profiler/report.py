@@ -21,7 +21,9 @@ _LATENCIES = (
     "final_text_ms",
     "final_text_with_decision_ms",
 )
-_HEADLINES = (*_LATENCIES, "decode_ms", "real_time_factor", "silence_cost", "peak_memory_mib", "load_s", "import_ms")
+_DRAFTS = ("first_draft_ms", "drafted_final_text_ms")
+_COSTS = ("decode_ms", "real_time_factor", "silence_cost", "peak_memory_mib", "load_s", "import_ms")
+_HEADLINES = (*_LATENCIES, *_DRAFTS, *_COSTS)
 
 
 @dataclass(frozen=True, slots=True)

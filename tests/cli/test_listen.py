@@ -29,6 +29,15 @@ def test_a_simulated_microphone_gives_the_text_of_the_file_and_an_account(cli, b
     assert captured == processed + gated + dropped
 
 
+def test_listening_shows_drafts_unless_told_not_to(cli, bundle, wav):
+    path = wav(samples=np.random.default_rng(1).uniform(-0.3, 0.3, 16_000))
+    told = {}
+    for option in ("--partials", "--no-partials", None):
+        _, out, _ = cli("listen", bundle, "--simulate", path, "--json", *filter(None, [option]))
+        told[option] = any('"text"' in line and '"end_s": 1.0' not in line for line in out.splitlines())
+    assert told == {"--partials": True, "--no-partials": False, None: True}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_in_good_order(program, bundle, wav, number):
     path = wav("long.wav", np.random.default_rng(1).uniform(-0.3, 0.3, 16_000 * 60))

@@ -33,6 +33,22 @@ def test_json_lines_hold_every_event_and_the_last_text_is_final(cli, bundle, wav
     assert texts[-1]["end_s"] == pytest.approx(0.5)
 
 
+def test_partials_come_in_order_while_it_is_spoken_and_leave_the_text_as_it_is(cli, bundle, wav):
+    path = wav(samples=np.random.default_rng(3).uniform(-0.3, 0.3, 32_000))
+    _, expected, _ = cli("run", bundle, path)
+    assert cli("run", bundle, path, "--partials") == (0, expected, "")
+    code, out, _ = cli("run", bundle, path, "--partials", "--json")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert events[0]["event"] == "speech_started"
+    drafts = [event for event in events if event["event"] == "text" and event["end_s"] < 2.0]
+    assert drafts
+    assert not any(draft["final"] for draft in drafts)
+    assert all(0 <= draft["stable"] <= len(draft["text"]) for draft in drafts)
+    _, out, _ = cli("run", bundle, path, "--json")
+    assert not any('"end_s": 2.0' not in line for line in out.splitlines() if '"text"' in line)
+
+
 def test_several_files_are_told_apart_and_a_bad_one_stops_nothing(cli, bundle, wav, tmp_path):
     good, missing = wav("good.wav"), tmp_path / "missing.wav"
     _, text, _ = cli("run", bundle, good)

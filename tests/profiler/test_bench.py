@@ -35,6 +35,10 @@ def test_a_profile_has_every_figure_at_every_level_and_renders(bundle, clip, tmp
     counts = {(m.name, m.level, m.pace): m.n for m in measured.metrics}
     assert counts["first_token_ms", "full", "real time"] == 2
     assert counts["real_time_factor", "light", "back to back"] == 2
+    assert counts["drafted_final_text_ms", "full", "real time"] == 2
+    assert counts["drafted_real_time_factor", "full", "back to back"] == 2
+    assert counts["first_draft_ms", "full", "real time"] == counts["drafted", "full", "real time"] == 2
+    assert 2 <= counts["draft_ms", "full", "real time"] <= 2 * 3
     assert counts["encoder_ms", "full", "real time"] == 2 * 5  # 30 frames and a tail of 4, in chunks of 8
     assert counts["peak_memory_mib", "full", "fresh process"] == 2
     without, whole = measured.metric("first_token_ms"), measured.metric("first_token_with_decision_ms")

@@ -6,7 +6,8 @@ import pytest
 import edgekit
 from edgekit.errors import ProfileError
 from edgekit.profiler.pacing import Pacer
-from edgekit.profiler.passes import Answer, Pass, latency_of, run_pass, timeline_of
+from edgekit.profiler.passes import Answer, Pass, _Drafts, latency_of, run_pass, timeline_of
+from edgekit.runtime.events import SpeechStarted, SpeechStopped, Text
 from edgekit.timing import Span
 from tests.profiler.conftest import FakeClock
 from tests.runtime.conftest import tiny_bundle  # noqa: F401 - a fixture
@@ -104,6 +105,31 @@ def test_the_first_token_comes_after_the_call_that_closes_and_before_the_final_t
     assert decode[-1].start_s + decode[-1].seconds < answer.final_text_s
     took = latency_of(done, "noise", done.audio_s)
     assert 0 == took.decision_ms < took.first_token_ms < took.final_text_ms
+
+
+def test_a_pass_with_drafts_knows_when_the_first_words_came_and_what_they_were_worth(model):
+    clock = FakeClock()
+    samples = np.random.default_rng(5).uniform(-0.5, 0.5, 6399).astype(np.float32)  # one short of the longest piece
+    done = run_pass(model, samples, Pacer(clock, clock.sleep), gate="off", partials=True)
+    (first_s,) = done.first_drafts_s
+    assert 0.08 < first_s <= 0.08 + 0.06  # a chunk, what it needs to hear beyond it, and the block and the window in it
+    assert sum(span.name == "draft" for span in done.spans) == 4
+    (drafted,) = done.drafted
+    assert 0 <= drafted <= 1
+    plain = run_pass(model, samples, Pacer(clock, clock.sleep), gate="off")
+    assert (plain.first_drafts_s, plain.drafted) == ((), ())
+    assert plain.text == done.text
+
+
+def test_only_what_was_shown_before_the_end_of_speech_was_drafted():
+    drafts = _Drafts(100.0)
+    drafts.read([SpeechStarted(1.0), Text("", False, 1.0, 1.5), Text("He", False, 1.0, 2.0)], [101.6, 102.1])
+    drafts.read([Text("Hello wo", False, 1.0, 3.0)], [103.1])
+    ended = [SpeechStopped(3.4, 3.9), Text("Hello, w", False, 1.0, 3.5), Text("Hello, you", True, 1.0, 3.5)]
+    drafts.read(ended, [104.0, 104.1])
+    drafts.read([SpeechStarted(5.0), SpeechStopped(5.1, 5.5), Text("Oh", True, 5.0, 5.1)], [105.6])
+    assert drafts.first_s == [pytest.approx(1.1)]
+    assert drafts.shares == [0.5]
 
 
 def test_where_one_call_closes_two_utterances_the_first_token_is_the_last_ones(model):
