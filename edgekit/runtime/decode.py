@@ -155,13 +155,18 @@ class Setting:
         lookup = Lookup(guess.tokens, len(said))
         answer_start = backbone.position + len(prompt)
 
-        def take(logits: Array) -> bool:
-            """Choose the next token; return whether another may follow it."""
-            token = self.sampler.pick(logits, first=not said)
-            if token in protocol.stop:
-                return False
-            said.append(token)
-            return len(said) < limit and loop_start(said, protocol.max_repeats) is None
+        def take(rows: Array, checked: Sequence[int]) -> int | None:
+            """Choose the token after each row while those that were checked are right; return how many, None to end."""
+            for right, logits in enumerate(rows):
+                token = self.sampler.pick(logits, first=not said)
+                if token in protocol.stop:
+                    return None
+                said.append(token)
+                if len(said) >= limit or loop_start(said, protocol.max_repeats) is not None:
+                    return None
+                if token not in checked[right : right + 1]:
+                    return right
+            raise AssertionError("after the row of the last checked token any token is new")
 
         first, steps, checked = True, 0, lookup.next(limit - len(said) - 1)
         while first or checked or steps != guess.max_steps:
@@ -172,12 +177,9 @@ class Setting:
             name = "prefill" if first or checked else "decode"
             with span(name, len(unread) + len(checked)):
                 embeds = np.concatenate((unread, self.table.rows(checked))) if checked else unread
-                for right, logits in enumerate(backbone.logits(embeds, level, last=1 + len(checked))):
-                    goes_on = take(logits)
-                    if not goes_on or said[-1:] != list(checked[right : right + 1]):
-                        break
+                right = take(backbone.logits(embeds, level, last=1 + len(checked)), checked)
             yield from said[before:]
-            if not goes_on:
+            if right is None:
                 return
             lookup.follow(said, right)
             first, steps, checked = False, steps + (name == "decode"), lookup.next(limit - len(said) - 1)
