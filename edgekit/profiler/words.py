@@ -1,6 +1,6 @@
-"""Words: what was heard against what was said, and what is done to speech before it is heard.
+"""Words: what was heard against what was said.
 
-Works on texts and on 16 kHz mono float32; knows no model. Reference texts have one line a recording: its name, a tab,
+Works on texts; knows no model. Reference texts have one line a recording: its name, a tab,
 its words, and where it must not be scored a further tab and the reason. Lines that begin with # are comments.
 """
 
@@ -13,14 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekit.errors import ProfileError
-from edgekit.profiler.clips import Samples, speech_blocks
 from edgekit.profiler.comparison import Ratio
-from edgekit.profiler.pacing import BLOCK_SAMPLES
-
-_PEAK = 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,41 +93,6 @@ def bootstrap_difference(
     )
 
 
-def add_noise(speech: Samples, noise: Samples, snr_db: float) -> Samples:
-    """Return speech (n,) with noise (m,), repeated to its length, at a signal-to-noise ratio; scaled down if it clips.
-
-    The ratio is of mean powers: of the speech's 20 ms blocks within 30 dB of the loudest, and of the whole noise.
-    """
-    spread = np.resize(noise, len(speech)).astype(np.float64)
-    active = np.repeat(speech_blocks(speech), BLOCK_SAMPLES)[: len(speech)]
-    signal_power, noise_power = float(np.mean(speech[active].astype(np.float64) ** 2)), float(np.mean(spread**2))
-    if noise_power == 0:
-        raise ProfileError("noise: nothing but silence where it is mixed in; choose another recording or place")
-    return _unclipped(speech + spread * np.sqrt(signal_power / noise_power) * 10 ** (-snr_db / 20))
-
-
-def add_room(speech: Samples, response: NDArray[np.float64]) -> Samples:
-    """Return speech (n,) heard through a room's impulse response (m,), n + m - 1 - delay samples, as loud as before.
-
-    The way from mouth to microphone is cut off, so speech begins where it began.
-    """
-    direct = response[int(np.abs(response).argmax()) :]
-    length = len(speech) + len(direct) - 1
-    size = 1 << (length - 1).bit_length()
-    heard = np.fft.irfft(np.fft.rfft(speech, size) * np.fft.rfft(direct, size), size)[:length]
-    loudness = np.sqrt(np.mean(speech.astype(np.float64) ** 2) * len(speech) / max(float(np.sum(heard**2)), 1e-12))
-    return _unclipped(heard * loudness)
-
-
-def pink_noise(samples: int, rng: np.random.Generator) -> Samples:
-    """Return pink noise (samples,): power falls with 1/f, unit mean power."""
-    spectrum = np.fft.rfft(rng.standard_normal(samples))
-    spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
-    spectrum[0] = 0
-    noise = np.fft.irfft(spectrum, samples)
-    return np.asarray(noise / np.sqrt(np.mean(noise**2)), np.float32)
-
-
 class Heard:
     """Texts that were heard, kept in a file line by line, so that a run that was stopped goes on where it was."""
 
@@ -160,8 +120,3 @@ def _normaliser() -> Callable[[str], str]:
 
     normalise: Callable[[str], str] = EnglishTextNormalizer()
     return normalise
-
-
-def _unclipped(sound: NDArray[np.float64]) -> Samples:
-    peak = float(np.abs(sound).max(initial=0.0))
-    return np.asarray(sound * min(1.0, _PEAK / peak) if peak else sound, np.float32)

@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 
 Json = dict[str, Any]
 
-VOCABULARY = 32_768  # README.md, "Vocabulary", says what other sizes lose
+VOCABULARY = 32_768  # train/compare.py measures what another size loses
 TABLE = "model.decoder.embed_tokens.weight"
 BYTES = 256  # the first tokens of a byte-level vocabulary
 MARKS = (*".,?!;:'\"-()/&%$#@*+=_", "...", "--", "\u2014", "\u2013", "\u2026", "\u2019", "\u201c", "\u201d", "\u00a3")

@@ -10,7 +10,6 @@ starts afresh. Writes JSON and Markdown under profiles/<device>/.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import edgekit
@@ -18,28 +17,9 @@ from edgekit.bundle import hash_file
 from edgekit.profiler.bench import bundle_facts
 from edgekit.profiler.comparison import Ratio, bootstrap_ratio, make_comparison, save_comparison
 from edgekit.profiler.device import software_digest
+from edgekit.profiler.words import Heard
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-class Texts:
-    """What bundles heard in recordings, kept in a file line by line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        self.software = software_digest()
-        self.known = {tuple(key): text for key, text in map(json.loads, lines)}
-
-    def of(self, model: edgekit.Model, level: str, manifest: str, clip: Path, digest: str) -> str:
-        """Return the text of a clip; compute it only if it is not known yet."""
-        key = (self.software, manifest, level, digest)
-        if key not in self.known:
-            self.known[key] = model.transcribe(clip, gate="off", level=level).text
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps([key, self.known[key]]) + "\n")
-        return self.known[key]
 
 
 def main() -> None:
@@ -58,7 +38,7 @@ def main() -> None:
     clips = sorted(args.speech.rglob("*.wav"))[: args.limit]
     if not clips:
         raise SystemExit(f"{args.speech}: no WAV files there; python profiles/data/fetch-speech.py fetches them")
-    texts = Texts(args.work)
+    texts, software = Heard(args.work), software_digest()
     digests = {clip: hash_file(clip) for clip in clips}
     models = {
         "float32": edgekit.load(args.float, threads=args.threads),
@@ -67,12 +47,16 @@ def main() -> None:
     facts = {subject: bundle_facts(model) for subject, model in models.items()}
 
     def hear(subject: str, level: str, chosen: list[Path]) -> list[str]:
-        manifest = facts[subject].manifest_sha256
+        model, manifest = models[subject], facts[subject].manifest_sha256
         heard = []
         for index, clip in enumerate(chosen):
             if index % 50 == 0:
                 print(f"{subject}, level {level}: {index} of {len(chosen)}", flush=True)
-            heard.append(texts.of(models[subject], level, manifest, clip, digests[clip]))
+            found = texts.get(
+                (software, manifest, level, digests[clip]),
+                lambda clip=clip: {"text": model.transcribe(clip, gate="off", level=level).text},
+            )
+            heard.append(str(found["text"]))
         return heard
 
     levels = [level.name for level in models["int8"].manifest.levels if level.name != "skip"]

@@ -16,43 +16,32 @@ import hashlib
 import importlib.util
 import json
 import time
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-
 import edgekit
 from edgekit.bundle.manifest import ComputeLevel
+from edgekit.errors import EdgeKitError
 from edgekit.profiler.bench import bundle_facts
 from edgekit.profiler.clips import Samples
 from edgekit.profiler.comparison import Figure, Ratio, bootstrap_ratio, make_comparison, save_comparison
+from edgekit.profiler.conditions import CLEAN, CONDITIONS, RATE_HZ, ROOMS, hear_under, read_samples
 from edgekit.profiler.device import software_digest
 from edgekit.profiler.words import (
     Heard,
     WordErrors,
-    add_noise,
-    add_room,
     bootstrap_difference,
     count_errors,
-    pink_noise,
     read_references,
 )
-from edgekit.runtime.audio import read_audio
 
 ROOT = Path(__file__).resolve().parents[2]
-RATE_HZ = 16_000
-CLEAN = "clean"
-CONDITIONS = (CLEAN, "noise 10 dB", "noise 5 dB", "room 0.3 s", "room 0.6 s")
 PROMPTS, PHRASES, SENTENCES, CALLS = "prompts", "prompts of three words and more", "sentences", "card calls"
 YARDSTICK = "Whisper tiny.en"
 YARDSTICKS = {"tiny.en": YARDSTICK, "tiny.en-timestamps": f"{YARDSTICK} with timestamps", "base": "Whisper base"}
 LONGEST_S = 28.0  # in one window of every subject: where a longer one is cut is no question of words
-ROOMS = 8
-TALKERS = 6
 
 
 @dataclass(frozen=True)
@@ -107,7 +96,7 @@ def main() -> None:
     texts: dict[tuple[str, str], list[str]] = {}
     for condition in args.conditions:
         chosen = [clip for clip in clips if condition == CLEAN or clip.group == PROMPTS]
-        sounds = [sounds_under(condition, clip, args.sounds) for clip in chosen]
+        sounds = [hear_under(condition, clip.name, clip.samples, args.sounds) for clip in chosen]
         for subject in (*yardsticks, *subjects):
             print(f"{condition}: {subject.name}, {len(chosen)} clips", flush=True)
             found = [
@@ -230,95 +219,6 @@ def read_clips(args: argparse.Namespace) -> tuple[list[Clip], dict[str, list[str
     return clips, left_out
 
 
-def read_samples(path: Path) -> Samples:
-    """Return the samples (n,) of a 16 kHz mono file."""
-    audio = read_audio(path)
-    if audio.sample_rate_hz != RATE_HZ or (audio.samples.ndim == 2 and audio.samples.shape[1] != 1):
-        raise SystemExit(f"{path}: not 16 kHz mono; fetch it again")
-    return np.ascontiguousarray(audio.samples.reshape(-1), np.float32)
-
-
-def sounds_under(condition: str, clip: Clip, sounds: Path) -> Samples:
-    """Return the clip as it is heard under a condition; the same for the same name, whatever else is measured."""
-    if condition == CLEAN:
-        return clip.samples
-    kind, amount, _ = condition.split()
-    # A clip keeps its noise and its room when only their strength changes.
-    rng = np.random.default_rng([zlib.crc32(clip.name.encode()), zlib.crc32(kind.encode())])
-    if kind == "room":
-        responses = rooms(float(amount))
-        return add_room(clip.samples, responses[int(rng.integers(len(responses)))])
-    return add_noise(clip.samples, noise_for(len(clip.samples), rng, sounds), float(amount))
-
-
-def noise_for(length: int, rng: np.random.Generator, sounds: Path) -> Samples:
-    """Return noise of a kind that the generator draws."""
-    kind = int(rng.integers(3))
-    if kind == 0:
-        return pink_noise(length, rng)
-    if kind == 1:
-        talkers = talker_recordings(sounds)
-        parts = [cut(talkers[index % len(talkers)], length, rng) for index in range(TALKERS)]
-        return np.sum([part / max(float(np.sqrt(np.mean(part**2))), 1e-6) for part in parts], axis=0, dtype=np.float32)
-    recordings = noise_recordings(sounds)
-    return cut(recordings[int(rng.integers(len(recordings)))], length, rng)
-
-
-def cut(sound: Samples, length: int, rng: np.random.Generator) -> Samples:
-    """Return ``length`` samples from a drawn place on, from the beginning again where the sound ends."""
-    return np.resize(np.roll(sound, -int(rng.integers(len(sound)))), length)
-
-
-@lru_cache(maxsize=1)
-def noise_recordings(sounds: Path) -> list[Samples]:
-    """Return the held-out recorded sounds of two seconds and more that are never silent for long."""
-    paths = sorted(path for path in (sounds / "held-out").rglob("*.wav") if not path.name.startswith("generated__"))
-    if not paths:
-        raise SystemExit(f"{sounds}: no sounds there; python profiles/data/fetch-sounds.py fetches them")
-    found = [read_samples(path) for path in paths]
-    return [sound for sound in found if len(sound) >= 2 * RATE_HZ and loudness_of_quietest_second(sound) > 1e-3]
-
-
-def loudness_of_quietest_second(sound: Samples) -> float:
-    """Return the root mean square of the quietest whole second."""
-    seconds = sound[: len(sound) // RATE_HZ * RATE_HZ].reshape(-1, RATE_HZ)
-    return float(np.sqrt((seconds.astype(np.float64) ** 2).mean(axis=1)).min())
-
-
-@lru_cache(maxsize=1)
-def talker_recordings(sounds: Path) -> list[Samples]:
-    """Return the recordings that babble is made of, one for each language."""
-    paths = sorted((sounds / "talkers").glob("*.wav"))
-    if not paths:
-        raise SystemExit(
-            f"{sounds / 'talkers'}: no recordings there; python profiles/data/fetch-sounds.py fetches them"
-        )
-    return [read_samples(path) for path in paths]
-
-
-@lru_cache(maxsize=2)
-def rooms(reverberation_s: float) -> list[np.ndarray]:
-    """Return the impulse responses (n,) of seeded rooms with a reverberation time."""
-    import pyroomacoustics
-
-    rng = np.random.default_rng(round(reverberation_s * 1000))
-    responses = []
-    while len(responses) < ROOMS:
-        size = rng.uniform((3.0, 3.0, 2.4), (6.0, 5.0, 3.0))
-        mouth, microphone = rng.uniform(0.5, size - 0.5), rng.uniform(0.5, size - 0.5)
-        if np.linalg.norm(mouth - microphone) < 1.0:
-            continue
-        absorption, order = pyroomacoustics.inverse_sabine(reverberation_s, size)
-        room = pyroomacoustics.ShoeBox(
-            size, fs=RATE_HZ, materials=pyroomacoustics.Material(absorption), max_order=order
-        )
-        room.add_source(mouth)
-        room.add_microphone(microphone)
-        room.compute_rir()
-        responses.append(np.asarray(room.rir[0][0], np.float64))
-    return responses
-
-
 def levels_of(name: str, model: edgekit.Model, args: argparse.Namespace) -> list[Subject]:
     """Return a bundle at each of its compute levels, the most capable first."""
     facts = bundle_facts(model)
@@ -405,4 +305,7 @@ def digest(samples: Samples) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except EdgeKitError as error:
+        raise SystemExit(str(error)) from error

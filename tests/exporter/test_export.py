@@ -27,9 +27,11 @@ from edgekit.exporter.census import ratio
 from edgekit.exporter.checkpoint import open_checkpoint
 from edgekit.exporter.export import ExportOptions, export, find_recipe, quantize
 from edgekit.exporter.families import find_family
+from edgekit.exporter.families.whisper import Whisper
 from edgekit.exporter.weight_check import check_weights
 from edgekit.exporter.weights import SCALE
 from edgekit.exporter.written import written_embedding, written_weights
+from edgekit.recipe import GridSettings
 from tests.reference import checkpoints
 
 QUICK = Path(__file__).parent / "quick.toml"
@@ -368,6 +370,23 @@ def test_a_grid_that_no_stream_could_keep_is_refused(line, checkpoint, tmp_path)
     recipe.write_text(QUICK.read_text() + f"\n[grid]\n{line}\n")
     with pytest.raises(RecipeError, match=f"grid.{line.split()[0]}"):
         export(checkpoint("whisper-experts"), tmp_path / "b", ExportOptions(recipe=recipe))
+
+
+@pytest.mark.parametrize(
+    ("extra", "settings", "frames"),
+    [
+        ({}, {}, (16, 16)),  # a chunk of silence unless the checkpoint says another length
+        ({"tail_frames": 3}, {}, (16, 6)),
+        ({"tail_frames": 3}, {"chunk_ms": 640}, (64, 6)),
+        ({"tail_frames": 3}, {"tail_ms": 80}, (16, 8)),
+        ({}, {"chunk_ms": 640}, (64, 64)),
+    ],
+)
+def test_checkpoint_and_recipe_say_how_much_silence_ends_an_utterance(extra, settings, frames, checkpoint):
+    config = json.loads((checkpoint("whisper-experts") / "config.json").read_text())
+    config["edgekit"] |= {"chunk_frames": 8} | extra
+    grid = Whisper(config, {}).grid(GridSettings(mode="chunked", **settings))
+    assert (grid.chunk_frames, grid.tail_frames, grid.pad_to_frames) == (frames[0], frames[1], frames[0])
 
 
 def test_a_group_that_the_model_lacks_is_not_ignored(checkpoint, tmp_path):

@@ -130,17 +130,17 @@ def test_the_whole_window_is_what_transformers_computes(train, samples):
 
 
 @pytest.mark.parametrize("samples", [1, 10_239, 10_240, 10_241, 60_000])
-@pytest.mark.parametrize("chunk", [16, 32, 64])
-def test_the_student_hears_the_features_of_the_streaming_runtime(train, samples, chunk):
+@pytest.mark.parametrize(("chunk", "tail"), [(16, 16), (32, 32), (64, 32)])
+def test_the_student_hears_the_features_of_the_streaming_runtime(train, samples, chunk, tail):
     from edgekit.bundle import FrontEnd, Grid
     from edgekit.runtime.features import LogMel
 
-    grid = Grid("chunked", 2 * chunk, 3000, 1500, tail_frames=2 * chunk, pad_to_frames=2 * chunk)
+    grid = Grid("chunked", 2 * chunk, 3000, 1500, tail_frames=2 * tail, pad_to_frames=2 * chunk)
     sound = np.random.default_rng(samples).uniform(-0.5, 0.5, samples).astype(np.float32)
     log_mel = LogMel(FrontEnd(80), grid)
     chunks = [*log_mel.push(sound), *log_mel.finish()]
     expected = np.concatenate([part.mel[:, 2 : 2 + part.frames] for part in chunks], axis=1)
-    found = train.features.streaming(torch.from_numpy(sound), chunk, closing=2 * chunk).numpy()
+    found = train.features.streaming(torch.from_numpy(sound), chunk, closing=2 * tail).numpy()
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() < 2e-3
 
@@ -168,6 +168,18 @@ def test_a_cut_clip_keeps_only_words_that_were_whole(train):
     assert list(lessons.cut(clip, 12_800).tokens) == [0, 1]
     assert list(lessons.cut(clip, 24_000).tokens) == [0, 1, 2]
     assert list(lessons.cut(clip, 32_000).tokens) == [0, 1, 2, 3]
+
+
+def test_neural_voices_have_their_share_of_every_pool(train):
+    lessons = object.__new__(train.lessons.Lessons)
+    pick, size = random.Random(0), train.lessons.POOL
+    many, few = list(range(1000)), list(range(1000, 1010))
+    natural = int(size * train.lessons.NATURAL)
+    both = lessons.draw({Path("shard-0000.npz"): many, Path("kokoro-0000.npz"): few}, pick)
+    assert sum(clip >= 1000 for clip in both) == natural
+    assert len({clip for clip in both if clip < 1000}) == size - natural  # none twice while there are enough
+    assert lessons.draw({Path("shard-0000.npz"): many, Path("kokoro-0000.npz"): []}, pick).count(7) <= 1
+    assert len(lessons.draw({Path("kokoro-0000.npz"): few}, pick)) == size
 
 
 def test_a_varied_clip_has_its_length_and_its_timing(train):

@@ -177,7 +177,9 @@ class Whisper:
         chunk = value(self._extra, "chunk_frames", int) * FRAMES_PER_POSITION
         if settings.chunk_ms is not None:
             chunk = settings.chunk_ms // FRAME_MS
-        tail = chunk if settings.tail_ms is None else settings.tail_ms // FRAME_MS
+        tail = value(self._extra, "tail_frames", int, chunk // FRAMES_PER_POSITION) * FRAMES_PER_POSITION
+        if settings.tail_ms is not None:
+            tail = settings.tail_ms // FRAME_MS
         for name, given, frames in (("chunk_ms", settings.chunk_ms, chunk), ("tail_ms", settings.tail_ms, tail)):
             if (
                 frames < (name == "chunk_ms")

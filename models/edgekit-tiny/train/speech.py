@@ -122,12 +122,21 @@ def make_shard(number: int, lines: list[dict[str, object]], folder: Path, held_o
         for voice, texts in voices.items():
             for text, clip in zip(texts, speak(voice, texts, pick, Path(work)), strict=True):
                 if SHORTEST_S <= len(clip) / RATE_HZ <= LONGEST_S:
-                    lead = np.zeros(int(pick.choice((0.0, pick.uniform(0.0, 0.6))) * RATE_HZ), np.float32)
-                    clips.append((np.concatenate((lead, clip)) * 32767).astype(np.int16))
+                    clips.append(after_silence(clip, pick))
                     about.append({"text": text, "voice": voice})
-    path = folder / f"{'held-out' if held_out else 'shard'}-{number:04}.npz"
-    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-        ends = np.cumsum([len(clip) for clip in clips])
+    return write_shard(folder / f"{'held-out' if held_out else 'shard'}-{number:04}.npz", clips, about)
+
+
+def after_silence(clip: np.ndarray, pick: random.Random) -> np.ndarray:
+    """Return the clip as int16, often after up to 0.6 s of silence."""
+    lead = np.zeros(int(pick.choice((0.0, pick.uniform(0.0, 0.6))) * RATE_HZ), np.float32)
+    return (np.concatenate((lead, clip)) * 32767).astype(np.int16)
+
+
+def write_shard(path: Path, clips: list[np.ndarray], about: list[dict[str, str]]) -> float:
+    """Write a shard whole or not at all and return its seconds of sound."""
+    ends = np.cumsum([len(clip) for clip in clips])
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         np.savez(file, audio=np.concatenate(clips), ends=ends, about=np.array(json.dumps(about)))
     Path(file.name).rename(path)
     return float(ends[-1]) / RATE_HZ

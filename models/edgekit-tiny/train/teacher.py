@@ -11,6 +11,7 @@ each clip in frames and in tokens.
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -148,7 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", type=Path, default=Path("data/train/start"))
     parser.add_argument("--speech", type=Path, default=Path("data/train/speech"))
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--shards", type=int, default=0, help="wait until so many are taught; 0: what is there now")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

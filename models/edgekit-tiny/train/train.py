@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-FRAMES, FORCED, ROUTER = 0.5, 0.2, 0.1  # weights of the losses beside the teacher's tokens (1.0)
+FRAMES, FORCED, ROUTER = 1.0, 0.2, 0.1  # weights of the losses beside the teacher's tokens (1.0)
 WARM_UP_STEPS, CLIP, DECAY = 100, 1.0, 0.01
 FLOOR = 0.03  # of the highest learning rate, at the end
 AVERAGE = 0.998  # of the weights, per step
