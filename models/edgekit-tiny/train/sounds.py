@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from features import HOP, RATE_HZ, streaming
-from levels import load_tensors
-from network import Encoder, build, chunk_mask
+from greedy import load_network
+from network import Encoder, chunk_mask
 from reference import read
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
@@ -325,8 +325,7 @@ def measure(clips: Sequence[Clip]) -> None:
 
 def read_all(arguments: argparse.Namespace) -> list[Clip]:
     """Return every clip that has a chunk which is not silent; print how many have none."""
-    config = json.loads((arguments.checkpoint / "config.json").read_text(encoding="utf-8"))
-    encoder = build(config, load_tensors(arguments.checkpoint)).eval().encoder
+    encoder = load_network(arguments.checkpoint).encoder
     clips: list[Clip] = []
     for source in (
         partial(read_sounds, encoder, arguments.sounds),
