@@ -48,6 +48,10 @@ bench: .venv-bench/stamp speech-data bundles/edgekit-tiny-float32 bundles/edgeki
 bench-words: .venv-bench/stamp speech-data sound-data bundles/edgekit-tiny-int8
 	$(BENCH)/word-errors.py --int8 bundles/edgekit-tiny-int8 --speech $(SPEECH) --calls $(CALLS) --sounds $(SOUNDS)
 	$(BENCH)/non-speech.py --int8 bundles/edgekit-tiny-int8 --sounds $(SOUNDS)/held-out
+	for chunk in 320 640 1280; do .venv-bench/bin/edgekit export models/edgekit-tiny/edgekit_tiny/checkpoint \
+		-o bundles/chunks-of-$$chunk-ms --chunk-ms $$chunk --overwrite || exit 1; done
+	$(BENCH)/word-errors.py --int8 bundles/chunks-of-320-ms --int8 bundles/chunks-of-640-ms \
+		--int8 bundles/chunks-of-1280-ms --conditions clean --levels full --name edgekit-tiny-chunks
 
 bench-reference: .venv-reference/stamp speech-data bundles/edgekit-tiny-float32
 	.venv-reference/bin/python profiles/bench/greedy-against-torch.py \

@@ -145,11 +145,14 @@ class ComputeLevel(Struct, frozen=True):
     """An operating point, cheapest first in the manifest; ``skip`` does nothing.
 
     ``max_lag_ms`` is the backlog up to which the Policy may choose it; ``None`` means at any backlog.
+    ``word_error_rate`` is what the recipe's author measured on people's speech, words wrong / words said; it is told,
+    never used to choose.
     """
 
     name: str
     experts_per_token: int | None = None
     max_lag_ms: float | None = None
+    word_error_rate: float | None = None
 
 
 class GateSettings(Struct, frozen=True):

@@ -21,6 +21,9 @@ from edgekit.cli.summary import print_summary
     type=click.Choice(["exact", "chunked"]),
     help="The family's own window, or the low-latency grid; the recipe's if absent.",
 )
+@click.option(
+    "--chunk-ms", type=int, help="What the low-latency grid hears at a time; the recipe's or checkpoint's if absent."
+)
 def export(
     checkpoint: Path,
     output: Path,

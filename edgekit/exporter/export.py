@@ -60,6 +60,7 @@ class ExportOptions:
     precision: Precision | None = None
     groups: Mapping[Group, Precision] = field(default_factory=dict)
     mode: str | None = None
+    chunk_ms: int | None = None
     accept_loss: str | None = None
     overwrite: bool = False
     progress: Progress = _silent
@@ -143,7 +144,8 @@ def _resolve(recipe: Recipe, options: ExportOptions) -> Recipe:
     precision: dict[Group, Precision] = {
         group: options.groups.get(group) or options.precision or getattr(recipe.precision, group) for group in GROUPS
     }
-    grid = msgspec.structs.replace(recipe.grid, mode=options.mode) if options.mode else recipe.grid
+    asked = {"mode": options.mode, "chunk_ms": options.chunk_ms}
+    grid = msgspec.structs.replace(recipe.grid, **{name: one for name, one in asked.items() if one is not None})
     return msgspec.structs.replace(recipe, precision=PrecisionSettings(**precision), grid=grid)
 
 
@@ -158,6 +160,8 @@ def _make(source: _Source, output: Path, recipe: Recipe, options: ExportOptions)
         if group not in offered:
             known = ", ".join(f"--{name}" for name in GROUPS if name in offered)
             raise UsageError(f"--{group}: {source.name} has no such weights; it has {known}")
+    if options.chunk_ms is not None and source.family.grid(recipe.grid).mode == "exact":
+        raise UsageError(f"--chunk-ms {options.chunk_ms}: the family's own window has no chunks; add --mode chunked")
     with building(output, overwrite=options.overwrite) as folder:
         manifest = _build(source, folder, recipe, options.progress)
         verification = _verified(source, Bundle(folder, manifest), recipe, options)

@@ -389,6 +389,16 @@ def test_checkpoint_and_recipe_say_how_much_silence_ends_an_utterance(extra, set
     assert (grid.chunk_frames, grid.tail_frames, grid.pad_to_frames) == (frames[0], frames[1], frames[0])
 
 
+def test_the_length_of_a_chunk_can_be_asked_for(checkpoint, tmp_path):
+    asked = ExportOptions(recipe=QUICK, chunk_ms=120)
+    manifest = export(checkpoint("whisper-experts"), tmp_path / "b", asked)
+    assert manifest.grid.chunk_frames == manifest.grid.pad_to_frames == 12
+    assert manifest.recipe["grid"]["chunk_ms"] == 120
+    with pytest.raises(UsageError, match="--chunk-ms 120: .* add --mode chunked"):
+        export(checkpoint("whisper-dense"), tmp_path / "d", asked)
+    assert not (tmp_path / "d").exists()
+
+
 def test_a_group_that_the_model_lacks_is_not_ignored(checkpoint, tmp_path):
     with pytest.raises(UsageError, match="--experts: .* has no such weights; it has --encoder, --backbone, --head"):
         export(checkpoint("whisper-dense"), tmp_path / "b", ExportOptions(recipe=QUICK, groups={"experts": "int4"}))

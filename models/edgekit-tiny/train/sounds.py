@@ -39,7 +39,8 @@ from edgekit.profiler.words import read_references
 CLASSES = ("speech", "music", "alarm", "bell", "impact", "engine", "animal")
 UNNAMED = ("noise", "other")  # no class of the head: only counted as false reports
 SPEECH = CLASSES.index("speech")
-CHUNK = 32  # positions of 20 ms
+GRID = 64  # positions of 20 ms that the encoder hears at once
+CHUNK = 32  # and that get a class
 CHUNK_SAMPLES = 2 * CHUNK * HOP  # 0.64 s
 LONGEST = 16 * CHUNK_SAMPLES  # the start of a sound says what it is: 10 s
 SILENT = 10 ** (-50 / 20)  # root mean square of a chunk, of full scale
@@ -124,14 +125,14 @@ def listen(encoder: Encoder, samples: np.ndarray, seed: str) -> tuple[np.ndarray
     draw = np.random.default_rng(zlib.crc32(seed.encode()))
     lead = draw.standard_normal(draw.integers(LEAD)) * LEAD_LEVEL
     heard = np.concatenate([lead, samples]).astype(np.float32)
-    mel = streaming(torch.from_numpy(heard), CHUNK, closing=0)
+    mel = streaming(torch.from_numpy(heard), GRID, closing=0)
     count = mel.shape[1] // 2
     outputs: list[Tensor] = []
     hooks = [
         layer.register_forward_hook(lambda _layer, _inputs, output: outputs.append(output[0]))
         for layer in encoder.layers
     ]
-    last = encoder(mel[None], chunk_mask(torch.arange(count), torch.tensor([count]), torch.tensor([CHUNK])))[0]
+    last = encoder(mel[None], chunk_mask(torch.arange(count), torch.tensor([count]), torch.tensor([GRID])))[0]
     for hook in hooks:
         hook.remove()
     sound = np.zeros(count // CHUNK * CHUNK_SAMPLES, dtype=np.float32)
