@@ -208,6 +208,7 @@ class Manifest(Struct, frozen=True):
     verification: dict[str, Any]
     files: tuple[FileEntry, ...]
     license: str = ""
+    source: str = ""
 
 
 def encode(manifest: Manifest) -> bytes:

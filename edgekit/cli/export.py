@@ -11,7 +11,7 @@ from edgekit.cli.summary import print_summary
 
 
 @click.command(epilog="\b\nExample: edgekit export whisper-base -o bundles/base-int8 --precision int8")
-@click.argument("checkpoint", metavar="CHECKPOINT", type=click.Path(path_type=Path))
+@click.argument("checkpoint", metavar="CHECKPOINT")
 @bundle_output
 @export_options
 @click.option("--recipe", metavar="NAME|FILE", help="A recipe that ships with EdgeKit, or a TOML file.")
@@ -24,19 +24,26 @@ from edgekit.cli.summary import print_summary
 @click.option(
     "--chunk-ms", type=int, help="What the low-latency grid hears at a time; the recipe's or checkpoint's if absent."
 )
+@click.option("--revision", metavar="NAME", help="Branch, tag or commit of an id of the hub.")
+@click.option("--offline", is_flag=True, help="Ask no hub; an id must be in its cache.")
 def export(
-    checkpoint: Path,
+    checkpoint: str,
     output: Path,
     as_json: bool,
+    revision: str | None,
+    offline: bool,
     **asked: Any,
 ) -> None:
     """Write a bundle for a checkpoint.
 
-    CHECKPOINT is a folder with config.json and its weights. Every weight is counted and compared with the
-    checkpoint, and a quantised bundle is judged against its float32 twin; nothing is published that fails.
+    CHECKPOINT is a folder with config.json and its weights, or the id of one on the Hugging Face hub, which is
+    fetched to the hub's cache. Every weight is counted and compared with the checkpoint, and a quantised bundle is
+    judged against its float32 twin; nothing is published that fails.
     """
     from edgekit.exporter.export import export as export_checkpoint
+    from edgekit.exporter.hub import locate
 
+    found = locate(checkpoint, revision=revision, offline=offline)
     with show_progress() as progress:
-        manifest = export_checkpoint(checkpoint, output, make_options(asked, progress))
+        manifest = export_checkpoint(found.folder, output, make_options(asked | {"source": found.source}, progress))
     print_summary(output, manifest, as_json=as_json)

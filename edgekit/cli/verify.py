@@ -15,11 +15,10 @@ from edgekit.errors import VerifyError
 @click.option(
     "--reference",
     metavar="CHECKPOINT",
-    type=click.Path(path_type=Path),
-    help="Compare with this checkpoint, run live by torch and transformers.",
+    help="Compare with this checkpoint (folder or id of the hub), run live by torch and transformers.",
 )
 @json_option
-def verify(bundle: Path, reference: Path | None, as_json: bool) -> None:
+def verify(bundle: Path, reference: str | None, as_json: bool) -> None:
     """Check that a bundle still gives what it gave when it was made.
 
     Runs the bundle on this machine and compares with the results stored in it; needs no torch.
@@ -29,9 +28,10 @@ def verify(bundle: Path, reference: Path | None, as_json: bool) -> None:
 
         checks = compare(bundle)
     else:
+        from edgekit.exporter.hub import locate
         from edgekit.exporter.verify import verify_reference
 
-        checks = verify_reference(bundle, reference)
+        checks = verify_reference(bundle, locate(reference).folder)
     if as_json:
         found = [
             {

@@ -146,7 +146,7 @@ def _weight_files(folder: Path) -> dict[str, frozenset[str]]:
     if "model.safetensors.index.json" in indexes:
         indexes = ["model.safetensors.index.json"]
     if len(indexes) == 1:
-        return _read_index(folder / indexes[0])
+        return read_index(folder / indexes[0])
     if indexes or len(singles) > 1:
         raise CheckpointError(
             f"{folder}: {len(indexes)} indexes and {len(singles)} safetensors files, must be one index or one file; "
@@ -155,7 +155,8 @@ def _weight_files(folder: Path) -> dict[str, frozenset[str]]:
     return {name: frozenset() for name in singles}
 
 
-def _read_index(path: Path) -> dict[str, frozenset[str]]:
+def read_index(path: Path) -> dict[str, frozenset[str]]:
+    """Return shard -> the tensors that an index promises there; raises CheckpointError for another kind of file."""
     weight_map = read_object(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path}: no weight_map of tensor names to files; fetch the index again")

@@ -53,7 +53,10 @@ def _silent(_stage: str, _done: int, _total: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """What a user may ask of an export beside the recipe. ``precision`` sets every group, ``groups`` single ones."""
+    """What a user may ask of an export beside the recipe. ``precision`` sets every group, ``groups`` single ones.
+
+    ``source``: where the checkpoint comes from, such as ``id@commit`` of the hub; the manifest keeps it.
+    """
 
     recipe: str | Path | None = None
     target: str = "cpu"
@@ -61,6 +64,7 @@ class ExportOptions:
     groups: Mapping[Group, Precision] = field(default_factory=dict)
     mode: str | None = None
     chunk_ms: int | None = None
+    source: str = ""
     accept_loss: str | None = None
     overwrite: bool = False
     progress: Progress = _silent
@@ -76,6 +80,7 @@ class _Source:
     generation: Mapping[str, Any]
     tokenizer: str
     name: str
+    origin: str = ""
 
 
 def export(checkpoint: str | Path, output: str | Path, options: ExportOptions | None = None) -> Manifest:
@@ -88,7 +93,8 @@ def export(checkpoint: str | Path, output: str | Path, options: ExportOptions | 
     family = find_family(found.config, found.generation)
     check_names(found, family.expected(), family.ignored)
     folder = found.folder
-    source = _Source(found, family, found.config, found.generation, tokenizer_json(folder), folder.resolve().name)
+    name = options.source.partition("@")[0].rpartition("/")[2] or folder.resolve().name
+    source = _Source(found, family, found.config, found.generation, tokenizer_json(folder), name, options.source)
     return _make(source, Path(output), _resolve(find_recipe(options.recipe, found.config), options), options)
 
 
@@ -120,7 +126,8 @@ def bundle_source(opened: Bundle) -> _Source:
         if name not in weights
     }
     tokenizer = opened.file(TOKENIZER).read_text(encoding="utf-8")
-    return _Source(BundleTensors(weights), family, config, generation, tokenizer, opened.manifest.name)
+    manifest = opened.manifest
+    return _Source(BundleTensors(weights), family, config, generation, tokenizer, manifest.name, manifest.source)
 
 
 def find_recipe(named: str | Path | None, config: Mapping[str, Any]) -> Recipe:
@@ -266,6 +273,7 @@ def _build(source: _Source, folder: Path, recipe: Recipe, progress: Progress) ->
         census=census,
         verification={},
         files=list_files(folder),
+        source=source.origin,
         license=recipe.license,
     )
 
