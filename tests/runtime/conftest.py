@@ -12,6 +12,7 @@ import pytest
 import tokenizers
 from onnx import TensorProto, helper
 
+import edgekit
 from edgekit.bundle import (
     FORMAT_VERSION,
     Component,
@@ -29,6 +30,7 @@ from edgekit.bundle import (
     encode,
     hash_file,
 )
+from edgekit.runtime.model import Model
 
 MEL_BINS, WIDTH, HEADS, HEAD_DIM, CONTEXT = 8, 16, 2, 8, 48
 SPECIAL = ("<stop>", "<start>", "<plain>", "<sound>", "</sound>", "<en>", "<de>", "<transcribe>", "<translate>")
@@ -273,3 +275,13 @@ def tiny_bundle(tmp_path: Path) -> Callable[..., TinyBundle]:
         return bundle
 
     return write
+
+
+@pytest.fixture
+def load(tiny_bundle: Callable) -> Callable[..., Model]:
+    """Return a function that loads a tiny bundle; its arguments are those of tiny_bundle."""
+
+    def tiny(attention: str = "cross", **fields: Any) -> Model:
+        return edgekit.load(tiny_bundle(attention, **fields).folder, threads=1)
+
+    return tiny

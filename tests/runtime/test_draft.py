@@ -11,34 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import edgekit
 from edgekit.bundle import GateSettings
 from edgekit.runtime.draft import Drafts
 from edgekit.runtime.events import Event, SpeechStarted, SpeechStopped, Text
 from edgekit.runtime.model import Model
 from edgekit.runtime.stream import Stream
+from tests.runtime.streams import CHUNK, PIECE, RATE, run, sound_of
 
-RATE = 16_000
-CHUNK = 8 * 160
-PIECE = 40 * 160  # the tiny grid's longest piece: five chunks
 FOUR = 12 * 512  # windows of the gate: four chunks with what they need to hear beyond their end, and not five
-
-
-@pytest.fixture
-def load(tiny_bundle: Callable) -> Callable[..., Model]:
-    """Return a function that loads a tiny bundle; its arguments are those of tiny_bundle."""
-
-    def tiny(attention: str = "cross", **fields: Any) -> Model:
-        return edgekit.load(tiny_bundle(attention, **fields).folder, threads=1)
-
-    return tiny
-
-
-def _sound(samples: int, seed: int = 0) -> np.ndarray:
-    """Return noise whose loudness and colour change, so that every stretch of it is different."""
-    rng = np.random.default_rng(seed)
-    swell = 1 + np.sin(np.arange(samples) * rng.uniform(0.001, 0.003))
-    return (0.3 * swell * np.sin(np.cumsum(0.2 + 0.15 * swell) + 0.3 * rng.standard_normal(samples))).astype(np.float32)
 
 
 def _stream(model: Model, **options: Any) -> Stream:
@@ -46,10 +26,6 @@ def _stream(model: Model, **options: Any) -> Stream:
     stream = model.stream(**({"partials": True, "level": "full"} | options))
     stream.trace.clock = lambda: 0.0
     return stream
-
-
-def _run(stream: Stream, parts: list[np.ndarray]) -> list[Event]:
-    return [event for part in parts for event in stream.push(part)] + stream.finish()
 
 
 def _texts(events: list[Event], *, final: bool) -> list[Text]:
@@ -64,7 +40,7 @@ def test_text_comes_while_the_user_talks_and_each_replaces_the_one_before(load: 
     model = load()
     shares = set()
     for seed in range(8):
-        events = _stream(model).push(_sound(FOUR, seed))
+        events = _stream(model).push(sound_of(FOUR, seed))
         partials = _texts(events, final=False)
         assert [text.end_s for text in partials] == [CHUNK * chunks / RATE for chunks in (1, 2, 3, 4)]
         assert {text.start_s for text in partials} == {0.0}
@@ -97,33 +73,33 @@ def test_any_split_gives_the_same_final_texts_as_without_partials(
     model = shared.setdefault("model", None) or load()
     shared["model"] = model
     quiet = np.zeros(12_000, np.float32)
-    samples = np.concatenate([quiet, _sound(PIECE * 2 + 777), quiet, _sound(3000, seed=1), quiet[:801]])
+    samples = np.concatenate([quiet, sound_of(PIECE * 2 + 777), quiet, sound_of(3000, seed=1), quiet[:801]])
     parts = np.split(samples, sorted(cuts))
-    plain = _run(model.stream(gate=gate, level="full"), [samples])
+    plain = run(model.stream(gate=gate, level="full"), [samples])
     stream = _stream(model, gate=gate)
     events = [event for part in parts for event in stream.push(part, lag_ms=lag_ms)] + stream.finish()
     assert _texts(events, final=True) == _texts(plain, final=True)
     if not lag_ms:
-        assert events == _run(_stream(model, gate=gate), [samples])
+        assert events == run(_stream(model, gate=gate), [samples])
     assert (_drafts(stream) > 5) == (lag_ms < 20)
 
 
 def test_with_a_real_clock_the_final_texts_are_the_same_too(load: Callable) -> None:
     model = load()
-    samples = _sound(PIECE * 3 + 5)
-    plain = _texts(_run(model.stream(level="full"), [samples]), final=True)
-    assert _texts(_run(model.stream(level="full", partials=True), [samples]), final=True) == plain
+    samples = sound_of(PIECE * 3 + 5)
+    plain = _texts(run(model.stream(level="full"), [samples]), final=True)
+    assert _texts(run(model.stream(level="full", partials=True), [samples]), final=True) == plain
 
 
 def test_without_partials_nothing_is_drafted(load: Callable) -> None:
     stream = load().stream(level="full")
-    stream.push(_sound(PIECE))
+    stream.push(sound_of(PIECE))
     assert {span.name for span in stream.trace.spans}.isdisjoint({"draft", "decode"})
 
 
 def test_drafts_have_spans_of_their_own_and_leave_the_answers_alone(load: Callable) -> None:
     stream = _stream(load())
-    stream.push(_sound(FOUR))
+    stream.push(sound_of(FOUR))
     names = [span.name for span in stream.trace.spans]
     assert names.count("draft") == 4
     assert {"prefill", "decode"}.isdisjoint(names)
@@ -136,7 +112,7 @@ def test_drafts_have_spans_of_their_own_and_leave_the_answers_alone(load: Callab
 def test_after_the_end_only_what_changes_is_shown_and_all_of_it_is_stable(load: Callable) -> None:
     model, shown = load(), []
     stream = _stream(model, on_text=shown.append)
-    assert _run(stream, [_sound(PIECE - 1)])
+    assert run(stream, [sound_of(PIECE - 1)])
     texts = [(text.text, text.stable) for text in shown if not text.final]
     assert all(one != other for one, other in itertools.pairwise(texts))
     assert shown[-1].final
@@ -154,7 +130,7 @@ def test_an_answer_that_was_shown_already_comes_as_final_only(load: Callable) ->
     same = 0
     for seed in range(8):
         stream = _stream(model)
-        talking = stream.push(_sound(FOUR, seed))
+        talking = stream.push(sound_of(FOUR, seed))
         ended = [event for event in stream.finish() if isinstance(event, Text)]
         if _texts(talking, final=False)[-1].text == ended[-1].text:
             same += 1
@@ -166,13 +142,13 @@ def test_an_answer_that_was_shown_already_comes_as_final_only(load: Callable) ->
 
 def test_each_piece_and_each_utterance_begins_with_a_draft_of_its_own(load: Callable) -> None:
     model = load()
-    events = _run(_stream(model), [_sound(PIECE * 2 + 3 * CHUNK)])
+    events = run(_stream(model), [sound_of(PIECE * 2 + 3 * CHUNK)])
     partials = _texts(events, final=False)
     assert {text.start_s for text in partials} == {0.0, 0.4, 0.8}
     for start in (0.0, 0.4, 0.8):
         piece = [text for text in partials if text.start_s == start]
         assert piece[0].stable == 0
-        alone = _run(_stream(model), [_sound(PIECE * 2 + 3 * CHUNK)[int(start * RATE) :][: 3 * CHUNK]])
+        alone = run(_stream(model), [sound_of(PIECE * 2 + 3 * CHUNK)[int(start * RATE) :][: 3 * CHUNK]])
         assert piece[0].text == _texts(alone, final=False)[0].text
 
 
@@ -181,7 +157,7 @@ def test_neither_pre_roll_nor_a_pause_is_drafted(load: Callable) -> None:
     gate = GateSettings(kind="sound", start=9.0, stop=5.0, min_silence_ms=800, pre_roll_ms=160, min_sound_ms=32)
     stream = _stream(load(gate=gate))
     quiet = np.zeros(RATE, np.float32)
-    events = stream.push(quiet) + stream.push(_sound(4 * CHUNK))
+    events = stream.push(quiet) + stream.push(sound_of(4 * CHUNK))
     (started,) = (event for event in events if isinstance(event, SpeechStarted))
     assert _texts(events, final=False)[0].end_s == pytest.approx(started.at_s + 3 * CHUNK / RATE)
     while stream.speech_probability >= gate.stop:
@@ -216,14 +192,14 @@ class Ticking:
 def test_what_is_dear_comes_less_often(load: Callable, cost_s: float, drafts: int) -> None:
     stream = _stream(load())
     Ticking(stream, cost_s)
-    stream.push(_sound(FOUR))  # a quarter of a chunk's 80 ms are 20 ms
+    stream.push(sound_of(FOUR))  # a quarter of a chunk's 80 ms are 20 ms
     assert _drafts(stream) == drafts
 
 
 def test_a_draft_does_not_change_the_level_nor_its_cost(load: Callable) -> None:
     model = load(protocol=load().manifest.protocol)
     stream = _stream(model, level=None)
-    events = stream.push(_sound(FOUR))
+    events = stream.push(sound_of(FOUR))
     assert stream.level.name == "full"
     assert stream._costs["answer"].ms == {}
     assert len(_texts(events, final=False)) == 4
@@ -231,9 +207,9 @@ def test_a_draft_does_not_change_the_level_nor_its_cost(load: Callable) -> None:
 
 def test_a_prefix_model_writes_no_drafts(load: Callable) -> None:
     model = load("prefix")
-    samples = _sound(PIECE + CHUNK)
-    plain = _run(model.stream(level="full"), [samples])
-    assert _run(_stream(model), [samples]) == plain
+    samples = sound_of(PIECE + CHUNK)
+    plain = run(model.stream(level="full"), [samples])
+    assert run(_stream(model), [samples]) == plain
 
 
 def test_a_multilingual_model_may_change_its_mind_about_the_language(load: Callable) -> None:
@@ -242,25 +218,25 @@ def test_a_multilingual_model_may_change_its_mind_about_the_language(load: Calla
     model = load(protocol=msgspec.structs.replace(plain.manifest.protocol, languages=languages))
     changed = 0
     for seed in range(6):
-        parts = np.array_split(_sound(PIECE - 1, seed), 5)
+        parts = np.array_split(sound_of(PIECE - 1, seed), 5)
         stream, prompts = _stream(model), set()
         events = []
         for part in parts:
             events += stream.push(part)
             prompts.add(tuple(stream._decoder._prompt))
         changed += len(prompts) > 2  # none before the first draft
-        plain_events = _run(model.stream(level="full"), parts)
+        plain_events = run(model.stream(level="full"), parts)
         assert _texts(events + stream.finish(), final=True) == _texts(plain_events, final=True)
     assert changed
 
 
 def test_a_loop_is_left_out_of_a_draft_too(load: Callable) -> None:
     plain = load()
-    (final,) = _texts(_run(plain.stream(level="full"), [_sound(PIECE)]), final=True)
+    (final,) = _texts(run(plain.stream(level="full"), [sound_of(PIECE)]), final=True)
     others = tuple(token for token in range(plain.table.vocabulary) if token != final.tokens[0] and token != 256)
     babbling = msgspec.structs.replace(plain.manifest.protocol, suppress=others, max_tokens=40, max_repeats=3)
     stream = _stream(load(protocol=babbling))
-    events = _run(stream, [_sound(PIECE - 1)])
+    events = run(stream, [sound_of(PIECE - 1)])
     word = plain.tokenizer.decode(final.tokens[:1]).strip()
     assert _texts(events, final=True)[0].text == word
 
