@@ -375,18 +375,18 @@ def test_a_grid_that_no_stream_could_keep_is_refused(line, checkpoint, tmp_path)
 @pytest.mark.parametrize(
     ("extra", "settings", "frames"),
     [
-        ({}, {}, (16, 16)),  # a chunk of silence unless the checkpoint says another length
-        ({"tail_frames": 3}, {}, (16, 6)),
-        ({"tail_frames": 3}, {"chunk_ms": 640}, (64, 6)),
-        ({"tail_frames": 3}, {"tail_ms": 80}, (16, 8)),
-        ({}, {"chunk_ms": 640}, (64, 64)),
+        ({}, {}, (16, 16, 16)),  # a chunk of silence, and whole chunks, unless the checkpoint says otherwise
+        ({"tail_frames": 3}, {}, (16, 6, 16)),
+        ({"tail_frames": 3, "fill_frames": 4}, {"chunk_ms": 640}, (64, 6, 8)),
+        ({"tail_frames": 3, "fill_frames": 4}, {"tail_ms": 80, "chunk_ms": 40}, (4, 8, 4)),
+        ({}, {"chunk_ms": 640}, (64, 64, 64)),
     ],
 )
 def test_checkpoint_and_recipe_say_how_much_silence_ends_an_utterance(extra, settings, frames, checkpoint):
     config = json.loads((checkpoint("whisper-experts") / "config.json").read_text())
     config["edgekit"] |= {"chunk_frames": 8} | extra
     grid = Whisper(config, {}).grid(GridSettings(mode="chunked", **settings))
-    assert (grid.chunk_frames, grid.tail_frames, grid.pad_to_frames) == (frames[0], frames[1], frames[0])
+    assert (grid.chunk_frames, grid.tail_frames, grid.pad_to_frames) == frames
 
 
 def test_the_length_of_a_chunk_can_be_asked_for(checkpoint, tmp_path):

@@ -130,17 +130,17 @@ def test_the_whole_window_is_what_transformers_computes(train, samples):
 
 
 @pytest.mark.parametrize("samples", [1, 10_239, 10_240, 10_241, 60_000])
-@pytest.mark.parametrize(("chunk", "tail"), [(16, 16), (32, 32), (64, 32)])
-def test_the_student_hears_the_features_of_the_streaming_runtime(train, samples, chunk, tail):
+@pytest.mark.parametrize(("chunk", "tail", "fill"), [(16, 16, 16), (64, 32, 64), (64, 32, 32)])
+def test_the_student_hears_the_features_of_the_streaming_runtime(train, samples, chunk, tail, fill):
     from edgekit.bundle import FrontEnd, Grid
     from edgekit.runtime.features import LogMel
 
-    grid = Grid("chunked", 2 * chunk, 3000, 1500, tail_frames=2 * tail, pad_to_frames=2 * chunk)
+    grid = Grid("chunked", 2 * chunk, 3000, 1500, tail_frames=2 * tail, pad_to_frames=2 * fill)
     sound = np.random.default_rng(samples).uniform(-0.5, 0.5, samples).astype(np.float32)
     log_mel = LogMel(FrontEnd(80), grid)
     chunks = [*log_mel.push(sound), *log_mel.finish()]
     expected = np.concatenate([part.mel[:, 2 : 2 + part.frames] for part in chunks], axis=1)
-    found = train.features.streaming(torch.from_numpy(sound), chunk, closing=2 * tail).numpy()
+    found = train.features.streaming(torch.from_numpy(sound), chunk, 2 * tail, fill).numpy()
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() < 2e-3
 

@@ -180,6 +180,7 @@ class Whisper:
         tail = value(self._extra, "tail_frames", int, chunk // FRAMES_PER_POSITION) * FRAMES_PER_POSITION
         if settings.tail_ms is not None:
             tail = settings.tail_ms // FRAME_MS
+        fill = min(chunk, value(self._extra, "fill_frames", int, chunk // FRAMES_PER_POSITION) * FRAMES_PER_POSITION)
         for name, given, frames in (("chunk_ms", settings.chunk_ms, chunk), ("tail_ms", settings.tail_ms, tail)):
             if (
                 frames < (name == "chunk_ms")
@@ -197,7 +198,7 @@ class Whisper:
             max_frames=window,
             max_positions=self.encoder.positions,
             tail_frames=tail,
-            pad_to_frames=chunk,
+            pad_to_frames=fill,
         )
 
     def protocol(self, tokenizer: str) -> TokenProtocol:

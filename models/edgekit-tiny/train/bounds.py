@@ -55,7 +55,7 @@ def main() -> None:
         known = teacher.encoder(torch.stack([whole_window(sound) for sound in sounds]), None)
         write("teacher, its full window", teacher, known, torch.ones(len(sounds), 1, 1, known.shape[1]).bool())
         for chunk in CHUNKS:
-            mel, lengths = batch(sounds, min(chunk, CHUNKS[-2]), reference.tail)
+            mel, lengths = batch(sounds, min(chunk, CHUNKS[-2]), reference.tail, min(chunk, reference.fill))
             sound, heard = encode(student, mel, lengths, chunk)
             write(f"student {name_of(chunk)}", student, sound, heard)
             frames = [min(-(-len(samples) // (2 * HOP)), sound.shape[1]) for samples in sounds]

@@ -36,13 +36,14 @@ def whole_window(samples: Tensor) -> Tensor:
     return (torch.maximum(log, log.max() - DYNAMIC_RANGE) + 4) / 4
 
 
-def streaming(samples: Tensor, chunk: int, closing: int) -> Tensor:
-    """Return features (80, frames), frames a multiple of 2 * chunk: samples, ``closing`` frames of silence, filling.
+def streaming(samples: Tensor, chunk: int, closing: int, fill: int | None = None) -> Tensor:
+    """Return features (80, frames) of samples, ``closing`` frames of silence, and filling to a multiple of 2 * fill.
 
-    chunk: positions of 20 ms. The floor follows the maximum of the frames up to and with the first of the next chunk.
+    chunk, fill: positions of 20 ms; fill is a chunk if None. The floor follows the maximum of the frames up to and with
+    the first of the next chunk.
     """
-    step = 2 * chunk
-    frames = max(1, -(-(-(-len(samples) // HOP) + closing) // step)) * step
+    step, unit = 2 * chunk, 2 * (fill or chunk)
+    frames = max(1, -(-(-(-len(samples) // HOP) + closing) // unit)) * unit
     log = log_power(samples[: frames * HOP], frames)
     groups = (torch.arange(frames) - 1).clamp_min(0) // step
     highest = torch.stack([part.max() for part in log[:, 1:].split(step, dim=1)])

@@ -36,9 +36,9 @@ def recordings(speech: Path, words: Path, every: int, longest_s: float = 30.0) -
     return chosen, [known[names[path]] for path in chosen]
 
 
-def batch(sounds: list[Tensor], chunk: int, tail: int) -> tuple[Tensor, Tensor]:
+def batch(sounds: list[Tensor], chunk: int, tail: int, fill: int) -> tuple[Tensor, Tensor]:
     """Return the streaming features of sounds (n,), (batch, 80, frames) padded by zeros, and positions (batch,)."""
-    mels = [streaming(sound, chunk, 2 * tail)[:, :WINDOW] for sound in sounds]
+    mels = [streaming(sound, chunk, 2 * tail, fill)[:, :WINDOW] for sound in sounds]
     lengths = torch.tensor([mel.shape[1] // 2 for mel in mels])
     padded = torch.zeros(len(mels), 80, 2 * int(lengths.max()))
     for row, mel in enumerate(mels):

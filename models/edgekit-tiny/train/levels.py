@@ -59,7 +59,7 @@ def answers(folder: Path, paths: list[Path], rules: dict[str, Rule]) -> tuple[di
     working: dict[str, list[float]] = {name: [] for name in rules}
     for first in range(0, len(paths), BATCH):
         sounds = [torch.from_numpy(read(path)) for path in paths[first : first + BATCH]]
-        sound, heard = encode(network, *batch(sounds, reference.chunk, reference.tail), reference.chunk)
+        sound, heard = encode(network, *batch(sounds, reference.chunk, reference.tail, reference.fill), reference.chunk)
         for name, rule in rules.items():
             tokens, shares = decode(reference, Speaker(network, sound, heard, rule), len(sounds))
             texts[name] += [reference.tokenizer.decode(row, skip_special_tokens=True) for row in tokens]

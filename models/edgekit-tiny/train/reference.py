@@ -27,7 +27,8 @@ MAX_TOKENS = 224  # half of Whisper's text context, its own limit per utterance
 class Reference:
     """A checkpoint in float32 with its tokenizer and the ids that steer decoding.
 
-    chunk, tail: positions of 20 ms that are encoded together, and of silence that ends an utterance.
+    chunk, tail, fill: positions of 20 ms: encoded together; of silence that ends an utterance; to a multiple of which
+    it is then filled with silence.
     """
 
     model: WhisperForConditionalGeneration
@@ -38,6 +39,7 @@ class Reference:
     begin_suppress: tuple[int, ...]
     chunk: int
     tail: int
+    fill: int
 
 
 def load(folder: Path) -> Reference:
@@ -60,16 +62,17 @@ def load(folder: Path) -> Reference:
         begin_suppress=tuple(generation["begin_suppress_tokens"]),
         chunk=settings["chunk_frames"],
         tail=settings.get("tail_frames", settings["chunk_frames"]),
+        fill=settings.get("fill_frames", settings["chunk_frames"]),
     )
 
 
 def log_mel(reference: Reference, samples: np.ndarray) -> torch.Tensor:
-    """Return the streaming features of one utterance, (80, frames) float32 with frames a multiple of two chunks.
+    """Return the streaming features of one utterance, (80, frames) float32.
 
-    samples: (n,) float in [-1, 1] at 16 kHz. The tail of silence follows, then silence up to a whole chunk.
+    samples: (n,) float in [-1, 1] at 16 kHz. The tail of silence follows, then silence that fills.
     """
     sound = torch.from_numpy(np.asarray(samples, dtype=np.float32))
-    return streaming(sound, reference.chunk, closing=2 * reference.tail)
+    return streaming(sound, reference.chunk, 2 * reference.tail, reference.fill)
 
 
 @torch.inference_mode()

