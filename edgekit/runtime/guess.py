@@ -8,7 +8,7 @@ hand and not from a second model, as in prompt lookup decoding, Saxena 2023.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-CHECKED_AT_ONCE = 16  # tokens: a wrong guess costs as much as four steps; larger runs are hardly cheaper per token
+CHECKED_AT_ONCE = 32  # tokens: larger runs are hardly cheaper per token, and a wrong guess costs more
 _MEETING = 2  # tokens in a row: one alone, such as a comma, stands in many places
 _REACH = 16  # tokens that the guess may be ahead
 
