@@ -140,6 +140,11 @@ class TokenProtocol(Struct, frozen=True):
     max_tokens_per_s: float | None = None
     max_repeats: int | None = None
 
+    def ids(self) -> frozenset[int]:
+        """Return every token that the protocol names."""
+        lists = (self.start, self.start_tail, self.stop, self.suppress, self.begin_suppress)
+        return frozenset().union(*lists, self.languages.values(), self.tasks.values())
+
 
 class ComputeLevel(Struct, frozen=True):
     """An operating point, cheapest first in the manifest; ``skip`` does nothing.
@@ -188,7 +193,10 @@ class FileEntry(Struct, frozen=True):
 
 
 class Manifest(Struct, frozen=True):
-    """The bundle's table of contents; see ``docs/bundle-format.md``."""
+    """The bundle's table of contents; see ``docs/bundle-format.md``.
+
+    ``dummy_seed``: of the noise that stands for weights; None in a bundle of real ones.
+    """
 
     format_version: int
     name: str
@@ -209,6 +217,7 @@ class Manifest(Struct, frozen=True):
     files: tuple[FileEntry, ...]
     license: str = ""
     source: str = ""
+    dummy_seed: int | None = None
 
 
 def encode(manifest: Manifest) -> bytes:

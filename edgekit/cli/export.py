@@ -26,6 +26,11 @@ from edgekit.cli.summary import print_summary
 )
 @click.option("--revision", metavar="NAME", help="Branch, tag or commit of an id of the hub.")
 @click.option("--offline", is_flag=True, help="Ask no hub; an id must be in its cache.")
+@click.option(
+    "--dummy-weights",
+    is_flag=True,
+    help="Seeded noise in place of weights, from a config alone: to measure a shape before its weights are fetched.",
+)
 def export(
     checkpoint: str,
     output: Path,
@@ -37,13 +42,13 @@ def export(
     """Write a bundle for a checkpoint.
 
     CHECKPOINT is a folder with config.json and its weights, or the id of one on the Hugging Face hub, which is
-    fetched to the hub's cache. Every weight is counted and compared with the checkpoint, and a quantised bundle is
-    judged against its float32 twin; nothing is published that fails.
+    fetched to the hub's cache; with --dummy-weights a config.json is enough. Every weight is counted and compared
+    with the checkpoint, and a quantised bundle is judged against its float32 twin; nothing is published that fails.
     """
     from edgekit.exporter.export import export as export_checkpoint
     from edgekit.exporter.hub import locate
 
-    found = locate(checkpoint, revision=revision, offline=offline)
+    found = locate(checkpoint, revision=revision, offline=offline, weights=not asked["dummy_weights"])
     with show_progress() as progress:
         manifest = export_checkpoint(found.folder, output, make_options(asked | {"source": found.source}, progress))
     print_summary(output, manifest, as_json=as_json)

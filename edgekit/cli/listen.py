@@ -44,13 +44,14 @@ def listen(
     order: what was recorded is finished, and an account of every sample goes to stderr.
     """
     import edgekit
-    from edgekit.cli.printer import Printer
+    from edgekit.cli.printer import Printer, warn_dummy
     from edgekit.runtime.daemon import Daemon, stopped_by_signals
 
     chosen = bundle or default_bundle()
     source = _source(device, simulate)
     model = edgekit.load(chosen, threads=threads)
-    printer = Printer(as_json=as_json)
+    warn_dummy(model.manifest)
+    printer = Printer(as_json=as_json, dummy=model.manifest.dummy_seed is not None)
     stream = model.stream(
         sample_rate_hz=source.sample_rate_hz, channels=source.channels, on_text=printer.text, **options
     )

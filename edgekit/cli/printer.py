@@ -5,20 +5,34 @@ import json
 import re
 import shutil
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgekit.cli.progress import terminal
 from edgekit.runtime.events import Event, Lag, Text
 
+if TYPE_CHECKING:
+    from edgekit.bundle import Manifest
+    from edgekit.profiler.profiles import BundleFacts
+
 _CLEAR_LINE = "\r\x1b[2K"
 
 
-class Printer:
-    """Shows the events of one stream; ``name``, if not empty, stands before each line. Pass ``text`` as ``on_text``."""
+def warn_dummy(bundle: "Manifest | BundleFacts") -> None:
+    """Say on stderr that a bundle holds dummy weights, if it does."""
+    if bundle.dummy_seed is not None:
+        click.echo(f"edgekit: {bundle.name} holds dummy weights: its text means nothing", err=True)
 
-    def __init__(self, name: str = "", *, as_json: bool = False) -> None:
-        self._name, self._json = name, as_json
+
+class Printer:
+    """Shows the events of one stream; ``name``, if not empty, stands before each line. Pass ``text`` as ``on_text``.
+
+    ``dummy``: each line of JSON says so.
+    """
+
+    def __init__(self, name: str = "", *, as_json: bool = False, dummy: bool = False) -> None:
+        self._name, self._json, self._dummy = name, as_json, dummy
         self._live = terminal() and not as_json
         self._shown = False
 
@@ -71,5 +85,6 @@ class Printer:
 
     def _print_json(self, event: Event) -> None:
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
-        fields = {"event": name} | ({"file": self._name} if self._name else {}) | dataclasses.asdict(event)
+        fields: dict[str, Any] = {"event": name} | ({"dummy": True} if self._dummy else {})
+        fields |= ({"file": self._name} if self._name else {}) | dataclasses.asdict(event)
         click.echo(json.dumps(fields, ensure_ascii=False))

@@ -38,6 +38,7 @@ def profile(
 
     FILE is a recording of speech; without one, the five sentences that ship with EdgeKit are used.
     """
+    from edgekit.cli.printer import warn_dummy
     from edgekit.profiler import profile_bundle, save_profile
     from edgekit.resources import resource
 
@@ -48,6 +49,7 @@ def profile(
             progress=lambda done, total, _: progress("measuring", done, total),
         )  # fmt: skip
     save_profile(measured, output)
+    warn_dummy(measured.bundle)
     if as_json:
         click.echo(output.read_text(encoding="utf-8"), nl=False)
         return

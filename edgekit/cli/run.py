@@ -44,13 +44,15 @@ def run(
     is 1.
     """
     import edgekit
-    from edgekit.cli.printer import Printer
+    from edgekit.cli.printer import Printer, warn_dummy
 
     model = edgekit.load(bundle, threads=threads)
+    warn_dummy(model.manifest)
+    dummy = model.manifest.dummy_seed is not None
     options["partials"] = realtime if partials is None else partials
     failed = 0
     for file in files:
-        printer = Printer(str(file) if len(files) > 1 else "", as_json=as_json)
+        printer = Printer(str(file) if len(files) > 1 else "", as_json=as_json, dummy=dummy)
         chunks = _chunks(file, realtime, _QUICK_S if options["partials"] else _BLOCK_S)
         failed += not _run_file(model, chunks, printer, options)
     if failed:

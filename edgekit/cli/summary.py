@@ -19,6 +19,8 @@ def print_summary(folder: Path, manifest: Manifest, *, as_json: bool) -> None:
         click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
         return
     click.echo(f"{folder}: {facts['name']} ({facts['family']}, {facts['dialect']}), {facts['bytes'] / _MB:.1f} MB")
+    if facts["dummy_seed"] is not None:
+        click.echo(f"  dummy weights: noise of seed {facts['dummy_seed']}, to measure with; its text means nothing")
     click.echo(f"  precision: {_pairs(facts['precision'])}")
     for line in census_table(facts):
         click.echo(f"  {line}")
@@ -60,6 +62,7 @@ def summary(folder: Path, manifest: Manifest) -> dict[str, Any]:
         "name": manifest.name,
         "family": manifest.family,
         "dialect": manifest.dialect,
+        "dummy_seed": manifest.dummy_seed,
         "precision": dict(manifest.precision),
         "components": components,
         "census": census,

@@ -28,10 +28,9 @@ def verify(bundle: Path, reference: str | None, as_json: bool) -> None:
 
         checks = compare(bundle)
     else:
-        from edgekit.exporter.hub import locate
         from edgekit.exporter.verify import verify_reference
 
-        checks = verify_reference(bundle, locate(reference).folder)
+        checks = verify_reference(bundle, reference)
     if as_json:
         found = [
             {

@@ -120,7 +120,10 @@ def _no_weights(folder: Path) -> CheckpointError:
             f"{folder / pickles[0]}: a pickle can run code when read and is never opened; "
             "convert the checkpoint to safetensors first"
         )
-    return CheckpointError(f"{folder}: no *.safetensors here; give the folder that holds config.json and the weights")
+    return CheckpointError(
+        f"{folder}: no *.safetensors here; give the folder that holds config.json and the weights, or pass "
+        "--dummy-weights to measure its shape"
+    )
 
 
 def _refuse_quantised(value: object, source: Path) -> None:

@@ -18,6 +18,7 @@ from edgekit.bundle import FORMAT_VERSION, Bundle, Manifest, Precision, Requirem
 from edgekit.errors import CheckpointError, UsageError
 from edgekit.exporter.census import check_census, take_census
 from edgekit.exporter.checkpoint import Tensors, check_names, open_checkpoint
+from edgekit.exporter.dummy import SEED, dummy_recipe, open_dummy
 from edgekit.exporter.families import Family, find_family
 from edgekit.exporter.goldens import store_goldens
 from edgekit.exporter.graph import OPSET, GraphWriter
@@ -56,6 +57,7 @@ class ExportOptions:
     """What a user may ask of an export beside the recipe. ``precision`` sets every group, ``groups`` single ones.
 
     ``source``: where the checkpoint comes from, such as ``id@commit`` of the hub; the manifest keeps it.
+    ``dummy_weights``: noise in place of weights; the checkpoint is then its config alone.
     """
 
     recipe: str | Path | None = None
@@ -65,6 +67,7 @@ class ExportOptions:
     mode: str | None = None
     chunk_ms: int | None = None
     source: str = ""
+    dummy_weights: bool = False
     accept_loss: str | None = None
     overwrite: bool = False
     progress: Progress = _silent
@@ -81,21 +84,20 @@ class _Source:
     tokenizer: str
     name: str
     origin: str = ""
+    dummy_seed: int | None = None
 
 
 def export(checkpoint: str | Path, output: str | Path, options: ExportOptions | None = None) -> Manifest:
-    """Write a bundle for a checkpoint folder and return its manifest.
+    """Write a bundle for a checkpoint folder, or for a config alone with ``dummy_weights``; return its manifest.
 
     Raises CheckpointError, RecipeError, CensusError, QualityError or OutputError; then ``output`` is as it was before.
     """
     options = options or ExportOptions()
-    found = open_checkpoint(checkpoint)
-    family = find_family(found.config, found.generation)
-    check_names(found, family.expected(), family.ignored)
-    folder = found.folder
-    name = options.source.partition("@")[0].rpartition("/")[2] or folder.resolve().name
-    source = _Source(found, family, found.config, found.generation, tokenizer_json(folder), name, options.source)
-    return _make(source, Path(output), _resolve(find_recipe(options.recipe, found.config), options), options)
+    source = (_dummy_source if options.dummy_weights else _checkpoint_source)(checkpoint, options.source)
+    recipe = find_recipe(options.recipe, source.config)
+    if options.dummy_weights:
+        recipe = dummy_recipe(recipe, source.name)
+    return _make(source, Path(output), _resolve(recipe, options), options)
 
 
 def quantize(bundle: str | Path, output: str | Path, options: ExportOptions | None = None) -> Manifest:
@@ -110,6 +112,24 @@ def quantize(bundle: str | Path, output: str | Path, options: ExportOptions | No
         options = replace(options, precision="int8")
     recipe = msgspec.convert(opened.manifest.recipe, Recipe)
     return _make(bundle_source(opened), Path(output), _resolve(recipe, options), options)
+
+
+def _checkpoint_source(checkpoint: str | Path, origin: str) -> _Source:
+    found = open_checkpoint(checkpoint)
+    family = find_family(found.config, found.generation)
+    check_names(found, family.expected(), family.ignored)
+    name = _name_on_hub(origin) or found.folder.resolve().name
+    return _Source(found, family, found.config, found.generation, tokenizer_json(found.folder), name, origin)
+
+
+def _dummy_source(config: str | Path, origin: str) -> _Source:
+    made = open_dummy(config)
+    name = _name_on_hub(origin) or made.name
+    return _Source(made.tensors, made.family, made.config, made.generation, made.tokenizer, name, origin, SEED)
+
+
+def _name_on_hub(origin: str) -> str:
+    return origin.partition("@")[0].rpartition("/")[2]
 
 
 def bundle_source(opened: Bundle) -> _Source:
@@ -127,7 +147,10 @@ def bundle_source(opened: Bundle) -> _Source:
     }
     tokenizer = opened.file(TOKENIZER).read_text(encoding="utf-8")
     manifest = opened.manifest
-    return _Source(BundleTensors(weights), family, config, generation, tokenizer, manifest.name, manifest.source)
+    return _Source(
+        BundleTensors(weights), family, config, generation, tokenizer, manifest.name, manifest.source,
+        manifest.dummy_seed,
+    )  # fmt: skip
 
 
 def find_recipe(named: str | Path | None, config: Mapping[str, Any]) -> Recipe:
@@ -186,6 +209,8 @@ def _verified(source: _Source, made: Bundle, recipe: Recipe, options: ExportOpti
     weights |= written_weights(made.folder, manifest.components)
     checked = check_weights(family, weights, source.tensors, lambda done, total: options.progress("check", done, total))
     found: dict[str, Any] = {"weights": checked}
+    if source.dummy_seed is not None:  # noise has no quality to lose
+        return rounded(found | {"twin": "none"})
     runs = bool(recipe.check.clips)
     runs &= sum(row.float32_bytes or row.bytes for row in manifest.census) <= recipe.check.twin_limit_mib << 20
     if all(kind == "float32" for kind in manifest.precision.values()):
@@ -274,6 +299,7 @@ def _build(source: _Source, folder: Path, recipe: Recipe, progress: Progress) ->
         verification={},
         files=list_files(folder),
         source=source.origin,
+        dummy_seed=source.dummy_seed,
         license=recipe.license,
     )
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CONFIG = "config.json"
+_CONFIGS = (_CONFIG, "generation_config.json")
 _SETTINGS = (
-    _CONFIG,
-    "generation_config.json",
+    *_CONFIGS,
     "preprocessor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -45,11 +45,14 @@ class Located:
     source: str = ""
 
 
-def locate(checkpoint: str | PathLike[str], *, revision: str | None = None, offline: bool = False) -> Located:
+def locate(
+    checkpoint: str | PathLike[str], *, revision: str | None = None, offline: bool = False, weights: bool = True
+) -> Located:
     """Return where a checkpoint is: a path that exists is taken as it is, an id of the hub is fetched to its cache.
 
     revision: branch, tag or commit of the hub, its main branch if None; the commit found is in ``source``.
-    offline: only look into the cache. Raises CheckpointError if it cannot be had, UsageError for a revision of a path.
+    offline: only look into the cache. weights: False fetches the configs alone. Raises CheckpointError if it cannot be
+    had, UsageError for a revision of a path.
     """
     text = str(checkpoint)
     if Path(checkpoint).exists() or not _ID.fullmatch(text):
@@ -79,7 +82,8 @@ def locate(checkpoint: str | PathLike[str], *, revision: str | None = None, offl
         if _CONFIG not in names:
             raise CheckpointError(f"{text}: no config.json at {commit[:12]}; give the id of a whole checkpoint")
         hub.hf_hub_download(text, _CONFIG, revision=revision)  # the cache learns what the revision is, for offline
-        files = [name for name in _SETTINGS if name in names] + sorted(_weights(hub, text, commit, names))
+        files = [name for name in (_SETTINGS if weights else _CONFIGS) if name in names]
+        files += sorted(_weights(hub, text, commit, names)) if weights else []
         paths = [Path(hub.hf_hub_download(text, name, revision=commit)) for name in files]
     return Located(paths[0].parent, f"{text}@{commit}")
 

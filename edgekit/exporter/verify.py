@@ -12,15 +12,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import Manifest
+from edgekit.bundle import Manifest, open_bundle
 from edgekit.errors import MissingPackageError, VerifyError
 from edgekit.exporter.checkpoint import open_checkpoint
 from edgekit.exporter.families import find_family
+from edgekit.exporter.hub import locate
 from edgekit.exporter.quality import check_clips, relative_error
 from edgekit.exporter.weight_check import check_weights
 from edgekit.exporter.written import written_embedding, written_weights
 from edgekit.recipe import Recipe
-from edgekit.runtime.model import Model, load
+from edgekit.runtime.model import Model, load_opened
 from edgekit.runtime.probe import Answer, Heard, answer, hear
 from edgekit.runtime.sampler import Greedy
 from edgekit.runtime.verify import Check
@@ -33,11 +34,17 @@ SURE_LEAD = 1e-3  # a greedy token that leads by less may fall either way
 def verify_reference(bundle: str | Path, checkpoint: str | Path) -> tuple[Check, ...]:
     """Return every comparison of a bundle with its checkpoint on the recipe's check clips.
 
-    Raises QualityError for a weight that is not the checkpoint's, MissingPackageError without torch and transformers,
-    VerifyError for a family without a reference.
+    checkpoint: a folder or an id of the hub. Raises QualityError for a weight that is not the checkpoint's,
+    MissingPackageError without torch and transformers, VerifyError for a family without a reference and, before
+    anything is fetched, for dummy weights.
     """
-    model = load(bundle)
-    found = open_checkpoint(checkpoint)
+    opened = open_bundle(bundle)
+    if opened.manifest.dummy_seed is not None:
+        raise VerifyError(
+            f"{bundle}: holds dummy weights, no checkpoint has them; run `edgekit verify` without --reference"
+        )
+    model = load_opened(opened)
+    found = open_checkpoint(locate(checkpoint).folder)
     family = find_family(found.config, found.generation)
     if family.name != model.manifest.family:
         raise VerifyError(

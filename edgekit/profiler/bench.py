@@ -124,6 +124,7 @@ def bundle_facts(model: Model) -> BundleFacts:
         chunk_ms=manifest.grid.chunk_frames * hop_ms,
         gate=manifest.gate.kind,
         bytes=sum(entry.bytes for entry in manifest.files),
+        dummy_seed=manifest.dummy_seed,
     )
 
 

@@ -230,7 +230,7 @@ def _cell(figure: Figure) -> str:
 def _facts(comparison: Comparison) -> dict[str, str]:
     facts = {"Date": comparison.date, **facts_of_device(comparison.device, comparison.software), **comparison.settings}
     for subject, bundle in comparison.bundles.items():
-        size = f"{bundle.bytes / 2**20:.1f} MiB"
+        size = f"{bundle.bytes / 2**20:.1f} MiB" + (", dummy weights" if bundle.dummy_seed is not None else "")
         facts[f"Bundle {subject}"] = (
             f"{bundle.name} ({bundle.family}), {size}, manifest SHA-256 {bundle.manifest_sha256}"
         )

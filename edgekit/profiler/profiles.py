@@ -50,7 +50,10 @@ class Software(Struct, frozen=True):
 
 
 class BundleFacts(Struct, frozen=True):
-    """Which bundle was measured; ``manifest_sha256`` stands for every byte, as the manifest holds all hashes."""
+    """Which bundle was measured; ``manifest_sha256`` stands for every byte, as the manifest holds all hashes.
+
+    ``dummy_seed`` is the manifest's: not None where noise stands for weights.
+    """
 
     name: str
     family: str
@@ -60,6 +63,7 @@ class BundleFacts(Struct, frozen=True):
     chunk_ms: int
     gate: str
     bytes: int
+    dummy_seed: int | None = None
 
 
 class ClipFacts(Struct, frozen=True):

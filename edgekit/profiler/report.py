@@ -42,6 +42,7 @@ def render_markdown(profiles: Sequence[Profile]) -> str:
     labels = column_labels(profiles)
     head, rows = _columns(profiles, labels), _rows(profiles)
     lines = [f"# {_title(profiles)}", ""]
+    lines += [line for warning in _warnings(profiles) for line in (f"**{warning}**", "")]
     lines += markdown_table(("Figure", "Unit", *head), [(row.title, row.unit, *row.cells) for row in rows])
     if len(profiles) > 1:
         lines += ["", "Cells: median / p90 / p99."]
@@ -76,6 +77,7 @@ def render_html(profiles: Sequence[Profile]) -> str:
         several=len(profiles) > 1,
         labels=labels,
         subtitle=_subtitle(profiles),
+        warnings=_warnings(profiles),
         headlines=_rows(profiles, headlines=True),
         head=_columns(profiles, labels),
         rows=_rows(profiles),
@@ -117,6 +119,15 @@ def _subtitle(profiles: Sequence[Profile]) -> str:
         return "Side by side: " + ", ".join(column_labels(profiles))
     paced = "input paced at real time" if first.settings.paced else "input not paced"
     return f"{_precision(first)} on {first.device.cpu}, {first.settings.threads} threads, {paced}, {first.date}"
+
+
+def _warnings(profiles: Sequence[Profile]) -> list[str]:
+    """Return a sentence for each bundle of dummy weights."""
+    return [
+        f"Dummy weights: {name} holds noise in the shape of a model. Its text means nothing and its answers have a set "
+        "length; which experts a trained model of this shape picks, and when its answers end, is not measured here."
+        for name in dict.fromkeys(p.bundle.name for p in profiles if p.bundle.dummy_seed is not None)
+    ]
 
 
 def _precision(profile: Profile) -> str:

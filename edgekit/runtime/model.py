@@ -151,9 +151,7 @@ def _check(model: Model) -> None:
                     f"{model.bundle.folder}: level '{level.name}' has no experts_per_token, the backbone needs one; "
                     "export it again"
                 )
-    ids = {*protocol.start, *protocol.start_tail, *protocol.stop, *protocol.suppress, *protocol.begin_suppress}
-    ids |= {*protocol.languages.values(), *protocol.tasks.values()}
-    if odd := sorted(token for token in ids if not 0 <= token < model.table.vocabulary):
+    if odd := sorted(token for token in protocol.ids() if not 0 <= token < model.table.vocabulary):
         raise BundleFormatError(
             f"{model.bundle.folder}: token {odd[0]} of the protocol, the table has {model.table.vocabulary} rows; "
             "export it again"

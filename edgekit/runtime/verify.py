@@ -70,6 +70,8 @@ def verify(path: str | os.PathLike[str], *, threads: int | None = None) -> tuple
             return tuple(checks)
         if index == 0:
             checks.append(_told(model, answer(model, heard, forced=expected["tokens"]), tolerance))
+        if model.manifest.dummy_seed is not None:  # tokens of noise lead by so little that rounding picks others
+            return tuple(checks)
         tokens = list(answer(model, heard).tokens)
         total += max(len(tokens), len(expected["tokens"]))
         differing += _differing(tokens, expected["tokens"])

@@ -122,6 +122,14 @@ def test_an_id_is_fetched_without_what_an_export_does_not_read(hub):
         assert (found.folder / name).read_bytes() == hub.held[ID][COMMIT][name]
 
 
+def test_without_weights_the_configs_alone_are_fetched(hub):
+    found = locate(ID, weights=False)
+    assert found.source == f"{ID}@{COMMIT}"
+    assert {path.name for path in found.folder.iterdir()} == {"config.json", "generation_config.json"}
+    assert not [path for _, path, _ in hub.asked if path.endswith(("safetensors", "tokenizer.json"))]
+    assert locate(ID, weights=False, offline=True) == found
+
+
 def test_a_second_time_nothing_is_fetched_and_offline_nothing_is_asked(hub):
     first = locate(ID)
     hub.asked.clear()

@@ -32,6 +32,15 @@ def test_markdown_shows_every_figure_its_definition_and_where_it_comes_from(prof
         assert fact in text
 
 
+def test_dummy_weights_are_told_above_every_figure(profile):
+    dummy = msgspec.structs.replace(profile, bundle=msgspec.structs.replace(profile.bundle, dummy_seed=1))
+    for render in (render_markdown, render_html):
+        text = render([dummy])
+        assert text.index("Dummy weights: ") < text.index("First token, without the decision")
+        assert render([dummy, profile]).count("Dummy weights: ") == 1
+        assert "Dummy weights" not in render([profile])
+
+
 def test_html_is_one_file_with_plots_and_nothing_from_elsewhere(profile):
     page = render_html([profile])
     assert page.count("<svg") == 3

@@ -14,7 +14,7 @@ from edgekit.bundle import ComputeLevel, FrontEnd, Grid, TokenProtocol
 from edgekit.errors import CheckpointError
 from edgekit.exporter.checkpoint import Tensors
 from edgekit.exporter.families.step_audio import StepAudio
-from edgekit.exporter.families.whisper import Whisper
+from edgekit.exporter.families.whisper import Whisper, whisper_generation
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import GridSettings, Group
@@ -27,6 +27,8 @@ class Family(Protocol):
     components: tuple[str, ...]
     embedding: str
     max_context: int
+    marks: tuple[str, ...]
+    """Special tokens that ``protocol`` may look up, in the order of their ids."""
 
     def expected(self) -> Mapping[str, tuple[int, ...]]:
         """Return name and shape of every tensor the checkpoint must hold."""
@@ -73,6 +75,13 @@ _FAMILIES: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Family]] =
     "whisper": Whisper,
     "step_audio_2": StepAudio,
 }
+_GENERATION: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {"whisper": whisper_generation}
+
+
+def published_generation(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return generation settings for a config that comes alone; empty where the family keeps them in its config."""
+    make = _GENERATION.get(str(config.get("model_type")))
+    return make(config) if make else {}
 
 
 def find_family(config: Mapping[str, Any], generation: Mapping[str, Any]) -> Family:

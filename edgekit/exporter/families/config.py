@@ -20,6 +20,15 @@ def value(config: Mapping[str, Any], key: str, kind: type[_T], default: _T | Non
     return found
 
 
+def check_parts(config: Mapping[str, Any], whole: str, parts: str) -> None:
+    """Return if ``config[whole]`` divides evenly into ``config[parts]`` parts; raises CheckpointError naming both."""
+    size, count = value(config, whole, int), value(config, parts, int)
+    if count < 1 or size % count:
+        raise CheckpointError(
+            f"config.json: '{whole}' is {size}, must divide evenly by '{parts}', {count}; use the published config.json"
+        )
+
+
 def section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """Return a nested object of a config."""
     found = config.get(key)

@@ -23,7 +23,7 @@ from edgekit.exporter.blocks import (
     steps,
 )
 from edgekit.exporter.checkpoint import Tensors
-from edgekit.exporter.families.config import value
+from edgekit.exporter.families.config import check_parts, value
 from edgekit.exporter.families.levels import expert_levels
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import ExpertBank, Weights, stored_expert
@@ -58,7 +58,10 @@ class Qwen:
         self.layers = value(config, "num_hidden_layers", int)
         self.heads = value(config, "num_attention_heads", int)
         self.kv_heads = value(config, "num_key_value_heads", int, self.heads)
-        self.head_dim = value(config, "head_dim", int, self.width // self.heads)
+        if "head_dim" not in config:
+            check_parts(config, "hidden_size", "num_attention_heads")
+        check_parts({"num_key_value_heads": self.kv_heads, **config}, "num_attention_heads", "num_key_value_heads")
+        self.head_dim = value(config, "head_dim", int, self.width // max(1, self.heads))
         self.vocabulary = value(config, "vocab_size", int)
         self.positions = min(value(config, "max_position_embeddings", int, 16_384), _MAX_POSITIONS)
         self.theta = value({**config, **rope}, "rope_theta", float, 1e6)

@@ -15,7 +15,7 @@ from edgekit.bundle import ComputeLevel, FrontEnd, Grid, TokenProtocol
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.exporter.blocks import EncoderNames, EncoderShape, audio_encoder
 from edgekit.exporter.checkpoint import Tensors
-from edgekit.exporter.families.config import section, value
+from edgekit.exporter.families.config import check_parts, section, value
 from edgekit.exporter.families.qwen import Qwen
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.tokenizer import token_id
@@ -50,10 +50,12 @@ class StepAudio:
 
     name = "step_audio"
     components: tuple[str, ...] = ("encoder", "adapter", "backbone")
+    marks: tuple[str, ...] = ("<|BOT|>", "<|EOT|>", "<audio_start>", "<audio_end>", "<audio_0>")
 
     def __init__(self, config: Mapping[str, Any], generation: Mapping[str, Any]) -> None:
         audio = section(config, "audio_encoder_config")
         width = value(audio, "n_audio_state", int)
+        check_parts(audio, "n_audio_state", "n_audio_head")
         self.encoder = EncoderShape(
             mel_bins=value(audio, "n_mels", int),
             width=width,
@@ -145,17 +147,16 @@ class StepAudio:
 
     def protocol(self, tokenizer: str) -> TokenProtocol:
         """Return the token protocol: turns between BOT and EOT, audio between its own marks."""
-        audio = [token_id(tokenizer, token) for token in ("<audio_start>", "<audio_0>")]
-        token_id(tokenizer, "<audio_end>")
-        token_id(tokenizer, "<|BOT|>")
+        ids = {mark: token_id(tokenizer, mark) for mark in self.marks}
         return TokenProtocol(
             attention="prefix",
-            stop=tuple(sorted({*self._stop, token_id(tokenizer, "<|EOT|>")})),
+            stop=tuple(sorted({*self._stop, ids["<|EOT|>"]})),
             before="<|BOT|>system\n{system}<|EOT|><|BOT|>human\n<audio_start>",
             between="<audio_end><audio_start>",
             after="<audio_end>{prompt}<|EOT|><|BOT|>assistant\n",
             system="You are a helpful assistant.",
-            vocabulary_limit=min(audio),  # text ids come first; this family's speech needs a decoder that is not here
+            # Text ids come first; this family's speech needs a decoder that is not here.
+            vocabulary_limit=min(ids["<audio_start>"], ids["<audio_0>"]),
             max_tokens=512,
             context_tokens=min(4096, self.max_context),
         )

@@ -26,7 +26,7 @@ from edgekit.exporter.blocks import (
     steps,
 )
 from edgekit.exporter.checkpoint import Tensors
-from edgekit.exporter.families.config import section, value
+from edgekit.exporter.families.config import check_parts, section, value
 from edgekit.exporter.families.levels import expert_levels
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.tokenizer import token_id
@@ -53,6 +53,23 @@ ENCODER = EncoderNames(
 TOKENS = "model.decoder.embed_tokens.weight"
 POSITIONS = "model.decoder.embed_positions.weight"
 _ATTENTIONS = ("self_attn", "encoder_attn")
+_MULTILINGUAL = 51_865  # tokens of the smallest published vocabulary with more than English
+_TIMESTAMPS = 1501  # the last tokens of every published vocabulary: 0.00 to 30.00 s
+
+
+def whisper_generation(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a published generation_config.json says of start and end, for a config that comes without one.
+
+    Of the languages only English. Source: Whisper, tokenizer.py: translate, transcribe and four more, then timestamps.
+    """
+    vocabulary, start = value(config, "vocab_size", int), value(config, "decoder_start_token_id", int)
+    found: dict[str, Any] = {"begin_suppress_tokens": [value(config, "eos_token_id", int)]}
+    if vocabulary < _MULTILINGUAL:
+        return found
+    stamps = vocabulary - _TIMESTAMPS
+    tasks = {"translate": stamps - 6, "transcribe": stamps - 5}
+    languages = {"<|en|>": start + 1}
+    return found | {"lang_to_id": languages, "task_to_id": tasks, "no_timestamps_token_id": stamps - 1}
 
 
 class Whisper:
@@ -61,10 +78,13 @@ class Whisper:
     name = "whisper"
     components: tuple[str, ...] = ("encoder", "adapter", "backbone")
     embedding = TOKENS
+    marks: tuple[str, ...] = ("<|notimestamps|>",)
 
     def __init__(self, config: Mapping[str, Any], generation: Mapping[str, Any]) -> None:
         self._generation = generation
         self._extra = section(config, "edgekit") if "edgekit" in config else {}
+        for side in ("encoder", "decoder"):
+            check_parts(config, "d_model", f"{side}_attention_heads")
         self.encoder = EncoderShape(
             mel_bins=value(config, "num_mel_bins", int),
             width=value(config, "d_model", int),
