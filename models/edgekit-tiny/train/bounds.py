@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--words", type=Path, required=True, help="name, tab, words: a recording a line")
     parser.add_argument("--every", type=int, default=1)
     arguments = parser.parse_args()
-    paths, truth = recordings(arguments.speech, arguments.words, arguments.every, longest_s=28.0)
+    paths, truth = recordings(arguments.speech, arguments.words, arguments.every)
     reference = load(arguments.student)
     teacher, student = load_network(arguments.teacher), load_network(arguments.student)
     texts: dict[str, list[str]] = {}
