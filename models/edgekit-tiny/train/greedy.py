@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgekit.profiler.words import read_references
+from edgekit.runtime.loops import loop_start
 
-MAX_TOKENS = 200
+MAX_TOKENS, MAX_REPEATS = 200, 3  # of an answer; of a phrase in it, as in export/edgekit-tiny/recipe.toml
 
 
 def load_network(folder: Path) -> Network:
@@ -93,7 +94,7 @@ class Speaker:
 
 
 def decode(reference: Reference, speaker: Speaker, count: int) -> tuple[list[list[int]], list[float]]:
-    """Return the greedy tokens of each of ``count`` clips, and the share of experts at work for each token."""
+    """Return the greedy tokens of each of ``count`` clips, loops cut, and a share of experts at work for each token."""
     for token in reference.start[:-1]:
         speaker.step(torch.full((count,), token))
     chosen = torch.full((count,), reference.start[-1])
@@ -112,4 +113,7 @@ def decode(reference: Reference, speaker: Speaker, count: int) -> tuple[list[lis
             break
         for row in speaking.nonzero()[:, 0].tolist():
             tokens[row].append(int(chosen[row]))
+            if (kept := loop_start(tokens[row], MAX_REPEATS)) is not None:
+                del tokens[row][kept:]
+                speaking[row] = False
     return tokens, shares
