@@ -61,7 +61,7 @@ bench-reference: .venv-reference/stamp speech-data bundles/edgekit-tiny-float32
 # 568 English prompts by one speaker (CC-BY-SA-3.0), from Debian's archive; needs ffmpeg, apt-get and dpkg-deb, no root.
 speech-data: $(SPEECH)/samples.sha256 $(CALLS)/words.tsv
 
-# 1,157 sounds without speech from Debian's archive, licences in profiles/data/README.md; needs the same, and 700 MB while
+# 1,153 sounds without speech from Debian's archive, licences in profiles/data/README.md; needs the same, and 700 MB while
 # it works.
 sound-data: $(SOUNDS)/samples.sha256
 

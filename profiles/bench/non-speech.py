@@ -67,6 +67,7 @@ def main() -> None:
     )
     parser.add_argument("--level", help="compute level; the most capable by default")
     parser.add_argument("--limit", type=int, help="take the first parts of each class only, to try it out")
+    parser.add_argument("--alone", action="store_true", help="start afresh at each sound, not at parts of two minutes")
     parser.add_argument("--without-peer", action="store_true")
     parser.add_argument("--work", type=Path, default=ROOT / "data/heard/sounds.jsonl")
     parser.add_argument("--threads", type=int, default=2)
@@ -77,7 +78,7 @@ def main() -> None:
     parts = [
         part
         for folder in sorted(path for path in args.sounds.glob("*") if path.is_dir())
-        for part in parts_of(folder)[: args.limit]
+        for part in parts_of(folder, 0.0 if args.alone else PART_S)[: args.limit]
     ]
     if not parts:
         raise SystemExit(f"{args.sounds}: no sounds there; python profiles/data/fetch-sounds.py fetches them")
@@ -107,6 +108,8 @@ def main() -> None:
                 f"False words: {kind}, {minutes[kind]:.1f} min", subject.name, "per 10 min", 10 * words / minutes[kind]
             )
         audio_s = sum(len(part.samples) for part in parts) / RATE_HZ
+        share = sum(bool(count) for count in counts) / len(parts)
+        findings.add("Parts with any word", subject.name, "ratio", share)
         findings.add("Real-time factor", subject.name, "s/s", sum(one["work_s"] for one in found) / audio_s)
         if all(one["passed_s"] is not None for one in found):
             findings.add("Sound past the gate", subject.name, "ratio", sum(one["passed_s"] for one in found) / audio_s)
@@ -154,15 +157,15 @@ def kinds(parts: list[Part]) -> list[str]:
     return [*dict.fromkeys(part.kind for part in parts), ALL]
 
 
-def parts_of(folder: Path) -> list[Part]:
-    """Return the sounds of a class, by name, in parts of two minutes and more."""
+def parts_of(folder: Path, part_s: float) -> list[Part]:
+    """Return the sounds of a class, by name, in parts of at least ``part_s``: each by itself at 0."""
     parts, names, pieces = [], [], []
     paths = sorted(folder.glob("*.wav"))
     for path in paths:
         audio = read_audio(path)
         pieces += [audio.samples.reshape(-1), np.zeros(round(PAUSE_S * RATE_HZ), np.float32)]
         names.append(path.stem)
-        if sum(map(len, pieces)) >= PART_S * RATE_HZ or path == paths[-1]:
+        if sum(map(len, pieces)) >= part_s * RATE_HZ or path == paths[-1]:
             parts.append(Part(folder.name, tuple(names), np.concatenate(pieces).astype(np.float32)))
             names, pieces = [], []
     return parts
