@@ -222,6 +222,6 @@ def test_transformers_reads_recorded_sentences_with_the_checkpoint(monkeypatch):
     }
     assert heard == {
         "librivox-0870.flac": " And Mr. John Dashwood had then leisure to consider how much there might be"
-        " prudently and is power to do for them.",
+        " prudently in his power to do for them.",
         "librivox-0930.flac": " He might even have been made amiable himself.",
     }
