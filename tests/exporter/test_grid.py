@@ -1,0 +1,48 @@
+"""The streaming grid of an export: what checkpoint, recipe and user say of chunks and of the ending."""
+
+import json
+
+import pytest
+
+from edgekit.errors import RecipeError, UsageError
+from edgekit.exporter.export import ExportOptions, export
+from edgekit.exporter.families.whisper import Whisper
+from edgekit.recipe import GridSettings
+from tests.exporter.test_export import QUICK
+
+
+@pytest.mark.parametrize(
+    "line", ["chunk_ms = 31000", "chunk_ms = 0", "chunk_ms = 630", "tail_ms = -640", "tail_ms = 5"]
+)
+def test_a_grid_that_no_stream_could_keep_is_refused(line, checkpoint, tmp_path):
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(QUICK.read_text() + f"\n[grid]\n{line}\n")
+    with pytest.raises(RecipeError, match=f"grid.{line.split()[0]}"):
+        export(checkpoint("whisper-experts"), tmp_path / "b", ExportOptions(recipe=recipe))
+
+
+@pytest.mark.parametrize(
+    ("extra", "settings", "frames"),
+    [
+        ({}, {}, (16, 16, 16)),  # a chunk of silence, and whole chunks, unless the checkpoint says otherwise
+        ({"tail_frames": 3}, {}, (16, 6, 16)),
+        ({"tail_frames": 3, "fill_frames": 4}, {"chunk_ms": 640}, (64, 6, 8)),
+        ({"tail_frames": 3, "fill_frames": 4}, {"tail_ms": 80, "chunk_ms": 40}, (4, 8, 4)),
+        ({}, {"chunk_ms": 640}, (64, 64, 64)),
+    ],
+)
+def test_checkpoint_and_recipe_say_how_much_silence_ends_an_utterance(extra, settings, frames, checkpoint):
+    config = json.loads((checkpoint("whisper-experts") / "config.json").read_text())
+    config["edgekit"] |= {"chunk_frames": 8} | extra
+    grid = Whisper(config, {}).grid(GridSettings(mode="chunked", **settings))
+    assert (grid.chunk_frames, grid.tail_frames, grid.pad_to_frames) == frames
+
+
+def test_the_length_of_a_chunk_can_be_asked_for(checkpoint, tmp_path):
+    asked = ExportOptions(recipe=QUICK, chunk_ms=120)
+    manifest = export(checkpoint("whisper-experts"), tmp_path / "b", asked)
+    assert manifest.grid.chunk_frames == manifest.grid.pad_to_frames == 12
+    assert manifest.recipe["grid"]["chunk_ms"] == 120
+    with pytest.raises(UsageError, match="--chunk-ms 120: .* add --mode chunked"):
+        export(checkpoint("whisper-dense"), tmp_path / "d", asked)
+    assert not (tmp_path / "d").exists()
