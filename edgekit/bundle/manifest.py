@@ -146,6 +146,76 @@ class TokenProtocol(Struct, frozen=True):
         return frozenset().union(*lists, self.languages.values(), self.tasks.values())
 
 
+class Sampling(Struct, frozen=True):
+    """How a token is drawn from logits: temperature 0 takes the likeliest one and looks at no other field.
+
+    ``repetition_penalty`` divides the positive logits of tokens already drawn and multiplies the negative ones (Keskar
+    et al. 2019, CTRL); then come temperature, ``top_k`` and ``top_p`` (nucleus), in this order, as in transformers.
+    """
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float = 1.0
+
+
+class TalkerSpeech(Struct, frozen=True, tag_field="kind", tag="talker"):
+    """Speech by a second language model that reads along with the answer: Qwen3-Omni.
+
+    Components ``talker_adapter``, ``talker``, ``code_predictor`` and ``decoder``; the backbone also writes ``hidden``,
+    what the talker hears of sound. A frame is ``codebooks`` codes: the first by ``talker``, the others by
+    ``code_predictor``, whose tables stand one after another in ``code_table``, ``codebook_size`` rows each. Text ids:
+    ``turn_start``, the ``roles`` after it, ``tts_*``; codec ids: ``codec_*`` and ``speakers``.
+    """
+
+    sample_rate_hz: int
+    samples_per_frame: int
+    codebooks: int
+    codebook_size: int
+    codec_table: Embedding
+    code_table: Embedding
+    speakers: dict[str, int]
+    turn_start: int
+    roles: dict[Literal["system", "user", "assistant"], int]
+    tts_pad: int
+    tts_bos: int
+    tts_eos: int
+    codec_pad: int
+    codec_bos: int
+    codec_eos: int
+    codec_nothink: int
+    codec_think_bos: int
+    codec_think_eos: int
+    codec_suppress: tuple[int, ...]
+    talker_sampling: Sampling
+    code_sampling: Sampling
+    max_frames: int
+    context_frames: int
+
+
+class FlowSpeech(Struct, frozen=True, tag_field="kind", tag="flow"):
+    """Speech codes among the answer's own tokens, made sound by flow matching and a vocoder: Step-Audio 2.
+
+    Components ``flow_encoder``, ``flow_step`` and ``vocoder``. Token ``first_code`` + c is code c of ``codes``; tokens
+    from ``first_code`` on that are no code, such as padding, are dropped. A reply that speaks begins with ``start`` and
+    its speech ends with ``end``. ``chunk_codes`` codes are made sound at a time, ``lookahead_codes`` more are looked at.
+    ``voices``: files of prepared voice prompts by name.
+    """
+
+    sample_rate_hz: int
+    samples_per_code: int
+    first_code: int
+    codes: int
+    start: int
+    end: int
+    chunk_codes: int
+    lookahead_codes: int
+    steps: int
+    guidance: float
+    voices: dict[str, str]
+    sampling: Sampling
+
+
 class ComputeLevel(Struct, frozen=True):
     """An operating point, cheapest first in the manifest; ``skip`` does nothing.
 
@@ -195,7 +265,8 @@ class FileEntry(Struct, frozen=True):
 class Manifest(Struct, frozen=True):
     """The bundle's table of contents; see ``docs/bundle-format.md``.
 
-    ``dummy_seed``: of the noise that stands for weights; None in a bundle of real ones.
+    ``dummy_seed``: of the noise that stands for weights; None in a bundle of real ones. ``speech``: how answers are
+    spoken; None in a bundle that only writes.
     """
 
     format_version: int
@@ -218,6 +289,7 @@ class Manifest(Struct, frozen=True):
     license: str = ""
     source: str = ""
     dummy_seed: int | None = None
+    speech: TalkerSpeech | FlowSpeech | None = None
 
 
 def encode(manifest: Manifest) -> bytes:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 @dataclass(frozen=True, slots=True)
 class SpeechStarted:
@@ -36,6 +39,14 @@ class Text:
     stable: int = 0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Audio:
+    """A piece of the spoken answer, to be played right after the one before. samples: (n,) float32 in [-1, 1]."""
+
+    samples: NDArray[np.float32]
+    sample_rate_hz: int
+
+
 @dataclass(frozen=True, slots=True)
 class LevelChanged:
     """The Policy chose another ComputeLevel."""
@@ -52,4 +63,4 @@ class Lag:
     at_s: float
 
 
-Event = SpeechStarted | SpeechStopped | Text | LevelChanged | Lag
+Event = SpeechStarted | SpeechStopped | Text | Audio | LevelChanged | Lag
