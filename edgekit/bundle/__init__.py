@@ -2,12 +2,12 @@
 
 from edgekit.bundle.folder import Bundle, hash_file, open_bundle
 from edgekit.bundle.manifest import (
+    FORMAT_VERSION,
     CensusRow,
     Component,
     ComputeLevel,
     Dialect,
     Embedding,
-    FORMAT_VERSION,
     FileEntry,
     FlowSpeech,
     FrontEnd,

@@ -198,7 +198,7 @@ class FlowSpeech(Struct, frozen=True, tag_field="kind", tag="flow"):
 
     Components ``flow_encoder``, ``flow_step`` and ``vocoder``. Token ``first_code`` + c is code c of ``codes``; tokens
     from ``first_code`` on that are no code, such as padding, are dropped. A reply that speaks begins with ``start`` and
-    its speech ends with ``end``. ``chunk_codes`` codes are made sound at a time, ``lookahead_codes`` more are looked at.
+    its speech ends with ``end``. It is made sound by ``chunk_codes`` codes, after a look at ``lookahead_codes`` more.
     ``voices``: files of prepared voice prompts by name.
     """
 

@@ -10,7 +10,7 @@ from edgekit.cli.options import bundle_argument, stream_options
 
 if TYPE_CHECKING:
     from edgekit.cli.printer import Printer
-    from edgekit.runtime.audio import Audio
+    from edgekit.runtime.audio import Block
     from edgekit.runtime.model import Model
 
 _BLOCK_S = 1.0
@@ -60,7 +60,7 @@ def run(
 
 
 def _run_file(
-    model: "Model", chunks: "Iterator[tuple[Audio, float]]", printer: "Printer", options: dict[str, Any]
+    model: "Model", chunks: "Iterator[tuple[Block, float]]", printer: "Printer", options: dict[str, Any]
 ) -> bool:
     """Show what the model hears in one file; return False, having said why, if it cannot be read to its end."""
     from edgekit.errors import AudioError
@@ -83,7 +83,7 @@ def _run_file(
     return True
 
 
-def _chunks(file: Path, realtime: bool, block_s: float) -> "Iterator[tuple[Audio, float]]":
+def _chunks(file: Path, realtime: bool, block_s: float) -> "Iterator[tuple[Block, float]]":
     from edgekit.runtime.pace import chunks, paced
 
     return paced(file) if realtime else ((chunk, 0.0) for chunk in chunks(file, block_s))

@@ -28,20 +28,20 @@ _BUSY = -9985  # PortAudio: paDeviceUnavailable
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Audio:
-    """Sound as read: ``samples`` (n, channels) float32, full scale 1.0."""
+class Block:
+    """A stretch of sound as read: ``samples`` (n, channels) float32, full scale 1.0."""
 
     samples: Samples
     sample_rate_hz: int
 
 
-def read_audio(path: Path | str) -> Audio:
+def read_audio(path: Path | str) -> Block:
     """Return a whole audio file. Raises AudioError if it is missing, empty, truncated, not audio or not finite."""
     pieces = list(blocks(path, 10.0))
-    return Audio(np.concatenate([piece.samples for piece in pieces]), pieces[0].sample_rate_hz)
+    return Block(np.concatenate([piece.samples for piece in pieces]), pieces[0].sample_rate_hz)
 
 
-def blocks(path: Path | str, seconds: float) -> Iterator[Audio]:
+def blocks(path: Path | str, seconds: float) -> Iterator[Block]:
     """Yield an audio file piece by piece, ``seconds`` long but for the last, holding one piece. Errors as read_audio.
 
     A file that ends early may be found out only at its end, after the pieces that it does have.
@@ -61,7 +61,7 @@ def blocks(path: Path | str, seconds: float) -> Iterator[Audio]:
             if not len(samples):
                 break
             check_finite(samples, str(path), position)
-            yield Audio(samples, rate)
+            yield Block(samples, rate)
             position += len(samples)
         if position == 0:
             raise AudioError(f"{path}: no samples in it, at least one is needed; record it again")

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from edgekit.bundle import Bundle, Manifest, open_bundle
 from edgekit.errors import BundleFormatError, UsageError
-from edgekit.runtime.audio import Audio, blocks
+from edgekit.runtime.audio import Block, blocks
 from edgekit.runtime.embedding import TokenTable
 from edgekit.runtime.engine import Engine
 from edgekit.runtime.events import Event, Text
@@ -80,9 +80,9 @@ class Model:
         ``options`` are the fields of StreamOptions. Raises AudioError for a file that cannot be read to its end.
         """
         if isinstance(audio, (str, os.PathLike)):
-            parts: Iterable[Audio] = blocks(Path(audio), _BLOCK_S)
+            parts: Iterable[Block] = blocks(Path(audio), _BLOCK_S)
         else:
-            parts = (Audio(np.asarray(audio), sample_rate_hz),)
+            parts = (Block(np.asarray(audio), sample_rate_hz),)
         stream: Stream | None = None
         events: list[Event] = []
         audio_s = 0.0
