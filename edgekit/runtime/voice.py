@@ -31,9 +31,9 @@ class Voice:
         """Write the file that ``load_voice`` reads; the same voice gives the same bytes."""
         fault = _fault(self)
         assert fault is None, fault
-        np.savez(
-            path, codes=self.codes, mel=self.mel, speaker=self.speaker, sample_rate_hz=np.array(self.sample_rate_hz)
-        )
+        rate = np.array(self.sample_rate_hz)
+        with path.open("wb") as stream:  # given a path, numpy would add a suffix
+            np.savez(stream, codes=self.codes, mel=self.mel, speaker=self.speaker, sample_rate_hz=rate)
 
 
 def load_voice(path: Path, sample_rate_hz: int) -> Voice:
@@ -46,7 +46,7 @@ def load_voice(path: Path, sample_rate_hz: int) -> Voice:
             found = {name: stored[name] for name in stored.files}
     except FileNotFoundError as error:
         raise BundleFileError(f"{path}: no such voice; name one of the bundle's, or export it again") from error
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise BundleFormatError(f"{path}: not a voice file ({' '.join(str(error).split())}); {_MAKE}") from error
     expected = ("codes", "mel", "speaker", "sample_rate_hz")
     if odd := sorted(found.keys() ^ set(expected)):
@@ -75,14 +75,17 @@ def _fault(voice: Voice) -> str | None:
     ):
         if array.dtype != dtype or array.ndim != axes:
             return f"{name} is {array.dtype} with {array.ndim} axes, must be {dtype} with {axes}"
-        if dtype == "float32" and not np.isfinite(array).all():
-            return f"{name} holds a number that is not finite"
-    if len(codes) < LEAST_CODES:
-        return f"{len(codes)} codes, at least {LEAST_CODES} are needed"
-    if (codes < 0).any():
-        return f"code {int(codes.min())}, none may be below 0"
-    if len(mel) != FRAMES_PER_CODE * len(codes):
-        return f"{len(mel)} mel frames for {len(codes)} codes, must be {FRAMES_PER_CODE} each"
-    if not speaker.any():
-        return "speaker is zero everywhere"
-    return None
+    rules = (
+        (len(codes) >= LEAST_CODES, f"{len(codes)} codes, at least {LEAST_CODES} are needed"),
+        (bool((codes >= 0).all()), "a code is below 0"),
+        (
+            len(mel) == FRAMES_PER_CODE * len(codes),
+            f"{len(mel)} mel frames for {len(codes)} codes, must be twice as many",
+        ),
+        (
+            bool(np.isfinite(mel).all() and np.isfinite(speaker).all()),
+            "mel or speaker holds a number that is not finite",
+        ),
+        (bool(speaker.any()), "speaker is zero everywhere"),
+    )
+    return next((said for holds, said in rules if not holds), None)
