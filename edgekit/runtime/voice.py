@@ -42,7 +42,7 @@ def load_voice(path: Path, sample_rate_hz: int) -> Voice:
     Raises BundleFileError if it is not there, BundleFormatError if it is no voice or one of another rate.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             found = {name: stored[name] for name in stored.files}
     except FileNotFoundError as error:
         raise BundleFileError(f"{path}: no such voice; name one of the bundle's, or export it again") from error

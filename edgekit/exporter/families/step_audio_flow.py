@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.errors import CheckpointError
 from edgekit.exporter.checkpoint import Tensors
@@ -116,8 +117,13 @@ class Flow:
         hidden = build_conformer(g, w, self.shape.conformer, _CONFORMER, _TABLE)
         mu = g.node("Gemm", hidden, w.plain(g, f"{_PROJECTION}.weight"), w.plain(g, f"{_PROJECTION}.bias"), transB=1)
         g.output(mu, "mu", "float32", ("frames", bins))
-        noise = np.random.default_rng(NOISE_SEED).standard_normal((NOISE_FRAMES, bins), np.float32)
+        noise = draw_noise(bins)
         g.output(g.tensor("const.noise", noise), "noise", "float32", noise.shape)
+
+
+def draw_noise(bins: int) -> NDArray[np.float32]:
+    """Return the normal noise (NOISE_FRAMES, bins) that is stored in every bundle."""
+    return np.random.default_rng(NOISE_SEED).standard_normal((NOISE_FRAMES, bins), np.float32)
 
 
 def _read_shape(source: Tensors) -> FlowShape:
