@@ -34,7 +34,7 @@ OTHERS: Mapping[str, int] = {
     "DoubleStorage": 8, "IntStorage": 4, "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1, "BoolStorage": 1,
 }  # fmt: skip
 LARGEST_PICKLE = 64 << 20  # bytes; the tensors of a 30 B model are described in a tenth of it
-MOST_TENSORS = 1_000_000
+MOST_NAMES = 100_000
 DEEPEST = 16  # dicts within dicts
 EXACT = 1 << 24  # whole numbers beyond it are not all float32
 _OLD_PICKLE = b"\x80"
@@ -293,8 +293,8 @@ def _names(path: Path, content: object) -> dict[str, _View]:
     while waiting:
         name, value, depth = waiting.pop()
         visited += 1
-        if depth > DEEPEST or visited > MOST_TENSORS:
-            raise _damaged(path, f"dicts deeper than {DEEPEST} or more than {MOST_TENSORS} names")
+        if depth > DEEPEST or visited > MOST_NAMES:
+            raise _damaged(path, f"dicts deeper than {DEEPEST} or more than {MOST_NAMES} names")
         if isinstance(value, dict):
             waiting += [(f"{name}.{key}" if name else str(key), inner, depth + 1) for key, inner in value.items()]
         elif isinstance(value, _View):
