@@ -58,7 +58,7 @@ def listen(
 
     chosen = bundle or default_bundle()
     source = _source(device, simulate)
-    model = edgekit.load(chosen, threads=threads)
+    model = edgekit.load(chosen, threads=threads, speak=speak)
     warn_dummy(model.manifest)
     printer = Printer(as_json=as_json, dummy=model.manifest.dummy_seed is not None)
     with speaker(model.manifest, speak=speak) as turns:

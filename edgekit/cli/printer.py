@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.progress import terminal
-from edgekit.runtime.events import Audio, Event, Forgot, Lag, Text, Thought
+from edgekit.runtime.events import Audio, AudioCut, Event, Forgot, Lag, Text, Thought
 
 if TYPE_CHECKING:
     from edgekit.bundle import Manifest
@@ -74,6 +74,10 @@ class Printer:
             click.echo(
                 f"edgekit: {event.dropped_samples} samples lost at {event.at_s:.2f} s: too slow to keep up", err=True
             )
+        elif isinstance(event, AudioCut):
+            self.clear()
+            limit = "the longest there can be" if event.reason == "frames" else "its context is full"
+            click.echo(f"edgekit: speech cut short at {event.at_s:.2f} s: {limit}", err=True)
         elif isinstance(event, Forgot):
             self.clear()
             click.echo(

@@ -52,7 +52,7 @@ def run(
 
     if speak and len(files) > 1:
         raise UsageError(f"--speak: {speak} for {len(files)} files, it holds the answers to one; run them one by one")
-    model = edgekit.load(bundle, threads=threads)
+    model = edgekit.load(bundle, threads=threads, speak=speak is not None)
     settings = stream_settings(options)
     settings["partials"] = realtime if partials is None else partials
     warn_dummy(model.manifest)

@@ -5,8 +5,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgekit.errors import UsageError
-
 if TYPE_CHECKING:
     from edgekit.bundle import Manifest
     from edgekit.cli.printer import Printer
@@ -24,7 +22,7 @@ class Sink(Protocol):
 
 
 def speech_file(path: Path | None, manifest: "Manifest") -> "AbstractContextManager[SpeechFile | None]":
-    """Return the file to speak to, if one was named. Raises UsageError for a bundle that does not speak."""
+    """Return the file to speak to, if one was named."""
     if path is None:
         return nullcontext()
     from edgekit.runtime.speech_file import SpeechFile
@@ -34,7 +32,7 @@ def speech_file(path: Path | None, manifest: "Manifest") -> "AbstractContextMana
 
 @contextmanager
 def speaker(manifest: "Manifest", *, speak: bool) -> "Iterator[TurnTaking | None]":
-    """Yield what plays the answers, if they are to be spoken. Raises UsageError for a bundle that does not speak."""
+    """Yield what plays the answers, if they are to be spoken."""
     if not speak:
         yield None
         return
@@ -57,6 +55,5 @@ def sound(printer: "Printer", sink: Sink | None) -> dict[str, Any]:
 
 
 def _rate(manifest: "Manifest") -> int:
-    if manifest.speech is None:
-        raise UsageError(f"--speak: {manifest.name} writes and does not speak; leave it out or choose another bundle")
+    assert manifest.speech is not None, "such a bundle is not loaded to speak"
     return manifest.speech.sample_rate_hz

@@ -16,10 +16,9 @@ import numpy as np
 from edgekit.bundle import Sampling, TalkerSpeech
 from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.engine import Array, Engine
+from edgekit.runtime.mouth import Cut
 from edgekit.runtime.sampler import CodeLimits, sampler
 from edgekit.timing import Trace
-
-Cut = Literal["frames", "context"]
 
 _HEAD_TOKENS = 3  # turn start, role, newline: what an answer's turn begins with
 _HEAD_PADS = 4  # of text, beside the codec's own head: nothink, think begin and end, speaker
@@ -127,6 +126,10 @@ class Talker:
         self._codes.seek(self._user_rows)
         self._codes.append(self._project(rows, heard))
         self._user_rows += len(rows)
+
+    def takes(self, token: int) -> bool:  # noqa: ARG002 - another Mouth's tokens are sound
+        """Return False: every token of an answer is text."""
+        return False
 
     def say(self, token: int) -> Iterator[Array]:
         """Take the next token of the answer and yield samples; see Mouth.

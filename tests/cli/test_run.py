@@ -183,7 +183,7 @@ def test_speech_of_a_bundle_that_only_writes_is_refused_and_nothing_is_written(c
     ):
         code, out, err = cli(*command)
         assert (code, out) == (2, "")
-        assert err == "edgekit: --speak: tiny writes and does not speak; leave it out or choose another bundle\n"
+        assert err == "edgekit: speak: tiny writes and does not speak; leave it out or choose another bundle\n"
     assert sorted(found.name for found in tmp_path.iterdir()) == ["talk.wav"]
 
 
