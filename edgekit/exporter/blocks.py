@@ -103,12 +103,15 @@ def cross_attention(g: GraphWriter, q: str, layer: int, *, heads: int, head_dim:
     return g.node("Squeeze", out, batch)
 
 
-def rotary_tables(g: GraphWriter, positions: int, head_dim: int, theta: float) -> tuple[str, str]:
-    """Return names of cos and sin tables (positions, head_dim / 2). Source: RoPE, half-split layout of Qwen2."""
+def rotary_tables(g: GraphWriter, positions: int, head_dim: int, theta: float, prefix: str = "") -> tuple[str, str]:
+    """Return names of cos and sin tables (positions, head_dim / 2). Source: RoPE, half-split layout of Qwen2.
+
+    prefix: of their names, which differ between the graphs of one bundle.
+    """
     frequencies = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     angles = np.outer(np.arange(positions, dtype=np.float64), frequencies)
-    return g.tensor("rotary.cos", np.cos(angles).astype(np.float32)), g.tensor(
-        "rotary.sin", np.sin(angles).astype(np.float32)
+    return g.tensor(f"{prefix}rotary.cos", np.cos(angles).astype(np.float32)), g.tensor(
+        f"{prefix}rotary.sin", np.sin(angles).astype(np.float32)
     )
 
 
