@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 from edgekit.bundle import Precision
 from edgekit.exporter.families.qwen import Qwen, QwenNames
 from edgekit.exporter.families.qwen3_omni_talker import SPECIAL_CODES, Talker
+from edgekit.exporter.graph import GraphWriter
+from edgekit.exporter.weights import Weights
 from edgekit.runtime.ort import OrtEngine
 from tests.exporter.parts import Array, Rows, engine
 from tests.reference import omni
 
 CONFIG = omni.config()
 THINKER = QwenNames("thinker.model", "thinker.model.embed_tokens.weight", "thinker.lm_head.weight")
+LAYER = {"backbone": "thinker.model.layers.1.mlp", "talker": "talker.model.layers.1.mlp"}
 TABLES = "talker.code_predictor.model.codec_embedding"
 
 
@@ -79,3 +82,26 @@ def speak(
         rows = [table[code] for table, code in zip((first, *others), codes, strict=True)]
         fresh = (np.sum(rows, axis=0) + text)[None].astype(np.float32)
     return np.array(found)
+
+
+def experts(folder: Path, name: str, precision: Precision, tensors: Mapping[str, Array]) -> OrtEngine:
+    """Return the feed-forward of layer 1 alone, its shared expert included: rows ``x`` in, ``y`` out."""
+    thinker, talker = parts()
+    model, group = (thinker, "experts") if name == "backbone" else (talker.talker, "decoder")
+    assert model.experts
+
+    def build(g: GraphWriter, w: Weights) -> None:
+        x = g.input("x", "float32", ("rows", model.width))
+        y = model.experts.build(g, w, LAYER[name], x, g.constant([2]), groups=(group, group))
+        g.output(y, "y", "float32", ("rows", model.width))
+
+    return engine(folder, "experts", build, tensors, precision)
+
+
+def swapped(root: str, one: int, other: int) -> Mapping[str, Array]:
+    """Return the weights with two experts of a layer (``...mlp``) in each other's place."""
+    found = dict(weights())
+    for part in ("gate", "up", "down"):
+        pair = f"{root}.experts.{one}.{part}_proj.weight", f"{root}.experts.{other}.{part}_proj.weight"
+        found[pair[0]], found[pair[1]] = found[pair[1]], found[pair[0]]
+    return found

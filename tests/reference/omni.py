@@ -4,6 +4,7 @@ Names and shapes of the weights are those that the family expects; that they are
 is (tests/reference/test_live_qwen3_omni.py).
 """
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ VOCABULARY = 544
 CODEBOOK = 64
 CODEBOOKS = 4
 SEED = 61
+GOLDEN = "omni-text"
+FRAMES = 32
+TEXT_ROWS, TALKER_ROWS = 21, 14  # given to thinker and talker
 
 
 def tokens() -> dict[str, int]:
@@ -88,6 +92,21 @@ def draw(expected: Mapping[str, tuple[int, ...]], seed: int = SEED) -> dict[str,
         else:
             made.matrix(stem, shape, 2.0 if "head" in name or "down_proj" in name else 1.5, bias=False)
     return made.tensors
+
+
+def rows(name: str, count: int, width: int) -> Array:
+    """Return seeded rows (count, width) that a graph is given, of deviation 1."""
+    made = Draw(SEED)
+    made.table(name, (count, width), 1.0)
+    return made.tensors[name]
+
+
+def digest(tensors: Mapping[str, Array]) -> str:
+    """Return the SHA-256 of every tensor, which the golden carries to name the weights it was made with."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode() + tensors[name].tobytes())
+    return found.hexdigest()
 
 
 _ROPE = {"rope_type": "default", "type": "default", "mrope_section": [4, 2, 2], "interleaved": True}

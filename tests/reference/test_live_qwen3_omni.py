@@ -15,7 +15,7 @@ from edgekit.exporter.families.qwen import Qwen  # noqa: E402
 from edgekit.exporter.reference.qwen3_omni import Qwen3OmniReference  # noqa: E402
 from tests.exporter import omni as graphs  # noqa: E402 - they come after the question whether torch is here
 from tests.exporter.parts import Rows, engine  # noqa: E402
-from tests.reference import omni  # noqa: E402
+from tests.reference import goldens, make_goldens, omni  # noqa: E402
 
 pytestmark = pytest.mark.reference
 
@@ -60,6 +60,10 @@ def test_text_parts_have_transformers_own_names_and_shapes():
     assert {**thinker.expected(), **talker.expected()} == {
         name: shape for name, shape in theirs.items() if not name.startswith((ears, eyes, mouth))
     }
+
+
+def test_the_stored_golden_is_what_torch_answers_now():
+    assert make_goldens.differences(make_goldens.make_omni(), goldens.load(omni.GOLDEN)) == []
 
 
 @pytest.mark.parametrize("sizes", [(21,), (1, 20), (13, 1, 7)], ids=str)
