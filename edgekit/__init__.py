@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     from edgekit.runtime.model import Model as Model
     from edgekit.runtime.model import Transcript as Transcript
     from edgekit.runtime.model import load as load
+    from edgekit.runtime.options import StreamOptions as StreamOptions
     from edgekit.runtime.stream import Stream as Stream
-    from edgekit.runtime.stream import StreamOptions as StreamOptions
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Model": "edgekit.runtime.model",
     "Stream": "edgekit.runtime.stream",
-    "StreamOptions": "edgekit.runtime.stream",
+    "StreamOptions": "edgekit.runtime.options",
     "Transcript": "edgekit.runtime.model",
     "load": "edgekit.runtime.model",
 }

@@ -111,41 +111,6 @@ class Grid(Struct, frozen=True):
     masks_last_position: bool = False
 
 
-class TokenProtocol(Struct, frozen=True):
-    """What surrounds the audio in the backbone's input, and when decoding ends.
-
-    ``cross``: tokens attend to the utterance through a cross-KV; decoding starts from ``start``, one of ``languages``
-    and ``tasks`` where the model has them, then ``start_tail``. ``prefix``: audio embeddings stand in the token stream
-    between the texts ``before`` and ``after`` (``{system}`` and ``{prompt}`` are filled in); ``between`` separates
-    pieces. An answer ends at a ``stop`` token, after ``max_tokens`` or ``max_tokens_per_s`` of sound, or when a phrase
-    was said ``max_repeats`` times in a row.
-    """
-
-    attention: Literal["cross", "prefix"]
-    stop: tuple[int, ...]
-    max_tokens: int
-    context_tokens: int
-    start: tuple[int, ...] = ()
-    start_tail: tuple[int, ...] = ()
-    languages: dict[str, int] = {}
-    tasks: dict[str, int] = {}
-    before: str = ""
-    between: str = ""
-    after: str = ""
-    system: str = ""
-    prompt: str = ""
-    suppress: tuple[int, ...] = ()
-    begin_suppress: tuple[int, ...] = ()
-    vocabulary_limit: int | None = None
-    max_tokens_per_s: float | None = None
-    max_repeats: int | None = None
-
-    def ids(self) -> frozenset[int]:
-        """Return every token that the protocol names."""
-        lists = (self.start, self.start_tail, self.stop, self.suppress, self.begin_suppress)
-        return frozenset().union(*lists, self.languages.values(), self.tasks.values())
-
-
 class Sampling(Struct, frozen=True):
     """How a token is drawn from logits: temperature 0 takes the likeliest one and looks at no other field.
 
@@ -157,6 +122,76 @@ class Sampling(Struct, frozen=True):
     top_k: int | None = None
     top_p: float | None = None
     repetition_penalty: float = 1.0
+
+
+class Question(Struct, frozen=True):
+    """What a model is asked to do with sound: texts for ``{system}`` and ``{prompt}``; None leaves the usual one."""
+
+    system: str | None = None
+    prompt: str | None = None
+
+
+class Thinking(Struct, frozen=True):
+    """A thought that a reply may begin with, between the texts ``open`` and ``close``; ``then`` leads to the answer.
+
+    ``none`` is what begins a reply without a thought. ``usual``: whether the model thinks if nobody says otherwise.
+    """
+
+    open: str
+    close: str
+    then: str = ""
+    none: str = ""
+    usual: bool = False
+
+
+class TokenProtocol(Struct, frozen=True):
+    """What surrounds the audio in the backbone's input, and when decoding ends.
+
+    ``cross``: tokens attend to the utterance through a cross-KV; decoding starts from ``start``, one of ``languages``
+    and ``tasks`` where the model has them, then ``start_tail``. ``prefix``: audio embeddings stand in the token stream.
+    A conversation begins with ``opening`` (``{system}`` and ``{tools}`` are filled in, the latter with the text
+    ``tools`` around the schemas). A turn is sound between ``before`` and ``after`` (``{prompt}`` is filled in) with
+    ``between`` separating its pieces, or ``turn`` with a ``{role}`` of ``roles`` and its ``{text}``. Then comes
+    ``reply``; the answer follows, begun by ``speak`` where it is to be spoken by the same tokens, and closed by
+    ``again`` once there is another turn. ``questions`` are known by name.
+
+    An answer ends at a ``stop`` token, after ``max_tokens`` or ``max_tokens_per_s`` of sound, or when a phrase was said
+    ``max_repeats`` times in a row.
+    """
+
+    attention: Literal["cross", "prefix"]
+    stop: tuple[int, ...]
+    max_tokens: int
+    context_tokens: int
+    start: tuple[int, ...] = ()
+    start_tail: tuple[int, ...] = ()
+    languages: dict[str, int] = {}
+    tasks: dict[str, int] = {}
+    opening: str = ""
+    before: str = ""
+    between: str = ""
+    after: str = ""
+    turn: str = ""
+    reply: str = ""
+    speak: str = ""
+    again: str = ""
+    system: str = ""
+    prompt: str = ""
+    tools: str = ""
+    questions: dict[str, Question] = {}
+    roles: dict[str, str] = {}
+    thinking: Thinking | None = None
+    sampling: Sampling = Sampling()
+    suppress: tuple[int, ...] = ()
+    begin_suppress: tuple[int, ...] = ()
+    vocabulary_limit: int | None = None
+    max_tokens_per_s: float | None = None
+    max_repeats: int | None = None
+
+    def ids(self) -> frozenset[int]:
+        """Return every token that the protocol names."""
+        lists = (self.start, self.start_tail, self.stop, self.suppress, self.begin_suppress)
+        return frozenset().union(*lists, self.languages.values(), self.tasks.values())
 
 
 class TalkerSpeech(Struct, frozen=True, tag_field="kind", tag="talker"):

@@ -91,8 +91,9 @@ def _step_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
     reference = StepAudioReference(folder)
     manifest = model.manifest
     protocol = manifest.protocol
-    before = model.tokenizer.encode(protocol.before.replace("{system}", protocol.system))
-    after = model.tokenizer.encode(protocol.after.replace("{prompt}", protocol.prompt))
+    opening = protocol.opening.replace("{system}", protocol.system).replace("{tools}", "")
+    before = model.tokenizer.encode(opening + protocol.before)
+    after = model.tokenizer.encode(protocol.after.replace("{prompt}", protocol.prompt) + protocol.reply)
     frames, logits, leads = [], [], []
     for samples in check_clips(recipe).values():
         heard = hear(model, samples)

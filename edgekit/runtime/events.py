@@ -39,6 +39,16 @@ class Text:
     stable: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """What the model thinks before it answers, so far or whole (``final``); each one replaces the one before."""
+
+    text: str
+    final: bool
+    start_s: float
+    end_s: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Audio:
     """A piece of the spoken answer, to be played right after the one before. samples: (n,) float32 in [-1, 1]."""
@@ -56,6 +66,14 @@ class LevelChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Forgot:
+    """The context was full: the oldest ``turns`` of the conversation are not remembered any more."""
+
+    turns: int
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Lag:
     """The caller fell behind and dropped samples before they reached the Stream."""
 
@@ -63,4 +81,4 @@ class Lag:
     at_s: float
 
 
-Event = SpeechStarted | SpeechStopped | Text | Audio | LevelChanged | Lag
+Event = SpeechStarted | SpeechStopped | Thought | Text | Audio | LevelChanged | Forgot | Lag

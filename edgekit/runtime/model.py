@@ -19,9 +19,10 @@ from edgekit.runtime.audio import Block, blocks
 from edgekit.runtime.embedding import TokenTable
 from edgekit.runtime.engine import Engine
 from edgekit.runtime.events import Event, Text
+from edgekit.runtime.options import StreamOptions
 from edgekit.runtime.ort import load_component
 from edgekit.runtime.policy import SKIP
-from edgekit.runtime.stream import Stream, StreamOptions
+from edgekit.runtime.stream import Stream
 from edgekit.runtime.text import Tokenizer, load_tokenizer
 from edgekit.timing import Trace
 

@@ -26,6 +26,10 @@ class Mouth(Protocol):
         """
         ...
 
+    def takes(self, token: int) -> bool:
+        """Return whether a token of an answer is sound only and no text."""
+        ...
+
     def say(self, token: int) -> Iterator[Array]:
         """Take the next token of the answer and yield samples (n,) float32 in [-1, 1] as soon as they exist."""
         ...

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgekit.bundle import Component, ComputeLevel
-from edgekit.runtime.decode import CrossDecoder, Decoder, PrefixDecoder, Setting
+from edgekit.runtime.cross import CrossDecoder
+from edgekit.runtime.decode import Decoder, Setting
 from edgekit.runtime.ear import Ear
 from edgekit.runtime.engine import Array, Call, Engine
 from edgekit.runtime.loops import loop_start
 from edgekit.runtime.model import Model
+from edgekit.runtime.prefix import Asking, PrefixDecoder
 from edgekit.runtime.sampler import Greedy, Sampler
 from edgekit.timing import Trace
 
@@ -67,10 +69,11 @@ def answer(model: Model, heard: Heard, *, level: str | None = None, forced: Sequ
     chosen = _level(model, level)
     teacher = _Teacher(Greedy(manifest.protocol), forced, manifest.protocol.stop[0])
     setting = Setting(
-        manifest, model.engines["backbone"], model.table, model.tokenizer, teacher, Trace(), model.context_tokens
-    )
+        manifest, model.engines["backbone"], model.table, model.tokenizer, teacher, Trace(), model.context_tokens,
+        manifest.protocol.max_tokens,
+    )  # fmt: skip
     cross = manifest.protocol.attention == "cross"
-    decoder: Decoder = CrossDecoder(setting, None, None) if cross else PrefixDecoder(setting, None, None)
+    decoder: Decoder = CrossDecoder(setting, None, None) if cross else PrefixDecoder(setting, Asking(think=0))
     decoder.open(chosen)
     for part in heard.parts:
         decoder.hear(part, chosen)

@@ -8,27 +8,24 @@ input gives the same events, if the compute level is pinned, or the same lag rep
 come as time allows, and change no final text. Knows no files, microphones or threads.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Literal
 
-import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
-from edgekit.bundle import ComputeLevel, GateKind, GateSettings
+from edgekit.bundle import ComputeLevel
 from edgekit.errors import UsageError
 from edgekit.runtime.audio import Resampler
-from edgekit.runtime.decode import CrossDecoder, Decoder, PrefixDecoder, Setting
 from edgekit.runtime.draft import Drafts
 from edgekit.runtime.ear import Ear
 from edgekit.runtime.engine import Array
-from edgekit.runtime.events import Event, Lag, LevelChanged, SpeechStarted, SpeechStopped, Text
+from edgekit.runtime.events import Audio, Event, Forgot, Lag, LevelChanged, SpeechStarted, SpeechStopped, Text, Thought
 from edgekit.runtime.gate import Closed, Gate, Opened, Output, Sound
-from edgekit.runtime.loops import loop_start
+from edgekit.runtime.options import StreamOptions, find_level, gate_settings, make_decoder, make_mouth
 from edgekit.runtime.policy import SKIP, Budget, Costs, Observation, choose
-from edgekit.runtime.sampler import Greedy
-from edgekit.runtime.text import UNFINISHED, Detokenizer
+from edgekit.runtime.reply import Reply
+from edgekit.runtime.text import UNFINISHED
 from edgekit.timing import Trace
 
 if TYPE_CHECKING:
@@ -36,31 +33,6 @@ if TYPE_CHECKING:
 
 _Work = Literal["hear", "answer"]
 _INT16_SCALE = 32_768
-_THRESHOLDS = {"speech": (0.5, 0.35), "sound": (9.0, 5.0), "off": (0.0, 0.0)}  # start, stop
-
-
-@dataclass(frozen=True, slots=True)
-class StreamOptions:
-    """How one Stream listens and answers; what is None is as the bundle says.
-
-    ``sample_rate_hz`` and ``channels`` describe the pushed samples. ``level`` pins a ComputeLevel, otherwise the Policy
-    chooses within ``budget``. ``language`` and ``task`` are for cross-attention models (a multilingual one detects the
-    language if none is given), ``system`` and ``prompt`` for prefix ones. ``partials``: write drafts of the text while
-    the user talks, which costs work and makes the final text of a long utterance come sooner; cross-attention models
-    only. ``on_text`` is called with each Text event at the moment it exists, while ``push`` is still at work.
-    """
-
-    sample_rate_hz: int = 16_000
-    channels: int = 1
-    gate: GateKind | None = None
-    level: str | None = None
-    language: str | None = None
-    task: str | None = None
-    system: str | None = None
-    prompt: str | None = None
-    budget: Budget | None = None
-    partials: bool = False
-    on_text: Callable[[Text], None] | None = None
 
 
 class Stream:
@@ -79,14 +51,16 @@ class Stream:
         self._manifest = manifest
         self._rate = manifest.front_end.sample_rate_hz
         self._resampler = Resampler(options.sample_rate_hz, options.channels)
-        self._gate = Gate(_gate_settings(manifest.gate, options.gate), self._rate)
+        self._gate = Gate(gate_settings(manifest.gate, options.gate), self._rate)
         self._ear = Ear(manifest, model.engines["encoder"], model.engines["adapter"], self.trace)
-        self._decoder = _decoder(model, options, self.trace)
+        self._mouth = make_mouth(options)
+        self._decoder = make_decoder(model, options, self.trace, self._mouth)
         self._tokenizer = model.tokenizer
+        self._reply = Reply(self._decoder, model.tokenizer, manifest.protocol, self._mouth)
         self._drafts = Drafts(self._rate, manifest.grid.chunk_frames * manifest.front_end.hop_samples)
         self._budget = options.budget or Budget()
         working = tuple(level for level in manifest.levels if level.name != SKIP)
-        self._pinned = None if options.level is None else _find_level(working, options.level)
+        self._pinned = None if options.level is None else find_level(working, options.level)
         self._level = self._working = self._pinned or working[-1]  # in silence `_level` may be `skip`
         self._lag_ms = 0.0
         self._costs: dict[_Work, Costs] = {"hear": Costs(manifest.levels), "answer": Costs(manifest.levels)}
@@ -143,6 +117,22 @@ class Stream:
         events += self._listen(resampled)
         if self._drops and not self._gate.is_open:
             self._forget_drops(self._gate.passed_samples + self._gate.gated_samples)
+        return events
+
+    def ask(self, text: str, *, role: str = "user") -> list[Event]:
+        """Answer a turn in text, such as a question or, with the role ``tool``, what a tool returned; no sound needed.
+
+        Raises UsageError while the user talks, after ``finish``, or where the bundle takes no text.
+        """
+        if self._finished or self._gate.is_open:
+            state = "the stream has ended" if self._finished else "the user is talking"
+            raise UsageError(f"ask: {state}; ask between a final text and the next sound")
+        at_sample = self._gate.passed_samples + self._gate.gated_samples
+        self._piece_start = self._piece_end = at_sample
+        events: list[Event] = list(self._begin_answer(at_sample))
+        self._decoder.tell(role, text, self._level)
+        events += self._reply_to(None, at_sample)
+        self._rest()
         return events
 
     def finish(self) -> list[Event]:
@@ -226,18 +216,20 @@ class Stream:
 
     def _begin_answer(self, at_sample: int) -> Iterator[Event]:
         yield from self._choose_level("hear")
-        self._decoder.open(self._level)
+        forgotten = self._decoder.open(self._level)
+        if forgotten:
+            yield Forgot(forgotten, self._seconds(at_sample))
         self._answer_start = at_sample
         self._drafts.open(at_sample)
 
-    def _draft(self) -> Iterator[Text]:
+    def _draft(self) -> Iterator[Event]:
         """Yield the text of all that was heard so far, if there is time for it and it differs from the last."""
         end_sample = min(self._piece_end, self._piece_start + self._ear.chunk_samples[1])
         if not self._drafts.due(end_sample, self._lag_ms):
             return
         begun = self.trace.clock()
         heard_s = (end_sample - self._answer_start) / self._rate
-        tokens = self._without_loop(self._decoder.draft(self._level, heard_s, self._drafts.max_steps(end_sample)))
+        tokens = self._reply.without_loop(self._decoder.draft(self._level, heard_s, self._drafts.max_steps(end_sample)))
         text = self._tokenizer.decode(tokens).rstrip(UNFINISHED).strip()
         stable = self._drafts.write(text, end_sample, (self.trace.clock() - begun) * 1000)
         if stable is not None:
@@ -245,40 +237,27 @@ class Stream:
             yield self._show(Text(text, False, *bounds, stable=stable))
 
     def _answer(self, end_sample: int) -> Iterator[Event]:
-        """Decode and yield a Text for every token that changes what is shown, then the whole without a loop's repeats.
-
-        Nothing if no sound came.
-        """
+        """Yield the reply to what was heard since the last one; nothing if no sound came."""
         if end_sample <= self._answer_start:  # the longest piece was full in the silence before the Gate closed
             return
+        yield from self._reply_to((end_sample - self._answer_start) / self._rate, end_sample)
+
+    def _reply_to(self, heard_s: float | None, end_sample: int) -> Iterator[Event]:
         yield from self._choose_level("answer")
         begun = self.trace.clock()
-        heard_samples = end_sample - self._answer_start
         bounds = self._seconds(self._answer_start), self._seconds(end_sample)
-        detokenizer = Detokenizer(self._tokenizer)
-        text, shown, tokens = "", self._drafts.shown, []
-        for token in self._decoder.answer(self._level, heard_samples / self._rate):
-            tokens.append(token)
-            if piece := detokenizer.push(token):
-                text += piece
-                if not shown.startswith(text.strip()):
-                    shown = text.lstrip()
-                    yield self._show(Text(shown, False, *bounds, stable=len(shown)))
-        text += detokenizer.finish()
-        self._measured("answer", begun)
-        kept = self._without_loop(tokens)
-        if len(kept) < len(tokens):
-            text = self._tokenizer.decode(kept)
-        text = text.strip()
-        yield self._show(Text(text, True, *bounds, tuple(kept), len(text)))
+        for event in self._reply.events(self._level, heard_s, bounds, self._drafts.shown):
+            if isinstance(event, Text) and event.final:  # what is still to be spoken is no part of the answer's cost
+                self._measured("answer", begun)
+            yield self._show(event)
 
-    def _without_loop(self, tokens: Sequence[int]) -> Sequence[int]:
-        return tokens[: loop_start(tokens, self._manifest.protocol.max_repeats)]
-
-    def _show(self, text: Text) -> Text:
-        if self.options.on_text is not None:
-            self.options.on_text(text)
-        return text
+    def _show(self, event: Thought | Text | Audio) -> Event:
+        if isinstance(event, Audio):
+            if self.options.on_audio is not None:
+                self.options.on_audio(event)
+        elif self.options.on_text is not None:
+            self.options.on_text(event)
+        return event
 
     def _choose_level(self, work: _Work) -> Iterator[LevelChanged]:
         """Ask the Policy before work that the level changes: a cross decoder hears for nothing."""
@@ -329,40 +308,3 @@ class Stream:
             raise UsageError(f"samples: {array.dtype}, float32 in [-1, 1] or int16 is needed; convert them first")
         with np.errstate(over="ignore"):  # an infinity is refused with its position
             return array.astype(np.float32)
-
-
-def _decoder(model: "Model", options: StreamOptions, trace: Trace) -> Decoder:
-    """Return the Decoder for the bundle's protocol; raises UsageError for options of the other one."""
-    setting = Setting(
-        manifest=model.manifest,
-        engine=model.engines["backbone"],
-        table=model.table,
-        tokenizer=model.tokenizer,
-        sampler=Greedy(model.manifest.protocol),
-        trace=trace,
-        context_tokens=model.context_tokens,
-    )
-    cross = model.manifest.protocol.attention == "cross"
-    for name in ("system", "prompt") if cross else ("language", "task"):
-        if getattr(options, name) is not None:
-            raise UsageError(f"{name}: '{getattr(options, name)}', this bundle has no choice of {name}; leave it out")
-    if cross:
-        return CrossDecoder(setting, options.language, options.task)
-    return PrefixDecoder(setting, options.system, options.prompt)
-
-
-def _gate_settings(settings: GateSettings, kind: GateKind | None) -> GateSettings:
-    """Return the bundle's settings, with thresholds of the other scale where another kind is asked for."""
-    if kind is None or kind == settings.kind:
-        return settings
-    if kind not in _THRESHOLDS:
-        raise UsageError(f"gate: '{kind}' is not known; choose one of: {', '.join(_THRESHOLDS)}")
-    start, stop = _THRESHOLDS[kind]
-    return msgspec.structs.replace(settings, kind=kind, start=start, stop=stop)
-
-
-def _find_level(levels: Iterable[ComputeLevel], name: str) -> ComputeLevel:
-    found = {level.name: level for level in levels}
-    if name not in found:
-        raise UsageError(f"level: '{name}' is not in this bundle; choose one of: {', '.join(found)}")
-    return found[name]

@@ -14,7 +14,7 @@ from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.runtime.ort import OrtEngine
 from tests.exporter.parts import Array, Rows, engine
-from tests.reference import omni
+from tests.reference import qwen3_omni as omni
 
 CONFIG = omni.config()
 THINKER = QwenNames("thinker.model", "thinker.model.embed_tokens.weight", "thinker.lm_head.weight")

@@ -12,7 +12,8 @@ import pytest
 from tests.exporter import omni as graphs
 from tests.exporter.graphs import split
 from tests.exporter.parts import Rows
-from tests.reference import goldens, omni
+from tests.reference import goldens
+from tests.reference import qwen3_omni as omni
 
 TOLERANCE = 1e-4
 SPLITS = [(0,), (1, 0), (1,), (7, 2, 0)]

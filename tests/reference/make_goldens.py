@@ -15,7 +15,8 @@ from edgekit.exporter.reference.qwen3_omni import Qwen3OmniReference
 from edgekit.exporter.reference.step_audio import StepAudioReference
 from edgekit.exporter.reference.whisper import WhisperReference
 from tests.exporter.omni import CONFIG, weights
-from tests.reference import checkpoints, goldens, omni
+from tests.reference import checkpoints, goldens
+from tests.reference import qwen3_omni as omni
 from tests.reference.goldens import Golden, Passage
 
 SMALLEST_LEAD = 1e-3  # of a greedy token's logit; ten times what a graph's logits may be off

@@ -15,7 +15,8 @@ from edgekit.exporter.families.qwen import Qwen  # noqa: E402
 from edgekit.exporter.reference.qwen3_omni import Qwen3OmniReference  # noqa: E402
 from tests.exporter import omni as graphs  # noqa: E402 - they come after the question whether torch is here
 from tests.exporter.parts import Rows, engine  # noqa: E402
-from tests.reference import goldens, make_goldens, omni  # noqa: E402
+from tests.reference import goldens, make_goldens  # noqa: E402
+from tests.reference import qwen3_omni as omni  # noqa: E402
 
 pytestmark = pytest.mark.reference
 

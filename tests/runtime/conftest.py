@@ -201,8 +201,8 @@ def _protocol(cross: bool, suppress: tuple[int, ...]) -> TokenProtocol:
             max_tokens=12, context_tokens=CONTEXT, suppress=suppress, vocabulary_limit=BYTES,
         )  # fmt: skip
     return TokenProtocol(
-        attention="prefix", stop=stop, before="<start>{system}<sound>", between="</sound><sound>", system="s",
-        after="</sound>{prompt}<plain>", max_tokens=12, context_tokens=CONTEXT, suppress=suppress,
+        attention="prefix", stop=stop, opening="<start>{system}", before="<sound>", between="</sound><sound>",
+        system="s", after="</sound>{prompt}", reply="<plain>", max_tokens=12, context_tokens=CONTEXT, suppress=suppress,
         vocabulary_limit=BYTES,
     )  # fmt: skip
 

@@ -15,9 +15,9 @@ from edgekit.errors import AudioError, DeviceError
 from edgekit.runtime import daemon as daemon_module
 from edgekit.runtime.daemon import Daemon, Recording, stopped_by_signals
 from edgekit.runtime.events import Lag, LevelChanged, Text
+from edgekit.runtime.options import StreamOptions
 from edgekit.runtime.pace import chunks, paced
 from edgekit.runtime.ring import Ring
-from edgekit.runtime.stream import StreamOptions
 
 BLOCK = 160  # what a device hands over at once
 

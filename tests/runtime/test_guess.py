@@ -90,7 +90,14 @@ class Answerer:
         self.engine = Counted(model.engines["backbone"])
         manifest = msgspec.structs.replace(model.manifest, protocol=protocol)
         self.setting = Setting(
-            manifest, self.engine, model.table, model.tokenizer, Greedy(protocol), Trace(), context_tokens
+            manifest,
+            self.engine,
+            model.table,
+            model.tokenizer,
+            Greedy(protocol),
+            Trace(),
+            context_tokens,
+            protocol.max_tokens,
         )
         self.backbone = self.setting.backbone()
         rng = np.random.default_rng(3)
@@ -104,7 +111,7 @@ class Answerer:
             self.backbone.reset(self._cross)
         self.backbone.seek(0)
         (*_, level) = self.setting.manifest.levels
-        return list(self.setting.tokens(self.backbone, self._prompt, level, heard_s, guess))
+        return list(self.setting.tokens(self.backbone, self._prompt, level, heard_s, guess=guess))
 
 
 @pytest.fixture

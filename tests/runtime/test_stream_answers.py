@@ -37,9 +37,10 @@ def test_a_full_context_is_answered_and_the_rest_opens_the_next_answer(load: Cal
     assert [text.start_s for text in finals] == [0.0, *(text.end_s for text in finals[:-1])]
     sound = engines["adapter"].calls
     prefills = [call["embeds"] for call in engines["backbone"].calls if len(call["logit_rows"]) == 0]
-    before = model.table.rows(model.tokenizer.encode("<start>s<sound>"))
-    opened = sum(np.array_equal(part, before) for part in prefills)
-    heard = sum(len(part) for part in prefills) - opened * len(before)
+    opening, before = (model.table.rows(model.tokenizer.encode(text)) for text in ("<start>s", "<sound>"))
+    assert np.array_equal(prefills[0], opening)  # read once, for all answers
+    opened = sum(np.array_equal(part[:1], before) for part in prefills)
+    heard = sum(len(part) for part in prefills[1:]) - opened * len(before)
     between = sum(int(call["start"][0]) == 0 for call in engines["encoder"].calls[1:])
     assert opened == len(finals)
     assert heard in (sum(len(call["frames"]) for call in sound), sum(len(c["frames"]) for c in sound) + 2 * between)
@@ -62,9 +63,9 @@ def test_a_context_smaller_than_one_piece_still_hears_everything(
     # Whole chunks of 4 embeddings, where one fits at all; an embedding is two frames.
     told = 2 * (room if room < 4 else room // 4 * 4)
     assert finals[0].end_s == min(told, frames) * HOP / RATE
-    before = model.table.rows(model.tokenizer.encode("<start>s<sound>"))
-    prefills = [call["embeds"] for call in engines["backbone"].calls if len(call["logit_rows"]) == 0]
-    heard = sum(len(part) for part in prefills if not np.array_equal(part, before))
+    before = model.table.rows(model.tokenizer.encode("<sound>"))
+    _, *prefills = [call["embeds"] for call in engines["backbone"].calls if len(call["logit_rows"]) == 0]
+    heard = sum(len(part) - np.array_equal(part[:1], before) for part in prefills)
     assert heard == sum(len(call["frames"]) for call in engines["adapter"].calls) == -(-min(frames + 4, 40) // 2)
     assert run(model.stream(level="full"), splits(samples, "random")) == whole
 
@@ -163,7 +164,8 @@ def test_system_and_prompt_stand_around_the_sound(load: Callable) -> None:
     run(model.stream(level="full", system="{x}", prompt="hi"), [sound_of(CHUNK)])
     rows, encode = model.table.rows, model.tokenizer.encode
     calls = engines["backbone"].calls
-    np.testing.assert_array_equal(calls[0]["embeds"], rows(encode("<start>{x}<sound>")))
+    np.testing.assert_array_equal(calls[0]["embeds"], rows(encode("<start>{x}")))
+    np.testing.assert_array_equal(calls[1]["embeds"][:1], rows(encode("<sound>")))
     after = next(call for call in calls if len(call["logit_rows"]))
     np.testing.assert_array_equal(after["embeds"], rows(encode("</sound>hi<plain>")))
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import ComputeLevel, Embedding, FrontEnd, Grid, TokenProtocol
+from edgekit.bundle import ComputeLevel, Embedding, FrontEnd, Grid, Question, Thinking, TokenProtocol
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.exporter.blocks import EncoderNames, EncoderShape, audio_encoder
 from edgekit.exporter.checkpoint import Tensors
@@ -28,6 +28,12 @@ PIECE_FRAMES = (25 * 16_000 + RIGHT_PAD_SAMPLES) // 160  # 25 s, the published p
 FRAMES_PER_EMBEDDING = 8  # 100 Hz mel to 12.5 Hz embeddings
 CHUNK_MS = 640
 FRAME_MS = 10
+# The published examples ask by the system text.
+QUESTIONS = {
+    "transcribe": Question(system="请记录下你所听到的语音内容。", prompt=""),
+    "translate": Question(system="请仔细聆听这段语音，然后将其内容翻译成英文。", prompt=""),  # noqa: RUF001 - Chinese
+}
+THINKING = Thinking(open="<think>\n", close="</think>", then="\n\n", none="<think>\n\n</think>\n\n")
 ENCODER = EncoderNames(
     conv1="encoder.conv1",
     conv2="encoder.conv2",
@@ -152,10 +158,18 @@ class StepAudio:
         return TokenProtocol(
             attention="prefix",
             stop=tuple(sorted({*self._stop, ids["<|EOT|>"]})),
-            before="<|BOT|>system\n{system}<|EOT|><|BOT|>human\n<audio_start>",
+            opening="<|BOT|>system\n{system}<|EOT|>{tools}",
+            before="<|BOT|>human\n<audio_start>",
             between="<audio_end><audio_start>",
-            after="<audio_end>{prompt}<|EOT|><|BOT|>assistant\n",
+            after="<audio_end>{prompt}<|EOT|>",
+            turn="<|BOT|>{role}\n{text}<|EOT|>",
+            reply="<|BOT|>assistant\n",
+            again="<|EOT|>",
             system="You are a helpful assistant.",
+            tools="<|BOT|>tool_json_schemas\n{tools}<|EOT|>",
+            questions=QUESTIONS,
+            roles={"user": "human", "tool": "input"},
+            thinking=THINKING,
             # Text ids come first; this family's speech needs a decoder that is not here.
             vocabulary_limit=min(ids["<audio_start>"], ids["<audio_0>"]),
             max_tokens=512,

@@ -1,0 +1,118 @@
+"""StreamOptions, and the parts of a Stream that they decide: its decoder, its gate, its level."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edgekit.bundle import ComputeLevel, GateKind, GateSettings, Sampling
+from edgekit.errors import UsageError
+from edgekit.runtime.cross import CrossDecoder
+from edgekit.runtime.decode import Decoder, Setting
+from edgekit.runtime.events import Audio, Text, Thought
+from edgekit.runtime.mouth import Mouth
+from edgekit.runtime.policy import Budget
+from edgekit.runtime.prefix import Asking, PrefixDecoder
+from edgekit.runtime.sampler import Greedy
+from edgekit.timing import Trace
+
+if TYPE_CHECKING:
+    from edgekit.runtime.model import Model
+
+_THRESHOLDS = {"speech": (0.5, 0.35), "sound": (9.0, 5.0), "off": (0.0, 0.0)}  # start, stop
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """How one Stream listens and answers; what is None is as the bundle says.
+
+    ``sample_rate_hz`` and ``channels`` describe the pushed samples. ``level`` pins a ComputeLevel, otherwise the Policy
+    chooses within ``budget``. ``language`` and ``task`` are for cross-attention models (a multilingual one detects the
+    language if none is given). ``partials``: write drafts of the text while the user talks, which costs work and makes
+    the final text of a long utterance come sooner; cross-attention models only.
+
+    For prefix models: ``system`` text, ``prompt`` (a text, or the name of a question that the bundle knows), ``tools``
+    (their schemas as text), ``turns`` (how many earlier ones an answer remembers at most; None: all that fit),
+    ``think`` (whether a thought precedes the answer, or of how many tokens at most).
+
+    ``speak``: make sound of the answers too, with the ``voice`` of that name, where the bundle speaks. ``sampling`` of
+    the answer's tokens, with ``seed``; ``max_tokens`` of an answer. ``on_text`` and ``on_audio`` are called with each
+    Text, Thought or Audio event at the moment it exists, while ``push`` is still at work.
+    """
+
+    sample_rate_hz: int = 16_000
+    channels: int = 1
+    gate: GateKind | None = None
+    level: str | None = None
+    language: str | None = None
+    task: str | None = None
+    system: str | None = None
+    prompt: str | None = None
+    tools: str | None = None
+    turns: int | None = 0
+    think: bool | int | None = None
+    speak: bool = False
+    voice: str | None = None
+    sampling: Sampling | None = None
+    seed: int = 0
+    max_tokens: int | None = None
+    budget: Budget | None = None
+    partials: bool = False
+    on_text: Callable[[Text | Thought], None] | None = None
+    on_audio: Callable[[Audio], None] | None = None
+
+
+def make_decoder(model: "Model", options: StreamOptions, trace: Trace, mouth: Mouth | None) -> Decoder:
+    """Return the Decoder for the bundle's protocol; raises UsageError for options of the other one."""
+    protocol = model.manifest.protocol
+    max_tokens = protocol.max_tokens if options.max_tokens is None else options.max_tokens
+    if not 0 < max_tokens <= protocol.max_tokens:
+        raise UsageError(f"max_tokens: {max_tokens}, this bundle takes 1 to {protocol.max_tokens}; choose one of these")
+    if options.turns is not None and options.turns < 0:
+        raise UsageError(f"turns: {options.turns}, must be 0 or more; correct it")
+    setting = Setting(
+        manifest=model.manifest,
+        engine=model.engines["backbone"],
+        table=model.table,
+        tokenizer=model.tokenizer,
+        sampler=Greedy(protocol),
+        trace=trace,
+        context_tokens=model.context_tokens,
+        max_tokens=max_tokens,
+    )
+    cross = protocol.attention == "cross"
+    for name in ("system", "prompt", "tools", "think") if cross else ("language", "task"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"{name}: '{getattr(options, name)}', this bundle has no choice of {name}; leave it out")
+    if cross:
+        return CrossDecoder(setting, options.language, options.task)
+    asking = Asking(options.system, options.prompt, options.tools, options.turns, options.think)
+    return PrefixDecoder(setting, asking, mouth)
+
+
+def make_mouth(options: StreamOptions) -> Mouth | None:
+    """Return what speaks the answers, None where nobody asked for speech; raises UsageError where nothing can."""
+    if not options.speak:
+        if options.voice is not None:
+            raise UsageError(f"voice: '{options.voice}', but nothing is spoken; ask for speech too")
+        return None
+    raise UsageError("speak: this bundle writes and does not speak; leave it out")
+
+
+def gate_settings(settings: GateSettings, kind: GateKind | None) -> GateSettings:
+    """Return the bundle's settings, with thresholds of the other scale where another kind is asked for."""
+    if kind is None or kind == settings.kind:
+        return settings
+    if kind not in _THRESHOLDS:
+        raise UsageError(f"gate: '{kind}' is not known; choose one of: {', '.join(_THRESHOLDS)}")
+    start, stop = _THRESHOLDS[kind]
+    return msgspec.structs.replace(settings, kind=kind, start=start, stop=stop)
+
+
+def find_level(levels: Iterable[ComputeLevel], name: str) -> ComputeLevel:
+    """Return the level called ``name``; raises UsageError naming the known ones."""
+    found = {level.name: level for level in levels}
+    if name not in found:
+        raise UsageError(f"level: '{name}' is not in this bundle; choose one of: {', '.join(found)}")
+    return found[name]
