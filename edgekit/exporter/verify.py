@@ -150,7 +150,7 @@ def _mel(manifest: Manifest, heard: Heard) -> Array:
 
 def _chunk_positions(manifest: Manifest) -> int:
     grid = manifest.grid
-    return grid.chunk_frames // grid.frames_per_position if grid.mode == "chunked" else 0
+    return grid.positions(grid.chunk_frames) if grid.mode == "chunked" else 0
 
 
 def _prompt(manifest: Manifest) -> list[int]:

@@ -1,0 +1,157 @@
+"""The graph vocabulary of vocoders: causal and transposed convolutions, Snake, sliding attention, with their states.
+
+Called piece by piece, every block gives what it gives on the whole: what it still needs of earlier calls is a carried
+state, named after its weights. Sound is (1, C, T), T columns of C channels; attention takes rows (S, width). A call
+brings at least one column.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgekit.exporter.blocks import MASKED, layer_norm
+from edgekit.exporter.graph import MICROSOFT, GraphWriter
+from edgekit.exporter.weights import Weights
+
+SMALLEST_BETA = 1e-9  # what Snake's published code adds before it divides
+_END = np.iinfo(np.int64).max
+_FLOAT = 1  # onnx's element type
+
+
+def carry(g: GraphWriter, x: str, label: str, shape: Sequence[int], axis: int) -> str:
+    """Return x behind the last ``shape[axis]`` columns (or rows) of earlier calls, zeros before the first.
+
+    ``shape``: of the carried state ``label``, x's but for ``axis``.
+    """
+    past = g.input(f"past.{label}", "float32", shape, "carried")
+    joined = g.node("Concat", past, x, axis=axis)
+    kept = g.node("Slice", joined, g.constant([-shape[axis]]), g.constant([_END]), g.constant([axis]))
+    g.output(kept, f"present.{label}", "float32", shape, "carried")
+    return joined
+
+
+def causal_conv(g: GraphWriter, w: Weights, x: str, name: str, *, dilation: int = 1, groups: int = 1) -> str:
+    """Return the convolution ``name`` (.weight, .bias) of x (1, C, T), T columns that look at nothing later."""
+    _, inputs, kernel = w.source.shape(f"{name}.weight")
+    if context := (kernel - 1) * dilation:
+        x = carry(g, x, name, (1, inputs * groups, context), axis=2)
+    return g.node(
+        "Conv", x, w.plain(g, f"{name}.weight"), w.plain(g, f"{name}.bias"), dilations=[dilation], group=groups
+    )
+
+
+def spread(g: GraphWriter, w: Weights, x: str, name: str) -> str:
+    """Return the transposed convolution ``name`` of x (1, C, T) whose stride is its kernel k: T * k columns."""
+    kernel = w.source.shape(f"{name}.weight")[2]
+    return g.node("ConvTranspose", x, w.plain(g, f"{name}.weight"), w.plain(g, f"{name}.bias"), strides=[kernel])
+
+
+def held_spread(g: GraphWriter, w: Weights, x: str, name: str, fresh: str) -> str:
+    """Return the transposed convolution ``name`` of kernel 2r and stride r, cut by r columns at both ends.
+
+    Its r columns number b need columns b and b + 1 of x: the last column of x is held until the next call. T columns
+    give T * r, but (T - 1) * r in the first call, where ``fresh``, int64 (1,), is 1 and 0 later.
+    """
+    inputs, _, kernel = w.source.shape(f"{name}.weight")
+    rate = kernel // 2
+    x = carry(g, x, name, (1, inputs, 1), axis=2)
+    x = g.node(
+        "ConvTranspose", x, w.plain(g, f"{name}.weight"), w.plain(g, f"{name}.bias"), strides=[rate],
+        pads=[rate, rate],
+    )  # fmt: skip
+    first = g.node("Mul", fresh, g.constant([rate]))
+    return g.node("Slice", x, first, g.constant([_END]), g.constant([2]))
+
+
+def snake(g: GraphWriter, x: str, alpha: str, beta: str) -> str:
+    """Return x + sin(alpha x)^2 / beta of x (1, C, T); alpha, beta: values (C, 1). Source: Ziyin et al. 2020."""
+    wave = g.node("Sin", g.node("Mul", x, alpha))
+    scaled = g.node("Div", g.node("Mul", wave, wave), g.node("Add", beta, g.constant(SMALLEST_BETA)))
+    return g.node("Add", x, scaled)
+
+
+def snake_beta(g: GraphWriter, w: Weights, x: str, name: str) -> str:
+    """Return Snake of x (1, C, T) whose alpha and beta are stored as logarithms, ``name``.alpha and .beta (C,)."""
+    axis = g.constant([1])
+    alpha, beta = (g.node("Exp", g.node("Unsqueeze", w.plain(g, f"{name}.{part}"), axis)) for part in ("alpha", "beta"))
+    return snake(g, x, alpha, beta)
+
+
+def conv_next(g: GraphWriter, w: Weights, x: str, name: str) -> str:
+    """Return x (1, C, T) with a causal ConvNeXt block added: depthwise convolution, LayerNorm, GELU between linears."""
+    batch = g.constant([0])
+    channels = w.source.shape(f"{name}.gamma")[0]
+    rows = causal_conv(g, w, x, f"{name}.dwconv.conv", groups=channels)
+    rows = g.node("Transpose", g.node("Squeeze", rows, batch), perm=[1, 0])
+    rows = layer_norm(g, w, rows, f"{name}.norm", epsilon=1e-6)
+    for part in ("pwconv1", "pwconv2"):
+        rows = g.node("Gemm", rows, w.plain(g, f"{name}.{part}.weight"), w.plain(g, f"{name}.{part}.bias"), transB=1)
+        rows = g.node("Gelu", rows) if part == "pwconv1" else g.node("Mul", rows, w.plain(g, f"{name}.gamma"))
+    return g.node("Add", x, g.node("Unsqueeze", g.node("Transpose", rows, perm=[1, 0]), batch))
+
+
+@dataclass(frozen=True, slots=True)
+class SlidingWindow:
+    """A call's place in sliding attention: a row sees itself and the ``past`` rows before it.
+
+    Names of rotary tables ``cos`` and ``sin`` (past + S, head_dim / 2) and of the mask ``bias`` (1, 1, S, past + S).
+    """
+
+    past: int
+    cos: str
+    sin: str
+    bias: str
+
+
+def sliding_window(g: GraphWriter, x: str, start: str, *, size: int, head_dim: int, theta: float) -> SlidingWindow:
+    """Return the SlidingWindow of ``size`` rows for the rows of x (S, width), ``start`` rows after the first.
+
+    Positions are counted from the oldest row that is kept, so a stream may be of any length: rotary attention depends
+    on distances alone.
+    """
+    past = size - 1
+    count = g.node("Shape", x, start=0, end=1)
+    total = g.node("Add", count, g.constant([past]))
+    scalar, one = g.constant([0]), g.constant(np.array(1))
+    rows, columns = (
+        g.node("Range", g.constant(np.array(0)), g.node("Squeeze", end, scalar), one) for end in (count, total)
+    )
+    frequencies = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    angles = g.node(
+        "Mul",
+        g.node("Unsqueeze", g.node("Cast", columns, to=_FLOAT), g.constant([1])),
+        g.constant(frequencies.astype(np.float32)),
+    )
+    ahead = g.node("Sub", columns, g.node("Unsqueeze", rows, g.constant([1])))  # 0: as far back as a row sees
+    inside = g.node(
+        "And",
+        g.node("GreaterOrEqual", ahead, g.constant(np.array(0))),
+        g.node("LessOrEqual", ahead, g.constant(np.array(past))),
+    )
+    begun = g.node("GreaterOrEqual", columns, g.node("Sub", g.constant([past]), start))
+    bias = g.node("Where", g.node("And", inside, begun), g.constant(0.0), g.constant(MASKED))
+    return SlidingWindow(
+        past, g.node("Cos", angles), g.node("Sin", angles), g.node("Unsqueeze", bias, g.constant([0, 1]))
+    )
+
+
+def sliding_attention(
+    g: GraphWriter, q: str, k: str, v: str, layer: int, at: SlidingWindow, *, heads: int, head_dim: int
+) -> str:
+    """Return rotary attention of q (S, H*D) over the window's rows of k and v (S, H*D), those of earlier calls too.
+
+    Keys are carried unrotated: their place in the window changes from call to call.
+    """
+    batch, width = g.constant([0]), heads * head_dim
+    keys, values = (carry(g, x, f"{kind}.{layer}", (at.past, width), axis=0) for x, kind in ((k, "key"), (v, "value")))
+
+    def rotated(x: str, first: int) -> str:
+        rows = g.node("Unsqueeze", x, batch)
+        return g.node("RotaryEmbedding", rows, g.constant([first]), at.cos, at.sin, domain=MICROSOFT, num_heads=heads)
+
+    out = g.node(
+        "MultiHeadAttention", rotated(q, at.past), rotated(keys, 0), g.node("Unsqueeze", values, batch), "", "",
+        at.bias, domain=MICROSOFT, num_heads=heads, scale=head_dim**-0.5,
+    )  # fmt: skip
+    return g.node("Squeeze", out, batch)
