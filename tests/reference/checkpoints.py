@@ -132,7 +132,7 @@ def write_whisper(folder: Path, shape: WhisperShape) -> Path:
                 draw.matrix(f"{layer}.router", (shape.experts, width), 2.0)
     tokenizer, special = whisper_tokenizer(shape.vocabulary)
     config, generation = _whisper_config(shape, special)
-    return _publish(folder, (config, generation), draw.tensors, tokenizer)
+    return publish(folder, (config, generation), draw.tensors, tokenizer)
 
 
 def write_step_audio(folder: Path, shape: StepAudioShape) -> Path:
@@ -165,7 +165,7 @@ def write_step_audio(folder: Path, shape: StepAudioShape) -> Path:
         _text_layer(draw, f"model.layers.{index}", shape)
     tokenizer = step_audio_tokenizer(shape.vocabulary)
     config, generation = _step_config(shape, tokenizer)
-    return _publish(folder, (config, generation), draw.tensors, tokenizer)
+    return publish(folder, (config, generation), draw.tensors, tokenizer)
 
 
 def mel_features(seed: int, mel_bins: int, frames: int) -> Array:
@@ -327,7 +327,7 @@ def _step_config(shape: StepAudioShape, tokenizer: Tokenizer) -> tuple[dict[str,
     return config, {"eos_token_id": stops, "pad_token_id": stops[0]}
 
 
-def _publish(
+def publish(
     folder: Path, configs: tuple[dict[str, Any], dict[str, Any]], tensors: dict[str, Array], tokenizer: Tokenizer
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)

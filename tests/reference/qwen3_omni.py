@@ -6,9 +6,13 @@ is (tests/reference/test_live_qwen3_omni.py).
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from tests.reference.checkpoints import Array, Draw
+import numpy as np
+
+from edgekit.exporter.families.qwen3_omni import Qwen3Omni
+from tests.reference.checkpoints import Array, Draw, publish
 from tests.reference.vocabulary import omni_tokenizer
 
 VOCABULARY = 544
@@ -92,6 +96,15 @@ def draw(expected: Mapping[str, tuple[int, ...]], seed: int = SEED) -> dict[str,
         else:
             made.matrix(stem, shape, 2.0 if "head" in name or "down_proj" in name else 1.5, bias=False)
     return made.tensors
+
+
+def write(folder: Path, *, speaks: bool = True) -> Path:
+    """Write the checkpoint into ``folder`` (made if absent), an eye that nobody reads included; return the folder."""
+    content = config(speaks=speaks)
+    tensors = draw(Qwen3Omni(content, {}).expected())
+    tensors["thinker.visual.patch_embed.proj.bias"] = np.zeros(32, np.float32)
+    generation = {"eos_token_id": tokens()["<|im_end|>"]}
+    return publish(folder, (content, generation), tensors, omni_tokenizer(VOCABULARY))
 
 
 def rows(name: str, count: int, width: int) -> Array:

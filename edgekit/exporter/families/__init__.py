@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgekit.bundle import ComputeLevel, Embedding, FlowSpeech, FrontEnd, Grid, TalkerSpeech, TokenProtocol
 from edgekit.errors import CheckpointError
 from edgekit.exporter.checkpoint import Tensors
+from edgekit.exporter.families.qwen3_omni import Qwen3Omni
 from edgekit.exporter.families.step_audio import StepAudio
 from edgekit.exporter.families.whisper import Whisper, whisper_generation
 from edgekit.exporter.graph import GraphWriter
@@ -83,6 +84,7 @@ class Family(Protocol):
 _FAMILIES: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Family]] = {
     "whisper": Whisper,
     "step_audio_2": StepAudio,
+    "qwen3_omni_moe": Qwen3Omni,
 }
 _GENERATION: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {"whisper": whisper_generation}
 
