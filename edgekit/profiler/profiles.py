@@ -266,8 +266,8 @@ DEFINITIONS: dict[str, Definition] = {
         title="Host overhead of speaking",
         unit="share",
         text="Time of speaking (spans `speak`) beside the engines in it (spans `talker_adapter`, `talker`, "
-        "`code_predictor`, `decoder`, `flow_encoder`, `flow_step`, `vocoder`), as a share of their time, over all codec "
-        "frames of a pass.",
+        "`code_predictor`, `decoder`, `flow_encoder`, `flow_step`, `vocoder`), as a share of their time, over all "
+        "codec frames of a pass.",
     ),
     "silence_cost": Definition(
         title="Cost of silence",
