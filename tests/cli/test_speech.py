@@ -1,4 +1,4 @@
-"""A piece of speech goes to its sink and to the program that reads along; only a bundle that speaks has a sink."""
+"""A piece of speech goes to its sink and to the program that reads along."""
 
 import json
 import sys
@@ -11,7 +11,6 @@ import soundfile
 from edgekit.bundle import FlowSpeech, Sampling, open_bundle
 from edgekit.cli.printer import Printer
 from edgekit.cli.speech import sound, speaker, speech_file
-from edgekit.errors import UsageError
 from edgekit.runtime.events import Audio
 from tests.runtime.portaudio import FakePortAudio
 
@@ -34,17 +33,9 @@ def speaking(silent):
     return msgspec.structs.replace(silent, speech=speech)
 
 
-def test_without_a_sink_nothing_is_asked_of_the_stream(silent, tmp_path):
+def test_without_a_sink_nothing_is_asked_of_the_stream(silent):
     with speech_file(None, silent) as file, speaker(silent, speak=False) as turns:
         assert sound(Printer(), file) == sound(Printer(), turns) == {}
-
-
-def test_a_bundle_that_only_writes_is_refused(silent, tmp_path):
-    with pytest.raises(UsageError, match="--speak: tiny writes and does not speak"):
-        speech_file(tmp_path / "out.wav", silent)
-    with pytest.raises(UsageError, match="--speak: tiny writes and does not speak"), speaker(silent, speak=True):
-        pass
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_piece_is_written_and_told(speaking, tmp_path, capsys):
