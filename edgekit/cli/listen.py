@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.options import stream_options
+from edgekit.cli.options import stream_options, stream_settings
 from edgekit.errors import BundleFileError
 
 if TYPE_CHECKING:
     from edgekit.runtime.daemon import Source
+    from edgekit.runtime.events import Event
 
 
 @click.command(
@@ -28,12 +29,19 @@ if TYPE_CHECKING:
     show_default=True,
     help="Write drafts of the text while it is spoken, revised as more is heard.",
 )
+@click.option(
+    "--speak",
+    is_flag=True,
+    help="Speak the answers too, through the default device, until you talk again. A microphone that hears them takes "
+    "them for you: use headphones, or a device that cancels its echo.",
+)
 @stream_options
 def listen(
     *,
     bundle: Path | None,
     device: str | None,
     simulate: Path | None,
+    speak: bool,
     threads: int | None,
     as_json: bool,
     **options: Any,
@@ -45,24 +53,37 @@ def listen(
     """
     import edgekit
     from edgekit.cli.printer import Printer, warn_dummy
+    from edgekit.cli.speech import sound, speaker
     from edgekit.runtime.daemon import Daemon, stopped_by_signals
 
     chosen = bundle or default_bundle()
     source = _source(device, simulate)
-    model = edgekit.load(chosen, threads=threads)
+    model = edgekit.load(chosen, threads=threads, speak=speak)
     warn_dummy(model.manifest)
     printer = Printer(as_json=as_json, dummy=model.manifest.dummy_seed is not None)
-    stream = model.stream(
-        sample_rate_hz=source.sample_rate_hz, channels=source.channels, on_text=printer.text, **options
-    )
-    daemon = Daemon(source, stream, printer.event)
-    click.echo(f"edgekit: {chosen} listens to {simulate or 'the microphone'}; ^C ends it", err=True)
-    try:
-        with stopped_by_signals(daemon):
-            daemon.run()
-    finally:
-        printer.clear()
-        click.echo(f"edgekit: {daemon.tally}", err=True)
+    with speaker(model.manifest, speak=speak) as turns:
+        settings = stream_settings(options) | sound(printer, turns)
+        stream = model.stream(
+            sample_rate_hz=source.sample_rate_hz, channels=source.channels, on_text=printer.text, **settings
+        )
+
+        def show(event: "Event") -> None:
+            printer.event(event)
+            if turns:
+                turns.event(event)
+
+        daemon = Daemon(source, stream, show)
+        click.echo(f"edgekit: {chosen} listens to {simulate or 'the microphone'}; ^C ends it", err=True)
+        try:
+            with stopped_by_signals(daemon):
+                daemon.run()
+            if turns and not daemon.stopping:
+                turns.playback.drain()
+        finally:
+            printer.clear()
+            click.echo(f"edgekit: {daemon.tally}", err=True)
+            if turns and turns.playback.underruns:
+                click.echo(f"edgekit: speech broke off {turns.playback.underruns} times: too slow to keep up", err=True)
 
 
 def default_bundle() -> Path:

@@ -1,5 +1,6 @@
 """Arguments and options that several commands share."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,11 +10,14 @@ import click
 from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
+    from edgekit.bundle import Sampling
     from edgekit.exporter.export import ExportOptions
     from edgekit.exporter.quality import Progress
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _PRECISION = click.Choice(["float32", "int8", "int4"])
+_SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
+_ALL_TURNS = -1
 _GROUPS = {
     "encoder": "Of the encoder and the adapter.",
     "backbone": "Of the backbone's attention and dense layers.",
@@ -58,8 +62,24 @@ def make_options(asked: Mapping[str, Any], progress: "Progress") -> "ExportOptio
     return ExportOptions(**rest, groups=groups, progress=progress)
 
 
+def _think(_context: click.Context, _option: click.Parameter, value: str | None) -> bool | int | None:
+    if value is None or value in {"on", "off"}:
+        return None if value is None else value == "on"
+    if value.isdecimal() and int(value) > 0:
+        return int(value)
+    raise click.BadParameter(f"'{value}' is neither on nor off nor a number of tokens from 1")
+
+
+def _turns(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
+    if value is None or value == "all":
+        return None if value is None else _ALL_TURNS
+    if value.isdecimal():
+        return int(value)
+    raise click.BadParameter(f"'{value}' is neither a number of turns nor all")
+
+
 def stream_options(command: _Command) -> _Command:
-    """Add what ``run`` and ``listen`` share: how a stream listens and answers."""
+    """Add what ``run`` and ``listen`` share: how a stream listens and answers; see ``stream_settings``."""
     added = [
         click.option(
             "--gate", type=click.Choice(["speech", "sound", "off"]), help="What counts; the bundle's if absent."
@@ -70,10 +90,81 @@ def stream_options(command: _Command) -> _Command:
         click.option("--language", metavar="CODE", help="Spoken language, for multilingual models; else detected."),
         click.option("--task", metavar="NAME", help="What to do with speech, such as transcribe or translate."),
         click.option("--system", metavar="TEXT", help="System text, for models that take one."),
-        click.option("--prompt", metavar="TEXT", help="What to ask about the sound, for models that take it."),
+        click.option("--prompt", metavar="TEXT", help="What to ask about the sound, or a question's name."),
+        click.option(
+            "--turns",
+            metavar="N|all",
+            callback=_turns,
+            help="Earlier turns that an answer remembers at most; none if absent.",
+        ),
+        click.option(
+            "--think",
+            metavar="on|off|N",
+            callback=_think,
+            help="Think before answering; a number: at most so many tokens.",
+        ),
+        click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Longest answer."),
+        click.option(
+            "--tools",
+            metavar="FILE",
+            type=click.Path(path_type=Path),
+            help="Schemas of the tools that it may call, as its text has them.",
+        ),
+        click.option("--voice", metavar="NAME", help="Who speaks, of the bundle's voices; with --speak."),
+        click.option(
+            "--temperature", type=click.FloatRange(min=0), metavar="X", help="Draw tokens; 0 takes the likeliest."
+        ),
+        click.option("--top-k", type=click.IntRange(min=1), metavar="N", help="Draw from the N likeliest only."),
+        click.option(
+            "--top-p", type=click.FloatRange(0, 1, min_open=True), metavar="X", help="Draw from this share only."
+        ),
+        click.option(
+            "--repetition-penalty",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="X",
+            help="Above 1: draw again less often what was drawn.",
+        ),
+        click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of the draws: the same again."),
         click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads; else one per core."),
         click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON, text as it comes."),
     ]
     for option in reversed(added):
         command = option(command)
     return command
+
+
+def stream_settings(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of StreamOptions for the values of ``stream_options``, only those that were given.
+
+    What else a command adds is handed on by its name. Raises UsageError for options that would do nothing.
+    """
+    settings = {name: value for name, value in asked.items() if name not in _SAMPLING and value is not None}
+    if settings.get("turns") == _ALL_TURNS:
+        settings["turns"] = None
+    if "tools" in settings:
+        settings["tools"] = _read_text(settings["tools"])
+    if (sampling := _sampling(asked)) is not None:
+        settings["sampling"] = sampling
+    return settings
+
+
+def _sampling(asked: Mapping[str, Any]) -> "Sampling | None":
+    from edgekit.bundle import Sampling
+
+    given = {name: asked[name] for name in _SAMPLING if asked.get(name) is not None}
+    if not given:
+        return None
+    for name, value in given.items():
+        option = "--" + name.replace("_", "-")
+        if not math.isfinite(value):
+            raise UsageError(f"{option}: {value}, a finite number is needed; choose one")
+        if name != "temperature" and not given.get("temperature"):
+            raise UsageError(f"{option}: {value}, nothing is drawn at temperature 0; add --temperature, such as 0.7")
+    return Sampling(**given)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: no UTF-8 text at byte {error.start}; save it as UTF-8") from error

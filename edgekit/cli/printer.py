@@ -1,4 +1,7 @@
-"""Events for a reader: whole texts on stdout, the text so far on a terminal's stderr; or JSON lines for a program."""
+"""Events for a reader: whole texts on stdout, the text so far on a terminal's stderr; or JSON lines for a program.
+
+Thoughts are for a terminal's reader and for programs; they are no part of the text on stdout.
+"""
 
 import dataclasses
 import json
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.progress import terminal
-from edgekit.runtime.events import Event, Lag, Text
+from edgekit.runtime.events import Audio, AudioCut, Event, Forgot, Lag, Text, Thought
 
 if TYPE_CHECKING:
     from edgekit.bundle import Manifest
@@ -26,7 +29,8 @@ def warn_dummy(bundle: "Manifest | BundleFacts") -> None:
 
 
 class Printer:
-    """Shows the events of one stream; ``name``, if not empty, stands before each line. Pass ``text`` as ``on_text``.
+    """Shows the events of one stream; ``name``, if not empty, stands before each line. Pass ``text`` as ``on_text`` and
+    ``audio`` as ``on_audio``.
 
     ``dummy``: each line of JSON says so.
     """
@@ -36,16 +40,23 @@ class Printer:
         self._live = terminal() and not as_json
         self._shown = False
 
-    def text(self, text: Text) -> None:
-        """Show a Text at the moment it exists."""
+    def text(self, text: Text | Thought) -> None:
+        """Show a Text or a Thought at the moment it exists; a Thought dim, on a terminal only."""
         if self._json:
             self._print_json(text)
+        elif isinstance(text, Thought):
+            self._think(text)
         elif text.final:
             self.clear()
             if text.text:
                 click.echo(f"{self._name}: {text.text}" if self._name else text.text)
         elif self._live:
-            self._rewrite(text)
+            self._rewrite(text.text, text.stable)
+
+    def audio(self, audio: Audio) -> None:
+        """Tell a program of a piece of speech; its samples are not printed."""
+        if self._json:
+            self._print_json(audio)
 
     def events(self, events: Iterable[Event]) -> None:
         """Show Events in order; see ``event``."""
@@ -53,8 +64,8 @@ class Printer:
             self.event(event)
 
     def event(self, event: Event) -> None:
-        """Show any other Event; a Text was shown already."""
-        if isinstance(event, Text):
+        """Show any other Event; a Text, a Thought and an Audio were shown already."""
+        if isinstance(event, (Text, Thought, Audio)):
             return
         if self._json:
             self._print_json(event)
@@ -63,6 +74,16 @@ class Printer:
             click.echo(
                 f"edgekit: {event.dropped_samples} samples lost at {event.at_s:.2f} s: too slow to keep up", err=True
             )
+        elif isinstance(event, AudioCut):
+            self.clear()
+            limit = "the longest there can be" if event.reason == "frames" else "its context is full"
+            click.echo(f"edgekit: speech cut short at {event.at_s:.2f} s: {limit}", err=True)
+        elif isinstance(event, Forgot):
+            self.clear()
+            click.echo(
+                f"edgekit: the oldest {event.turns} turns forgotten at {event.at_s:.2f} s: the context is full",
+                err=True,
+            )
 
     def clear(self) -> None:
         """Take the unfinished text off the terminal."""
@@ -70,15 +91,25 @@ class Printer:
             click.echo(_CLEAR_LINE, nl=False, err=True)
             self._shown = False
 
-    def _rewrite(self, text: Text) -> None:
-        """Show the end of ``text`` that fits on one line; what the next draft may well revise is dim."""
+    def _think(self, thought: Thought) -> None:
+        if not self._live:
+            return
+        if not thought.final:
+            self._rewrite(thought.text, 0)
+        else:
+            self.clear()
+            if thought.text:
+                click.secho(thought.text, dim=True, err=True)
+
+    def _rewrite(self, text: str, stable: int) -> None:
+        """Show the end of ``text`` that fits on one line, dim but for its first ``stable`` characters."""
         from rich.cells import chop_cells
 
         room = max(1, shutil.get_terminal_size().columns - 1)
-        line = " ".join(text.text.split())
+        line = " ".join(text.split())
         lines = chop_cells(line[::-1], room)
         shown = lines[0][::-1] if lines else ""
-        stable = max(0, len(" ".join(text.text[: text.stable].split())) - (len(line) - len(shown)))
+        stable = max(0, len(" ".join(text[:stable].split())) - (len(line) - len(shown)))
         dim = click.style(shown[stable:], dim=True) if shown[stable:] else ""
         click.echo(_CLEAR_LINE + shown[:stable] + dim, nl=False, err=True)
         self._shown = True
@@ -86,5 +117,10 @@ class Printer:
     def _print_json(self, event: Event) -> None:
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
         fields: dict[str, Any] = {"event": name} | ({"dummy": True} if self._dummy else {})
-        fields |= ({"file": self._name} if self._name else {}) | dataclasses.asdict(event)
+        fields |= {"file": self._name} if self._name else {}
+        if isinstance(event, Audio):
+            count, rate = len(event.samples), event.sample_rate_hz
+            fields |= {"samples": count, "seconds": round(count / rate, 6), "sample_rate_hz": rate}
+        else:
+            fields |= dataclasses.asdict(event)
         click.echo(json.dumps(fields, ensure_ascii=False))

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.options import bundle_argument, stream_options
+from edgekit.cli.options import bundle_argument, stream_options, stream_settings
+from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
     from edgekit.cli.printer import Printer
@@ -26,6 +27,7 @@ _QUICK_S = 0.1  # an event comes with the end of its push, a draft at once: this
     default=None,
     help="Write drafts of the text while it is spoken, revised as more is heard; by default with --realtime.",
 )
+@click.option("--speak", metavar="FILE", type=click.Path(path_type=Path), help="Write the spoken answers as WAV.")
 @stream_options
 def run(
     *,
@@ -33,6 +35,7 @@ def run(
     files: tuple[Path, ...],
     realtime: bool,
     partials: bool | None,
+    speak: Path | None,
     threads: int | None,
     as_json: bool,
     **options: Any,
@@ -41,26 +44,31 @@ def run(
 
     One line of text for each utterance, when it ends; a terminal shows it word by word before. FILE is WAV, FLAC, OGG
     or MP3 of any rate and length. A file that cannot be read is reported, the others are still run, and the exit code
-    is 1.
+    is 1. --speak takes one FILE to hear; what cannot be finished is not written.
     """
     import edgekit
     from edgekit.cli.printer import Printer, warn_dummy
+    from edgekit.cli.speech import sound, speech_file
 
-    model = edgekit.load(bundle, threads=threads)
+    if speak and len(files) > 1:
+        raise UsageError(f"--speak: {speak} for {len(files)} files, it holds the answers to one; run them one by one")
+    model = edgekit.load(bundle, threads=threads, speak=speak is not None)
+    settings = stream_settings(options)
+    settings["partials"] = realtime if partials is None else partials
     warn_dummy(model.manifest)
     dummy = model.manifest.dummy_seed is not None
-    options["partials"] = realtime if partials is None else partials
     failed = 0
-    for file in files:
-        printer = Printer(str(file) if len(files) > 1 else "", as_json=as_json, dummy=dummy)
-        chunks = _chunks(file, realtime, _QUICK_S if options["partials"] else _BLOCK_S)
-        failed += not _run_file(model, chunks, printer, options)
-    if failed:
-        raise click.exceptions.Exit(1)
+    with speech_file(speak, model.manifest) as speech:
+        for file in files:
+            printer = Printer(str(file) if len(files) > 1 else "", as_json=as_json, dummy=dummy)
+            chunks = _chunks(file, realtime, _QUICK_S if settings["partials"] else _BLOCK_S)
+            failed += not _run_file(model, chunks, printer, settings | sound(printer, speech))
+        if failed:
+            raise click.exceptions.Exit(1)
 
 
 def _run_file(
-    model: "Model", chunks: "Iterator[tuple[Block, float]]", printer: "Printer", options: dict[str, Any]
+    model: "Model", chunks: "Iterator[tuple[Block, float]]", printer: "Printer", settings: dict[str, Any]
 ) -> bool:
     """Show what the model hears in one file; return False, having said why, if it cannot be read to its end."""
     from edgekit.errors import AudioError
@@ -70,7 +78,7 @@ def _run_file(
         for chunk, lag_ms in chunks:
             if stream is None:
                 rate, channels = chunk.sample_rate_hz, chunk.samples.shape[1]
-                stream = model.stream(sample_rate_hz=rate, channels=channels, on_text=printer.text, **options)
+                stream = model.stream(sample_rate_hz=rate, channels=channels, on_text=printer.text, **settings)
             printer.events(stream.push(chunk.samples, lag_ms=lag_ms))
         assert stream is not None, "a file without samples is an AudioError"
         printer.events(stream.finish())

@@ -244,6 +244,7 @@ def _as_float(recipe: Recipe) -> Recipe:
 def _build(source: _Source, folder: Path, recipe: Recipe, progress: Progress) -> Manifest:
     """Write graphs, token table, tokenizer and configs into ``folder``; return the manifest without results."""
     family = source.family
+    protocol = family.protocol(source.tokenizer)  # first: a tokenizer that lacks a token fails before any work
     used = {family.group(name) for name in family.expected()}
     groups: list[Group] = [group for group in GROUPS if group in used]
     precision: dict[Group, Precision] = {group: getattr(recipe.precision, group) for group in groups}
@@ -273,7 +274,6 @@ def _build(source: _Source, folder: Path, recipe: Recipe, progress: Progress) ->
     write_json(folder / CONFIG, source.config)
     write_json(folder / GENERATION, source.generation)
     (folder / TOKENIZER).write_text(source.tokenizer, encoding="utf-8")
-    protocol = family.protocol(source.tokenizer)
     protocol = msgspec.structs.replace(
         protocol,
         context_tokens=min(recipe.context_tokens or protocol.context_tokens, family.max_context),

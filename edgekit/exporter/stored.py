@@ -52,15 +52,7 @@ class StoredTensor:
         assert 0 <= start <= stop <= (self.shape[0] if self.shape else 1), (self.name, start, stop, self.shape)
         stored = np.empty((stop - start, *self.shape[1:]), self._dtype())
         self._fill(stored, self.offset + start * self._row_bytes())
-        block: NDArray[np.float32] = stored.astype(np.float32, copy=False)
-        finite = np.isfinite(block)
-        if not finite.all():
-            bad = np.unravel_index(int(np.argmin(finite)), block.shape)
-            where = [int(bad[0]) + start, *(int(i) for i in bad[1:])] if self.shape else []
-            raise CheckpointError(
-                f"{self.name}: {block[bad]} at index {where}, weights must be finite; fetch the checkpoint again"
-            )
-        return block
+        return finite(stored.astype(np.float32, copy=False), self.name, start, scalar=not self.shape)
 
     def _dtype(self) -> np.dtype[Any]:
         if self.kind not in FLOATS:
@@ -83,6 +75,18 @@ class StoredTensor:
                         f"{self.path.name}: ends {len(rest)} bytes before the end of {self.name}; fetch the file again"
                     )
                 rest = rest[count:]
+
+
+def finite(block: NDArray[np.float32], name: str, start: int, *, scalar: bool = False) -> NDArray[np.float32]:
+    """Return rows of a tensor, the first of them row ``start``; raises CheckpointError at the first NaN or infinity."""
+    good = np.isfinite(block)
+    if not good.all():
+        bad = np.unravel_index(int(np.argmin(good)), block.shape)
+        where = [] if scalar else [int(bad[0]) + start, *(int(i) for i in bad[1:])]
+        raise CheckpointError(
+            f"{name}: {block[bad]} at index {where}, weights must be finite; fetch the checkpoint again"
+        )
+    return block
 
 
 @dataclass(frozen=True)

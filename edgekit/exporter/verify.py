@@ -7,6 +7,7 @@ one.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -25,6 +26,10 @@ from edgekit.runtime.model import Model, load_opened
 from edgekit.runtime.probe import Answer, Heard, answer, hear
 from edgekit.runtime.sampler import Greedy
 from edgekit.runtime.verify import Check
+
+if TYPE_CHECKING:
+    from edgekit.exporter.reference.qwen3_omni import Qwen3OmniReference
+    from edgekit.exporter.reference.step_audio import StepAudioReference
 
 Array = NDArray[np.float32]
 FLOAT_ERROR = 1e-4  # sums in another order than torch's
@@ -56,9 +61,8 @@ def verify_reference(bundle: str | Path, checkpoint: str | Path) -> tuple[Check,
     error = max(checked["error"].values(), default=0.0)
     recipe = msgspec.convert(model.manifest.recipe, Recipe)
     checks = [Check(f"{checked['tensors']} weights: relative error", error, recipe.limits.weight_error)]
-    if family.name != "whisper":
-        return (*checks, *_step_checks(model, found.folder, recipe))
-    return (*checks, *_whisper_checks(model, found.folder, recipe))
+    compared = _whisper_checks if family.name == "whisper" else _prefix_checks
+    return (*checks, *compared(model, found.folder, recipe))
 
 
 def _whisper_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
@@ -83,13 +87,9 @@ def _whisper_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
     return _compared(manifest, recipe, frames, logits, leads)
 
 
-def _step_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
-    try:
-        from edgekit.exporter.reference.step_audio import StepAudioReference
-    except ImportError as error:
-        raise _missing(error) from error
-    reference = StepAudioReference(folder)
+def _prefix_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
     manifest = model.manifest
+    reference = _prefix_reference(manifest, folder)
     protocol = manifest.protocol
     opening = protocol.opening.replace("{system}", protocol.system).replace("{tools}", "")
     before = model.tokenizer.encode(opening + protocol.before)
@@ -107,6 +107,23 @@ def _step_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
         logits.append((told.logits, theirs))
         leads.append((told, theirs))
     return _compared(manifest, recipe, frames, logits, leads)
+
+
+def _prefix_reference(manifest: Manifest, folder: Path) -> "StepAudioReference | Qwen3OmniReference":
+    try:
+        if manifest.family == "qwen3_omni":
+            from edgekit.exporter.reference.qwen3_omni import Qwen3OmniReference
+
+            if manifest.grid.mode != "exact":
+                raise VerifyError(
+                    f"{manifest.name}: hears in chunks, the published model in blocks of 8 s; run `edgekit verify` "
+                    "without --reference, or export it with --mode exact"
+                )
+            return Qwen3OmniReference.open(folder)
+        from edgekit.exporter.reference.step_audio import StepAudioReference
+    except ImportError as error:
+        raise _missing(error) from error
+    return StepAudioReference(folder)
 
 
 def _compared(

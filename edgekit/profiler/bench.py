@@ -147,6 +147,7 @@ class Bench:
     samples: dict[tuple[str, str, Pace], list[float]] = field(default_factory=lambda: defaultdict(list))
     _timelines: list[tuple[float, Timeline]] = field(default_factory=list)
     _wordless: set[str] = field(default_factory=set)
+    _speechless: set[str] = field(default_factory=set)
     _done: int = 0
 
     @property
@@ -182,6 +183,7 @@ class Bench:
         if not self.pacer.paced:
             notes.append("Input was not paced at real time: latencies hold no backlog and a warm cache.")
         notes += [f"{name}: no words were found in it; it is left out of latency." for name in sorted(self._wordless)]
+        notes += [f"{name}: its answer was not spoken; it is left out of speech." for name in sorted(self._speechless)]
         return tuple(notes)
 
     def warm_up(self, passes: int) -> None:
@@ -189,7 +191,7 @@ class Bench:
         for _ in range(passes):
             for level in self.levels:
                 self._step("warm-up")
-                run_pass(self.model, self.clips[0].speech(), self._unpaced, level=level)
+                run_pass(self.model, self.clips[0].speech(), self._unpaced, level=level, speak=self._speaks)
 
     def latency_round(self, index: int) -> None:
         """Let every clip pass once at the settings' pace, the bundle's gate on."""
@@ -208,6 +210,8 @@ class Bench:
                     self._timelines.append((took.first_token_ms, timeline_of(done, clip.name, clip.speech_end_s)))
             if self._drafts:
                 self._take_drafts(clip)
+            if self._speaks:
+                self._take_speech(clip)
 
     def cost_round(self, index: int) -> None:
         """Let every clip pass once at every level as fast as it is taken, gate off."""
@@ -248,6 +252,10 @@ class Bench:
         return manifest.protocol.attention == "cross" and manifest.grid.chunk_frames < manifest.grid.max_frames
 
     @property
+    def _speaks(self) -> bool:
+        return self.model.manifest.speech is not None
+
+    @property
     def _unpaced(self) -> Pacer:
         return Pacer(self.pacer.clock, self.pacer.sleep, paced=False)
 
@@ -273,6 +281,18 @@ class Bench:
         for name, values in figures.items():
             for value in values:
                 self._add(name, pace, value)
+
+    def _take_speech(self, clip: Clip) -> None:
+        """Let a clip pass once more, its answer spoken."""
+        done = run_pass(self.model, clip.speech(self.silence_after_s), self.pacer, level=self.level, speak=True)
+        took, pace = latency_of(done, clip.name, clip.speech_end_s), self._latency_pace
+        if took.first_audio_ms is None:
+            self._speechless.add(clip.name)
+            return
+        self._add("first_audio_ms", pace, took.first_audio_ms)
+        self._add("first_audio_with_decision_ms", pace, took.first_audio_ms + took.decision_ms)
+        self._add("speech_real_time_factor", pace, took.speech_real_time_factor)
+        self._add("host_overhead", pace, done.host_overhead())
 
     def _take_components(self, done: Pass, level: str, pace: Pace) -> None:
         for span, name in _COMPONENTS.items():

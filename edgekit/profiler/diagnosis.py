@@ -18,6 +18,7 @@ def diagnose(profile: Profile) -> tuple[str, ...]:
         *_keeping_up(profile),
         *_talking(profile),
         *_drafts(profile),
+        *_speech(profile),
         *_levels(profile),
         *_silence(profile),
         *_spread(profile),
@@ -83,6 +84,21 @@ def _drafts(profile: Profile) -> Iterator[str]:
             f"With drafts the first words come {_ms(first)} after the utterance begins, pre-roll included, and the "
             f"final text {_ms(final)} after the decision instead of {_ms(plain)}; a second of speech then takes "
             f"{cost.p50:.3f} s instead of {factor.p50:.3f} s."
+        )
+
+
+def _speech(profile: Profile) -> Iterator[str]:
+    first, cost = profile.metric("first_audio_ms"), profile.metric("speech_real_time_factor")
+    if not (first and cost):
+        return
+    yield (
+        f"The answer is heard {_ms(first)} after the decision (median), what the loudspeaker adds not counted; a "
+        f"second of it takes {cost.p50:.2f} s."
+    )
+    if cost.p90 >= 1:
+        yield (
+            f"The voice stops and waits: a second of speech takes up to {cost.p90:.2f} s (p90). Choose a smaller "
+            "precision of group `decoder`, or a smaller model."
         )
 
 

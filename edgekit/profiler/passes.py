@@ -1,6 +1,6 @@
 """One pass of one input through a Stream, with every moment that a latency is counted from.
 
-Uses only ``push``, ``finish``, ``on_text`` and ``trace``: what any caller could measure.
+Uses only ``push``, ``finish``, ``on_text``, ``on_audio`` and ``trace``: what any caller could measure.
 """
 
 import sys
@@ -14,18 +14,30 @@ from edgekit.bundle import GateKind
 from edgekit.errors import ProfileError
 from edgekit.profiler.pacing import Pacer
 from edgekit.profiler.profiles import Timeline, TimelineSpan
-from edgekit.runtime.events import Event, SpeechStarted, SpeechStopped, Text
+from edgekit.runtime.events import Audio, Event, SpeechStarted, SpeechStopped, Text, Thought
 from edgekit.runtime.guess import agreed
 from edgekit.runtime.model import Model
 from edgekit.timing import Span
 
 _DECIMALS = 3  # microseconds
+_SPEAKING = "speak"  # the span around everything that makes sound of an answer's tokens
+_ENGINES = ("talker", "code_predictor", "decoder", "flow_encoder", "flow_step", "vocoder")  # the engines in it
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """An answer's sound: on the clock, when its first and its last piece reached the caller, and its length."""
+
+    first_s: float
+    last_s: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The last utterance that one call closed. ``closed_s``: end, in stream time, of the block that closed it; the
     others are on the clock: when that block was complete, when the first token's and the final text reached the caller.
+    ``spoken``: its sound, if there was any.
     """
 
     closed_s: float
@@ -33,6 +45,7 @@ class Answer:
     first_token_s: float
     final_text_s: float
     text: str
+    spoken: Spoken | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +71,12 @@ class Pass:
         """Return the length of every span of a name."""
         return [span.seconds * 1000 for span in self.spans if span.name == name]
 
+    def host_overhead(self) -> float | None:
+        """Return the time that speaking took beside its engines, as a share of theirs; None if nothing was spoken."""
+        engines = sum(span.seconds for span in self.spans if span.name in _ENGINES)
+        whole = sum(span.seconds for span in self.spans if span.name == _SPEAKING)
+        return whole / engines - 1 if engines and whole else None
+
     def done_before(self, name: str, stream_s: float) -> float | None:
         """Return the share of the work called ``name`` that ended before a moment of stream time; None without work."""
         work = [span for span in self.spans if span.name == name]
@@ -74,11 +93,19 @@ def run_pass(
     gate: GateKind | None = None,
     level: str | None = None,
     partials: bool = False,
+    speak: bool = False,
 ) -> Pass:
     """Push samples (n,) at 16 kHz through a new Stream and return what happened; options as in StreamOptions."""
     texts: list[tuple[float, Text]] = []
+    pieces: list[tuple[float, Audio]] = []
     clock = pacer.clock
-    stream = model.stream(on_text=lambda text: texts.append((clock(), text)), gate=gate, level=level, partials=partials)
+
+    def read(text: Text | Thought) -> None:
+        if isinstance(text, Text):
+            texts.append((clock(), text))
+
+    sound = {"speak": True, "on_audio": lambda audio: pieces.append((clock(), audio))} if speak else {}
+    stream = model.stream(on_text=read, gate=gate, level=level, partials=partials, **sound)
     stream.trace.clock, stream.trace.limit = clock, sys.maxsize
     answers: list[Answer] = []
     heard: list[str] = []
@@ -94,9 +121,12 @@ def run_pass(
             first_s = min((at_s for at_s, _ in texts if at_s > since), default=finals[-1])
             heard.extend(event.text for event in events if isinstance(event, Text) and event.final and event.text)
             last = [text.text for _, text in texts if text.final][-1]
-            answers.append(Answer(end_s, due_s, first_s, finals[-1], last))
+            # The sound of an earlier answer is over when the last one's first token comes.
+            spoken = spoken_since(first_s if len(finals) > 1 else begun_s, pieces)
+            answers.append(Answer(end_s, due_s, first_s, finals[-1], last, spoken))
         drafts.read(events, [at_s for at_s, _ in texts])
         texts.clear()
+        pieces.clear()
 
     origin_s = drafts.origin_s
     end_s, due_s = 0.0, origin_s
@@ -118,6 +148,15 @@ def run_pass(
         first_drafts_s=tuple(drafts.first_s),
         drafted=tuple(drafts.shares),
     )
+
+
+def spoken_since(begun_s: float, pieces: Sequence[tuple[float, Audio]]) -> Spoken | None:
+    """Return what the pieces, each with its moment on the clock, are from a moment on; None if there are none."""
+    found = [(at_s, len(audio.samples) / audio.sample_rate_hz) for at_s, audio in pieces if at_s >= begun_s]
+    found = [piece for piece in found if piece[1] > 0]
+    if not found:
+        return None
+    return Spoken(found[0][0], found[-1][0], sum(seconds for _, seconds in found))
 
 
 @dataclass(slots=True)
@@ -156,11 +195,13 @@ class _Drafts:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Of a pass's last utterance, in ms; see the metrics of the same names."""
+    """Of a pass's last utterance, in ms; see the metrics of the same names. The last two are None without sound."""
 
     decision_ms: float
     first_token_ms: float
     final_text_ms: float
+    first_audio_ms: float | None = None
+    speech_real_time_factor: float | None = None
 
 
 def latency_of(done: Pass, name: str, speech_end_s: float) -> Latency:
@@ -179,10 +220,13 @@ def latency_of(done: Pass, name: str, speech_end_s: float) -> Latency:
             f"{name}: the gate closed the last utterance {-decision_s:.2f} s before the last speech sample; "
             "choose another clip"
         )
+    spoken = answer.spoken
     return Latency(
         decision_ms=max(0.0, decision_s) * 1000,
         first_token_ms=(answer.first_token_s - answer.due_s) * 1000,
         final_text_ms=(answer.final_text_s - answer.due_s) * 1000,
+        first_audio_ms=(spoken.first_s - answer.due_s) * 1000 if spoken else None,
+        speech_real_time_factor=(spoken.last_s - answer.due_s) / spoken.seconds if spoken else None,
     )
 
 

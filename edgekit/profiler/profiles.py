@@ -183,6 +183,17 @@ DEFINITIONS: dict[str, Definition] = {
         unit="ms",
         text="As `first_token_with_decision_ms`, to the final text.",
     ),
+    "first_audio_ms": Definition(
+        title="First sound of the answer, without the decision",
+        unit="ms",
+        text="As `first_token_ms`, to the first piece of the spoken answer in the caller's hands (option `speak`); "
+        "what the loudspeaker adds is not in it.",
+    ),
+    "first_audio_with_decision_ms": Definition(
+        title="First sound of the answer, with the decision",
+        unit="ms",
+        text="As `first_token_with_decision_ms`, to the first piece of the spoken answer.",
+    ),
     "decision_ms": Definition(
         title="End-of-speech decision",
         unit="ms",
@@ -243,6 +254,19 @@ DEFINITIONS: dict[str, Definition] = {
         title="Real-time factor with drafts",
         unit="s/s",
         text="As `real_time_factor`, with drafts of the text.",
+    ),
+    "speech_real_time_factor": Definition(
+        title="Real-time factor of speaking",
+        unit="s/s",
+        text="From the moment when the block that closes the utterance is complete to the last piece of the spoken "
+        "answer in the caller's hands, per second of it; what is written beside it counts too. Above 1 the voice stops "
+        "and waits.",
+    ),
+    "host_overhead": Definition(
+        title="Host overhead of speaking",
+        unit="share",
+        text="Time of speaking (span `speak`) beside its engines (spans `talker`, `code_predictor`, `decoder`, "
+        "`flow_encoder`, `flow_step`, `vocoder`), as a share of their time, over all codec frames of a pass.",
     ),
     "silence_cost": Definition(
         title="Cost of silence",

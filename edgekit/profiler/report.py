@@ -20,9 +20,19 @@ _LATENCIES = (
     "first_token_with_decision_ms",
     "final_text_ms",
     "final_text_with_decision_ms",
+    "first_audio_ms",
+    "first_audio_with_decision_ms",
 )
 _DRAFTS = ("first_draft_ms", "drafted_final_text_ms")
-_COSTS = ("decode_ms", "real_time_factor", "silence_cost", "peak_memory_mib", "load_s", "import_ms")
+_COSTS = (
+    "decode_ms",
+    "real_time_factor",
+    "speech_real_time_factor",
+    "silence_cost",
+    "peak_memory_mib",
+    "load_s",
+    "import_ms",
+)
 _HEADLINES = (*_LATENCIES, *_DRAFTS, *_COSTS)
 
 

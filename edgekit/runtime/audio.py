@@ -1,4 +1,4 @@
-"""Sources of sound: audio files, resampling to the bundles' 16 kHz mono, and the microphone.
+"""Sources of sound: audio files, resampling (to the bundles' 16 kHz mono), and the microphone.
 
 Knows files, channels, rates and PortAudio; knows nothing of speech. Whatever leaves here is float32 and finite.
 """
@@ -95,25 +95,25 @@ def check_finite(samples: Samples, name: str, position: int) -> None:
 
 
 class Resampler:
-    """Turns sound of any rate and channels into 16 kHz mono, in blocks of 20 ms counted from the first sample.
+    """Turns sound of any rate and channels into mono of ``rate_out``, in blocks of 20 ms counted from the first sample.
 
     Because the blocks are fixed, every split of the input gives the same bits. ``name`` is what errors call the sound.
     """
 
-    def __init__(self, rate_in: int, channels: int, name: str = "input") -> None:
+    def __init__(self, rate_in: int, channels: int, name: str = "input", rate_out: int = SAMPLE_RATE_HZ) -> None:
         if rate_in < 1 or channels < 1:
             raise UsageError(f"{name}: {rate_in} Hz and {channels} channels, at least 1 of each is needed; give both")
         if channels > MAX_CHANNELS:
             raise UsageError(
                 f"{name}: {channels} channels, at most {MAX_CHANNELS} are heard; transpose the samples to (n, channels)"
             )
-        self._rate, self._name = rate_in, name
+        self._rate, self._rate_out, self._name = rate_in, rate_out, name
         self._block = np.zeros((max(1, rate_in // 50), channels), np.float32)
-        self._soxr = _soxr() if rate_in != SAMPLE_RATE_HZ else None
+        self._soxr = _soxr() if rate_in != rate_out else None
         self._reset()
 
     def push(self, samples: Samples) -> Samples:
-        """Return the 16 kHz mono samples, (n,) float32, that new ``samples``, (n, channels) or mono (n,), complete.
+        """Return the mono samples, (n,) float32, that new ``samples``, (n, channels) or mono (n,), complete.
 
         Raises AudioError at a NaN or an infinity, naming its position since the first sample.
         """
@@ -144,7 +144,7 @@ class Resampler:
     def _reset(self) -> None:
         self._pushed = self._filled = 0
         if self._soxr is not None:
-            self._stream = self._soxr.ResampleStream(self._rate, SAMPLE_RATE_HZ, 1, dtype="float32", quality="HQ")
+            self._stream = self._soxr.ResampleStream(self._rate, self._rate_out, 1, dtype="float32", quality="HQ")
 
     def _convert(self, *, last: bool) -> Samples:
         mono = to_mono(self._block[: self._filled])
@@ -179,7 +179,7 @@ class Microphone:
         buffer_s: float = 10.0,
         portaudio: ModuleType | None = None,
     ) -> None:
-        self._portaudio = portaudio or _sounddevice()
+        self._portaudio = portaudio or load_portaudio("microphone")
         self.channels = channels
         self.overflows = 0
         self.sample_rate_hz = self._choose_rate(device)
@@ -320,20 +320,24 @@ def _soxr() -> ModuleType:
         raise MissingPackageError(f"soxr: {error}, resampling needs it; `pip install soxr`") from error
 
 
-def _sounddevice() -> ModuleType:
+def load_portaudio(device: str) -> ModuleType:
+    """Return the sounddevice module for a ``device`` that errors name: MissingPackageError, DeviceError."""
     try:
         return import_module("sounddevice")
     except ImportError as error:
         raise MissingPackageError(
-            f"sounddevice: {error}, the microphone needs it; `pip install 'edgekit-audio[mic]'`"
+            f"sounddevice: {error}, the {device} needs it; `pip install 'edgekit-audio[mic]'`"
         ) from error
     except OSError as error:
-        raise DeviceError(
-            f"microphone: {error}, the PortAudio library is needed; `apt install libportaudio2`"
-        ) from error
+        raise DeviceError(f"{device}: {error}, the PortAudio library is needed; `apt install libportaudio2`") from error
+
+
+def is_busy(error: Exception) -> bool:
+    """Return whether PortAudio refused because another program holds the device."""
+    return _BUSY in error.args or "Device unavailable" in str(error)
 
 
 def _refusal(error: Exception) -> DeviceError:
-    if _BUSY in error.args or "Device unavailable" in str(error):
+    if is_busy(error):
         return DeviceError("microphone: busy, another program holds it; stop that program or name another device")
     return DeviceError(f"microphone: {error}; name another device with --device")

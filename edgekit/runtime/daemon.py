@@ -111,6 +111,11 @@ class Daemon:
             sample_rate_hz=source.sample_rate_hz,
         )
 
+    @property
+    def stopping(self) -> bool:
+        """Whether ``stop`` was called."""
+        return self._stopping
+
     def stop(self) -> None:
         """End ``run`` soon; may be called from a signal handler."""
         self._stopping = True

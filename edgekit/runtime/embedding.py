@@ -1,4 +1,4 @@
-"""TokenTable: rows of the token embedding, looked up in the bundle's file without loading it.
+"""TokenTable: rows of an embedding, looked up in the bundle's file without loading it.
 
 A tied table lies in the head's own bytes, so the device holds those weights once.
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.bundle import Bundle, TensorRef
+from edgekit.bundle import Bundle, Embedding, TensorRef
 from edgekit.errors import BundleFormatError
 from edgekit.runtime.engine import Array
 
@@ -16,11 +16,14 @@ _ZERO_POINTS = {8: 128.0, 4: 8.0}
 
 
 class TokenTable:
-    """The token table of a bundle; pages of the file are read when a row is first used."""
+    """A token table of a bundle; pages of the file are read when a row is first used."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        """Map the table. Raises BundleFormatError if it does not fit its file or its own description."""
-        embedding = bundle.manifest.embedding
+    def __init__(self, bundle: Bundle, embedding: Embedding | None = None) -> None:
+        """Map the table, the backbone's own if no other is given.
+
+        Raises BundleFormatError if it does not fit its file or its own description.
+        """
+        embedding = embedding or bundle.manifest.embedding
         self.width = embedding.width
         self._bits = embedding.bits
         self._weight = _map(bundle.file(embedding.weight.file), embedding.weight)
@@ -60,11 +63,26 @@ class TokenTable:
         codes = self._weight[ids]
         if self._scales is None:
             return np.ascontiguousarray(codes, np.float32)
+        return self._dequantised(codes, self._scales[ids])
+
+    def row(self, token: int) -> Array:
+        """Return the row of ``token`` as (width,) float32, quicker than ``rows`` does and not to be written to."""
+        if not 0 <= token < self.vocabulary:
+            self.rows((token,))  # raises
+        if self._scales is None:
+            plain: Array = self._weight[token]
+            return plain
+        return self._dequantised(self._weight[token], self._scales[token])
+
+    def _dequantised(self, codes: Array, scales: Array) -> Array:
+        """Return rows (..., width) of codes (..., blocks, bytes) and their scales (..., blocks)."""
         if self._bits == 4:  # low nibble first
-            codes = np.stack((codes & 15, codes >> 4), axis=-1).reshape(*codes.shape[:2], 2 * codes.shape[2])
-        scales = self._scales[ids].astype(np.float32)
-        blocks = (codes.astype(np.float32) - np.float32(_ZERO_POINTS[self._bits])) * scales[..., None]
-        return np.ascontiguousarray(blocks.reshape(len(ids), blocks.shape[1] * blocks.shape[2])[:, : self.width])
+            codes = np.stack((codes & 15, codes >> 4), axis=-1).reshape(*codes.shape[:-1], 2 * codes.shape[-1])
+        centred = codes.astype(np.float32) - np.float32(_ZERO_POINTS[self._bits])
+        blocks = centred * scales.astype(np.float32)[..., None]
+        return np.ascontiguousarray(
+            blocks.reshape(*blocks.shape[:-2], blocks.shape[-2] * blocks.shape[-1])[..., : self.width]
+        )
 
 
 def _map(path: Path, ref: TensorRef) -> Array:

@@ -4,7 +4,10 @@ An Engine holds no conversation state and is shared by streams. A stream binds i
 hands over what changes; this is the seam between the streaming logic and onnxruntime or TensorRT.
 """
 
-from collections.abc import Mapping
+import math
+import mmap
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +16,7 @@ from numpy.typing import NDArray
 from edgekit.bundle import Component
 
 Array = NDArray[Any]
+_MAPPED_BYTES = 1 << 20
 
 
 class Call(Protocol):
@@ -43,9 +47,26 @@ class Engine(Protocol):
 def allocate(component: Component, sizes: Mapping[str, int]) -> dict[str, Array]:
     """Return zeros for every state input of a component, by name without the ``past.`` prefix."""
     return {
-        spec.name.removeprefix("past."): np.zeros(
+        spec.name.removeprefix("past."): _zeros(
             [size if isinstance(size, int) else sizes[size] for size in spec.shape], spec.dtype
         )
         for spec in component.inputs
         if spec.state != "none"
     }
+
+
+def _zeros(shape: Sequence[int], dtype: str) -> Array:
+    """Return zeros that take memory by small pages, each when it is first written.
+
+    numpy asks the system for huge pages (2 MiB), and a token writes a few hundred bytes into each of many: a KV cache
+    for 4,096 tokens would then be resident as a whole after the first.
+    """
+    kind = np.dtype(dtype)
+    size = math.prod(shape) * kind.itemsize
+    if size < _MAPPED_BYTES:
+        return np.zeros(shape, kind)
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux, where huge pages may be given to everything unasked
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, kind).reshape(shape)

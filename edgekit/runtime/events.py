@@ -1,6 +1,7 @@
 """What a Stream emits, as plain data. Times are seconds of audio since the first pushed sample."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,14 @@ class Audio:
 
 
 @dataclass(frozen=True, slots=True)
+class AudioCut:
+    """The answer's speech was cut short: ``frames``, it is the longest there is; ``context``, the KV cache is full."""
+
+    reason: Literal["frames", "context"]
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class LevelChanged:
     """The Policy chose another ComputeLevel."""
 
@@ -81,4 +90,4 @@ class Lag:
     at_s: float
 
 
-Event = SpeechStarted | SpeechStopped | Thought | Text | Audio | LevelChanged | Forgot | Lag
+Event = SpeechStarted | SpeechStopped | Thought | Text | Audio | AudioCut | LevelChanged | Forgot | Lag

@@ -5,7 +5,7 @@ Knows which backend runs which dialect. Holds no conversation state: any number 
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from edgekit.bundle import Bundle, Manifest, open_bundle
+from edgekit.bundle import Bundle, FlowSpeech, Manifest, TalkerSpeech, open_bundle
 from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.audio import Block, blocks
 from edgekit.runtime.embedding import TokenTable
@@ -26,7 +26,11 @@ from edgekit.runtime.stream import Stream
 from edgekit.runtime.text import Tokenizer, load_tokenizer
 from edgekit.timing import Trace
 
-COMPONENTS = ("encoder", "adapter", "backbone")
+COMPONENTS: tuple[str, ...] = ("encoder", "adapter", "backbone")
+SPEAKING: Mapping[type, tuple[str, ...]] = {
+    TalkerSpeech: ("talker_adapter", "talker", "code_predictor", "decoder"),
+    FlowSpeech: ("flow_encoder", "flow_step", "vocoder"),
+}
 _BLOCK_S = 1.0
 
 
@@ -111,24 +115,34 @@ def load(
     threads: int | None = None,
     verify_hashes: bool = True,
     context_tokens: int | None = None,
+    speak: bool = False,
 ) -> Model:
     """Return the Model of the bundle at ``path``, checked and loaded.
 
     threads: per engine, by default one per core this process may use. verify_hashes: False skips reading every file
-    once more. context_tokens: a shorter KV cache than the bundle's, to save memory. Raises what open_bundle and
-    load_component do, and UsageError for values that cannot be.
+    once more. context_tokens: a shorter KV cache than the bundle's, to save memory. speak: load what speaks, too.
+    Raises what open_bundle and load_component do, and UsageError for values that cannot be.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads: {threads}, at least 1 is needed; leave it out to use every core")
-    return load_opened(open_bundle(path, check_hashes=verify_hashes), threads=threads, context_tokens=context_tokens)
+    bundle = open_bundle(path, check_hashes=verify_hashes)
+    return load_opened(bundle, threads=threads, context_tokens=context_tokens, speak=speak)
 
 
-def load_opened(bundle: Bundle, *, threads: int | None = None, context_tokens: int | None = None) -> Model:
+def load_opened(
+    bundle: Bundle, *, threads: int | None = None, context_tokens: int | None = None, speak: bool = False
+) -> Model:
     """Return the Model of a bundle that is already checked, or that the exporter has just written; see ``load``."""
     limit = bundle.manifest.protocol.context_tokens
     if context_tokens is not None and not 0 < context_tokens <= limit:
         raise UsageError(f"context_tokens: {context_tokens}, this bundle takes 1 to {limit}; choose one of these")
-    engines: dict[str, Engine] = {name: load_component(bundle, name, threads or _cores()) for name in COMPONENTS}
+    names = COMPONENTS
+    if speak:
+        if bundle.manifest.speech is None:
+            name = bundle.manifest.name
+            raise UsageError(f"speak: {name} writes and does not speak; leave it out or choose another bundle")
+        names += SPEAKING[type(bundle.manifest.speech)]
+    engines: dict[str, Engine] = {name: load_component(bundle, name, threads or _cores()) for name in names}
     model = Model(bundle, engines, TokenTable(bundle), load_tokenizer(bundle), context_tokens or limit)
     _check(model)
     return model

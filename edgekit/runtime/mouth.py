@@ -4,15 +4,19 @@ One per Stream. Knows tokens and rows of the backbone, and makes samples; knows 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from edgekit.runtime.engine import Array
+
+Cut = Literal["frames", "context"]
 
 
 class Mouth(Protocol):
     """One stream's voice."""
 
     sample_rate_hz: int
+    cut: Cut | None
+    """Why the speech of the answer just finished ended before its end, if it did; see AudioCut."""
 
     def open(self) -> None:
         """Begin a conversation: forget every turn."""

@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgekit.bundle import ComputeLevel, GateKind, GateSettings, Sampling
+from edgekit.bundle import ComputeLevel, FlowSpeech, GateKind, GateSettings, Sampling
 from edgekit.errors import UsageError
 from edgekit.runtime.cross import CrossDecoder
 from edgekit.runtime.decode import Decoder, Setting
+from edgekit.runtime.embedding import TokenTable
 from edgekit.runtime.events import Audio, Text, Thought
+from edgekit.runtime.flow_mouth import FlowMouth
 from edgekit.runtime.mouth import Mouth
 from edgekit.runtime.policy import Budget
 from edgekit.runtime.prefix import Asking, PrefixDecoder
-from edgekit.runtime.sampler import Greedy
+from edgekit.runtime.sampler import sampler
+from edgekit.runtime.talker import Talker, TalkerOptions, TalkerTables
+from edgekit.runtime.voice import load_voice
 from edgekit.timing import Trace
 
 if TYPE_CHECKING:
@@ -71,12 +75,15 @@ def make_decoder(model: "Model", options: StreamOptions, trace: Trace, mouth: Mo
         raise UsageError(f"max_tokens: {max_tokens}, this bundle takes 1 to {protocol.max_tokens}; choose one of these")
     if options.turns is not None and options.turns < 0:
         raise UsageError(f"turns: {options.turns}, must be 0 or more; correct it")
+    # A reply in speech codes is of other tokens than a text.
+    speaks = mouth is not None and isinstance(model.manifest.speech, FlowSpeech)
+    limits = msgspec.structs.replace(protocol, vocabulary_limit=None) if speaks else protocol
     setting = Setting(
         manifest=model.manifest,
         engine=model.engines["backbone"],
         table=model.table,
         tokenizer=model.tokenizer,
-        sampler=Greedy(protocol),
+        sampler=sampler(limits, options.sampling or protocol.sampling, options.seed),
         trace=trace,
         context_tokens=model.context_tokens,
         max_tokens=max_tokens,
@@ -91,13 +98,26 @@ def make_decoder(model: "Model", options: StreamOptions, trace: Trace, mouth: Mo
     return PrefixDecoder(setting, asking, mouth)
 
 
-def make_mouth(options: StreamOptions) -> Mouth | None:
+def make_mouth(model: "Model", options: StreamOptions, trace: Trace) -> Mouth | None:
     """Return what speaks the answers, None where nobody asked for speech; raises UsageError where nothing can."""
     if not options.speak:
         if options.voice is not None:
             raise UsageError(f"voice: '{options.voice}', but nothing is spoken; ask for speech too")
         return None
-    raise UsageError("speak: this bundle writes and does not speak; leave it out")
+    speech, bundle = model.manifest.speech, model.bundle
+    if speech is None:
+        name = model.manifest.name
+        raise UsageError(f"speak: {name} writes and does not speak; leave it out or choose another bundle")
+    if "decoder" not in model.engines and "vocoder" not in model.engines:
+        raise UsageError("speak: the bundle was loaded to write only; load it with speak=True")
+    if isinstance(speech, FlowSpeech):
+        name = options.voice or next(iter(speech.voices))
+        if name not in speech.voices:
+            raise UsageError(f"voice: '{name}' is not in this bundle; choose one of: {', '.join(speech.voices)}")
+        voice = load_voice(bundle.file(speech.voices[name]), speech.sample_rate_hz)
+        return FlowMouth(speech, model.engines, voice, trace, options.seed)
+    tables = TalkerTables(model.table, TokenTable(bundle, speech.codec_table), TokenTable(bundle, speech.code_table))
+    return Talker(speech, model.engines, tables, trace, TalkerOptions(speaker=options.voice, seed=options.seed))
 
 
 def gate_settings(settings: GateSettings, kind: GateKind | None) -> GateSettings:

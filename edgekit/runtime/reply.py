@@ -8,19 +8,23 @@ from collections.abc import Iterator, Sequence
 from edgekit.bundle import ComputeLevel, TokenProtocol
 from edgekit.runtime.decode import Decoder
 from edgekit.runtime.engine import Array
-from edgekit.runtime.events import Audio, Text, Thought
+from edgekit.runtime.events import Audio, AudioCut, Text, Thought
 from edgekit.runtime.loops import loop_start
 from edgekit.runtime.mouth import Mouth
 from edgekit.runtime.text import Detokenizer, Tokenizer
+from edgekit.timing import Trace
 
 
 class Reply:
     """One stream's answers, one after another."""
 
-    Event = Thought | Text | Audio
+    Event = Thought | Text | Audio | AudioCut
 
-    def __init__(self, decoder: Decoder, tokenizer: Tokenizer, protocol: TokenProtocol, mouth: Mouth | None) -> None:
-        self._decoder, self._tokenizer, self._protocol, self._mouth = decoder, tokenizer, protocol, mouth
+    def __init__(
+        self, decoder: Decoder, tokenizer: Tokenizer, protocol: TokenProtocol, mouth: Mouth | None, trace: Trace
+    ) -> None:
+        self._decoder, self._tokenizer, self._protocol = decoder, tokenizer, protocol
+        self._mouth, self._trace = mouth, trace
 
     def events(
         self, level: ComputeLevel, heard_s: float | None, bounds: tuple[float, float], shown: str
@@ -51,6 +55,8 @@ class Reply:
         yield Text(text, True, *bounds, tuple(kept), len(text))
         if self._mouth is not None:
             yield from self._sound(self._mouth.finish())
+            if self._mouth.cut is not None:
+                yield AudioCut(self._mouth.cut, bounds[1])
 
     def without_loop(self, tokens: Sequence[int]) -> Sequence[int]:
         """Return the tokens up to where they began to repeat themselves."""
@@ -70,7 +76,11 @@ class Reply:
 
     def _sound(self, pieces: Iterator[Array]) -> Iterator[Audio]:
         assert self._mouth is not None, "only a Mouth sounds"
-        for samples in pieces:
+        while True:
+            with self._trace.span("speak"):
+                samples = next(pieces, None)
+            if samples is None:
+                return
             yield Audio(samples, self._mouth.sample_rate_hz)
 
 

@@ -16,6 +16,7 @@ So ``written == processed + dropped + available`` once both are at rest, and not
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +64,18 @@ class Ring:
         if block.size:
             self._blocks.append(block)
         self._signal()
+        return dropped
+
+    def discard(self) -> int:
+        """Drop what waits, but for the rest of the block that the consumer has begun; return how many samples.
+
+        The producer's, and never blocks.
+        """
+        dropped = 0
+        with suppress(IndexError):  # no block is left: all are taken, here or by the consumer
+            while True:
+                dropped += self._blocks.popleft().size
+        self.dropped_samples += dropped
         return dropped
 
     def close(self) -> None:

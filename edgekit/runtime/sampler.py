@@ -1,12 +1,22 @@
-"""Sampler: logits to the next token."""
+"""Sampler: logits to the next token, the likeliest one or a drawn one.
 
+Drawing follows transformers' order: repetition penalty, forbidden tokens, temperature, top-k, top-p. One difference:
+the penalty counts the tokens of this answer alone. transformers does so for a talker, whose prompt is no ids, but for
+a text it counts the prompt's tokens too and so punishes a model for saying again what it was asked.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from edgekit.bundle import TokenProtocol
-from edgekit.errors import BackendError
+from edgekit.bundle import Sampling
+from edgekit.errors import BackendError, UsageError
 from edgekit.runtime.engine import Array
+
+_SORTED = 256  # tokens; of more than these the hopeless ones are dropped first, which costs less than to sort them
 
 
 class Sampler(Protocol):
@@ -17,34 +27,172 @@ class Sampler(Protocol):
         ...
 
 
-class Greedy:
-    """The likeliest token that the protocol allows. Only ``begin_suppress`` can forbid a token that ends the answer."""
+class Limits(Protocol):
+    """What may be chosen: every TokenProtocol says it of text, CodeLimits of codes."""
 
-    def __init__(self, protocol: TokenProtocol) -> None:
-        self._limit = protocol.vocabulary_limit
-        self._stop = np.array(protocol.stop, np.int64)
-        self._suppress = _without(protocol.suppress, protocol.stop)
-        self._begin = np.union1d(self._suppress, np.array(protocol.begin_suppress, np.int64))
+    @property
+    def stop(self) -> tuple[int, ...]:
+        """Tokens that end an answer; only ``begin_suppress`` can forbid them."""
+        ...
+
+    @property
+    def suppress(self) -> tuple[int, ...]:
+        """Tokens that are never chosen."""
+        ...
+
+    @property
+    def begin_suppress(self) -> tuple[int, ...]:
+        """Tokens that no answer begins with."""
+        ...
+
+    @property
+    def vocabulary_limit(self) -> int | None:
+        """The first of the last tokens that are never chosen."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CodeLimits:
+    """Limits of tokens that are codes of speech."""
+
+    stop: tuple[int, ...] = ()
+    suppress: tuple[int, ...] = ()
+    begin_suppress: tuple[int, ...] = ()
+    vocabulary_limit: int | None = None
+
+
+def sampler(
+    limits: Limits, sampling: Sampling, seed: int | Sequence[int] | None = None, component: str = "backbone"
+) -> Sampler:
+    """Return Greedy for temperature 0, else Sampled; see there."""
+    if sampling.temperature == 0:
+        return Greedy(limits, component)
+    return Sampled(limits, sampling, seed, component)
+
+
+class Greedy:
+    """The likeliest token that the limits allow. Only ``begin_suppress`` can forbid a token that ends the answer."""
+
+    def __init__(self, limits: Limits, component: str = "backbone") -> None:
+        """``component``: what writes the logits, for messages."""
+        self._mask, self._component = _Mask(limits), component
 
     def pick(self, logits: Array, *, first: bool) -> int:
         """Return a token; see Sampler. Raises BackendError if a logit is NaN: the numbers are then worthless."""
         token = int(np.argmax(logits))  # argmax returns the first NaN if there is one
         if np.isnan(logits[token]):
-            raise BackendError(
-                "backbone: its logits are not numbers (NaN); check the bundle with `edgekit verify`, "
-                "or export it with another precision"
-            )
-        banned = self._begin if first else self._suppress
-        if (self._limit is None or token < self._limit or token in self._stop) and token not in banned:
+            raise _worthless(self._component)
+        if self._mask.allows(token, first):
             return token
-        masked = logits.copy()
-        stops = masked[self._stop]
+        return int(np.argmax(self._mask.apply(logits.copy(), first)))
+
+
+class Sampled:
+    """A token drawn from what Sampling leaves of the allowed ones, one random number each.
+
+    The same seed and the same logits give the same tokens, over any number of answers.
+    """
+
+    def __init__(
+        self, limits: Limits, sampling: Sampling, seed: int | Sequence[int] | None = None, component: str = "backbone"
+    ) -> None:
+        """seed: None for other tokens in every run; component: what writes the logits, for messages.
+
+        Raises UsageError for values that cannot be.
+        """
+        _check(sampling)
+        self._mask, self._sampling, self._component = _Mask(limits), sampling, component
+        self._random = np.random.default_rng(seed)
+        self._drawn: dict[int, None] = {}
+
+    def pick(self, logits: Array, *, first: bool) -> int:
+        """Return a token; see Sampler. Raises BackendError if the highest logit is no number."""
+        if first:
+            self._drawn.clear()
+        allowed = self._mask.apply(np.array(logits, np.float32), first)
+        if not math.isfinite(allowed.max()):  # NaN if there is one
+            raise _worthless(self._component)
+        tokens, weights = remaining(allowed, self._sampling, self._drawn)
+        sums = weights.cumsum()
+        # A number in (0, 1], so that the chosen weight is never 0; it is the first whose sum reaches the number.
+        token = int(tokens[sums.searchsorted((1 - self._random.random()) * sums[-1])])
+        self._drawn[token] = None
+        return token
+
+
+def remaining(logits: Array, sampling: Sampling, drawn: Collection[int] = ()) -> tuple[Array, Array]:
+    """Return the tokens that may be drawn and their weights, the likeliest one's 1.
+
+    logits: (vocabulary,) float32, minus infinity where forbidden, a finite one among them; drawn: tokens that the
+    repetition penalty is for, each once. Source: transformers, generation/logits_process.py.
+    """
+    if sampling.repetition_penalty != 1 and drawn:
+        logits = logits.copy()
+        repeated = np.fromiter(drawn, np.int64, len(drawn))
+        scores, penalty = logits[repeated], np.float32(sampling.repetition_penalty)
+        logits[repeated] = np.where(scores < 0, scores * penalty, scores / penalty)
+    if sampling.top_k is None or sampling.top_k >= len(logits):
+        tokens = np.arange(len(logits))
+    else:  # division by the temperature would not change who is among them
+        (tokens,) = (logits >= np.partition(logits, -sampling.top_k)[-sampling.top_k]).nonzero()
+    scores = logits[tokens].astype(np.float64)
+    weights = np.exp((scores - scores.max()) / sampling.temperature)
+    if sampling.top_p is None or sampling.top_p >= 1:
+        return tokens, weights
+    removed = (1 - sampling.top_p) * weights.sum()  # the least likely go, as long as they weigh no more than this
+    lost = 0.0
+    if len(weights) > _SORTED:
+        small = weights < removed / len(weights)  # all of these go
+        lost = weights[small].sum()
+        tokens, weights = tokens[~small], weights[~small]
+    order = weights.argsort(kind="stable")
+    gone = int((lost + weights[order].cumsum()).searchsorted(removed, side="right"))
+    kept = order[min(gone, len(order) - 1) :]
+    return tokens[kept], weights[kept]
+
+
+class _Mask:
+    """Forbidden tokens of a Limits, as arrays."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limit = limits.vocabulary_limit
+        self._stop = np.array(limits.stop, np.int64)
+        self._suppress = np.array(sorted(set(limits.suppress) - set(limits.stop)), np.int64)
+        self._begin = np.union1d(self._suppress, np.array(limits.begin_suppress, np.int64))
+        self._stops = frozenset(limits.stop)
+        self._banned_tokens = frozenset(self._suppress.tolist()), frozenset(self._begin.tolist())
+
+    def allows(self, token: int, first: bool) -> bool:
+        """Return whether the token may be chosen."""
+        inside = self._limit is None or token < self._limit or token in self._stops
+        return inside and token not in self._banned_tokens[first]
+
+    def apply(self, logits: Array, first: bool) -> Array:
+        """Set forbidden logits to minus infinity in place and return them."""
         if self._limit is not None:
-            masked[self._limit :] = -np.inf
-        masked[self._stop] = stops
-        masked[banned] = -np.inf
-        return int(np.argmax(masked))
+            stops = logits[self._stop]
+            logits[self._limit :] = -np.inf
+            logits[self._stop] = stops
+        banned = self._begin if first else self._suppress
+        if len(banned):
+            logits[banned] = -np.inf
+        return logits
 
 
-def _without(tokens: tuple[int, ...], kept: tuple[int, ...]) -> Array:
-    return np.array(sorted(set(tokens) - set(kept)), np.int64)
+def _check(sampling: Sampling) -> None:
+    """Raise UsageError for values that cannot be."""
+    for name, value, fits, rule in (
+        ("temperature", sampling.temperature, sampling.temperature > 0, "0 or more is needed"),
+        ("top_k", sampling.top_k, sampling.top_k is None or sampling.top_k >= 1, "at least 1 is needed"),
+        ("top_p", sampling.top_p, sampling.top_p is None or 0 < sampling.top_p <= 1, "more than 0 up to 1 is needed"),
+        ("repetition_penalty", sampling.repetition_penalty, sampling.repetition_penalty > 0, "more than 0 is needed"),
+    ):
+        if not fits:
+            raise UsageError(f"{name}: {value}, {rule}; choose another value")
+
+
+def _worthless(component: str) -> BackendError:
+    return BackendError(
+        f"{component}: its logits are not numbers (NaN); check the bundle with `edgekit verify`, "
+        "or export it with another precision"
+    )

@@ -20,7 +20,17 @@ from edgekit.runtime.audio import Resampler
 from edgekit.runtime.draft import Drafts
 from edgekit.runtime.ear import Ear
 from edgekit.runtime.engine import Array
-from edgekit.runtime.events import Audio, Event, Forgot, Lag, LevelChanged, SpeechStarted, SpeechStopped, Text, Thought
+from edgekit.runtime.events import (
+    Audio,
+    AudioCut,
+    Event,
+    Forgot,
+    Lag,
+    LevelChanged,
+    SpeechStarted,
+    SpeechStopped,
+    Text,
+)
 from edgekit.runtime.gate import Closed, Gate, Opened, Output, Sound
 from edgekit.runtime.options import StreamOptions, find_level, gate_settings, make_decoder, make_mouth
 from edgekit.runtime.policy import SKIP, Budget, Costs, Observation, choose
@@ -53,10 +63,10 @@ class Stream:
         self._resampler = Resampler(options.sample_rate_hz, options.channels)
         self._gate = Gate(gate_settings(manifest.gate, options.gate), self._rate)
         self._ear = Ear(manifest, model.engines["encoder"], model.engines["adapter"], self.trace)
-        self._mouth = make_mouth(options)
+        self._mouth = make_mouth(model, options, self.trace)
         self._decoder = make_decoder(model, options, self.trace, self._mouth)
         self._tokenizer = model.tokenizer
-        self._reply = Reply(self._decoder, model.tokenizer, manifest.protocol, self._mouth)
+        self._reply = Reply(self._decoder, model.tokenizer, manifest.protocol, self._mouth, self.trace)
         self._drafts = Drafts(self._rate, manifest.grid.chunk_frames * manifest.front_end.hop_samples)
         self._budget = options.budget or Budget()
         working = tuple(level for level in manifest.levels if level.name != SKIP)
@@ -251,11 +261,11 @@ class Stream:
                 self._measured("answer", begun)
             yield self._show(event)
 
-    def _show(self, event: Thought | Text | Audio) -> Event:
+    def _show(self, event: Reply.Event) -> Event:
         if isinstance(event, Audio):
             if self.options.on_audio is not None:
                 self.options.on_audio(event)
-        elif self.options.on_text is not None:
+        elif not isinstance(event, AudioCut) and self.options.on_text is not None:
             self.options.on_text(event)
         return event
 

@@ -4,10 +4,11 @@ import json
 import re
 import sys
 
+import numpy as np
 import pytest
 
 from edgekit.cli.printer import Printer
-from edgekit.runtime.events import Text
+from edgekit.runtime.events import Audio, Forgot, Text, Thought
 
 DIM, RESET, CLEAR = "\x1b[2m", "\x1b[0m", "\r\x1b[2K"
 
@@ -69,3 +70,41 @@ def test_a_pipe_gets_final_texts_only_and_json_lines_every_one(capsys):
             ]  # fmt: skip
         else:
             assert re.fullmatch("Hello.\n", out)
+
+
+def test_a_terminal_shows_a_thought_dim_and_apart_from_the_text(terminal, capsys):
+    printer = terminal()
+    printer.text(Thought("a bell", False, 0.0, 1.0))
+    printer.text(Thought("a bell, or a glass", True, 0.0, 1.0))
+    printer.text(Text("Glass.", True, 0.0, 1.0, (1,), 6))
+    out, err = capsys.readouterr()
+    assert err == f"{CLEAR}{DIM}a bell{RESET}{CLEAR}{DIM}a bell, or a glass{RESET}\n"
+    assert out == "Glass.\n"
+
+
+def test_a_pipe_gets_no_thought(capsys):
+    printer = Printer()
+    for final in (False, True):
+        printer.text(Thought("a bell", final, 0.0, 1.0))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_program_gets_thoughts_and_how_much_was_spoken_but_no_samples(capsys):
+    printer = Printer("a.wav", as_json=True, dummy=True)
+    printer.text(Thought("a bell", True, 0.0, 1.0))
+    for samples in (0, 1920):
+        printer.audio(Audio(np.zeros(samples, np.float32), 24_000))
+    printer.event(Audio(np.zeros(1920, np.float32), 24_000))
+    about = {"dummy": True, "file": "a.wav"}
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"event": "thought"} | about | {"text": "a bell", "final": True, "start_s": 0.0, "end_s": 1.0},
+        {"event": "audio"} | about | {"samples": 0, "seconds": 0.0, "sample_rate_hz": 24_000},
+        {"event": "audio"} | about | {"samples": 1920, "seconds": 0.08, "sample_rate_hz": 24_000},
+    ]
+
+
+def test_a_reader_is_told_what_was_forgotten_and_not_of_speech(capsys):
+    printer = Printer()
+    printer.event(Forgot(2, 61.25))
+    printer.audio(Audio(np.zeros(10, np.float32), 24_000))
+    assert capsys.readouterr() == ("", "edgekit: the oldest 2 turns forgotten at 61.25 s: the context is full\n")

@@ -173,3 +173,22 @@ def test_an_unknown_bundle_is_one_line_that_says_how_to_make_one(cli, wav, tmp_p
     assert (code, out) == (1, "")
     assert "no manifest.json there, so it is no bundle; make one with `edgekit export CHECKPOINT -o" in err
     assert err.count("\n") == 1
+
+
+def test_speech_of_a_bundle_that_only_writes_is_refused_and_nothing_is_written(cli, bundle, wav, tmp_path):
+    path = wav()
+    for command in (
+        ("run", bundle, path, "--speak", tmp_path / "out.wav"),
+        ("listen", bundle, "--simulate", path, "--speak"),
+    ):
+        code, out, err = cli(*command)
+        assert (code, out) == (2, "")
+        assert err == "edgekit: speak: tiny writes and does not speak; leave it out or choose another bundle\n"
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["talk.wav"]
+
+
+def test_one_file_of_speech_for_several_recordings_is_refused(cli, bundle, wav, tmp_path):
+    code, out, err = cli("run", bundle, wav("a.wav"), wav("b.wav"), "--speak", tmp_path / "out.wav")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"edgekit: --speak: {tmp_path / 'out.wav'} for 2 files, it holds the answers to one; ")
+    assert err.count("\n") == 1

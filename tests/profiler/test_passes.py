@@ -1,13 +1,15 @@
 """A pass counts latency from the last speech sample and from the block that closed the utterance."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import edgekit
 from edgekit.errors import ProfileError
 from edgekit.profiler.pacing import Pacer
-from edgekit.profiler.passes import Answer, Pass, _Drafts, latency_of, run_pass, timeline_of
-from edgekit.runtime.events import SpeechStarted, SpeechStopped, Text
+from edgekit.profiler.passes import Answer, Pass, Spoken, _Drafts, latency_of, run_pass, spoken_since, timeline_of
+from edgekit.runtime.events import Audio, SpeechStarted, SpeechStopped, Text
 from edgekit.timing import Span
 from tests.profiler.conftest import FakeClock
 from tests.runtime.conftest import tiny_bundle  # noqa: F401 - a fixture
@@ -142,3 +144,31 @@ def test_where_one_call_closes_two_utterances_the_first_token_is_the_last_ones(m
     assert done.text == model.transcribe(long).text
     assert done.text.endswith(answer.text)
     assert done.text != answer.text
+
+
+def a_piece(samples):
+    return Audio(np.zeros(samples, np.float32), 24_000)
+
+
+def test_first_sound_counts_from_the_block_that_closed_and_the_factor_to_the_last_piece():
+    spoken = spoken_since(102.5, [(102.7, a_piece(1920)), (102.8, a_piece(3840)), (103.0, a_piece(6240))])
+    assert spoken == Spoken(102.7, 103.0, pytest.approx(0.5))
+    took = latency_of(a_pass(dataclasses.replace(ANSWER, spoken=spoken)), "a.wav", 2.0)
+    assert took.first_audio_ms == pytest.approx(200)
+    assert took.speech_real_time_factor == pytest.approx(1.0)
+
+
+def test_an_answer_without_sound_has_no_time_of_it():
+    assert spoken_since(100.0, []) is None
+    assert spoken_since(100.0, [(101.0, a_piece(0))]) is None
+    assert spoken_since(101.5, [(101.0, a_piece(10))]) is None
+    took = latency_of(a_pass(ANSWER), "a.wav", 2.0)
+    assert (took.first_audio_ms, took.speech_real_time_factor) == (None, None)
+
+
+def test_host_overhead_is_what_speaking_takes_beside_its_engines():
+    engines = [Span("talker", 102.0, 0.2), Span("code_predictor", 102.2, 0.1), Span("decoder", 102.4, 0.1)]
+    others = [Span("decode", 102.5, 5.0), Span("encoder", 100.0, 3.0)]
+    whole = [Span("speak", 102.0, 0.3), Span("speak", 102.39, 0.14)]
+    assert a_pass(ANSWER, spans=[*engines, *others, *whole]).host_overhead() == pytest.approx(0.1)
+    assert a_pass(ANSWER, spans=others).host_overhead() is None

@@ -11,7 +11,7 @@ import pytest
 
 from edgekit.errors import UsageError
 from edgekit.profiler.diagnosis import diagnose
-from edgekit.profiler.profiles import DEFINITIONS
+from edgekit.profiler.profiles import DEFINITIONS, summarise
 from edgekit.profiler.report import column_labels, render_html, render_markdown
 from tests.profiler.conftest import STORED
 
@@ -131,3 +131,22 @@ def test_the_diagnosis_of_a_wide_spread_names_the_widest_figure(profile):
     assert "`encoder_ms` has a p99 40.0 x its median" in " ".join(
         diagnose(msgspec.structs.replace(profile, metrics=tuple(metrics)))
     )
+
+
+def test_speech_has_its_rows_bars_and_sentences_where_it_was_measured(profile):
+    assert "First sound" not in render_markdown([profile])
+    figures = {"first_audio_ms": 180.0, "first_audio_with_decision_ms": 680.0, "speech_real_time_factor": 0.62}
+    spoken = [summarise(name, [value] * 3, level="full", pace="real time") for name, value in figures.items()]
+    definitions = {name: DEFINITIONS[name].text for name in figures}
+    heard = msgspec.structs.replace(
+        profile, metrics=(*profile.metrics, *spoken), definitions=profile.definitions | definitions
+    )
+    text, page = render_markdown([heard]), render_html([heard])
+    assert "| First sound of the answer, without the decision | ms | 180 | 180 | 180 | 180 | 180 | 3 |" in text
+    assert page.count("First sound of the answer") > text.count("First sound of the answer")
+    sentences = " ".join(diagnose(heard))
+    assert "The answer is heard 180 ms after the decision (median)" in sentences
+    assert "a second of it takes 0.62 s." in sentences
+    assert "The voice stops" not in sentences
+    slow = [msgspec.structs.replace(m, p90=1.1) if m.name == "speech_real_time_factor" else m for m in heard.metrics]
+    assert "up to 1.10 s (p90)" in " ".join(diagnose(msgspec.structs.replace(heard, metrics=tuple(slow))))

@@ -3,7 +3,6 @@
 import sys
 import tracemalloc
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import AudioError, DeviceError, MissingPackageError, UsageError
 from edgekit.runtime.audio import Microphone, Resampler, blocks, read_audio, read_mono, to_mono
+from tests.runtime.portaudio import FakePortAudio
 
 Samples = NDArray[np.float32]
 
@@ -231,6 +231,17 @@ def test_a_tone_keeps_its_pitch_time_and_level(rate: int) -> None:
     np.testing.assert_allclose(resample(tone, rate)[1_000:-1_000], expected[1_000:-1_000], atol=1e-4)
 
 
+def test_another_rate_comes_out_where_it_is_asked_for() -> None:
+    """Tolerance: ripple of the resampler's filter, away from the two ends."""
+    tone = (0.5 * np.sin(2 * np.pi * 440 * np.arange(24_000) / 24_000)).astype(np.float32)
+    resampler = Resampler(24_000, 1, rate_out=48_000)
+    doubled = np.concatenate([resampler.push(tone), resampler.finish()])
+    expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(48_000) / 48_000)
+    np.testing.assert_allclose(doubled[1_000:-1_000], expected[1_000:-1_000], atol=1e-4)
+    same = Resampler(24_000, 1, rate_out=24_000)
+    np.testing.assert_array_equal(np.concatenate([same.push(tone), same.finish()]), tone)
+
+
 def test_16_khz_passes_unchanged() -> None:
     np.testing.assert_array_equal(resample(sound(1_001), 16_000), sound(1_001)[:, 0])
 
@@ -279,68 +290,6 @@ def test_sound_of_another_shape_is_refused() -> None:
     for rate, channels in ((0, 1), (16_000, 0)):
         with pytest.raises(UsageError, match="at least 1 of each"):
             Resampler(rate, channels)
-
-
-class PortAudioError(Exception):
-    """Stands in for sounddevice.PortAudioError."""
-
-
-class FakeStream:
-    """What InputStream is to us: it can start and close, and calls back."""
-
-    def __init__(self, portaudio: "FakePortAudio", settings: dict[str, object]) -> None:
-        self.portaudio, self.settings, self.running = portaudio, settings, False
-
-    def start(self) -> None:
-        """Fail if the device is busy."""
-        if self.portaudio.busy:
-            raise PortAudioError("Error starting stream: Device unavailable [PaErrorCode -9985]", -9985)
-        self.running = True
-
-    def close(self) -> None:
-        """Stop."""
-        self.running = False
-
-    def record(self, samples: Samples, *, overflow: bool = False) -> None:
-        """Call back as PortAudio does, with a buffer that it overwrites afterwards."""
-        buffer = samples.copy()
-        callback = self.settings["callback"]
-        assert callable(callback)
-        callback(buffer, len(buffer), None, SimpleNamespace(input_overflow=overflow))
-        buffer[:] = np.nan
-
-    def unplug(self) -> None:
-        """Tell that the stream has ended by itself."""
-        finished = self.settings["finished_callback"]
-        assert callable(finished)
-        finished()
-
-
-class FakePortAudio(ModuleType):
-    """The four names of sounddevice that we use."""
-
-    PortAudioError = PortAudioError
-
-    def __init__(self, *, present: bool = True, busy: bool = False, rates: tuple[int, ...] = (16_000, 48_000)) -> None:
-        super().__init__("sounddevice")
-        self.present, self.busy, self.rates = present, busy, rates
-
-    def query_devices(self, device: object, kind: str) -> dict[str, object]:
-        """Return facts of the one microphone."""
-        if not self.present:
-            raise PortAudioError(f"Error querying device {device} as {kind}")
-        return {"name": "fake", "max_input_channels": 2, "default_samplerate": 48_000.0}
-
-    def check_input_settings(self, *, samplerate: int, **others: object) -> None:
-        """Fail for a rate that the device lacks."""
-        del others
-        if samplerate not in self.rates:
-            raise PortAudioError("Invalid sample rate [PaErrorCode -9997]", -9997)
-
-    def InputStream(self, **settings: object) -> FakeStream:  # noqa: N802 - sounddevice's name
-        """Open the microphone."""
-        self.stream = FakeStream(self, settings)
-        return self.stream
 
 
 def test_a_microphone_hands_out_what_was_recorded() -> None:

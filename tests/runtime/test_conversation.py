@@ -218,7 +218,7 @@ def test_what_a_bundle_cannot_be_asked_is_refused_in_one_line(conversing: Callab
         ({"max_tokens": 0}, "max_tokens: 0, this bundle takes 1 to 4"),
         ({"max_tokens": 5}, "max_tokens: 5, this bundle takes 1 to 4"),
         ({"think": True}, "think: this bundle was not made to think"),
-        ({"speak": True}, "speak: this bundle writes and does not speak"),
+        ({"speak": True}, "speak: .* writes and does not speak"),
         ({"voice": "ethan"}, "voice: 'ethan', but nothing is spoken"),
     ]:
         with pytest.raises(UsageError, match=message):

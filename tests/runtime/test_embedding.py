@@ -49,6 +49,8 @@ def test_quantised_rows_are_code_minus_zero_point_times_scale(
     assert found.dtype == np.float32
     assert found.flags.c_contiguous
     np.testing.assert_array_equal(found, rows[tokens])
+    for token in tokens:
+        np.testing.assert_array_equal(table.row(token), rows[token])
 
 
 def test_float_rows_are_the_files_own(tiny_bundle: Callable) -> None:
@@ -56,6 +58,20 @@ def test_float_rows_are_the_files_own(tiny_bundle: Callable) -> None:
     table = TokenTable(bundle)
     stored = np.fromfile(bundle.folder / "tokens.bin", np.float32).reshape(table.vocabulary, table.width)
     np.testing.assert_array_equal(table.rows([0, table.vocabulary - 1]), stored[[0, -1]])
+    np.testing.assert_array_equal(table.row(1), stored[1])
+
+
+def test_another_table_of_the_bundle_is_found_by_its_own_description(tiny_bundle: Callable) -> None:
+    bundle = tiny_bundle()
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
+    rows.tofile(bundle.folder / "codes.bin")
+    bundle.change()
+    described = Embedding(
+        weight=TensorRef(file="codes.bin", offset=0, dtype="float32", shape=(4, 3)), scales=None, width=3
+    )
+    table = TokenTable(open_bundle(bundle.folder), described)
+    assert (table.vocabulary, table.width) == (4, 3)
+    np.testing.assert_array_equal(table.rows([3, 0]), rows[[3, 0]])
 
 
 @pytest.mark.parametrize("token", [-1, VOCABULARY])
@@ -63,6 +79,8 @@ def test_a_token_outside_the_table_is_refused(tiny_bundle: Callable, token: int)
     table, _ = _quantized(tiny_bundle, 8)
     with pytest.raises(BundleFormatError, match="the table has 7 rows"):
         table.rows([0, token])
+    with pytest.raises(BundleFormatError, match="the table has 7 rows"):
+        table.row(token)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,18 @@ def test_the_writer_may_reuse_its_buffer() -> None:
     np.testing.assert_array_equal(ring.read(4), ramp(0, 4))
 
 
+def test_what_is_discarded_is_counted_and_the_block_begun_is_read_to_its_end() -> None:
+    ring = Ring(10)
+    assert ring.discard() == 0
+    for start in (0, 3, 6):
+        ring.write(ramp(start, 3))
+    np.testing.assert_array_equal(ring.read(1), ramp(0, 1))
+    assert ring.discard() == 6
+    assert (ring.available_samples, ring.dropped_samples, ring.processed_samples) == (2, 6, 1)
+    ring.write(ramp(9, 1))
+    np.testing.assert_array_equal(ring.read(10), [1, 2, 9])
+
+
 def test_waiting_ends_when_samples_are_there() -> None:
     ring = Ring(4)
     assert not ring.wait(0)

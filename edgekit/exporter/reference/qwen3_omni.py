@@ -55,8 +55,9 @@ class Qwen3OmniReference:
         return cls(found.config, {name: read(found, name) for name in names})
 
     @torch.inference_mode()
-    def hear(self, mel: Array) -> Array:
-        """Return what the backbone hears (n, hidden) of features (mel_bins, frames): the published blocks."""
+    def hear(self, mel: Array, chunk_positions: int = 0) -> Array:
+        """Return what the backbone hears (n, hidden) of features (mel_bins, frames); in the published blocks only."""
+        assert not chunk_positions, "the published encoder hears whole blocks"
         return self.audio(torch.from_numpy(mel), feature_lens=torch.tensor([mel.shape[1]])).last_hidden_state.numpy()
 
     @torch.inference_mode()

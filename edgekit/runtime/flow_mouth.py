@@ -1,0 +1,64 @@
+"""FlowMouth: the mouth of Step-Audio 2, whose answers hold speech codes among their tokens.
+
+    code tokens -> Flow -> log-mel -> Vocoder -> samples
+
+Knows which tokens are sound; knows nothing of what was said before, which the backbone itself remembers.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from edgekit.bundle import FlowSpeech
+from edgekit.runtime.engine import Array, Engine
+from edgekit.runtime.flow import Flow
+from edgekit.runtime.mouth import Cut
+from edgekit.runtime.vocoder import Vocoder
+from edgekit.runtime.voice import FRAMES_PER_CODE, Voice
+from edgekit.timing import Trace
+
+
+class FlowMouth:
+    """One stream's voice; a Mouth. Its speech is never cut: it has no context that could be full."""
+
+    def __init__(
+        self, speech: FlowSpeech, engines: Mapping[str, Engine], voice: Voice, trace: Trace, seed: int = 0
+    ) -> None:
+        """Read the voice's prompt, which takes as long as speaking it. Raises what Flow does."""
+        self.sample_rate_hz = speech.sample_rate_hz
+        self.cut: Cut | None = None
+        self._speech, self._trace = speech, trace
+        with trace.span("flow"):
+            self._flow = Flow(engines["flow_encoder"], engines["flow_step"], voice, speech)
+        self._vocoder = Vocoder(engines["vocoder"], speech.samples_per_code // FRAMES_PER_CODE, seed)
+
+    def open(self) -> None:
+        """Begin a conversation; see Mouth. An answer that was being spoken ends."""
+        self._flow.open()
+        self._vocoder.reset()
+
+    def read(self, tokens: Sequence[int] | None, rows: Array, hidden: Array | None) -> None:
+        """Take nothing: the backbone says what is spoken."""
+
+    def takes(self, token: int) -> bool:
+        """Return whether a token is a speech code, padding, or a mark around them."""
+        return token >= self._speech.first_code or token in (self._speech.start, self._speech.end)
+
+    def say(self, token: int) -> Iterator[Array]:
+        """Take a token and yield samples; see Mouth. What is no code is dropped, as published."""
+        if 0 <= (code := token - self._speech.first_code) < self._speech.codes:
+            with self._trace.span("flow"):
+                mel = self._flow.push([code])
+            yield from self._sound(mel, last=False)
+
+    def finish(self) -> Iterator[Array]:
+        """Yield the rest of the answer; see Mouth."""
+        with self._trace.span("flow"):
+            mel = self._flow.finish()
+        yield from self._sound(mel, last=True)
+
+    def _sound(self, mel: Array, *, last: bool) -> Iterator[Array]:
+        if not len(mel) and not last:
+            return
+        with self._trace.span("vocoder", len(mel)):
+            samples = self._vocoder.push(mel, last=last)
+        if len(samples):
+            yield samples

@@ -1,0 +1,91 @@
+"""Voice: whom a Flow sounds like, prepared once and kept in a small file. Knows numpy and its .npz files alone."""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import BundleFileError, BundleFormatError
+
+FRAMES_PER_CODE = 2  # codes come at 25 Hz, mel frames at 50 Hz
+LEAST_CODES = 3  # the first codes of a prompt stand for those after its end
+_MAKE = "make it again from its recording"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Voice:
+    """A recording of somebody, as the flow takes it.
+
+    codes: (n,) int64, its speech codes. mel: (FRAMES_PER_CODE * n, bins) float32, its log-mel at ``sample_rate_hz``.
+    speaker: (width,) float32, what a speaker model says of it, before the flow's own projection.
+    """
+
+    codes: NDArray[np.int64]
+    mel: NDArray[np.float32]
+    speaker: NDArray[np.float32]
+    sample_rate_hz: int
+
+    def save(self, path: Path) -> None:
+        """Write the file that ``load_voice`` reads; the same voice gives the same bytes."""
+        fault = _fault(self)
+        assert fault is None, fault
+        rate = np.array(self.sample_rate_hz)
+        with path.open("wb") as stream:  # given a path, numpy would add a suffix
+            np.savez(stream, codes=self.codes, mel=self.mel, speaker=self.speaker, sample_rate_hz=rate)
+
+
+def load_voice(path: Path, sample_rate_hz: int) -> Voice:
+    """Return the Voice in a file.
+
+    Raises BundleFileError if it is not there, BundleFormatError if it is no voice or one of another rate.
+    """
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            found = {name: stored[name] for name in stored.files}
+    except FileNotFoundError as error:
+        raise BundleFileError(f"{path}: no such voice; name one of the bundle's, or export it again") from error
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise BundleFormatError(f"{path}: not a voice file ({' '.join(str(error).split())}); {_MAKE}") from error
+    expected = ("codes", "mel", "speaker", "sample_rate_hz")
+    if odd := sorted(found.keys() ^ set(expected)):
+        state = "is not a part of a voice" if odd[0] in found else "is missing"
+        raise BundleFormatError(f"{path}: '{odd[0]}' {state}, which has {', '.join(expected)}; {_MAKE}")
+    rate = found["sample_rate_hz"]
+    if rate.shape != () or rate.dtype.kind not in "iu":
+        raise BundleFormatError(
+            f"{path}: sample_rate_hz is {rate.dtype} {rate.shape}, must be one whole number; {_MAKE}"
+        )
+    if int(rate) != sample_rate_hz:
+        raise BundleFormatError(f"{path}: a voice at {int(rate)} Hz, this bundle speaks at {sample_rate_hz}; {_MAKE}")
+    voice = Voice(found["codes"], found["mel"], found["speaker"], int(rate))
+    if fault := _fault(voice):
+        raise BundleFormatError(f"{path}: {fault}; {_MAKE}")
+    return voice
+
+
+def _fault(voice: Voice) -> str | None:
+    """Return what is wrong with a voice by itself, None if nothing is."""
+    codes, mel, speaker = voice.codes, voice.mel, voice.speaker
+    for name, array, dtype, axes in (
+        ("codes", codes, "int64", 1),
+        ("mel", mel, "float32", 2),
+        ("speaker", speaker, "float32", 1),
+    ):
+        if array.dtype != dtype or array.ndim != axes:
+            return f"{name} is {array.dtype} with {array.ndim} axes, must be {dtype} with {axes}"
+    rules = (
+        (len(codes) >= LEAST_CODES, f"{len(codes)} codes, at least {LEAST_CODES} are needed"),
+        (bool((codes >= 0).all()), "a code is below 0"),
+        (
+            len(mel) == FRAMES_PER_CODE * len(codes),
+            f"{len(mel)} mel frames for {len(codes)} codes, must be twice as many",
+        ),
+        (
+            bool(np.isfinite(mel).all() and np.isfinite(speaker).all()),
+            "mel or speaker holds a number that is not finite",
+        ),
+        (bool(speaker.any()), "speaker is zero everywhere"),
+    )
+    return next((said for holds, said in rules if not holds), None)
