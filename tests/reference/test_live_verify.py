@@ -27,6 +27,13 @@ def test_a_bundle_agrees_with_its_own_checkpoint(name, precision, tmp_path):
         assert [check.name for check in checks if not check.error <= 3 * check.tolerance] == []
 
 
+@pytest.mark.parametrize("mode", ["exact", "chunked"])
+def test_qwen3_omni_hears_as_its_checkpoint_does_in_blocks_and_in_seconds(mode, tmp_path):
+    checkpoint = checkpoints.write(tmp_path / "c", "omni-thinker")
+    export(checkpoint, tmp_path / "b", ExportOptions(recipe=RECIPE, precision="float32", mode=mode))
+    assert [check for check in verify_reference(tmp_path / "b", checkpoint) if not check.passed] == []
+
+
 def test_another_checkpoint_is_told_apart(tmp_path):
     one = checkpoints.write(tmp_path / "one", "whisper-experts")
     other = checkpoints.write(tmp_path / "other", "whisper-dense")
