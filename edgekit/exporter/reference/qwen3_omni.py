@@ -1,6 +1,6 @@
 """The torch reference of Qwen3-Omni: transformers' own modules, taken one by one so that images and vocoder stay away.
 
-The thinker's text model with its head, the talker with its code predictor, the audio encoder.
+The thinker's text model with its head, the talker with its code predictor; the ears are ``qwen3_omni_ears``.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +15,7 @@ from transformers import Qwen3OmniMoeConfig
 from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as published
 
 from edgekit.exporter.checkpoint import open_checkpoint, read
+from edgekit.exporter.reference.qwen3_omni_ears import Qwen3OmniEarsReference
 from edgekit.exporter.reference.whisper import Written
 
 Array = NDArray[np.float32]
@@ -26,12 +27,14 @@ class Qwen3OmniReference:
 
     def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
         made = Qwen3OmniMoeConfig(**config)
-        for part in (made.thinker_config.text_config, made.thinker_config.audio_config, made.talker_config):
+        for part in (made.thinker_config.text_config, made.talker_config):
             part._attn_implementation = "eager"
         self.accepted = made.talker_config.accept_hidden_layer
         thinker = made.thinker_config
         self.thinker = _load(published.Qwen3OmniMoeThinkerTextModel, thinker.text_config, tensors, "thinker.model.")
-        self.audio = _load(published.Qwen3OmniMoeAudioEncoder, thinker.audio_config, tensors, "thinker.audio_tower.")
+        self.ears: Qwen3OmniEarsReference | None = None
+        if any(name.startswith("thinker.audio_tower.") for name in tensors):
+            self.ears = Qwen3OmniEarsReference(config["thinker_config"]["audio_config"], tensors)
         self.talker = _load(
             published.Qwen3OmniMoeTalkerForConditionalGeneration, made.talker_config, tensors, "talker."
         )
@@ -54,11 +57,10 @@ class Qwen3OmniReference:
         names = [name for name in found.names() if not name.startswith(skipped)]
         return cls(found.config, {name: read(found, name) for name in names})
 
-    @torch.inference_mode()
     def hear(self, mel: Array, chunk_positions: int = 0) -> Array:
-        """Return what the backbone hears (n, hidden) of features (mel_bins, frames); in the published blocks only."""
-        assert not chunk_positions, "the published encoder hears whole blocks"
-        return self.audio(torch.from_numpy(mel), feature_lens=torch.tensor([mel.shape[1]])).last_hidden_state.numpy()
+        """Return what the backbone hears (n, hidden) of features (mel_bins, frames); see Qwen3OmniEarsReference."""
+        assert self.ears, "tensors of the audio tower were given"
+        return self.ears.hear(mel, chunk_positions)
 
     @torch.inference_mode()
     def embed(self, tokens: list[int]) -> Array:
