@@ -243,6 +243,16 @@ def test_what_speaks_is_missing_by_name_where_the_config_promises_it(checkpoint,
         export(folder, tmp_path / "b", ExportOptions(recipe=QUICK))
 
 
+@pytest.mark.parametrize("name", ["talker.model.layers.9.mlp.gate.weight", "code2wav.other.weight", "thinker.x.weight"])
+def test_a_tensor_that_no_part_knows_is_refused_and_those_of_images_are_not(name, checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint("omni"), tmp_path / "c")
+    tensors = load_file(folder / "model.safetensors")
+    assert any(one.startswith("thinker.visual.") for one in tensors)
+    save_file(tensors | {name: np.zeros(3, np.float32)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"{re.escape(name)}: shape .* not expected"):
+        export(folder, tmp_path / "b", ExportOptions(recipe=QUICK))
+
+
 def test_a_dummy_of_the_config_speaks_the_same_ids(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(omni.config()))
     made = open_dummy(tmp_path / "config.json")
