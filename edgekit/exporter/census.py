@@ -22,9 +22,7 @@ _CODES: Mapping[Precision, tuple[str, ...]] = {"int8": ("uint8", "int8"), "int4"
 def take_census(family: Family, weights: Mapping[str, WrittenWeight]) -> tuple[CensusRow, ...]:
     """Return one row for each stored weight tensor, in the order of the graphs."""
     groups = {family.stored(name): family.group(name) for name in family.expected()}
-    scales = {
-        name + SCALE for name in weights
-    }  # not every name that ends so is one: a layer may have a scale of its own
+    scales = {name + SCALE for name in weights}  # a name that ends so may be a layer's own scale
     return tuple(
         CensusRow(
             component=weight.component,

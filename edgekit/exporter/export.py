@@ -32,7 +32,7 @@ from edgekit.exporter.pack import (
 )
 from edgekit.exporter.provenance import write_provenance
 from edgekit.exporter.quality import Progress, compare, pass_or_waive, rounded, whole_clip_distance
-from edgekit.exporter.tables import JoinedTensors, speech_tables, write_tables, written_bundle
+from edgekit.exporter.tables import JoinedTensors, write_tables, written_bundle
 from edgekit.exporter.tokenizer import tokenizer_json
 from edgekit.exporter.weight_check import check_weights
 from edgekit.exporter.weights import SCALE, Weights
@@ -142,9 +142,7 @@ def bundle_source(opened: Bundle) -> _Source:
     generation = json.loads(opened.file(GENERATION).read_bytes())
     family = find_family(config, generation)
     manifest = opened.manifest
-    weights = written_bundle(
-        opened.folder, family, manifest.components, manifest.embedding, speech_tables(manifest.speech)
-    )
+    weights = written_bundle(opened.folder, family, manifest.components, manifest.tables())
     tokenizer = opened.file(TOKENIZER).read_text(encoding="utf-8")
     return _Source(
         BundleTensors(weights), family, config, generation, tokenizer, manifest.name, manifest.source,
@@ -204,9 +202,7 @@ def _make(source: _Source, output: Path, recipe: Recipe, options: ExportOptions)
 def _verified(source: _Source, made: Bundle, recipe: Recipe, options: ExportOptions) -> dict[str, Any]:
     """Return the results of weight check, quality gate and distance to the whole clip; raise where one fails."""
     family, manifest = source.family, made.manifest
-    weights = written_bundle(
-        made.folder, family, manifest.components, manifest.embedding, speech_tables(manifest.speech)
-    )
+    weights = written_bundle(made.folder, family, manifest.components, manifest.tables())
     checked = check_weights(family, weights, source.tensors, lambda done, total: options.progress("check", done, total))
     found: dict[str, Any] = {"weights": checked}
     if source.dummy_seed is not None:  # noise has no quality to lose
@@ -269,7 +265,7 @@ def _build(source: _Source, folder: Path, recipe: Recipe, progress: Progress) ->
     else:
         embedding = write_embedding(folder, w, family.embedding)
     tables = write_tables(folder, family, w)
-    census = take_census(family, written_bundle(folder, family, components, embedding, tables))
+    census = take_census(family, written_bundle(folder, family, components, {"embedding": embedding} | tables))
     check_census(family, census, precision)
     write_json(folder / CONFIG, source.config)
     write_json(folder / GENERATION, source.generation)

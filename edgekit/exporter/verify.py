@@ -19,7 +19,7 @@ from edgekit.exporter.checkpoint import open_checkpoint
 from edgekit.exporter.families import find_family
 from edgekit.exporter.hub import locate
 from edgekit.exporter.quality import check_clips, relative_error
-from edgekit.exporter.tables import speech_tables, written_bundle
+from edgekit.exporter.tables import written_bundle
 from edgekit.exporter.weight_check import check_weights
 from edgekit.recipe import Recipe
 from edgekit.runtime.model import Model, load_opened
@@ -55,8 +55,7 @@ def verify_reference(bundle: str | Path, checkpoint: str | Path) -> tuple[Check,
         raise VerifyError(
             f"{checkpoint}: is of family {family.name}, the bundle of {model.manifest.family}; name its own"
         )
-    tables = speech_tables(model.manifest.speech)
-    weights = written_bundle(opened.folder, family, model.manifest.components, model.manifest.embedding, tables)
+    weights = written_bundle(opened.folder, family, model.manifest.components, model.manifest.tables())
     checked = check_weights(family, weights, found, lambda _done, _total: None)
     error = max(checked["error"].values(), default=0.0)
     recipe = msgspec.convert(model.manifest.recipe, Recipe)

@@ -16,7 +16,7 @@ from edgekit.exporter.dummy import open_dummy
 from edgekit.exporter.export import ExportOptions, export, find_recipe
 from edgekit.exporter.families import find_family
 from edgekit.exporter.families.qwen3_omni import Qwen3Omni
-from edgekit.exporter.tables import JoinedTensors, speech_tables, written_bundle
+from edgekit.exporter.tables import JoinedTensors, written_bundle
 from edgekit.exporter.weight_check import check_weights
 from tests.exporter.parts import Held
 from tests.exporter.test_export import QUICK
@@ -139,9 +139,7 @@ def test_a_bundle_of_a_checkpoint_with_two_tensors_swapped_is_told_apart(one, ot
     manifest = export(folder, tmp_path / "b", ExportOptions(recipe=QUICK, precision=precision))
     source = open_checkpoint(checkpoint("omni"))
     family = find_family(source.config, source.generation)
-    weights = written_bundle(
-        tmp_path / "b", family, manifest.components, manifest.embedding, speech_tables(manifest.speech)
-    )
+    weights = written_bundle(tmp_path / "b", family, manifest.components, manifest.tables())
     with pytest.raises(QualityError, match="does not hold this checkpoint"):
         check_weights(family, weights, source, lambda _done, _total: None)
 
@@ -242,6 +240,16 @@ def test_what_speaks_is_missing_by_name_where_the_config_promises_it(checkpoint,
     folder = shutil.copytree(checkpoint("omni-thinker"), tmp_path / "c")
     (folder / "config.json").write_text(json.dumps(omni.config()))
     with pytest.raises(CheckpointError, match=r"code2wav\..*: missing \(and \d+ more\)"):
+        export(folder, tmp_path / "b", ExportOptions(recipe=QUICK))
+
+
+@pytest.mark.parametrize("name", ["talker.model.layers.9.mlp.gate.weight", "code2wav.other.weight", "thinker.x.weight"])
+def test_a_tensor_that_no_part_knows_is_refused_and_those_of_images_are_not(name, checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint("omni"), tmp_path / "c")
+    tensors = load_file(folder / "model.safetensors")
+    assert any(one.startswith("thinker.visual.") for one in tensors)
+    save_file(tensors | {name: np.zeros(3, np.float32)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"{re.escape(name)}: shape .* not expected"):
         export(folder, tmp_path / "b", ExportOptions(recipe=QUICK))
 
 

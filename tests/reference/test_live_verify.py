@@ -16,7 +16,7 @@ RECIPE = Path(__file__).parents[1] / "exporter" / "judged.toml"
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-@pytest.mark.parametrize("name", ["whisper-experts", "step-dense", "step-moe-4"])
+@pytest.mark.parametrize("name", ["whisper-experts", "step-dense", "step-moe-4", "omni", "omni-thinker"])
 def test_a_bundle_agrees_with_its_own_checkpoint(name, precision, tmp_path):
     checkpoint = checkpoints.write(tmp_path / "c", name)
     export(checkpoint, tmp_path / "b", ExportOptions(recipe=RECIPE, precision=precision, accept_loss="random weights"))

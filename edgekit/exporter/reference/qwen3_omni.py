@@ -1,6 +1,6 @@
 """The torch reference of Qwen3-Omni: transformers' own modules, taken one by one so that images and vocoder stay away.
 
-The thinker's text model with its head, the talker with its code predictor, the audio encoder.
+The thinker's text model with its head, the talker with its code predictor; the ears are ``qwen3_omni_ears``.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,6 @@ from transformers import Qwen3OmniMoeConfig
 from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as published
 
 from edgekit.exporter.checkpoint import open_checkpoint, read
-from edgekit.exporter.families.qwen3_omni_ears import PREFIX
 from edgekit.exporter.reference.qwen3_omni_ears import Qwen3OmniEarsReference
 from edgekit.exporter.reference.whisper import Written
 
@@ -34,7 +33,7 @@ class Qwen3OmniReference:
         thinker = made.thinker_config
         self.thinker = _load(published.Qwen3OmniMoeThinkerTextModel, thinker.text_config, tensors, "thinker.model.")
         self.ears: Qwen3OmniEarsReference | None = None
-        if any(name.startswith(f"{PREFIX}.") for name in tensors):
+        if any(name.startswith("thinker.audio_tower.") for name in tensors):
             self.ears = Qwen3OmniEarsReference(config["thinker_config"]["audio_config"], tensors)
         self.talker = _load(
             published.Qwen3OmniMoeTalkerForConditionalGeneration, made.talker_config, tensors, "talker."
@@ -59,8 +58,8 @@ class Qwen3OmniReference:
         return cls(found.config, {name: read(found, name) for name in names})
 
     def hear(self, mel: Array, chunk_positions: int = 0) -> Array:
-        """Return what the backbone hears (n, hidden) of features (mel_bins, frames), in blocks or chunks of them."""
-        assert self.ears is not None, "these tensors have no audio tower"
+        """Return what the backbone hears (n, hidden) of features (mel_bins, frames); see Qwen3OmniEarsReference."""
+        assert self.ears, "tensors of the audio tower were given"
         return self.ears.hear(mel, chunk_positions)
 
     @torch.inference_mode()
