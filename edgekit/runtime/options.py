@@ -36,8 +36,8 @@ class StreamOptions:
     language if none is given). ``partials``: write drafts of the text while the user talks, which costs work and makes
     the final text of a long utterance come sooner; cross-attention models only.
 
-    For prefix models: ``system`` text, ``prompt`` (the name of a question that the bundle knows, or one's own, which may
-    be about any sound: the gate is then ``sound`` unless another one is asked for), ``tools``
+    For prefix models: ``system`` text, ``prompt`` (the name of a question that the bundle knows, or one's own, which
+    may be about any sound: the gate is then ``sound`` unless another one is asked for), ``tools``
     (their schemas as text), ``turns`` (how many earlier ones an answer remembers at most; None: all that fit),
     ``think`` (whether a thought precedes the answer, or of how many tokens at most).
 
