@@ -79,7 +79,8 @@ class FrontEnd(Struct, frozen=True):
     """Whisper-style log-mel: STFT with a periodic Hann window, Slaney mel filters, log10, floor, (x + 4) / 4.
 
     The floor is ``dynamic_range`` below the running maximum of the utterance (log10 units). ``right_pad_samples`` zeros
-    follow the last sample; ``edge`` says what the STFT sees beyond them.
+    follow the last sample; ``edge`` says what the STFT sees beyond them. Samples that are less than a hop at the end of
+    an utterance are filled up with silence to a frame, or, with ``whole_hops``, make no frame of their own.
     """
 
     mel_bins: int
@@ -89,14 +90,16 @@ class FrontEnd(Struct, frozen=True):
     dynamic_range: float = 8.0
     right_pad_samples: int = 0
     edge: Literal["zero", "reflect"] = "zero"
+    whole_hops: bool = False
 
 
 class Grid(Struct, frozen=True):
     """The internal rhythm of a stream, in mel frames of 10 ms; every split of the input lands on it.
 
-    An encoder call takes ``left_frames + chunk_frames + right_frames`` mel frames and writes ``chunk_frames //
-    frames_per_position`` positions of its cache. An utterance is ended by ``tail_frames`` of silence, then filled to a
-    multiple of ``pad_to_frames``; it is split when it reaches ``max_frames``.
+    An encoder call takes ``left_frames + chunk_frames + right_frames`` mel frames and makes ``positions(chunk_frames)``
+    positions. ``segment_frames``: the encoder's convolutions start anew after so many frames. An utterance is ended by
+    ``tail_frames`` of silence, then filled to a multiple of ``pad_to_frames``; it is split when it reaches
+    ``max_frames``.
     """
 
     mode: GridMode
@@ -106,9 +109,16 @@ class Grid(Struct, frozen=True):
     left_frames: int = 2
     right_frames: int = 1
     frames_per_position: int = 2
+    segment_frames: int | None = None
     tail_frames: int = 0
     pad_to_frames: int = 1
     masks_last_position: bool = False
+
+    def positions(self, frames: int) -> int:
+        """Return the positions that so many frames of one call become; each segment's last may be of fewer frames."""
+        segment = self.segment_frames or max(1, frames)
+        whole, rest = divmod(frames, segment)
+        return whole * -(-segment // self.frames_per_position) - (-rest // self.frames_per_position)
 
 
 class Sampling(Struct, frozen=True):

@@ -103,12 +103,15 @@ def cross_attention(g: GraphWriter, q: str, layer: int, *, heads: int, head_dim:
     return g.node("Squeeze", out, batch)
 
 
-def rotary_tables(g: GraphWriter, positions: int, head_dim: int, theta: float) -> tuple[str, str]:
-    """Return names of cos and sin tables (positions, head_dim / 2). Source: RoPE, half-split layout of Qwen2."""
+def rotary_tables(g: GraphWriter, positions: int, head_dim: int, theta: float, prefix: str = "") -> tuple[str, str]:
+    """Return names of cos and sin tables (positions, head_dim / 2). Source: RoPE, half-split layout of Qwen2.
+
+    prefix: of their names, which differ between the graphs of one bundle.
+    """
     frequencies = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     angles = np.outer(np.arange(positions, dtype=np.float64), frequencies)
-    return g.tensor("rotary.cos", np.cos(angles).astype(np.float32)), g.tensor(
-        "rotary.sin", np.sin(angles).astype(np.float32)
+    return g.tensor(f"{prefix}rotary.cos", np.cos(angles).astype(np.float32)), g.tensor(
+        f"{prefix}rotary.sin", np.sin(angles).astype(np.float32)
     )
 
 
@@ -126,7 +129,7 @@ def scatter_mix(g: GraphWriter, scores: str, places: str, values: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class EncoderShape:
-    """Sizes of a Whisper-type audio encoder."""
+    """Sizes of an audio encoder; ``positions`` is what its cache holds."""
 
     mel_bins: int
     width: int
@@ -141,13 +144,10 @@ class EncoderShape:
         return self.width // self.heads
 
 
-@dataclass(frozen=True, slots=True)
-class EncoderNames:
-    """Tensor names of a Whisper-type audio encoder; ``layer`` and the parts below it are joined by dots."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerNames:
+    """Tensor names of an encoder's layers; ``layer`` and the parts below it are joined by dots."""
 
-    conv1: str
-    conv2: str
-    positions: str
     layer: str
     query: str
     key: str
@@ -157,23 +157,18 @@ class EncoderNames:
     up: str
     down: str
     mlp_norm: str
-    final_norm: str
+    key_biased: bool = False
 
-    def shapes(self, size: EncoderShape) -> dict[str, tuple[int, ...]]:
-        """Return name and shape of every tensor."""
+    def layer_shapes(self, size: EncoderShape) -> dict[str, tuple[int, ...]]:
+        """Return name and shape of every tensor of the layers."""
         width, inner = size.width, size.inner
-        found: dict[str, tuple[int, ...]] = {
-            f"{self.conv1}.weight": (width, size.mel_bins, 3),
-            f"{self.conv2}.weight": (width, width, 3),
-            self.positions: (size.positions, width),
-            f"{self.final_norm}.weight": (width,),
-        }
-        found |= {f"{name}.bias": (width,) for name in (self.conv1, self.conv2, self.final_norm)}
+        biased = (self.query, self.value, self.out, self.attention_norm, self.mlp_norm, self.down)
+        found: dict[str, tuple[int, ...]] = {}
         for layer in range(size.layers):
             at = self.layer.format(layer)
             for part in (self.query, self.key, self.value, self.out):
                 found[f"{at}.{part}.weight"] = (width, width)
-            for part in (self.query, self.value, self.out, self.attention_norm, self.mlp_norm, self.down):
+            for part in (*biased, self.key) if self.key_biased else biased:
                 found[f"{at}.{part}.bias"] = (width,)
             for part in (self.attention_norm, self.mlp_norm):
                 found[f"{at}.{part}.weight"] = (width,)
@@ -185,6 +180,28 @@ class EncoderNames:
         """Return the weights that are quantised."""
         parts = (self.query, self.key, self.value, self.out, self.up, self.down)
         return frozenset(f"{self.layer.format(i)}.{part}.weight" for i in range(size.layers) for part in parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderNames(LayerNames):
+    """Tensor names of a Whisper-type audio encoder."""
+
+    conv1: str
+    conv2: str
+    positions: str
+    final_norm: str
+
+    def shapes(self, size: EncoderShape) -> dict[str, tuple[int, ...]]:
+        """Return name and shape of every tensor."""
+        width = size.width
+        found: dict[str, tuple[int, ...]] = {
+            f"{self.conv1}.weight": (width, size.mel_bins, 3),
+            f"{self.conv2}.weight": (width, width, 3),
+            self.positions: (size.positions, width),
+            f"{self.final_norm}.weight": (width,),
+        }
+        found |= {f"{name}.bias": (width,) for name in (self.conv1, self.conv2, self.final_norm)}
+        return found | self.layer_shapes(size)
 
 
 def audio_encoder(g: GraphWriter, w: Weights, names: EncoderNames, size: EncoderShape, *, pooled: bool) -> None:
@@ -202,7 +219,7 @@ def audio_encoder(g: GraphWriter, w: Weights, names: EncoderNames, size: Encoder
     valid = g.input("valid", "int64", (1,)) if pooled else ""
     bias = _key_mask(g, at, valid, x) if pooled else ""
     for layer in range(size.layers):
-        x = _encoder_layer(g, w, names, size, layer, x, at, bias)
+        x = encoder_layer(g, w, names, size, layer, x, at, bias)
     if pooled:
         x = _pool_pairs(g, x, at, valid)
     g.output(layer_norm(g, w, x, names.final_norm), "frames", "float32", ("frames", size.width))
@@ -255,9 +272,10 @@ def _pool_pairs(g: GraphWriter, x: str, at: Steps, valid: str) -> str:
     return g.node("Mul", g.node("Add", even, odd), g.constant(0.5))
 
 
-def _encoder_layer(
-    g: GraphWriter, w: Weights, names: EncoderNames, size: EncoderShape, layer: int, x: str, at: Steps, bias: str
+def encoder_layer(
+    g: GraphWriter, w: Weights, names: LayerNames, size: EncoderShape, layer: int, x: str, at: Steps, bias: str = ""
 ) -> str:
+    """Return x (S, width) after one layer: every row sees every other of this call and the cache, ``bias`` added."""
     root = names.layer.format(layer)
 
     def linear(value: str, part: str, biased: bool = True) -> str:
@@ -266,8 +284,9 @@ def _encoder_layer(
 
     normed = layer_norm(g, w, x, f"{root}.{names.attention_norm}")
     attended = cached_attention(
-        g, linear(normed, names.query), linear(normed, names.key, biased=False), linear(normed, names.value), layer, at,
-        heads=size.heads, kv_heads=size.heads, head_dim=size.head_dim, capacity=size.positions, causal=False, bias=bias,
+        g, linear(normed, names.query), linear(normed, names.key, names.key_biased), linear(normed, names.value), layer,
+        at, heads=size.heads, kv_heads=size.heads, head_dim=size.head_dim, capacity=size.positions, causal=False,
+        bias=bias,
     )  # fmt: skip
     x = g.node("Add", x, linear(attended, names.out))
     normed = layer_norm(g, w, x, f"{root}.{names.mlp_norm}")

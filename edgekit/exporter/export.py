@@ -32,10 +32,11 @@ from edgekit.exporter.pack import (
 )
 from edgekit.exporter.provenance import write_provenance
 from edgekit.exporter.quality import Progress, compare, pass_or_waive, rounded, whole_clip_distance
+from edgekit.exporter.tables import JoinedTensors, speech_tables, write_tables, written_bundle
 from edgekit.exporter.tokenizer import tokenizer_json
 from edgekit.exporter.weight_check import check_weights
 from edgekit.exporter.weights import SCALE, Weights
-from edgekit.exporter.written import BundleTensors, written_embedding, written_weights
+from edgekit.exporter.written import BundleTensors, written_weights
 from edgekit.recipe import GROUPS, GridSettings, Group, PrecisionSettings, Recipe, load_recipe, load_target
 from edgekit.resources import resource
 from edgekit.runtime.external_data import check_external_data
@@ -45,6 +46,7 @@ CONFIG = "config.json"
 GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer.json"
 
+_RECIPES = {"step_audio_2": "step-audio-2-mini", "qwen3_omni_moe": "qwen3-omni-30b"}
 FLOAT = PrecisionSettings(encoder="float32", backbone="float32", experts="float32", head="float32", decoder="float32")
 
 
@@ -139,14 +141,11 @@ def bundle_source(opened: Bundle) -> _Source:
     config = json.loads(opened.file(CONFIG).read_bytes())
     generation = json.loads(opened.file(GENERATION).read_bytes())
     family = find_family(config, generation)
-    weights = written_weights(opened.folder, opened.manifest.components)
-    weights |= {
-        name: weight
-        for name, weight in written_embedding(opened.folder, family.embedding, opened.manifest.embedding).items()
-        if name not in weights
-    }
-    tokenizer = opened.file(TOKENIZER).read_text(encoding="utf-8")
     manifest = opened.manifest
+    weights = written_bundle(
+        opened.folder, family, manifest.components, manifest.embedding, speech_tables(manifest.speech)
+    )
+    tokenizer = opened.file(TOKENIZER).read_text(encoding="utf-8")
     return _Source(
         BundleTensors(weights), family, config, generation, tokenizer, manifest.name, manifest.source,
         manifest.dummy_seed,
@@ -166,7 +165,7 @@ def find_recipe(named: str | Path | None, config: Mapping[str, Any]) -> Recipe:
         return load_recipe(folder / "recipe.toml" if folder.is_dir() else folder.with_name(folder.name + ".toml"))
     extra = config.get("edgekit")
     shipped = extra.get("recipe") if isinstance(extra, Mapping) else None
-    name = shipped or {"step_audio_2": "step-audio-2-mini"}.get(str(config.get("model_type")), "whisper")
+    name = shipped or _RECIPES.get(str(config.get("model_type")), "whisper")
     return load_recipe(resource("export") / str(name) / "recipe.toml")
 
 
@@ -205,8 +204,9 @@ def _make(source: _Source, output: Path, recipe: Recipe, options: ExportOptions)
 def _verified(source: _Source, made: Bundle, recipe: Recipe, options: ExportOptions) -> dict[str, Any]:
     """Return the results of weight check, quality gate and distance to the whole clip; raise where one fails."""
     family, manifest = source.family, made.manifest
-    weights = written_embedding(made.folder, family.embedding, manifest.embedding)
-    weights |= written_weights(made.folder, manifest.components)
+    weights = written_bundle(
+        made.folder, family, manifest.components, manifest.embedding, speech_tables(manifest.speech)
+    )
     checked = check_weights(family, weights, source.tensors, lambda done, total: options.progress("check", done, total))
     found: dict[str, Any] = {"weights": checked}
     if source.dummy_seed is not None:  # noise has no quality to lose
@@ -255,7 +255,7 @@ def _build(source: _Source, folder: Path, recipe: Recipe, progress: Progress) ->
         done += count
         progress("build", done, total)
 
-    w = Weights(source.tensors, precision, recipe.quantize, report)
+    w = Weights(JoinedTensors(source.tensors, family), precision, recipe.quantize, report)
     components = {}
     for name in family.components:
         with GraphWriter(folder, name) as g:
@@ -267,8 +267,8 @@ def _build(source: _Source, folder: Path, recipe: Recipe, progress: Progress) ->
         embedding = tied_embedding(folder, table, weights.get(table.name + SCALE))
     else:
         embedding = write_embedding(folder, w, family.embedding)
-        weights |= written_embedding(folder, family.embedding, embedding)
-    census = take_census(family, weights)
+    tables = write_tables(folder, family, w)
+    census = take_census(family, written_bundle(folder, family, components, embedding, tables))
     check_census(family, census, precision)
     write_json(folder / CONFIG, source.config)
     write_json(folder / GENERATION, source.generation)
@@ -300,12 +300,14 @@ def _build(source: _Source, folder: Path, recipe: Recipe, progress: Progress) ->
         files=list_files(folder),
         source=source.origin,
         dummy_seed=source.dummy_seed,
+        speech=family.speech(tables, source.tokenizer),
         license=recipe.license,
     )
 
 
 def _component_precision(component: str, precision: Mapping[Group, Precision]) -> Precision:
-    return precision["backbone" if component == "backbone" else "encoder"]
+    groups: dict[str, Group] = {"encoder": "encoder", "adapter": "encoder", "backbone": "backbone"}
+    return precision[groups.get(component, "decoder")]
 
 
 def _bytes(shape: tuple[int, ...]) -> int:

@@ -23,6 +23,7 @@ from edgekit.exporter.graph import Array
 from edgekit.exporter.quantize import choose_block, quantize_blocks
 from edgekit.exporter.weights import BITS, Weights
 from edgekit.exporter.written import WrittenWeight
+from edgekit.recipe import Group
 
 MANIFEST = "manifest.json"
 PROVENANCE = "provenance.json"
@@ -122,19 +123,19 @@ def tied_embedding(folder: Path, weight: WrittenWeight, scales: WrittenWeight | 
     )  # fmt: skip
 
 
-def write_embedding(folder: Path, w: Weights, name: str) -> Embedding:
-    """Write a token table of its own, in the head's precision, and return where it lies."""
+def write_embedding(folder: Path, w: Weights, name: str, group: Group = "head", file: str = EMBEDDING) -> Embedding:
+    """Write a token table into a file of its own, in the precision of its group, and return where it lies."""
     rows, width = w.source.shape(name)
-    precision = w.precision["head"]
-    path = folder / EMBEDDING
+    precision = w.precision[group]
+    path = folder / file
     if precision == "float32":
         with path.open("wb") as stream:
             for _, block in w.blocks(name):
                 stream.write(block.data)
         return Embedding(
-            weight=TensorRef(file=EMBEDDING, offset=0, dtype="float32", shape=(rows, width)), scales=None, width=width
+            weight=TensorRef(file=file, offset=0, dtype="float32", shape=(rows, width)), scales=None, width=width
         )
-    bits, size = BITS[precision], choose_block(width, w.settings.head_block)
+    bits, size = BITS[precision], choose_block(width, w.block(group))
     blocks = -(-width // size)
     shape = (rows, blocks, size * bits // 8)
     start = -(-rows * blocks * shape[2] // _PAGE) * _PAGE
@@ -146,8 +147,8 @@ def write_embedding(folder: Path, w: Weights, name: str) -> Embedding:
             stream.seek(start + row * blocks * 4)
             stream.write(scales.data)
     return Embedding(
-        weight=TensorRef(file=EMBEDDING, offset=0, dtype="uint8", shape=shape),
-        scales=TensorRef(file=EMBEDDING, offset=start, dtype="float32", shape=(rows, blocks)),
+        weight=TensorRef(file=file, offset=0, dtype="uint8", shape=shape),
+        scales=TensorRef(file=file, offset=start, dtype="float32", shape=(rows, blocks)),
         width=width, block_size=size, bits=bits,
     )  # fmt: skip
 

@@ -18,8 +18,8 @@ from edgekit.exporter.checkpoint import open_checkpoint
 from edgekit.exporter.families import find_family
 from edgekit.exporter.hub import locate
 from edgekit.exporter.quality import check_clips, relative_error
+from edgekit.exporter.tables import speech_tables, written_bundle
 from edgekit.exporter.weight_check import check_weights
-from edgekit.exporter.written import written_embedding, written_weights
 from edgekit.recipe import Recipe
 from edgekit.runtime.model import Model, load_opened
 from edgekit.runtime.probe import Answer, Heard, answer, hear
@@ -50,8 +50,8 @@ def verify_reference(bundle: str | Path, checkpoint: str | Path) -> tuple[Check,
         raise VerifyError(
             f"{checkpoint}: is of family {family.name}, the bundle of {model.manifest.family}; name its own"
         )
-    weights = written_embedding(model.bundle.folder, family.embedding, model.manifest.embedding)
-    weights |= written_weights(model.bundle.folder, model.manifest.components)
+    tables = speech_tables(model.manifest.speech)
+    weights = written_bundle(opened.folder, family, model.manifest.components, model.manifest.embedding, tables)
     checked = check_weights(family, weights, found, lambda _done, _total: None)
     error = max(checked["error"].values(), default=0.0)
     recipe = msgspec.convert(model.manifest.recipe, Recipe)
@@ -150,7 +150,7 @@ def _mel(manifest: Manifest, heard: Heard) -> Array:
 
 def _chunk_positions(manifest: Manifest) -> int:
     grid = manifest.grid
-    return grid.chunk_frames // grid.frames_per_position if grid.mode == "chunked" else 0
+    return grid.positions(grid.chunk_frames) if grid.mode == "chunked" else 0
 
 
 def _prompt(manifest: Manifest) -> list[int]:

@@ -15,6 +15,7 @@ from edgekit.errors import QualityError
 from edgekit.exporter.checkpoint import Tensors, read
 from edgekit.exporter.families import Family
 from edgekit.exporter.quantize import dequantize_blocks, half_step
+from edgekit.exporter.tables import JoinedTensors
 from edgekit.exporter.weights import SCALE, row_blocks
 from edgekit.exporter.written import WrittenWeight
 
@@ -33,7 +34,9 @@ def check_weights(
     Raises QualityError naming the first tensor of which a stored number is further from its source than its format
     allows.
     """
-    stored = sorted({family.stored(name) for name in family.expected()})
+    expected = family.expected()
+    stored = sorted({family.stored(name) for name in expected})
+    source = JoinedTensors(source, family)
     quantised = 0
     squares: dict[str, list[float]] = {}
     for done, name in enumerate(stored):
@@ -42,7 +45,8 @@ def check_weights(
                 f"{name}: not in the bundle, the checkpoint has it; name the checkpoint it was made from"
             )
         weight = weights[name]
-        for given, held, scale in _pairs(family, name, weight, weights.get(name + SCALE), source):
+        banked = name not in expected or family.group(name) == "experts"
+        for given, held, scale in _pairs(family, weight, weights.get(name + SCALE), source, banked=banked):
             if given.size != held.size:
                 raise QualityError(
                     f"{name}: {held.size} numbers in the bundle, {given.size} in the checkpoint; name its own"
@@ -67,11 +71,11 @@ def check_weights(
 
 
 def _pairs(
-    family: Family, name: str, weight: WrittenWeight, scales: WrittenWeight | None, source: Tensors
+    family: Family, weight: WrittenWeight, scales: WrittenWeight | None, source: Tensors, *, banked: bool
 ) -> Iterator[_Pair]:
-    experts = family.group(name) == "experts" or name not in family.expected()
+    name = weight.name
     if weight.dtype == np.float32:
-        if experts and len(weight.shape) == 3:
+        if banked and len(weight.shape) == 3:
             for expert in range(weight.shape[0]):
                 yield family.expert_rows(source, name, expert), weight.rows(expert, expert + 1)[0], None
         else:

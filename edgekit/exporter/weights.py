@@ -41,7 +41,7 @@ class ExpertBank:
     ``names`` are the stored names of the input projections (experts, inner, hidden; gate and up rows interleaved where
     ``gated``) and of the output projections (experts, hidden, inner); ``load(name, expert)`` gives one expert's matrix.
     ``bias`` names the bias of the input projections, experts x inner values. ``chosen`` is the most experts a token may
-    have.
+    have. ``group`` is the precision group of the matrices.
     """
 
     names: tuple[str, str]
@@ -52,6 +52,7 @@ class ExpertBank:
     gated: bool
     load: Callable[[str, int], Float]
     bias: str | None = None
+    group: Group = "experts"
 
     @property
     def first_rows(self) -> int:
@@ -82,6 +83,10 @@ class Weights:
             self.report(block.nbytes)
             yield start, block
 
+    def block(self, group: Group) -> int:
+        """Return the largest block that the recipe allows in a group's linears and tables."""
+        return self.settings.head_block if group == "head" else self.settings.backbone_block
+
     def plain(self, g: GraphWriter, name: str) -> str:
         """Store a tensor as float32 under its own name: norms, biases, convolutions, positions, routers."""
         return g.tensor(name, self.read(name))
@@ -99,7 +104,7 @@ class Weights:
         if precision == "int8" and group == "encoder":
             return self._linear_channels(g, x, name, offset)
         bits = BITS[precision]
-        block_size = choose_block(width, self.settings.head_block if group == "head" else self.settings.backbone_block)
+        block_size = choose_block(width, self.block(group))
         count = -(-width // block_size)
         codes = g.weight(name, "uint8", (rows, count, block_size * bits // 8))
         scales = g.weight(name + SCALE, "float32", (rows, count))
@@ -125,9 +130,9 @@ class Weights:
         only rank them. Plain experts use GELU, gated ones SwiGLU.
         """
         bias = g.tensor(bank.bias, self.read(bank.bias).reshape(bank.experts, -1)) if bank.bias else ""
-        if self.precision["experts"] == "float32":
+        if self.precision[bank.group] == "float32":
             return self._experts_float(g, x, mix, bank, bias)
-        bits = BITS[self.precision["experts"]]
+        bits = BITS[self.precision[bank.group]]
         block = choose_expert_block(bank.hidden, bank.inner, self.settings.experts_block)
         for name, rows, width in (
             (bank.names[0], bank.first_rows, bank.hidden),

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edgekit.bundle import Component, Embedding, TensorRef
+from edgekit.bundle import Component, Embedding
 from edgekit.errors import BundleFormatError, CheckpointError
 from edgekit.exporter.graph import Array
 
@@ -67,6 +67,7 @@ def written_weights(folder: Path, components: Mapping[str, Component]) -> dict[s
         for proto in model.graph.initializer:
             if proto.name.startswith("const."):
                 continue
+            assert proto.name not in found, f"{proto.name}: in {found[proto.name].component} and in {name}"
             op, attributes = uses.get(proto.name, ("unused", {}))
             external = {entry.key: entry.value for entry in proto.external_data}
             found[proto.name] = WrittenWeight(
@@ -83,17 +84,18 @@ def written_weights(folder: Path, components: Mapping[str, Component]) -> dict[s
     return found
 
 
-def written_embedding(folder: Path, name: str, embedding: Embedding) -> dict[str, WrittenWeight]:
-    """Return the token table where it has a file of its own, as weights consumed by the host's ``Lookup``."""
+def written_embedding(
+    folder: Path, name: str, embedding: Embedding, place: str = "embedding"
+) -> dict[str, WrittenWeight]:
+    """Return a token table as weights consumed by the host's ``Lookup``; ``place`` stands for their component."""
     refs = {name: embedding.weight} | ({name + ".scale": embedding.scales} if embedding.scales else {})
-    return {key: _from_ref(folder, key, ref, embedding) for key, ref in refs.items()}
-
-
-def _from_ref(folder: Path, name: str, ref: TensorRef, embedding: Embedding) -> WrittenWeight:
     attributes = {"bits": embedding.bits, "block_size": embedding.block_size, "K": embedding.width}
-    return WrittenWeight(
-        "embedding", name, np.dtype(ref.dtype), ref.shape, "Lookup", attributes, folder / ref.file, ref.offset, None
-    )
+    return {
+        key: WrittenWeight(
+            place, key, np.dtype(ref.dtype), ref.shape, "Lookup", attributes, folder / ref.file, ref.offset, None
+        )
+        for key, ref in refs.items()
+    }
 
 
 def _uses(graph: onnx.GraphProto) -> dict[str, tuple[str, Mapping[str, Any]]]:

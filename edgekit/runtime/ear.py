@@ -52,7 +52,7 @@ class Ear:
 
     def _encode(self, chunks: Iterable[MelChunk]) -> Iterator[Array]:
         for chunk in chunks:
-            positions = -(-chunk.frames // self._grid.frames_per_position)
+            positions = self._grid.positions(chunk.frames)
             inputs: dict[str, Array] = {"mel": chunk.mel, "start": self._start}
             if self._grid.masks_last_position:
                 self._valid[0] = self._start[0] + positions - chunk.last

@@ -150,7 +150,7 @@ class LogMel:
         """Return the frames of an utterance of so many samples, silence at its end and padding included."""
         if samples == 0:
             return 0
-        if self._front_end.right_pad_samples:
+        if self._front_end.right_pad_samples or self._front_end.whole_hops:
             base = (samples + self._front_end.right_pad_samples) // self._hop
         else:
             base = -(-samples // self._hop)

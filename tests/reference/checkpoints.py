@@ -109,7 +109,7 @@ def digest(folder: Path) -> str:
 
 def write_whisper(folder: Path, shape: WhisperShape) -> Path:
     """Write a Whisper checkpoint of any shape into ``folder`` and return the folder."""
-    draw = _Draw(shape.seed)
+    draw = Draw(shape.seed)
     width, wide = shape.width, shape.feed_forward
     draw.matrix("model.encoder.conv1", (width, shape.mel_bins, 3), 2.0)
     draw.matrix("model.encoder.conv2", (width, width, 3), 2.0)
@@ -132,7 +132,7 @@ def write_whisper(folder: Path, shape: WhisperShape) -> Path:
                 draw.matrix(f"{layer}.router", (shape.experts, width), 2.0)
     tokenizer, special = whisper_tokenizer(shape.vocabulary)
     config, generation = _whisper_config(shape, special)
-    return _publish(folder, (config, generation), draw.tensors, tokenizer)
+    return publish(folder, (config, generation), draw.tensors, tokenizer)
 
 
 def write_step_audio(folder: Path, shape: StepAudioShape) -> Path:
@@ -140,7 +140,7 @@ def write_step_audio(folder: Path, shape: StepAudioShape) -> Path:
 
     The special tokens stand at small ids behind the text tokens; a loader has to read them from the tokenizer.
     """
-    draw = _Draw(shape.seed)
+    draw = Draw(shape.seed)
     width, hidden = shape.width, shape.text_hidden
     draw.matrix("encoder.conv1", (width, shape.mel_bins, 3), 2.0)
     draw.matrix("encoder.conv2", (width, width, 3), 2.0)
@@ -165,7 +165,7 @@ def write_step_audio(folder: Path, shape: StepAudioShape) -> Path:
         _text_layer(draw, f"model.layers.{index}", shape)
     tokenizer = step_audio_tokenizer(shape.vocabulary)
     config, generation = _step_config(shape, tokenizer)
-    return _publish(folder, (config, generation), draw.tensors, tokenizer)
+    return publish(folder, (config, generation), draw.tensors, tokenizer)
 
 
 def mel_features(seed: int, mel_bins: int, frames: int) -> Array:
@@ -174,7 +174,7 @@ def mel_features(seed: int, mel_bins: int, frames: int) -> Array:
     return (steps / 32).astype(np.float32)
 
 
-class _Draw:
+class Draw:
     """Seeded tensors by name: adding one never changes another. ``tensors`` collects them."""
 
     def __init__(self, seed: int) -> None:
@@ -201,7 +201,7 @@ class _Draw:
             self.table(f"{name}.bias", (size,), 0.2)
 
 
-def _text_layer(draw: _Draw, layer: str, shape: StepAudioShape) -> None:
+def _text_layer(draw: Draw, layer: str, shape: StepAudioShape) -> None:
     hidden, head, dense = shape.text_hidden, shape.text_head_dim, not shape.experts
     draw.norm(f"{layer}.input_layernorm", hidden, bias=False)
     draw.norm(f"{layer}.post_attention_layernorm", hidden, bias=False)
@@ -219,7 +219,7 @@ def _text_layer(draw: _Draw, layer: str, shape: StepAudioShape) -> None:
         _gated(draw, f"{layer}.mlp.experts.{expert}", hidden, shape.expert_feed_forward)
 
 
-def _gated(draw: _Draw, name: str, hidden: int, wide: int) -> None:
+def _gated(draw: Draw, name: str, hidden: int, wide: int) -> None:
     draw.matrix(f"{name}.gate_proj", (wide, hidden), 1.5, bias=False)
     draw.matrix(f"{name}.up_proj", (wide, hidden), 1.5, bias=False)
     draw.matrix(f"{name}.down_proj", (hidden, wide), 2.0, bias=False)
@@ -327,7 +327,7 @@ def _step_config(shape: StepAudioShape, tokenizer: Tokenizer) -> tuple[dict[str,
     return config, {"eos_token_id": stops, "pad_token_id": stops[0]}
 
 
-def _publish(
+def publish(
     folder: Path, configs: tuple[dict[str, Any], dict[str, Any]], tensors: dict[str, Array], tokenizer: Tokenizer
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,11 @@ weights; for each sound its key, a dot and ``mel`` (int8, 32 steps to 1), ``fram
 the adapter makes of it: every HEARD_COLUMNS-th position of the cross-KV, or all embeddings); for each passage its key,
 a dot and ``before``, ``after`` (token ids around the sound), ``tokens`` (greedy ones behind them), ``rows`` and
 ``logits`` (of those rows, every token forced).
+
+``omni-text.npz`` is of the text parts of ``tests/reference/qwen3_omni.py``: ``digest``; for 1 and 2 experts a token
+``k1.`` and ``k2.`` with ``logits`` (of ``rows``) and ``hidden`` of rows "text" and greedy ``tokens`` behind them;
+``talker.logits`` and ``talker.hidden`` of rows "talked"; ``predictor.logits`` of every step; ``adapter.embeds`` of rows
+"text", every third of which is sound; ``codes.N``, greedy frames behind nine rows with N rows of text after them.
 """
 
 from dataclasses import dataclass

@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from edgekit.exporter.reference.qwen3_omni import Qwen3OmniReference
 from edgekit.exporter.reference.step_audio import StepAudioReference
 from edgekit.exporter.reference.whisper import WhisperReference
+from tests.exporter.omni import CONFIG, weights
 from tests.reference import checkpoints, goldens
+from tests.reference import qwen3_omni as omni
 from tests.reference.goldens import Golden, Passage
 
 SMALLEST_LEAD = 1e-3  # of a greedy token's logit; ten times what a graph's logits may be off
@@ -29,6 +32,34 @@ def make(checkpoint: str, folder: Path) -> Golden:
     else:
         _step_audio(checkpoint, folder, golden)
     return golden
+
+
+def make_omni() -> Golden:
+    """Return the golden of the text parts of the tiny Qwen3-Omni; ``tests/reference/goldens.py`` describes it."""
+    reference = Qwen3OmniReference(CONFIG, weights())
+    golden: Golden = {"digest": np.array(omni.digest(weights()))}
+    text, talked = omni.rows("text", omni.TEXT_ROWS, 64), omni.rows("talked", omni.TALKER_ROWS, 32)
+    for count in (1, 2):
+        logits, golden[f"k{count}.hidden"] = reference.think(text, count)
+        golden[f"k{count}.logits"] = logits[goldens.rows(len(logits))]
+        _lucky(reference.router_gap(), SMALLEST_GAP / 10)  # fewer numbers in a sum, and gates of less weight
+        written = reference.write(text, goldens.GREEDY_TOKENS, count)
+        _lucky(written.lead, SMALLEST_LEAD)
+        golden[f"k{count}.tokens"] = np.array(written.tokens, np.int64)
+    logits, golden["talker.hidden"] = reference.talk(talked)
+    golden["talker.logits"] = logits[goldens.rows(len(logits))]
+    _lucky(reference.router_gap(), SMALLEST_GAP / 10)
+    golden["predictor.logits"] = reference.predict(talked[: omni.CODEBOOKS])
+    golden["adapter.embeds"] = reference.adapt(text, np.arange(omni.TEXT_ROWS) % 3 == 1)
+    for trailing in (1, omni.FRAMES + 8):
+        codes, lead = reference.speak(talked[:9], omni.rows("trailing", trailing, 32), talked[9], omni.FRAMES)
+        _lucky(lead, SMALLEST_LEAD)
+        golden[f"codes.{trailing}"] = codes
+    return golden
+
+
+def _lucky(found: float, least: float) -> None:
+    assert found >= least, f"a token, code or expert leads by {found:.1e}, at least {least:.0e}; take another seed"
 
 
 def differences(fresh: Golden, stored: Golden) -> list[str]:
@@ -114,9 +145,13 @@ def main(arguments: list[str]) -> int:
     """Write or check every golden; return the exit status."""
     torch.set_num_threads(1)
     failed = False
-    for checkpoint in checkpoints.SHAPES:
+    for checkpoint in (*checkpoints.SHAPES, omni.GOLDEN):
         with tempfile.TemporaryDirectory() as folder:
-            golden = make(checkpoint, checkpoints.write(Path(folder), checkpoint))
+            golden = (
+                make_omni()
+                if checkpoint == omni.GOLDEN
+                else make(checkpoint, checkpoints.write(Path(folder), checkpoint))
+            )
         if "--check" in arguments:
             found = differences(golden, goldens.load(checkpoint))
             failed |= bool(found)

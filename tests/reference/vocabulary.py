@@ -16,12 +16,12 @@ LANGUAGES = ("en", "zh", "de", "fr")
 TIMESTAMPS = 101
 
 
-def _byte_level(size: int, pieces: pre_tokenizers.PreTokenizer) -> Tokenizer:
-    """Return a byte-level BPE tokenizer with ``size`` tokens: 256 bytes and pieces of common words."""
+def _byte_level(size: int, pieces: pre_tokenizers.PreTokenizer, bare: tuple[str, ...] = ()) -> Tokenizer:
+    """Return a byte-level BPE tokenizer with ``size`` tokens: 256 bytes and pieces of ``bare`` and common words."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {symbol: index for index, symbol in enumerate(alphabet)}
     merges: list[tuple[str, str]] = []
-    for word in ("\u0120" + word for word in _WORDS.split()):  # U+0120 stands for the space before a word
+    for word in (*bare, *("\u0120" + word for word in _WORDS.split())):  # U+0120: the space before a word
         for cut in range(1, len(word)):
             if len(vocabulary) < size and word[: cut + 1] not in vocabulary:
                 merges.append((word[:cut], word[cut]))
@@ -49,12 +49,23 @@ def whisper_tokenizer(size: int) -> tuple[Tokenizer, dict[str, int]]:
     return tokenizer, {mark: text + index for index, mark in enumerate(marks)}
 
 
+def omni_tokenizer(size: int) -> Tokenizer:
+    """Return a tokenizer of ``size`` tokens cut as Qwen2 cuts, roles whole, Qwen3-Omni's special tokens at the end."""
+    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
+    marks += ["<|video_pad|>", "<|audio_start|>", "<|audio_end|>", "<tts_pad>", "<tts_text_bos>", "<tts_text_eod>"]
+    return _qwen(size, [*marks, "<|audio_pad|>"], ("system", "user", "assistant"))
+
+
 def step_audio_tokenizer(size: int) -> Tokenizer:
     """Return a tokenizer of ``size`` tokens cut as Qwen2 cuts, Step-Audio's special tokens at the end."""
     marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|BOT|>", "<|EOT|>", "<audio_start>", "<audio_end>"]
     marks += ["<audio_patch>", "<tts_start>", "<tts_end>", "<tts_pad>", *(f"<audio_{index}>" for index in range(8))]
+    return _qwen(size, marks)
+
+
+def _qwen(size: int, marks: list[str], bare: tuple[str, ...] = ()) -> Tokenizer:
     split = pre_tokenizers.Split(Regex(_QWEN_PIECES), behavior="isolated")
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer = _byte_level(size - len(marks), pre_tokenizers.Sequence([split, level]))
+    tokenizer = _byte_level(size - len(marks), pre_tokenizers.Sequence([split, level]), bare)
     tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in marks])
     return tokenizer

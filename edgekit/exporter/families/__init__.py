@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import ComputeLevel, FrontEnd, Grid, TokenProtocol
+from edgekit.bundle import ComputeLevel, Embedding, FlowSpeech, FrontEnd, Grid, TalkerSpeech, TokenProtocol
 from edgekit.errors import CheckpointError
 from edgekit.exporter.checkpoint import Tensors
+from edgekit.exporter.families.qwen3_omni import Qwen3Omni
 from edgekit.exporter.families.step_audio import StepAudio
 from edgekit.exporter.families.whisper import Whisper, whisper_generation
 from edgekit.exporter.graph import GraphWriter
@@ -26,9 +27,14 @@ class Family(Protocol):
     name: str
     components: tuple[str, ...]
     embedding: str
+    tables: Mapping[str, tuple[str, ...]]
+    """Token tables beside that of ``embedding``: name in the manifest's ``speech`` to the tensors it holds, in order.
+
+    ``stored`` gives all tensors of one table the same name, and ``group`` the same group.
+    """
     max_context: int
     marks: tuple[str, ...]
-    """Special tokens that ``protocol`` may look up, in the order of their ids."""
+    """Tokens that ``protocol`` and ``speech`` may look up, in the order of their ids."""
 
     def expected(self) -> Mapping[str, tuple[int, ...]]:
         """Return name and shape of every tensor the checkpoint must hold."""
@@ -66,6 +72,10 @@ class Family(Protocol):
         """Return the token protocol, ids looked up in the text of tokenizer.json."""
         ...
 
+    def speech(self, tables: Mapping[str, Embedding], tokenizer: str) -> TalkerSpeech | FlowSpeech | None:
+        """Return how answers are spoken, ``tables`` being where those of ``tables`` lie; None if they are not."""
+        ...
+
     def levels(self) -> tuple[ComputeLevel, ...]:
         """Return the default compute levels, cheapest first."""
         ...
@@ -74,6 +84,7 @@ class Family(Protocol):
 _FAMILIES: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Family]] = {
     "whisper": Whisper,
     "step_audio_2": StepAudio,
+    "qwen3_omni_moe": Qwen3Omni,
 }
 _GENERATION: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {"whisper": whisper_generation}
 

@@ -1,177 +1,225 @@
-"""Decoder-only backbones of the Qwen line: Qwen2 (dense) and Qwen3-MoE, as other families embed them.
+"""Decoder-only text models of the Qwen line, as other families embed them: Qwen2, Qwen3, Qwen3-MoE and Qwen3-Omni's.
 
-Knows tensor names ``model.*`` and ``lm_head.weight``, rotary attention and experts; nothing of audio.
+Knows tensor names below a prefix such as ``model.``, rotary attention and its cache; nothing of audio. Feed-forwards
+are ``qwen_experts``'. Multimodal rotary positions (M-RoPE) are equal on all three axes for text and audio, which makes
+them ordinary ones; images and video would differ and are not read.
 """
 
-import re
 from collections.abc import Mapping
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import ComputeLevel
 from edgekit.errors import CheckpointError
-from edgekit.exporter.blocks import (
-    Steps,
-    cached_attention,
-    choose_experts,
-    rms_norm,
-    rotary_tables,
-    scatter_mix,
-    steps,
-)
+from edgekit.exporter.blocks import Steps, cached_attention, rms_norm, rotary_tables, steps
 from edgekit.exporter.checkpoint import Tensors
 from edgekit.exporter.families.config import check_parts, value
 from edgekit.exporter.families.levels import expert_levels
+from edgekit.exporter.families.qwen_experts import Experts, gated, gated_shapes, stored_bank
 from edgekit.exporter.graph import GraphWriter
-from edgekit.exporter.weights import ExpertBank, Weights, stored_expert
+from edgekit.exporter.weights import Weights
 from edgekit.recipe import Group
 
-_EXPERT = re.compile(r"(?P<root>.*\.mlp\.experts)\.\d+\.(?P<part>gate|up|down)_proj\.weight")
 _MAX_POSITIONS = 32_768  # rotary tables are stored: 16 MiB at head size 128
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What a ``model_type`` fixes. ``theta``, ``renormalised``: for configs that leave them out; None: they may not."""
+
+    head_norms: bool
+    experts: bool
+    shared: bool = False
+    theta: float | None = None
+    renormalised: bool | None = None
+
+
+_KINDS = {
+    "qwen2": _Kind(head_norms=False, experts=False, theta=1e6),
+    "qwen3": _Kind(head_norms=True, experts=False, theta=1e6),
+    "qwen3_moe": _Kind(head_norms=True, experts=True, theta=1e6, renormalised=False),
+    "qwen3_omni_moe_text": _Kind(head_norms=True, experts=True),
+    "qwen3_omni_moe_talker_text": _Kind(head_norms=True, experts=True, shared=True),
+    "qwen3_omni_moe_talker_code_predictor": _Kind(head_norms=True, experts=False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class QwenNames:
+    """Where a text model stands in its checkpoint; ``embedding`` and ``head`` are empty where it has none of its own.
+
+    ``group`` ``decoder``: all that it multiplies belongs to that group, experts included.
+    """
+
+    model: str = "model"
+    embedding: str = "model.embed_tokens.weight"
+    head: str = "lm_head.weight"
+    group: Literal["backbone", "decoder"] = "backbone"
+
+
 class Qwen:
-    """A Qwen2 or Qwen3-MoE text model bound to its config (a checkpoint's ``text_config``)."""
+    """A text model bound to its config, such as a checkpoint's ``text_config``; ``where`` names that in errors."""
 
-    embedding = "model.embed_tokens.weight"
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        kind = config.get("model_type", "qwen2")
-        if kind not in ("qwen2", "qwen3_moe"):
+    def __init__(
+        self, config: Mapping[str, Any], names: QwenNames | None = None, where: str = "text_config", kind: str = "qwen2"
+    ) -> None:
+        self.names = names or QwenNames()
+        self.embedding = self.names.embedding
+        model_type = str(config.get("model_type", kind))
+        if model_type not in _KINDS:
             raise CheckpointError(
-                f"config.json: text_config.model_type '{kind}' is not a backbone EdgeKit knows (qwen2, qwen3_moe)"
+                f"config.json: {where}.model_type '{model_type}' is not a backbone EdgeKit knows ({', '.join(_KINDS)})"
             )
         rope = config.get("rope_parameters") or {}
-        if config.get("rope_scaling") or rope.get("rope_type", "default") != "default":
-            raise CheckpointError("config.json: text_config scales rotary positions; only plain ones are supported")
-        if config.get("use_sliding_window"):
-            raise CheckpointError(
-                "config.json: text_config.use_sliding_window is set; only full attention is supported"
-            )
-        if config.get("hidden_act", "silu") != "silu":
-            raise CheckpointError(f"config.json: hidden_act '{config['hidden_act']}' is not supported; Qwen uses silu")
-        self.moe = kind == "qwen3_moe"
+        _check_plain(config, rope, where)
+        made = _KINDS[model_type]
+        self.head_norms = made.head_norms
         self.width = value(config, "hidden_size", int)
         self.layers = value(config, "num_hidden_layers", int)
         self.heads = value(config, "num_attention_heads", int)
         self.kv_heads = value(config, "num_key_value_heads", int, self.heads)
-        if "head_dim" not in config:
+        if config.get("head_dim") is None:
             check_parts(config, "hidden_size", "num_attention_heads")
+            config = {**config, "head_dim": self.width // max(1, self.heads)}
         check_parts({"num_key_value_heads": self.kv_heads, **config}, "num_attention_heads", "num_key_value_heads")
-        self.head_dim = value(config, "head_dim", int, self.width // max(1, self.heads))
+        self.head_dim = value(config, "head_dim", int)
         self.vocabulary = value(config, "vocab_size", int)
         self.positions = min(value(config, "max_position_embeddings", int, 16_384), _MAX_POSITIONS)
-        self.theta = value({**config, **rope}, "rope_theta", float, 1e6)
+        self.theta = value({**config, **rope}, "rope_theta", float, made.theta)
         self.epsilon = value(config, "rms_norm_eps", float, 1e-6)
-        self.tied = value(config, "tie_word_embeddings", bool, False)
+        self.tied = value(config, "tie_word_embeddings", bool, False) and self.names.group == "backbone"
         self.inner = value(config, "intermediate_size", int)
-        self.experts = self.chosen = 0
-        if self.moe:
-            self.experts = value(config, "num_experts", int)
-            self.chosen = value(config, "num_experts_per_tok", int)
-            self.inner = value(config, "moe_intermediate_size", int)
-            self.renormalised = value(config, "norm_topk_prob", bool, False)
-            if value(config, "decoder_sparse_step", int, 1) != 1 or config.get("mlp_only_layers"):
-                raise CheckpointError("config.json: only Qwen3-MoE with experts in every layer is supported")
-        self.biased = not self.moe or value(config, "attention_bias", bool, False)
+        self.experts = None
+        if made.experts:
+            self.experts = Experts(config, self.width, renormalised=made.renormalised, shared=made.shared)
+        biased = value(config, "attention_bias", bool, False)
+        self.biased = biased or not made.head_norms
+        self.out_biased = biased and made.head_norms
 
     def expected(self) -> Mapping[str, tuple[int, ...]]:
         """Return name and shape of every tensor."""
-        width, inner = self.width, self.inner
-        found: dict[str, tuple[int, ...]] = {self.embedding: (self.vocabulary, width), "model.norm.weight": (width,)}
-        if not self.tied:
-            found["lm_head.weight"] = (self.vocabulary, width)
+        width, model = self.width, self.names.model
+        found: dict[str, tuple[int, ...]] = {f"{model}.norm.weight": (width,)}
+        ends = (self.embedding, "" if self.tied else self.names.head)
+        found |= {name: (self.vocabulary, width) for name in ends if name}
         rows = {"q_proj": self.heads * self.head_dim}
         rows |= dict.fromkeys(("k_proj", "v_proj"), self.kv_heads * self.head_dim)
         for layer in range(self.layers):
-            root = f"model.layers.{layer}"
+            root = f"{model}.layers.{layer}"
             for part, count in rows.items():
                 found[f"{root}.self_attn.{part}.weight"] = (count, width)
                 if self.biased:
                     found[f"{root}.self_attn.{part}.bias"] = (count,)
             found[f"{root}.self_attn.o_proj.weight"] = (width, rows["q_proj"])
+            if self.out_biased:
+                found[f"{root}.self_attn.o_proj.bias"] = (width,)
             found[f"{root}.input_layernorm.weight"] = found[f"{root}.post_attention_layernorm.weight"] = (width,)
-            banks = [f"{root}.mlp"]
-            if self.moe:
+            if self.head_norms:
                 for part in ("q_norm", "k_norm"):
                     found[f"{root}.self_attn.{part}.weight"] = (self.head_dim,)
-                found[f"{root}.mlp.gate.weight"] = (self.experts, width)
-                banks = [f"{root}.mlp.experts.{expert}" for expert in range(self.experts)]
-            for bank in banks:
-                found[f"{bank}.gate_proj.weight"] = found[f"{bank}.up_proj.weight"] = (inner, width)
-                found[f"{bank}.down_proj.weight"] = (width, inner)
+            found |= (
+                self.experts.expected(f"{root}.mlp") if self.experts else gated_shapes(f"{root}.mlp", width, self.inner)
+            )
         return found
 
     def group(self, name: str) -> Group | None:
         """Return the precision group of a tensor; None keeps it float: norms, biases, routers."""
-        if name in (self.embedding, "lm_head.weight"):
-            return "head"
-        if not name.startswith("model.layers.") or not name.endswith("_proj.weight"):
+        speaks = self.names.group == "decoder"
+        if name in (self.embedding, self.names.head):
+            return "decoder" if speaks else "head"
+        if not name.startswith(f"{self.names.model}.layers.") or not name.endswith("_proj.weight"):
             return None
+        if speaks:
+            return "decoder"
         return "experts" if ".experts." in name else "backbone"
 
     def stored(self, name: str) -> str:
         """Return the name under which the graph stores a tensor."""
-        if self.tied and name == self.embedding:
-            return self.embedding
-        if match := _EXPERT.fullmatch(name):
-            part = "down_proj" if match["part"] == "down" else "gate_up_proj"
-            return f"{match['root']}.{part}.weight"
-        return name
+        return stored_bank(name)
 
     def levels(self) -> tuple[ComputeLevel, ...]:
         """Return the default compute levels, cheapest first."""
-        return expert_levels(self.chosen)
+        return expert_levels(self.experts.chosen if self.experts else 0)
 
     def expert_rows(self, source: Tensors, stored: str, expert: int) -> NDArray[np.float32]:
         """Return one expert's matrix of a stored bank; gate and up rows alternate."""
-        if (banked := stored_expert(source, stored, expert)) is not None:
-            return banked
-        root = stored.removesuffix(".weight").rpartition(".")[0]
-        if stored.endswith(".down_proj.weight"):
-            return source.rows(f"{root}.{expert}.down_proj.weight", 0, self.width)
-        gate, up = (source.rows(f"{root}.{expert}.{part}_proj.weight", 0, self.inner) for part in ("gate", "up"))
-        return np.stack([gate, up], axis=1).reshape(2 * self.inner, self.width)
+        assert self.experts, stored
+        return self.experts.rows(source, stored, expert)
 
-    def build(self, g: GraphWriter, w: Weights) -> None:
-        """Write the backbone's graph: embeddings in, logits of the asked rows out."""
+    def build(self, g: GraphWriter, w: Weights, hidden: int | None = None) -> None:
+        """Write the backbone's graph: embeddings in, logits of the asked rows out.
+
+        hidden: also write an output of that name, of every new row: what enters layer ``hidden``, or after the last
+        layer's norm for ``layers``. It is transformers' ``hidden_states[hidden]``.
+        """
         x = g.input("embeds", "float32", ("tokens", self.width))
         at = steps(g, x, g.input("start", "int64", (1,)))
         rows = g.input("logit_rows", "int64", ("rows",))
-        count = g.input("experts_per_token", "int64", (1,)) if self.moe else ""
-        rotary = rotary_tables(g, self.positions, self.head_dim, self.theta)
-        for layer in range(self.layers):
-            x = self._layer(g, w, layer, x, at, rotary, count)
-        x = rms_norm(g, w, g.node("Gather", x, rows), "model.norm", self.epsilon)
-        head = self.embedding if self.tied else "lm_head.weight"
+        count = g.input("experts_per_token", "int64", (1,)) if self.experts else ""
+        states = self.states(g, w, x, at, count)
+        if hidden == self.layers:
+            states[-1] = self.normed(g, w, states[-1])
+            x = g.node("Gather", states[-1], rows)
+        else:
+            x = self.normed(g, w, g.node("Gather", states[-1], rows))
+        head = self.embedding if self.tied else self.names.head
         g.output(w.linear(g, x, head, "head"), "logits", "float32", ("rows", self.vocabulary))
+        if hidden is not None:
+            g.output(states[hidden], "hidden", "float32", ("tokens", self.width))
+
+    def states(
+        self, g: GraphWriter, w: Weights, x: str, at: Steps, count: str, capacity: int | str = "context"
+    ) -> list[str]:
+        """Return x (S, width) and what each layer makes of it; the last is not normed.
+
+        count: int64 (1,) experts a token. capacity: positions of the cache, a number or a free size.
+        """
+        positions = self.positions if isinstance(capacity, str) else capacity
+        prefix = "" if self.names.group == "backbone" else f"{self.names.model}."
+        rotary = rotary_tables(g, positions, self.head_dim, self.theta, prefix)
+        found = [x]
+        for layer in range(self.layers):
+            found.append(self._layer(g, w, layer, found[-1], at, rotary, count, capacity))
+        return found
+
+    def normed(self, g: GraphWriter, w: Weights, x: str) -> str:
+        """Return x after the model's last norm."""
+        return rms_norm(g, w, x, f"{self.names.model}.norm", self.epsilon)
 
     def _layer(
-        self, g: GraphWriter, w: Weights, layer: int, x: str, at: Steps, rotary: tuple[str, str], count: str
+        self,
+        g: GraphWriter,
+        w: Weights,
+        layer: int,
+        x: str,
+        at: Steps,
+        rotary: tuple[str, str],
+        count: str,
+        capacity: int | str,
     ) -> str:
-        root = f"model.layers.{layer}"
+        root, group = f"{self.names.model}.layers.{layer}", self.names.group
         normed = rms_norm(g, w, x, f"{root}.input_layernorm", self.epsilon)
         q, k, v = (self._projection(g, w, f"{root}.self_attn", part, normed) for part in ("q", "k", "v"))
         attended = cached_attention(
             g, q, k, v, layer, at, heads=self.heads, kv_heads=self.kv_heads, head_dim=self.head_dim,
-            capacity="context", causal=True, rotary=rotary,
+            capacity=capacity, causal=True, rotary=rotary,
         )  # fmt: skip
-        x = g.node("Add", x, w.linear(g, attended, f"{root}.self_attn.o_proj.weight", "backbone"))
+        out = f"{root}.self_attn.o_proj"
+        bias = f"{out}.bias" if self.out_biased else None
+        x = g.node("Add", x, w.linear(g, attended, f"{out}.weight", group, bias))
         normed = rms_norm(g, w, x, f"{root}.post_attention_layernorm", self.epsilon)
-        if self.moe:
-            return g.node("Add", x, self._experts(g, w, f"{root}.mlp", normed, count))
-        gate = w.linear(g, normed, f"{root}.mlp.gate_proj.weight", "backbone")
-        up = w.linear(g, normed, f"{root}.mlp.up_proj.weight", "backbone")
-        inner = g.node("Mul", g.node("Mul", gate, g.node("Sigmoid", gate)), up)
-        return g.node("Add", x, w.linear(g, inner, f"{root}.mlp.down_proj.weight", "backbone"))
+        if self.experts:
+            groups: tuple[Group, Group] = ("decoder" if group == "decoder" else "experts", group)
+            return g.node("Add", x, self.experts.build(g, w, f"{root}.mlp", normed, count, groups=groups))
+        return g.node("Add", x, gated(g, w, f"{root}.mlp", normed, group))
 
     def _projection(self, g: GraphWriter, w: Weights, root: str, part: str, x: str) -> str:
         name = f"{root}.{part}_proj"
-        rows = w.linear(g, x, f"{name}.weight", "backbone", f"{name}.bias" if self.biased else None)
-        if not self.moe or part == "v":
+        rows = w.linear(g, x, f"{name}.weight", self.names.group, f"{name}.bias" if self.biased else None)
+        if not self.head_norms or part == "v":
             return rows
         # The CPU attention op refuses its own q/k norm inputs: norm over heads outside it.
         heads = self.heads if part == "q" else self.kv_heads
@@ -182,19 +230,14 @@ class Qwen:
             g.constant([-1, heads * self.head_dim]),
         )
 
-    def _experts(self, g: GraphWriter, w: Weights, root: str, x: str, count: str) -> str:
-        logits = g.node("Gemm", x, w.plain(g, f"{root}.gate.weight"), transB=1)
-        values, places = choose_experts(g, g.node("Softmax", logits, axis=-1), count)
-        if self.renormalised:
-            values = g.node("Div", values, g.node("ReduceSum", values, g.constant([1]), keepdims=1))
 
-        bank = ExpertBank(
-            names=(f"{root}.experts.gate_up_proj.weight", f"{root}.experts.down_proj.weight"),
-            experts=self.experts,
-            chosen=self.chosen,
-            inner=self.inner,
-            hidden=self.width,
-            gated=True,
-            load=partial(self.expert_rows, w.source),
-        )
-        return w.experts(g, x, logits, scatter_mix(g, logits, places, values), bank)
+def _check_plain(config: Mapping[str, Any], rope: Mapping[str, Any], where: str) -> None:
+    """Raise CheckpointError for scaled positions, windows and activations that would be run wrong."""
+    for scaling in (config.get("rope_scaling") or {}, rope):
+        kind = scaling.get("rope_type", scaling.get("type", "default"))
+        if kind not in ("default", "mrope") or "factor" in scaling:
+            raise CheckpointError(f"config.json: {where} scales rotary positions; only plain ones are supported")
+    if config.get("use_sliding_window") or "sliding_attention" in (config.get("layer_types") or ()):
+        raise CheckpointError(f"config.json: {where}.use_sliding_window is set; only full attention is supported")
+    if config.get("hidden_act", "silu") != "silu":
+        raise CheckpointError(f"config.json: hidden_act '{config['hidden_act']}' is not supported; Qwen uses silu")

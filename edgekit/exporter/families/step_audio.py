@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import ComputeLevel, FrontEnd, Grid, Question, Thinking, TokenProtocol
+from edgekit.bundle import ComputeLevel, Embedding, FrontEnd, Grid, Question, Thinking, TokenProtocol
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.exporter.blocks import EncoderNames, EncoderShape, audio_encoder
 from edgekit.exporter.checkpoint import Tensors
@@ -56,6 +56,7 @@ class StepAudio:
 
     name = "step_audio"
     components: tuple[str, ...] = ("encoder", "adapter", "backbone")
+    tables: Mapping[str, tuple[str, ...]] = {}
     marks: tuple[str, ...] = ("<|BOT|>", "<|EOT|>", "<audio_start>", "<audio_end>", "<audio_0>")
 
     def __init__(self, config: Mapping[str, Any], generation: Mapping[str, Any]) -> None:
@@ -174,6 +175,10 @@ class StepAudio:
             max_tokens=512,
             context_tokens=min(4096, self.max_context),
         )
+
+    def speech(self, tables: Mapping[str, Embedding], tokenizer: str) -> None:  # noqa: ARG002 - of the protocol
+        """Return how answers are spoken: they are not."""
+        return
 
     def levels(self) -> tuple[ComputeLevel, ...]:
         """Return the default compute levels, cheapest first."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import ComputeLevel, FrontEnd, Grid, TokenProtocol
+from edgekit.bundle import ComputeLevel, Embedding, FrontEnd, Grid, TokenProtocol
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.exporter.blocks import (
     EncoderNames,
@@ -77,6 +77,7 @@ class Whisper:
 
     name = "whisper"
     components: tuple[str, ...] = ("encoder", "adapter", "backbone")
+    tables: Mapping[str, tuple[str, ...]] = {}
     embedding = TOKENS
     marks: tuple[str, ...] = ("<|notimestamps|>",)
 
@@ -243,6 +244,10 @@ class Whisper:
             max_tokens=self.max_context // 2,  # as published: the other half is for a text prompt
             context_tokens=self.max_context,
         )
+
+    def speech(self, tables: Mapping[str, Embedding], tokenizer: str) -> None:  # noqa: ARG002 - of the protocol
+        """Return how answers are spoken: they are not."""
+        return
 
     def levels(self) -> tuple[ComputeLevel, ...]:
         """Return the default compute levels, cheapest first."""

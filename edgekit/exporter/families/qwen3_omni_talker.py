@@ -1,0 +1,212 @@
+"""What of Qwen3-Omni turns an answer into codes: adapter, talker and code predictor; ``code2wav`` makes sound of them.
+
+The talker is a text model over codec tokens: one token a frame, the first of its codes. The code predictor adds the
+others, one a step: step j takes code j and gives code j + 1 through a head of its own. Everything that multiplies, and
+both kinds of tables, is of the group ``decoder``. Source: transformers, modeling_qwen3_omni_moe.py.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.bundle import Embedding, Sampling, TalkerSpeech
+from edgekit.errors import CheckpointError
+from edgekit.exporter.blocks import steps
+from edgekit.exporter.checkpoint import Tensors
+from edgekit.exporter.families.config import section, value
+from edgekit.exporter.families.qwen import Qwen, QwenNames
+from edgekit.exporter.graph import GraphWriter
+from edgekit.exporter.tokenizer import token_id
+from edgekit.exporter.weights import Weights
+from edgekit.recipe import Group
+
+SAMPLE_RATE_HZ = 24_000  # of the published decoder; stands in no config
+SPECIAL_CODES = 1024  # the last ids of the codec vocabulary, of which only the end may be drawn
+MOST_FRAMES = 4096  # of the talker's cache, 20 KiB each in the published model; half of it for one answer
+# Source: the arguments of generate() and of its call of the code predictor, which are the defaults published.
+TALKER_SAMPLING = Sampling(temperature=0.9, top_k=50, repetition_penalty=1.05)
+CODE_SAMPLING = Sampling(temperature=1.0, top_k=50, top_p=0.8)
+TURN_START, ROLES = "<|im_start|>", ("system", "user", "assistant")
+_PROJECTIONS = ("text_projection", "hidden_projection")
+_TALKER = QwenNames("talker.model", "talker.model.codec_embedding.weight", "talker.codec_head.weight", "decoder")
+_PREDICTOR = QwenNames("talker.code_predictor.model", "", "", "decoder")
+_CODES = "talker.code_predictor.model.codec_embedding"
+_HEADS = "talker.code_predictor.lm_head"
+
+
+class Talker:
+    """The speaking part of a config: its ``talker_config``, bound to the thinker it listens to.
+
+    ``accepted``: which of the thinker's hidden states stands for sound.
+    """
+
+    components: tuple[str, ...] = ("talker_adapter", "talker", "code_predictor")
+
+    def __init__(self, config: Mapping[str, Any], thinker: Qwen) -> None:
+        self._config = config
+        self.thinker_width = thinker.width
+        inner = section(config, "text_config")
+        self.talker = Qwen(inner, _TALKER, "talker_config.text_config", "qwen3_omni_moe_talker_text")
+        made = section(config, "code_predictor_config")
+        kind = "qwen3_omni_moe_talker_code_predictor"
+        self.predictor = Qwen(made, _PREDICTOR, "talker_config.code_predictor_config", kind)
+        self.codebooks = value(config, "num_code_groups", int)
+        self.accepted = value(config, "accept_hidden_layer", int)
+        self._check(thinker, value(made, "num_code_groups", int, self.codebooks))
+        heads = range(self.codebooks - 1)
+        self._tables = tuple(f"{_CODES}.{head}.weight" for head in heads)
+        self._heads = tuple(f"{_HEADS}.{head}.weight" for head in heads)
+        self._stored = f"{_CODES}.0-{self.codebooks - 2}.weight"
+        self.tables: dict[str, tuple[str, ...]] = {"codec_table": (self.talker.embedding,), "code_table": self._tables}
+
+    def _check(self, thinker: Qwen, groups: int) -> None:
+        rules = (
+            ("thinker_hidden_size", value(self._config, "thinker_hidden_size", int), thinker.width),
+            ("code_predictor_config.hidden_size", self.predictor.width, self.talker.width),
+            ("code_predictor_config.num_code_groups", groups, self.codebooks),
+        )
+        for name, found, wanted in rules:
+            if found != wanted:
+                raise CheckpointError(
+                    f"config.json: talker_config.{name} is {found}, the other parts have {wanted}; "
+                    "use the published config.json"
+                )
+        if self.codebooks < 2 or not 0 <= self.accepted <= thinker.layers:
+            raise CheckpointError(
+                f"config.json: talker_config has num_code_groups {self.codebooks} and accept_hidden_layer "
+                f"{self.accepted}; 2 or more and 0 to {thinker.layers} are possible; use the published config.json"
+            )
+        if self.talker.vocabulary <= SPECIAL_CODES:
+            raise CheckpointError(
+                f"config.json: talker_config.text_config.vocab_size is {self.talker.vocabulary}, its last "
+                f"{SPECIAL_CODES} are no codes; use the published config.json"
+            )
+
+    def expected(self) -> Mapping[str, tuple[int, ...]]:
+        """Return name and shape of every tensor."""
+        found = {**self.talker.expected(), **self.predictor.expected()}
+        sizes = (self.talker.inner, self.thinker_width), (self.talker.width, self.talker.inner)
+        for part in _PROJECTIONS:
+            for index, size in enumerate(sizes, start=1):
+                found[f"talker.{part}.linear_fc{index}.weight"] = size
+                found[f"talker.{part}.linear_fc{index}.bias"] = size[:1]
+        found |= dict.fromkeys((*self._tables, *self._heads), (self.predictor.vocabulary, self.predictor.width))
+        return found
+
+    def group(self, name: str) -> Group | None:
+        """Return the precision group of a tensor: ``decoder``; None keeps it float."""
+        if name in self._tables or name in self._heads:
+            return "decoder"
+        if name.split(".")[1] in _PROJECTIONS:
+            return "decoder" if name.endswith(".weight") else None
+        part = self.predictor if name.startswith(_PREDICTOR.model) else self.talker
+        return part.group(name)
+
+    def stored(self, name: str) -> str:
+        """Return the name under which the bundle stores a tensor: experts and code tables are stacked."""
+        return self._stored if name in self._tables else self.talker.stored(name)
+
+    def expert_rows(self, source: Tensors, stored: str, expert: int) -> NDArray[np.float32]:
+        """Return one expert's matrix of a stored bank."""
+        return self.talker.expert_rows(source, stored, expert)
+
+    def build(self, component: str, g: GraphWriter, w: Weights) -> None:
+        """Write one component's graph."""
+        builders = {"talker_adapter": self._adapter, "talker": self._talker, "code_predictor": self._predictor}
+        builders[component](g, w)
+
+    def speech(
+        self, tables: Mapping[str, Embedding], tokenizer: str, config: Mapping[str, Any], samples_per_frame: int
+    ) -> TalkerSpeech:
+        """Return the manifest's part on speech. config: the whole one; ids of text come from the tokenizer."""
+        talker = self._config
+        end = value(talker, "codec_eos_token_id", int)
+        last = range(self.talker.vocabulary - SPECIAL_CODES, self.talker.vocabulary)
+        frames = min(MOST_FRAMES, self.talker.positions)
+        found = TalkerSpeech(
+            sample_rate_hz=SAMPLE_RATE_HZ,
+            samples_per_frame=samples_per_frame,
+            codebooks=self.codebooks,
+            codebook_size=self.predictor.vocabulary,
+            codec_table=tables["codec_table"],
+            code_table=tables["code_table"],
+            speakers={str(name): int(number) for name, number in section(talker, "speaker_id").items()},
+            turn_start=token_id(tokenizer, TURN_START),
+            roles={role: token_id(tokenizer, role) for role in ROLES},  # type: ignore[misc]
+            tts_pad=value(config, "tts_pad_token_id", int),
+            tts_bos=value(config, "tts_bos_token_id", int),
+            tts_eos=value(config, "tts_eos_token_id", int),
+            codec_pad=value(talker, "codec_pad_id", int),
+            codec_bos=value(talker, "codec_bos_id", int),
+            codec_eos=end,
+            codec_nothink=value(talker, "codec_nothink_id", int),
+            codec_think_bos=value(talker, "codec_think_bos_id", int),
+            codec_think_eos=value(talker, "codec_think_eos_id", int),
+            codec_suppress=tuple(number for number in last if number != end),
+            talker_sampling=TALKER_SAMPLING,
+            code_sampling=CODE_SAMPLING,
+            max_frames=frames // 2,
+            context_frames=frames,
+        )
+        _check_ids(found, self.talker.vocabulary)
+        return found
+
+    def _adapter(self, g: GraphWriter, w: Weights) -> None:
+        """Project rows of the thinker: its token rows one way, what it made of sound another; each row once."""
+        rows = g.input("rows", "float32", ("n", self.thinker_width))
+        heard = g.node("Squeeze", g.input("heard", "bool", ("n", 1)), g.constant([1]))
+        count = g.node("Shape", rows, start=0, end=1)
+        out = g.node("Expand", g.constant(0.0), g.node("Concat", count, g.constant([self.talker.width]), axis=0))
+        for part, chosen in zip(_PROJECTIONS, (g.node("Not", heard), heard), strict=True):
+            places = g.node("Transpose", g.node("NonZero", chosen), perm=[1, 0])
+            x = g.node("GatherND", rows, places)
+            x = self._linear(g, w, x, f"talker.{part}.linear_fc1")
+            x = g.node("Mul", x, g.node("Sigmoid", x))
+            out = g.node("ScatterND", out, places, self._linear(g, w, x, f"talker.{part}.linear_fc2"))
+        g.output(out, "embeds", "float32", ("n", self.talker.width))
+
+    @staticmethod
+    def _linear(g: GraphWriter, w: Weights, x: str, name: str) -> str:
+        return w.linear(g, x, f"{name}.weight", "decoder", f"{name}.bias")
+
+    def _talker(self, g: GraphWriter, w: Weights) -> None:
+        """Write logits and normed states of the asked rows; the state is what the code predictor begins with."""
+        model = self.talker
+        x = g.input("embeds", "float32", ("tokens", model.width))
+        at = steps(g, x, g.input("start", "int64", (1,)))
+        rows = g.input("logit_rows", "int64", ("rows",))
+        assert model.experts, "of every kind that it can be"
+        x = model.states(g, w, x, at, g.constant([model.experts.chosen]))[-1]
+        x = model.normed(g, w, g.node("Gather", x, rows))
+        g.output(w.linear(g, x, model.names.head, "decoder"), "logits", "float32", ("rows", model.vocabulary))
+        g.output(x, "hidden", "float32", ("rows", model.width))
+
+    def _predictor(self, g: GraphWriter, w: Weights) -> None:
+        """Write the logits of the last row through head ``step``; the others multiply no row and cost nothing."""
+        model = self.predictor
+        x = g.input("embeds", "float32", ("tokens", model.width))
+        at = steps(g, x, g.input("start", "int64", (1,)))
+        step = g.input("step", "int64", (1,))
+        x = model.states(g, w, x, at, "", self.codebooks)[-1]
+        last = g.node("Slice", x, g.constant([-1]), g.constant([2**62]), g.constant([0]))
+        heads = range(len(self._heads))
+        counts = g.node("Cast", g.node("Equal", step, g.constant([*heads])), to=7)  # int64: 1 for this head, else 0
+        parts = g.nodes("Split", model.normed(g, w, last), counts, outs=(None,) * len(heads), axis=0)
+        made = [w.linear(g, part, name, "decoder") for part, name in zip(parts, self._heads, strict=True)]
+        g.output(g.node("Concat", *made, axis=0), "logits", "float32", (1, model.vocabulary))
+
+
+def _check_ids(speech: TalkerSpeech, vocabulary: int) -> None:
+    """Raise CheckpointError for a codec id beyond the talker's vocabulary."""
+    ids = {name: getattr(speech, name) for name in speech.__struct_fields__ if name.startswith("codec_")}
+    ids |= {f"speaker_id.{name}": number for name, number in speech.speakers.items()}
+    for name, number in ids.items():
+        if isinstance(number, int) and not 0 <= number < vocabulary:
+            raise CheckpointError(
+                f"config.json: talker_config's {name} is {number}, its vocabulary has {vocabulary}; "
+                "use the published config.json"
+            )
+    if not speech.speakers:
+        raise CheckpointError("config.json: talker_config.speaker_id names no voice; use the published config.json")

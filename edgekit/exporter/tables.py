@@ -1,0 +1,91 @@
+"""Token tables beside the backbone's, which a host looks up as well: those of codecs.
+
+A family names them in ``tables``: the table, and the checkpoint's tensors that it holds one after another. The manifest
+has each under the same name in ``speech``.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.bundle import Component, Embedding
+from edgekit.bundle.manifest import FlowSpeech, TalkerSpeech
+from edgekit.exporter.checkpoint import Tensors
+from edgekit.exporter.families import Family
+from edgekit.exporter.pack import write_embedding
+from edgekit.exporter.weights import Weights
+from edgekit.exporter.written import WrittenWeight, written_embedding, written_weights
+
+
+class JoinedTensors:
+    """A source of tensors in which every table of a family also is one tensor, under the name it is stored by."""
+
+    def __init__(self, source: Tensors, family: Family) -> None:
+        self._source = source
+        held = source.names()
+        self._parts = {stored_table(family, name): parts for name, parts in family.tables.items() if parts[0] in held}
+
+    def names(self) -> frozenset[str]:
+        """Return the name of every tensor."""
+        return self._source.names() | self._parts.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of one tensor."""
+        parts = self._parts.get(name)
+        if parts is None:
+            return self._source.shape(name)
+        rows, width = self._source.shape(parts[0])
+        return (len(parts) * rows, width)
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Return rows [start, stop) of one tensor's first axis as finite float32."""
+        parts = self._parts.get(name)
+        if parts is None:
+            return self._source.rows(name, start, stop)
+        size = self._source.shape(parts[0])[0]
+        found = [np.empty((0, *self._source.shape(parts[0])[1:]), np.float32)]
+        for index in range(start // size, -(-stop // size)):
+            first = index * size
+            found.append(self._source.rows(parts[index], max(start - first, 0), min(stop - first, size)))
+        return np.concatenate(found)
+
+
+def stored_table(family: Family, table: str) -> str:
+    """Return the name that a table's tensor has in the census."""
+    return family.stored(family.tables[table][0])
+
+
+def write_tables(folder: Path, family: Family, w: Weights) -> dict[str, Embedding]:
+    """Write each table of a family into a file of its own and return where they lie."""
+    found = {}
+    for table in family.tables:
+        name = stored_table(family, table)
+        group = family.group(family.tables[table][0])
+        assert group, name
+        found[table] = write_embedding(folder, w, name, group, f"{table}.data")
+    return found
+
+
+def speech_tables(speech: TalkerSpeech | FlowSpeech | None) -> dict[str, Embedding]:
+    """Return the tables that a manifest names beside the backbone's."""
+    fields = speech.__struct_fields__ if speech else ()
+    return {name: one for name in fields if isinstance(one := getattr(speech, name), Embedding)}
+
+
+def written_bundle(
+    folder: Path,
+    family: Family,
+    components: Mapping[str, Component],
+    embedding: Embedding,
+    tables: Mapping[str, Embedding],
+) -> dict[str, WrittenWeight]:
+    """Return every weight of a bundle: its graphs', then those of tables that have a file of their own."""
+    found = written_weights(folder, components)
+    places = {"embedding": (family.embedding, embedding)}
+    places |= {table: (stored_table(family, table), one) for table, one in tables.items()}
+    for place, (name, one) in places.items():
+        looked_up = written_embedding(folder, name, one, place)
+        found |= {key: weight for key, weight in looked_up.items() if key not in found}
+    return found

@@ -1,0 +1,74 @@
+"""Build one component of a family from tensors in memory and call its graph, without a bundle around it."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from edgekit.bundle import Precision
+from edgekit.exporter.graph import GraphWriter
+from edgekit.exporter.weights import Weights
+from edgekit.recipe import GROUPS, QuantizeSettings
+from edgekit.runtime.engine import Call
+from edgekit.runtime.ort import OrtEngine
+
+Array = NDArray[np.float32]
+SMALL_BLOCKS = QuantizeSettings(backbone_block=32, experts_block=32, head_block=32)
+
+
+class Held:
+    """Named tensors in memory as a source."""
+
+    def __init__(self, tensors: Mapping[str, Array]) -> None:
+        self.tensors = tensors
+
+    def names(self) -> frozenset[str]:
+        """Return the name of every tensor."""
+        return frozenset(self.tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of one tensor."""
+        return self.tensors[name].shape
+
+    def rows(self, name: str, start: int, stop: int) -> Array:
+        """Return rows [start, stop) of one tensor's first axis."""
+        return self.tensors[name][start:stop]
+
+
+def engine(
+    folder: Path,
+    name: str,
+    build: Callable[[GraphWriter, Weights], None],
+    tensors: Mapping[str, Array],
+    precision: Precision = "float32",
+) -> OrtEngine:
+    """Return the component ``name`` that ``build`` writes into ``folder``, every group in one precision."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with GraphWriter(folder, name) as g:
+        build(g, Weights(Held(tensors), dict.fromkeys(GROUPS, precision), SMALL_BLOCKS))
+        component = g.close(precision)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(folder / component.graph), options, providers=["CPUExecutionProvider"])
+    return OrtEngine(component, session)
+
+
+class Rows:
+    """One KV cache of a text model's graph; ``fixed`` inputs are given at every call."""
+
+    def __init__(self, made: OrtEngine, fixed: Mapping[str, NDArray[np.generic]] | None = None) -> None:
+        self._call: Call = made.bind({"context": 256})
+        self._fixed = dict(fixed or {})
+        self._asks = any(spec.name == "logit_rows" for spec in made.component.inputs)
+        self.tokens = 0
+
+    def run(self, embeds: Array, rows: list[int] | None = None, **inputs: NDArray[np.generic]) -> dict[str, Array]:
+        """Append rows (n, width) and return the outputs; ``rows`` asks for logits, of all rows if None."""
+        asked = list(range(len(embeds))) if rows is None else rows
+        given = {"embeds": np.ascontiguousarray(embeds), "start": np.array([self.tokens])}
+        if self._asks:
+            given["logit_rows"] = np.array(asked, np.int64)
+        self.tokens += len(embeds)
+        return self._call.run(given | self._fixed | inputs)
