@@ -36,8 +36,15 @@ BARE = (
     FrontEnd(mel_bins=4),
     Grid(mode="chunked", chunk_frames=1, max_frames=300, max_positions=150, left_frames=0, right_frames=0),
 )
+OMNI = (
+    FrontEnd(mel_bins=128, edge="reflect", whole_hops=True),
+    Grid(
+        mode="chunked", chunk_frames=20, max_frames=4000, max_positions=12, left_frames=0, right_frames=0,
+        frames_per_position=8, segment_frames=10,
+    ),
+)  # fmt: skip
 SHORT_WINDOW = Grid(mode="exact", chunk_frames=30, max_frames=30, max_positions=15, pad_to_frames=30)
-SETTINGS = {"whisper": WHISPER, "step": STEP, "chunked": CHUNKED, "tight": TIGHT, "bare": BARE}
+SETTINGS = {"whisper": WHISPER, "step": STEP, "chunked": CHUNKED, "tight": TIGHT, "bare": BARE, "omni": OMNI}
 SIZES = (1, 2, 159, 160, 161, 200, 201, 400, 4_999, 10_240, 10_439, 10_440, 10_441, 20_000)
 
 
@@ -51,13 +58,15 @@ def waveform(samples: int, seed: int = 0) -> NDArray[np.float32]:
 
 def frame_count(samples: int, front_end: FrontEnd, grid: Grid) -> int:
     pad = front_end.right_pad_samples
-    base = (samples + pad) // 160 if pad else int(np.ceil(samples / 160))
+    base = (samples + pad) // 160 if pad or front_end.whole_hops else int(np.ceil(samples / 160))
     return min(int(np.ceil((base + grid.tail_frames) / grid.pad_to_frames)) * grid.pad_to_frames, grid.max_frames)
 
 
 def plain_chunks(samples: NDArray[np.float32], front_end: FrontEnd, grid: Grid) -> list[NDArray[np.float64]]:
     """The same chunks from the whole utterance at once, in float64 and without batches."""
     total = frame_count(samples.size, front_end, grid)
+    if not total:
+        return []
     piece = np.pad(samples.astype(np.float64), (0, max(front_end.right_pad_samples, total * 160 - samples.size)))
     if front_end.edge == "reflect":
         piece = np.pad(piece, 200, mode="reflect")
@@ -99,14 +108,14 @@ def test_chunks_equal_the_plain_formula(name: str, samples: int) -> None:
     assert [chunk.mel.shape for chunk in chunks] == [mel.shape for mel in expected]
     for chunk, mel in zip(chunks, expected, strict=True):
         np.testing.assert_allclose(chunk.mel, mel, rtol=0, atol=CLOSE)
-    assert [chunk.last for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert [chunk.last for chunk in chunks] == [False] * (len(chunks) - 1) + [True] * bool(chunks)
     assert sum(chunk.frames for chunk in chunks) == frame_count(samples, front_end, grid)
     assert all(chunk.mel.flags.c_contiguous and chunk.mel.dtype == np.float32 for chunk in chunks)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
-    name=st.sampled_from(["step", "chunked", "tight", "bare"]),
+    name=st.sampled_from(["step", "chunked", "tight", "bare", "omni"]),
     samples=st.sampled_from(SIZES),
     cuts=st.lists(st.integers(0, 20_000), max_size=12),
 )
@@ -117,6 +126,24 @@ def test_any_split_gives_the_same_bits(name: str, samples: int, cuts: list[int])
     assert [(chunk.frames, chunk.last) for chunk in split] == [(chunk.frames, chunk.last) for chunk in whole]
     for ours, theirs in zip(split, whole, strict=True):
         assert ours.mel.tobytes() == theirs.mel.tobytes()
+
+
+@pytest.mark.parametrize(("samples", "frames"), [(159, 0), (160, 1), (319, 1), (320, 2), (3_239, 20), (3_361, 21)])
+def test_samples_beyond_the_last_whole_hop_are_heard_but_make_no_frame(samples: int, frames: int) -> None:
+    assert log_mel(waveform(samples), *OMNI).shape[1] == frames
+    if samples % 160 and frames:
+        cut = log_mel(waveform(samples)[: frames * 160], *OMNI)
+        assert np.abs(log_mel(waveform(samples), *OMNI)[:, -1] - cut[:, -1]).max() > CLOSE
+
+
+@pytest.mark.parametrize(
+    ("frames", "segment", "positions"), [(0, 10, 0), (1, 10, 1), (10, 10, 2), (11, 10, 3), (20, None, 3), (0, None, 0)]
+)
+def test_every_segment_rounds_up_to_positions_by_itself(frames: int, segment: int | None, positions: int) -> None:
+    grid = Grid(
+        mode="exact", chunk_frames=20, max_frames=20, max_positions=4, frames_per_position=8, segment_frames=segment
+    )
+    assert grid.positions(frames) == positions
 
 
 @pytest.mark.parametrize("samples", [4_700, 4_790, 4_799, 4_800])

@@ -53,7 +53,8 @@ class Qwen3OmniEars:
     def __init__(self, config: Mapping[str, Any]) -> None:
         check_parts(config, "d_model", "encoder_attention_heads")
         self.block_frames = value(config, "n_window_infer", int, 800)
-        if value(config, "n_window", int) * 2 != SEGMENT_FRAMES or self.block_frames % SEGMENT_FRAMES:
+        segments, rest = divmod(self.block_frames, SEGMENT_FRAMES)
+        if value(config, "n_window", int) * 2 != SEGMENT_FRAMES or segments < 1 or rest:
             raise CheckpointError(
                 f"config.json: audio_config has n_window {config['n_window']} and n_window_infer {self.block_frames}, "
                 f"only {SEGMENT_FRAMES // 2} and a multiple of {SEGMENT_FRAMES} are supported; {_LATEST}"
@@ -74,7 +75,7 @@ class Qwen3OmniEars:
             heads=value(config, "encoder_attention_heads", int),
             layers=value(config, "encoder_layers", int),
             inner=value(config, "encoder_ffn_dim", int),
-            positions=self.block_frames // SEGMENT_FRAMES * SEGMENT_POSITIONS,
+            positions=segments * SEGMENT_POSITIONS,
         )
         self.channels = value(config, "downsample_hidden_size", int, 480)
         self.hidden = value(config, "output_dim", int)

@@ -1,0 +1,58 @@
+"""Graphs of Qwen3-Omni's ears and voice, built from the tiny weights and called as a stream calls them."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from edgekit.bundle import Grid, Precision
+from edgekit.exporter.families.code2wav import Code2Wav
+from edgekit.exporter.families.qwen3_omni_ears import Qwen3OmniEars
+from edgekit.recipe import GridSettings
+from edgekit.runtime.ort import OrtEngine
+from tests.exporter.graphs import split
+from tests.exporter.parts import Array, engine
+from tests.reference import omni_audio
+
+EARS = Qwen3OmniEars(omni_audio.EARS)
+VOICE = Code2Wav(omni_audio.VOICE)
+BLOCK, SEGMENT = EARS.grid(GridSettings(mode="exact")), EARS.grid(GridSettings(mode="chunked"))
+
+
+class Hearing:
+    """Encoder and adapter of some ears."""
+
+    def __init__(self, folder: Path, ears: Qwen3OmniEars, weights: Mapping[str, Array], kind: Precision) -> None:
+        self.encoder, self.adapter = (
+            engine(folder, part, lambda g, w, part=part: ears.build(part, g, w), weights, kind)
+            for part in ("encoder", "adapter")
+        )
+
+    def hear(self, mel: Array, grid: Grid) -> Array:
+        """Return embeddings of features (mel_bins, frames), called as the grid says."""
+        call, adapter, start, heard = self.encoder.bind({}), self.adapter.bind({}), 0, []
+        for part in split(mel.shape[1], [grid.chunk_frames]):
+            frames = call.run({"mel": np.ascontiguousarray(mel[:, part]), "start": np.array([start])})["frames"]
+            start += len(frames)
+            assert len(frames) == grid.positions(part.stop - part.start)
+            heard.append(adapter.run({"frames": frames})["embeds"])
+        return np.concatenate(heard)
+
+
+def hearing(folder: Path, kind: Precision = "float32", weights: Mapping[str, Array] | None = None) -> Hearing:
+    """Return the tiny ears in one precision."""
+    return Hearing(folder, EARS, omni_audio.ears_weights() if weights is None else weights, kind)
+
+
+def voice(folder: Path, kind: Precision = "float32", weights: Mapping[str, Array] | None = None) -> OrtEngine:
+    """Return the tiny decoder in one precision."""
+    return engine(folder, "decoder", VOICE.build, omni_audio.voice_weights() if weights is None else weights, kind)
+
+
+def speak(decoder: OrtEngine, codes: np.ndarray, sizes: Iterable[int]) -> list[Array]:
+    """Return the samples of each call on codes (frames, codebooks), fed by ``sizes`` frames; see ``graphs.split``."""
+    call = decoder.bind({})
+    return [
+        call.run({"codes": np.ascontiguousarray(codes[part]), "start": np.array([part.start])})["samples"]
+        for part in split(len(codes), sizes)
+    ]
