@@ -37,13 +37,16 @@ class MelChunk:
     last: bool
 
 
-def mel_filters(bins: int, n_fft: int, rate: int) -> NDArray[np.float32]:
-    """Return triangular Slaney mel filters, (bins, n_fft // 2 + 1) float32, each of unit area in Hz, 0 Hz to rate / 2.
+def mel_filters(bins: int, n_fft: int, rate: int, top_hz: float | None = None) -> NDArray[np.float32]:
+    """Return triangular Slaney mel filters, (bins, n_fft // 2 + 1) float32, each of unit area in Hz, 0 Hz to the top.
+
+    ``top_hz``: rate / 2 if not given.
 
     The scale is linear below 1000 Hz (200/3 Hz per mel) and logarithmic above (6.4 per 27 mels). Source: M. Slaney,
     Auditory Toolbox, 1998.
     """
-    top = 15.0 + 27.0 * np.log(rate / 2 / 1000.0) / np.log(6.4) if rate > 2000 else rate / 2 * 3 / 200.0
+    end = top_hz or rate / 2
+    top = 15.0 + 27.0 * np.log(end / 1000.0) / np.log(6.4) if end > 1000 else end * 3 / 200.0
     mels = np.linspace(0.0, top, bins + 2)
     edges = np.where(mels < 15.0, mels * 200.0 / 3, 1000.0 * np.exp(np.log(6.4) / 27.0 * (mels - 15.0)))
     hertz = np.linspace(0.0, rate / 2, n_fft // 2 + 1)
