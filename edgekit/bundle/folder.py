@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from edgekit.bundle.manifest import FORMAT_VERSION, FileEntry, Manifest
+from edgekit.bundle.manifest import FORMAT_VERSION, FileEntry, FlowSpeech, Manifest
 from edgekit.errors import BundleFileError, BundleFormatError
 
 MANIFEST = "manifest.json"
@@ -63,6 +63,7 @@ def open_bundle(path: str | os.PathLike[str], *, check_hashes: bool = True) -> B
         *(component.data for component in manifest.components.values() if component.data),
         embedding.weight.file,
         *([embedding.scales.file] if embedding.scales else []),
+        *(manifest.speech.voices.values() if isinstance(manifest.speech, FlowSpeech) else []),
     }
     if missing := sorted(named - listed):
         raise BundleFormatError(

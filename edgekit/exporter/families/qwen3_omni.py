@@ -49,6 +49,7 @@ class Qwen3Omni:
 
     name = "qwen3_omni"
     marks: tuple[str, ...] = (TURN_START, TURN_END, SOUND_START, SOUND_END, *ROLES)
+    unnamed = 0
 
     def __init__(self, config: Mapping[str, Any], generation: Mapping[str, Any]) -> None:
         self._config, self._generation = config, generation
