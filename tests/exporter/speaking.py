@@ -14,10 +14,8 @@ from tests.reference import flow_weights, hift_case
 from tests.reference.checkpoints import StepAudioShape, write_step_audio
 
 CODES = flow_weights.TINY.conformer.codes
-FLOW = dataclasses.replace(
-    flow_weights.TINY, dit=dataclasses.replace(flow_weights.TINY.dit, mel_bins=80, speaker=192)
-)
-SHAPE = StepAudioShape(codes=CODES + 3, text_positions=1024, seed=21)
+FLOW = dataclasses.replace(flow_weights.TINY, dit=dataclasses.replace(flow_weights.TINY.dit, mel_bins=80, speaker=192))
+SHAPE = StepAudioShape(codes=CODES + 3, text_positions=2048, seed=21)
 GUIDANCE = 0.6
 SETTINGS = f"""
 flow: !new:cosyvoice2.flow.flow.CausalMaskedDiffWithXvec
