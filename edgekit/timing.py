@@ -27,8 +27,9 @@ class Trace:
     """Every Span of one run, in order of completion.
 
     ``count`` of a span is work in its own unit: samples (``features``), encoder positions (``encoder``), tokens
-    (``prefill``, ``decode``), drafts (``draft``). ``limit`` bounds the memory of a daemon: beyond it the oldest half is
-    dropped. Who reads the spans of a whole run sets it to ``sys.maxsize`` before the run.
+    (``prefill``, ``decode``), drafts (``draft``), rows (``talker_adapter``, ``talker``), codes (``code_predictor``),
+    frames of codes (``decoder``). ``limit`` bounds the memory of a daemon: beyond it the oldest half is dropped. Who
+    reads the spans of a whole run sets it to ``sys.maxsize`` before the run.
     """
 
     clock: Clock = time.perf_counter

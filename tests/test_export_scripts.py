@@ -46,7 +46,17 @@ def test_a_step_audio_checkpoint_is_exported_in_int4(tmp_path):
     assert open_bundle(tmp_path / "bundle").manifest.family == "step_audio"
 
 
-@pytest.mark.parametrize("script", ["whisper/export-ctranslate2.py", "step-audio-2-mini/export-int4.py"])
+def test_a_qwen3_omni_checkpoint_is_exported_with_its_thinker_in_int4(tmp_path):
+    checkpoint = checkpoints.write(tmp_path / "checkpoint", "omni")
+    # Experts of 16 and 32 numbers are coarser than published ones, and random ones lean on no limit.
+    printed = _run("qwen3-omni-30b/export-int4.py", checkpoint, tmp_path / "bundle", "random weights")
+    assert "'experts': 'int4', 'head': 'int8', 'decoder': 'int8'" in printed
+    assert open_bundle(tmp_path / "bundle").manifest.speech is not None
+
+
+@pytest.mark.parametrize(
+    "script", ["whisper/export-ctranslate2.py", "step-audio-2-mini/export-int4.py", "qwen3-omni-30b/export-int4.py"]
+)
 def test_a_script_without_its_argument_says_how_it_is_called(script):
     done = subprocess.run([sys.executable, str(ROOT / "export" / script)], capture_output=True, text=True, check=False)
     assert done.returncode == 1

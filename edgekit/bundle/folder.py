@@ -57,12 +57,11 @@ def open_bundle(path: str | os.PathLike[str], *, check_hashes: bool = True) -> B
     for entry in manifest.files:
         _check_file(folder, entry, check_hashes)
     listed = {entry.path for entry in manifest.files}
-    embedding = manifest.embedding
+    refs = [ref for table in manifest.tables().values() for ref in (table.weight, table.scales) if ref]
     named = {
         *(component.graph for component in manifest.components.values()),
         *(component.data for component in manifest.components.values() if component.data),
-        embedding.weight.file,
-        *([embedding.scales.file] if embedding.scales else []),
+        *(ref.file for ref in refs),
         *(manifest.speech.voices.values() if isinstance(manifest.speech, FlowSpeech) else []),
     }
     if missing := sorted(named - listed):

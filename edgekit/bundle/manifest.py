@@ -336,6 +336,12 @@ class Manifest(Struct, frozen=True):
     dummy_seed: int | None = None
     speech: TalkerSpeech | FlowSpeech | None = None
 
+    def tables(self) -> dict[str, Embedding]:
+        """Return every token table: ``embedding``, and those of ``speech`` by the names of its fields."""
+        fields = self.speech.__struct_fields__ if self.speech else ()
+        found = {name: getattr(self.speech, name) for name in fields}
+        return {"embedding": self.embedding} | {name: one for name, one in found.items() if isinstance(one, Embedding)}
+
 
 def encode(manifest: Manifest) -> bytes:
     """Return the manifest as indented JSON with a stable order of keys: the same content gives the same bytes."""

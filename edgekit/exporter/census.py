@@ -22,6 +22,7 @@ _CODES: Mapping[Precision, tuple[str, ...]] = {"int8": ("uint8", "int8"), "int4"
 def take_census(family: Family, weights: Mapping[str, WrittenWeight]) -> tuple[CensusRow, ...]:
     """Return one row for each stored weight tensor, in the order of the graphs."""
     groups = {family.stored(name): family.group(name) for name in family.expected()}
+    scales = {name + SCALE for name in weights}  # a name that ends so may be a layer's own scale
     return tuple(
         CensusRow(
             component=weight.component,
@@ -30,8 +31,8 @@ def take_census(family: Family, weights: Mapping[str, WrittenWeight]) -> tuple[C
             shape=weight.shape,
             op=weight.op,
             bytes=weight.bytes,
-            float32_bytes=0 if name.endswith(SCALE) else _float32_bytes(weight),
-            group=groups.get(name.removesuffix(SCALE)) or "float",
+            float32_bytes=0 if name in scales else _float32_bytes(weight),
+            group=groups.get(name.removesuffix(SCALE) if name in scales else name) or "float",
         )
         for name, weight in weights.items()
     )

@@ -33,7 +33,7 @@ from edgekit.exporter.pack import (
 from edgekit.exporter.provenance import write_provenance
 from edgekit.exporter.quality import Progress, compare, pass_or_waive, rounded, whole_clip_distance
 from edgekit.exporter.speech import bundle_voices, prepare_voices, with_voices
-from edgekit.exporter.tables import JoinedTensors, speech_tables, write_tables, written_bundle
+from edgekit.exporter.tables import JoinedTensors, write_tables, written_bundle
 from edgekit.exporter.tokenizer import tokenizer_json
 from edgekit.exporter.weight_check import check_weights
 from edgekit.exporter.weights import SCALE, Weights
@@ -149,9 +149,7 @@ def bundle_source(opened: Bundle) -> _Source:
     generation = json.loads(opened.file(GENERATION).read_bytes())
     family = find_family(config, generation)
     manifest = opened.manifest
-    weights = written_bundle(
-        opened.folder, family, manifest.components, manifest.embedding, speech_tables(manifest.speech)
-    )
+    weights = written_bundle(opened.folder, family, manifest.components, manifest.tables())
     tokenizer = opened.file(TOKENIZER).read_text(encoding="utf-8")
     return _Source(
         BundleTensors(weights), family, config, generation, tokenizer, manifest.name, manifest.source,
@@ -211,9 +209,7 @@ def _make(source: _Source, output: Path, recipe: Recipe, options: ExportOptions)
 def _verified(source: _Source, made: Bundle, recipe: Recipe, options: ExportOptions) -> dict[str, Any]:
     """Return the results of weight check, quality gate and distance to the whole clip; raise where one fails."""
     family, manifest = source.family, made.manifest
-    weights = written_bundle(
-        made.folder, family, manifest.components, manifest.embedding, speech_tables(manifest.speech)
-    )
+    weights = written_bundle(made.folder, family, manifest.components, manifest.tables())
     checked = check_weights(family, weights, source.tensors, lambda done, total: options.progress("check", done, total))
     found: dict[str, Any] = {"weights": checked}
     if source.dummy_seed is not None:  # noise has no quality to lose
@@ -251,7 +247,7 @@ def _as_float(recipe: Recipe) -> Recipe:
 def _build(source: _Source, folder: Path, recipe: Recipe, progress: Progress) -> Manifest:
     """Write graphs, token table, tokenizer and configs into ``folder``; return the manifest without results."""
     family = source.family
-    protocol = family.protocol(source.tokenizer)  # a tokenizer of other weights is refused before any is written
+    protocol = family.protocol(source.tokenizer)  # first: a tokenizer that lacks a token fails before any work
     used = {family.group(name) for name in family.expected()}
     groups: list[Group] = [group for group in GROUPS if group in used]
     precision: dict[Group, Precision] = {group: getattr(recipe.precision, group) for group in groups}
@@ -276,7 +272,7 @@ def _build(source: _Source, folder: Path, recipe: Recipe, progress: Progress) ->
     else:
         embedding = write_embedding(folder, w, family.embedding)
     tables = write_tables(folder, family, w)
-    census = take_census(family, written_bundle(folder, family, components, embedding, tables))
+    census = take_census(family, written_bundle(folder, family, components, {"embedding": embedding} | tables))
     check_census(family, census, precision)
     write_json(folder / CONFIG, source.config)
     write_json(folder / GENERATION, source.generation)

@@ -50,7 +50,7 @@ def store_goldens(folder: Path, manifest: Manifest, recipe: Recipe) -> dict[str,
 def _fits(bundle: Bundle, recipe: Recipe, *components: str) -> bool:
     files = {bundle.manifest.components[name].data for name in components}
     if "backbone" in components:
-        files.add(bundle.manifest.embedding.weight.file)
+        files |= {table.weight.file for table in bundle.manifest.tables().values()}
     size = sum(entry.bytes for entry in bundle.manifest.files if entry.path in files)
     return size <= recipe.check.twin_limit_mib << 20
 

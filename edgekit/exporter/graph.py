@@ -3,6 +3,7 @@
 Knows ONNX and files; knows nothing of attention or of quantisation. Nothing larger than one block of rows is ever held.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ OPSET = 21
 IR_VERSION = 10
 MICROSOFT = "com.microsoft"
 _INLINE_BYTES = 1024  # smaller tensors stay inside the graph file
+_TOLD_BYTES = 32  # longer constants are named by their hash
 _PAGE = 4096  # large tensors start on a page, so that a runtime can map them
 
 Array = NDArray[Any]
@@ -107,7 +109,9 @@ class GraphWriter:
         if array.dtype == np.float64:
             array = array.astype(np.float32)
         shape = "x".join(map(str, array.shape)) or "scalar"
-        name = f"const.{array.dtype}.{shape}.{array.tobytes().hex()[:64]}"
+        content = array.tobytes()
+        told = content.hex() if len(content) <= _TOLD_BYTES else hashlib.sha256(content).hexdigest()
+        name = f"const.{array.dtype}.{shape}.{told}"
         if name not in self._initializers:
             self._initializers[name] = numpy_helper.from_array(array, name)
         return name

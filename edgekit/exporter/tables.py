@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Component, Embedding
-from edgekit.bundle.manifest import FlowSpeech, TalkerSpeech
 from edgekit.exporter.checkpoint import Tensors
 from edgekit.exporter.families import Family
 from edgekit.exporter.pack import write_embedding
@@ -68,24 +67,16 @@ def write_tables(folder: Path, family: Family, w: Weights) -> dict[str, Embeddin
     return found
 
 
-def speech_tables(speech: TalkerSpeech | FlowSpeech | None) -> dict[str, Embedding]:
-    """Return the tables that a manifest names beside the backbone's."""
-    fields = speech.__struct_fields__ if speech else ()
-    return {name: one for name in fields if isinstance(one := getattr(speech, name), Embedding)}
-
-
 def written_bundle(
-    folder: Path,
-    family: Family,
-    components: Mapping[str, Component],
-    embedding: Embedding,
-    tables: Mapping[str, Embedding],
+    folder: Path, family: Family, components: Mapping[str, Component], tables: Mapping[str, Embedding]
 ) -> dict[str, WrittenWeight]:
-    """Return every weight of a bundle: its graphs', then those of tables that have a file of their own."""
+    """Return every weight of a bundle: its graphs', then those of tables that have a file of their own.
+
+    tables: every one by the name it has in the manifest, ``embedding`` that of the backbone.
+    """
     found = written_weights(folder, components)
-    places = {"embedding": (family.embedding, embedding)}
-    places |= {table: (stored_table(family, table), one) for table, one in tables.items()}
-    for place, (name, one) in places.items():
-        looked_up = written_embedding(folder, name, one, place)
+    for table, one in tables.items():
+        name = stored_table(family, table) if table in family.tables else family.embedding
+        looked_up = written_embedding(folder, name, one, table)
         found |= {key: weight for key, weight in looked_up.items() if key not in found}
     return found

@@ -7,6 +7,7 @@ one.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -18,13 +19,17 @@ from edgekit.exporter.checkpoint import open_checkpoint
 from edgekit.exporter.families import find_family, open_beside
 from edgekit.exporter.hub import locate
 from edgekit.exporter.quality import check_clips, relative_error
-from edgekit.exporter.tables import speech_tables, written_bundle
+from edgekit.exporter.tables import written_bundle
 from edgekit.exporter.weight_check import check_weights
 from edgekit.recipe import Recipe
 from edgekit.runtime.model import Model, load_opened
 from edgekit.runtime.probe import Answer, Heard, answer, hear
 from edgekit.runtime.sampler import Greedy
 from edgekit.runtime.verify import Check
+
+if TYPE_CHECKING:
+    from edgekit.exporter.reference.qwen3_omni import Qwen3OmniReference
+    from edgekit.exporter.reference.step_audio import StepAudioReference
 
 Array = NDArray[np.float32]
 FLOAT_ERROR = 1e-4  # sums in another order than torch's
@@ -51,15 +56,13 @@ def verify_reference(bundle: str | Path, checkpoint: str | Path) -> tuple[Check,
         raise VerifyError(
             f"{checkpoint}: is of family {family.name}, the bundle of {model.manifest.family}; name its own"
         )
-    tables = speech_tables(model.manifest.speech)
-    weights = written_bundle(opened.folder, family, model.manifest.components, model.manifest.embedding, tables)
+    weights = written_bundle(opened.folder, family, model.manifest.components, model.manifest.tables())
     checked = check_weights(family, weights, whole.tensors, lambda _done, _total: None)
     error = max(checked["error"].values(), default=0.0)
     recipe = msgspec.convert(model.manifest.recipe, Recipe)
     checks = [Check(f"{checked['tensors']} weights: relative error", error, recipe.limits.weight_error)]
-    if family.name != "whisper":
-        return (*checks, *_step_checks(model, found.folder, recipe))
-    return (*checks, *_whisper_checks(model, found.folder, recipe))
+    compared = _whisper_checks if family.name == "whisper" else _prefix_checks
+    return (*checks, *compared(model, found.folder, recipe))
 
 
 def _whisper_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
@@ -84,13 +87,9 @@ def _whisper_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
     return _compared(manifest, recipe, frames, logits, leads)
 
 
-def _step_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
-    try:
-        from edgekit.exporter.reference.step_audio import StepAudioReference
-    except ImportError as error:
-        raise _missing(error) from error
-    reference = StepAudioReference(folder)
+def _prefix_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
     manifest = model.manifest
+    reference = _prefix_reference(manifest, folder)
     protocol = manifest.protocol
     opening = protocol.opening.replace("{system}", protocol.system).replace("{tools}", "")
     before = model.tokenizer.encode(opening + protocol.before)
@@ -108,6 +107,18 @@ def _step_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
         logits.append((told.logits, theirs))
         leads.append((told, theirs))
     return _compared(manifest, recipe, frames, logits, leads)
+
+
+def _prefix_reference(manifest: Manifest, folder: Path) -> "StepAudioReference | Qwen3OmniReference":
+    try:
+        if manifest.family == "qwen3_omni":
+            from edgekit.exporter.reference.qwen3_omni import Qwen3OmniReference
+
+            return Qwen3OmniReference.open(folder)
+        from edgekit.exporter.reference.step_audio import StepAudioReference
+    except ImportError as error:
+        raise _missing(error) from error
+    return StepAudioReference(folder)
 
 
 def _compared(

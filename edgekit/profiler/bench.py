@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.bundle import Manifest, hash_file
+from edgekit.bundle import Manifest, hash_file, open_bundle
 from edgekit.bundle.folder import MANIFEST
 from edgekit.errors import UsageError
 from edgekit.profiler.clips import Clip, faint_noise, read_clip
@@ -34,7 +34,7 @@ from edgekit.profiler.profiles import (
     Timeline,
     summarise,
 )
-from edgekit.runtime.model import Model, load
+from edgekit.runtime.model import Model, load_opened
 from edgekit.runtime.policy import SKIP
 
 Progress = Callable[[int, int, str], None]
@@ -69,7 +69,8 @@ def profile_bundle(
     if repeat < 1 or warmup < 0:
         raise UsageError(f"repeat {repeat}, warmup {warmup}: at least 1 and 0 are needed; ask for more")
     used_threads = available_cores() if threads is None else threads
-    model = load(bundle_path, threads=used_threads)
+    bundle = open_bundle(bundle_path)
+    model = load_opened(bundle, threads=used_threads, speak=bundle.manifest.speech is not None)
     names = [offered.name for offered in model.manifest.levels if offered.name != SKIP]
     if level is not None and level not in names:
         raise UsageError(f"level: '{level}' is not in this bundle; choose one of: {', '.join(names)}")

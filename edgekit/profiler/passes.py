@@ -21,7 +21,7 @@ from edgekit.timing import Span
 
 _DECIMALS = 3  # microseconds
 _SPEAKING = "speak"  # the span around everything that makes sound of an answer's tokens
-_ENGINES = ("talker", "code_predictor", "decoder", "flow_encoder", "flow_step", "vocoder")  # the engines in it
+_ENGINES = {"talker_adapter", "talker", "code_predictor", "decoder", "flow_encoder", "flow_step", "vocoder"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +72,14 @@ class Pass:
         return [span.seconds * 1000 for span in self.spans if span.name == name]
 
     def host_overhead(self) -> float | None:
-        """Return the time that speaking took beside its engines, as a share of theirs; None if nothing was spoken."""
-        engines = sum(span.seconds for span in self.spans if span.name in _ENGINES)
-        whole = sum(span.seconds for span in self.spans if span.name == _SPEAKING)
-        return whole / engines - 1 if engines and whole else None
+        """Return the time that speaking took beside its engines, as a share of theirs; None if nothing was spoken.
+
+        What these engines did outside of speaking, such as hearing the question, is not counted.
+        """
+        speaking = [(span.start_s, span.start_s + span.seconds) for span in self.spans if span.name == _SPEAKING]
+        engines = [span for span in self.spans if span.name in _ENGINES]
+        within = sum(span.seconds for span in engines if any(start <= span.start_s < end for start, end in speaking))
+        return sum(end - start for start, end in speaking) / within - 1 if within else None
 
     def done_before(self, name: str, stream_s: float) -> float | None:
         """Return the share of the work called ``name`` that ended before a moment of stream time; None without work."""

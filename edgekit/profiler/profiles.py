@@ -265,8 +265,9 @@ DEFINITIONS: dict[str, Definition] = {
     "host_overhead": Definition(
         title="Host overhead of speaking",
         unit="share",
-        text="Time of speaking (span `speak`) beside its engines (spans `talker`, `code_predictor`, `decoder`, "
-        "`flow_encoder`, `flow_step`, `vocoder`), as a share of their time, over all codec frames of a pass.",
+        text="Time of speaking (spans `speak`) beside the engines in it (spans `talker_adapter`, `talker`, "
+        "`code_predictor`, `decoder`, `flow_encoder`, `flow_step`, `vocoder`), as a share of their time, over all "
+        "codec frames of a pass.",
     ),
     "silence_cost": Definition(
         title="Cost of silence",

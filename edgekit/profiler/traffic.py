@@ -30,7 +30,7 @@ def token_bytes(manifest: Manifest, position: int, level: ComputeLevel | None = 
     out.
     """
     chosen = (level or manifest.levels[-1]).experts_per_token
-    parts = dict.fromkeys((_DENSE, _EXPERTS, _HEAD, _CACHE), 0.0)
+    parts: dict[str, float] = dict.fromkeys((_DENSE, _EXPERTS, _HEAD, _CACHE), 0.0)
     for row in manifest.census:
         if row.component == "backbone" or row.op == "Lookup":
             part = {"experts": _EXPERTS, "head": _HEAD}.get(row.group, _DENSE)

@@ -8,7 +8,7 @@ Knows which tokens are sound; knows nothing of what was said before, which the b
 from collections.abc import Iterator, Mapping, Sequence
 
 from edgekit.bundle import FlowSpeech
-from edgekit.runtime.engine import Array, Engine
+from edgekit.runtime.engine import Array, Call, Engine
 from edgekit.runtime.flow import Flow
 from edgekit.runtime.mouth import Cut
 from edgekit.runtime.vocoder import Vocoder
@@ -25,10 +25,12 @@ class FlowMouth:
         """Read the voice's prompt, which takes as long as speaking it. Raises what Flow does."""
         self.sample_rate_hz = speech.sample_rate_hz
         self.cut: Cut | None = None
-        self._speech, self._trace = speech, trace
-        with trace.span("flow"):
-            self._flow = Flow(engines["flow_encoder"], engines["flow_step"], voice, speech)
-        self._vocoder = Vocoder(engines["vocoder"], speech.samples_per_code // FRAMES_PER_CODE, seed)
+        self._speech = speech
+        encoder, step = (_Timed(engines[name], name, trace) for name in ("flow_encoder", "flow_step"))
+        self._flow = Flow(encoder, step, voice, speech)
+        self._vocoder = Vocoder(
+            _Timed(engines["vocoder"], "vocoder", trace), speech.samples_per_code // FRAMES_PER_CODE, seed
+        )
 
     def open(self) -> None:
         """Begin a conversation; see Mouth. An answer that was being spoken ends."""
@@ -45,20 +47,38 @@ class FlowMouth:
     def say(self, token: int) -> Iterator[Array]:
         """Take a token and yield samples; see Mouth. What is no code is dropped, as published."""
         if 0 <= (code := token - self._speech.first_code) < self._speech.codes:
-            with self._trace.span("flow"):
-                mel = self._flow.push([code])
-            yield from self._sound(mel, last=False)
+            yield from self._sound(self._flow.push([code]), last=False)
 
     def finish(self) -> Iterator[Array]:
         """Yield the rest of the answer; see Mouth."""
-        with self._trace.span("flow"):
-            mel = self._flow.finish()
-        yield from self._sound(mel, last=True)
+        yield from self._sound(self._flow.finish(), last=True)
 
     def _sound(self, mel: Array, *, last: bool) -> Iterator[Array]:
         if not len(mel) and not last:
             return
-        with self._trace.span("vocoder", len(mel)):
-            samples = self._vocoder.push(mel, last=last)
+        samples = self._vocoder.push(mel, last=last)
         if len(samples):
             yield samples
+
+
+class _Timed:
+    """An Engine whose every run is a span of its name."""
+
+    def __init__(self, engine: Engine, name: str, trace: Trace) -> None:
+        self.component = engine.component
+        self._engine, self._name, self._trace = engine, name, trace
+
+    def bind(self, sizes: Mapping[str, int]) -> Call:
+        return _TimedCall(self._engine.bind(sizes), self._name, self._trace)
+
+
+class _TimedCall:
+    def __init__(self, call: Call, name: str, trace: Trace) -> None:
+        self._call, self._name, self._trace = call, name, trace
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        with self._trace.span(self._name):
+            return self._call.run(inputs)
+
+    def reset(self) -> None:
+        self._call.reset()

@@ -180,13 +180,11 @@ class Talker:
     def _sounding(self, codes: Array | None) -> Iterator[Array]:
         """Yield the samples of a frame, if it makes a piece full; None ends the answer."""
         if codes is None:
-            self._going = False
-        elif self._sound.frames == self._speech.max_frames:
-            self._end("frames")
+            self._end("frames" if self._codes.cut else None)
         else:
             yield from self._sound.push(codes)
 
-    def _end(self, cut: Cut) -> None:
+    def _end(self, cut: Cut | None) -> None:
         self._going, self.cut = False, cut
 
     def _project(self, rows: Array, heard: bool = False) -> Array:
@@ -237,7 +235,10 @@ class _Turns:
 
 
 class _Codes:
-    """Frames of codes: the talker's KV and the code predictor's, and the choice of codes."""
+    """Frames of codes: the talker's KV and the code predictor's, and the choice of codes.
+
+    ``cut``: whether the last answer ended because it was the longest that may be.
+    """
 
     def __init__(
         self,
@@ -249,6 +250,7 @@ class _Codes:
     ) -> None:
         self._codec_table, self._code_table, self._trace = tables.codec, tables.codes, trace
         self._context, self._eos, self._size = speech.context_frames, speech.codec_eos, speech.codebook_size
+        self._max_frames, self._frames, self.cut = speech.max_frames, 0, False
         self._talker = engines["talker"].bind({"context": speech.context_frames})
         self._predictor = engines["code_predictor"].bind({"context": speech.codebooks})
         limits = CodeLimits(stop=(speech.codec_eos,), suppress=speech.codec_suppress)
@@ -285,7 +287,8 @@ class _Codes:
 
     def begin(self, embeds: Array) -> Array | None:
         """Tell the talker how the answer begins, rows (n, width), and return its first frame; see ``next``."""
-        return self._frame(self._run(embeds, np.array([len(embeds) - 1], np.int64)), first=True)
+        self._frames, self.cut = 0, False
+        return self._frame(self._run(embeds, np.array([len(embeds) - 1], np.int64)))
 
     def next(self, text: Array) -> Array | None:
         """Return the next frame, codes (codebooks,) valid until the one after, or None at the end of speech.
@@ -294,7 +297,7 @@ class _Codes:
         """
         np.add.reduce(self._embedded, axis=0, keepdims=True, out=self._embeds)
         self._embeds += text
-        return self._frame(self._run(self._embeds, self._last_row), first=False)
+        return self._frame(self._run(self._embeds, self._last_row))
 
     def _run(self, embeds: Array, rows: Array) -> dict[str, Array]:
         with self._trace.span("talker", len(embeds)):
@@ -303,10 +306,12 @@ class _Codes:
         self._start += len(embeds)
         return outputs
 
-    def _frame(self, outputs: dict[str, Array], first: bool) -> Array | None:
-        code = self._first_code.pick(outputs["logits"][0], first=first)
-        if code == self._eos:
+    def _frame(self, outputs: dict[str, Array]) -> Array | None:
+        code = self._first_code.pick(outputs["logits"][0], first=not self._frames)
+        self.cut = code != self._eos and self._frames == self._max_frames
+        if code == self._eos or self.cut:
             return None
+        self._frames += 1
         codes, rows = self._codes, self._embedded
         codes[0], rows[0] = code, self._codec_table.row(code)
         self._pair[0], self._pair[1] = outputs["hidden"][0], rows[0]
@@ -338,11 +343,6 @@ class _Sound:
         self._codes = np.zeros((options.longest_frames, codebooks), np.int64)
         self._start = np.zeros(1, np.int64)
         self._piece, self._waiting = self._first, 0
-
-    @property
-    def frames(self) -> int:
-        """Frames of this answer so far."""
-        return int(self._start[0]) + self._waiting
 
     def reset(self) -> None:
         """Begin an answer."""

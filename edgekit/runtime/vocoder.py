@@ -64,7 +64,7 @@ class Vocoder:
         if count == 0:
             return _NOTHING, _NOTHING
         noise = self._noise.standard_normal((count - self._source.size, self._harmonics), np.float32)
-        out = self._call.run({"mel": np.ascontiguousarray(frames), "kept": self._source, "noise": noise})
+        out = self._call.run({"mel": frames, "kept": self._source, "noise": noise})
         samples: Samples = out["samples"]
         if overlap := self._held.size:
             faded = samples[:overlap] * self._window[:overlap] + self._held * self._window[overlap:]

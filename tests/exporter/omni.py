@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Precision
-from edgekit.exporter.families.qwen import Qwen, QwenNames
+from edgekit.exporter.families.qwen import Qwen
+from edgekit.exporter.families.qwen3_omni import THINKER, Qwen3Omni
 from edgekit.exporter.families.qwen3_omni_talker import SPECIAL_CODES, Talker
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
@@ -17,15 +18,15 @@ from tests.exporter.parts import Array, Rows, engine
 from tests.reference import qwen3_omni as omni
 
 CONFIG = omni.config()
-THINKER = QwenNames("thinker.model", "thinker.model.embed_tokens.weight", "thinker.lm_head.weight")
 LAYER = {"backbone": "thinker.model.layers.1.mlp", "talker": "talker.model.layers.1.mlp"}
 TABLES = "talker.code_predictor.model.codec_embedding"
 
 
 def parts() -> tuple[Qwen, Talker]:
     """Return thinker and talker of the config."""
-    thinker = Qwen(CONFIG["thinker_config"]["text_config"], THINKER)
-    return thinker, Talker(CONFIG["talker_config"], thinker)
+    family = Qwen3Omni(CONFIG, {})
+    assert family.talker
+    return family.backbone, family.talker
 
 
 @cache

@@ -62,12 +62,17 @@ def whole(key: str, array: np.ndarray) -> bytes:
 
 
 def write(
-    path: Path, content: bytes, storages: Mapping[str, np.ndarray], compression: int = zipfile.ZIP_STORED
+    path: Path,
+    content: bytes,
+    storages: Mapping[str, np.ndarray],
+    *,
+    compression: int = zipfile.ZIP_STORED,
+    order: str = "little",
 ) -> Path:
     """Write a file whose pickle is ``content`` and return its path."""
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("archive/data.pkl", b"\x80\x02" + content + b".")
-        archive.writestr("archive/byteorder", "little")
+        archive.writestr("archive/byteorder", order)
         for key, array in storages.items():
             archive.writestr(f"archive/data/{key}", np.ascontiguousarray(array).tobytes())
         archive.writestr("archive/version", "3\n")

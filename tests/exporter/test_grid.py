@@ -8,7 +8,7 @@ from edgekit.errors import RecipeError, UsageError
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.exporter.families.whisper import Whisper
 from edgekit.recipe import GridSettings
-from tests.exporter.test_export import QUICK
+from tests.exporter.test_export import JUDGED, QUICK
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,16 @@ def test_the_length_of_a_chunk_can_be_asked_for(checkpoint, tmp_path):
     with pytest.raises(UsageError, match="--chunk-ms 120: .* add --mode chunked"):
         export(checkpoint("whisper-dense"), tmp_path / "d", asked)
     assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(("mode", "chunk_ms"), [(None, None), ("chunked", None), ("chunked", 2000)])
+def test_an_export_measures_what_low_latency_costs_qwen3_omni(mode, chunk_ms, checkpoint, tmp_path):
+    options = ExportOptions(recipe=JUDGED, precision="float32", mode=mode, chunk_ms=chunk_ms)
+    manifest = export(checkpoint("omni-thinker"), tmp_path / "b", options)
+    measured = manifest.verification.get("whole_clip")
+    if mode is None:
+        assert measured is None
+    elif chunk_ms:  # the whole block
+        assert measured["frame_error"] == 0
+    else:
+        assert 0.01 < measured["frame_error"] < 1

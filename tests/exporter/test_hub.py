@@ -188,6 +188,15 @@ def test_shards_are_those_that_the_index_names(hub):
         locate(ID)
 
 
+def test_of_a_qwen3_omni_nothing_but_weights_settings_and_tokenizer_is_fetched(hub, tmp_path):
+    folder = checkpoints.write(tmp_path / "omni", "omni")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    aside = ("chat_template.json", "chat_template.jinja", "processor_config.json", "video_preprocessor_config.json")
+    hub.held["acme/omni"] = {COMMIT: files | dict.fromkeys(aside, b"{}")}
+    found = locate("acme/omni").folder
+    assert {path.name for path in found.iterdir()} == files.keys()
+
+
 def test_a_revision_is_pinned_and_kept(hub, tmp_path):
     with pytest.raises(SystemExit) as end:
         main(["export", ID, "-o", str(tmp_path / "b"), "--recipe", str(QUICK), "--revision", OLD])

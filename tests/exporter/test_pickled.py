@@ -242,6 +242,28 @@ def test_a_file_that_lacks_bytes_in_its_middle_is_refused(tmp_path):
         open_pickled(path)
 
 
+def test_a_storage_that_is_not_where_the_table_says_is_refused(tmp_path):
+    path = save(tmp_path / "a.pt", {"a": FEW})
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(b"PK\x01\x02", 0, data.rindex(b"archive/data/0"))
+    data[entry + 42] ^= 1  # the table's offset of this entry
+    path.write_bytes(data)
+    with pytest.raises(
+        CheckpointError, match=r"a\.pt: damaged, entry 'archive/data/0' is not where the zip's table says"
+    ):
+        open_pickled(path)
+
+
+def test_a_far_memo_makes_no_room_for_all_before_it(tmp_path):
+    path = one(tmp_path / "a.pt", b"Nr" + (1 << 22).to_bytes(4, "little"))
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match="damaged, its description does not read: 'memo 4194304'"):
+        open_pickled(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
 def test_a_file_that_shrinks_after_it_was_opened_is_refused(tmp_path):
     path = save(tmp_path / "a.pt", {"a": NUMBERS.astype(np.float32)})
     opened = open_pickled(path)
@@ -251,7 +273,7 @@ def test_a_file_that_shrinks_after_it_was_opened_is_refused(tmp_path):
 
 
 def test_a_compressed_file_is_refused(tmp_path):
-    path = write(tmp_path / "a.pt", ordered({"a": whole("0", FEW)}), {"0": FEW}, zipfile.ZIP_DEFLATED)
+    path = write(tmp_path / "a.pt", ordered({"a": whole("0", FEW)}), {"0": FEW}, compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(CheckpointError, match=r"a\.pt: compressed or encrypted"):
         open_pickled(path)
 
@@ -279,9 +301,8 @@ def test_a_zip_of_something_else_is_refused(tmp_path):
 
 
 def test_a_file_of_a_big_endian_machine_is_refused(tmp_path):
-    path = save(tmp_path / "a.pt", {"a": FEW})
-    path.write_bytes(path.read_bytes().replace(b"little", b"biggie"))
-    with pytest.raises(CheckpointError, match=r"a\.pt"):
+    path = write(tmp_path / "a.pt", ordered({"a": whole("0", FEW)}), {"0": FEW}, order="big")
+    with pytest.raises(CheckpointError, match=r"a\.pt: saved on a big-endian machine"):
         open_pickled(path)
 
 

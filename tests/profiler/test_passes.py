@@ -168,7 +168,7 @@ def test_an_answer_without_sound_has_no_time_of_it():
 
 def test_host_overhead_is_what_speaking_takes_beside_its_engines():
     engines = [Span("talker", 102.0, 0.2), Span("code_predictor", 102.2, 0.1), Span("decoder", 102.4, 0.1)]
-    others = [Span("decode", 102.5, 5.0), Span("encoder", 100.0, 3.0)]
+    others = [Span("decode", 102.5, 5.0), Span("encoder", 100.0, 3.0), Span("talker", 101.0, 2.0)]
     whole = [Span("speak", 102.0, 0.3), Span("speak", 102.39, 0.14)]
     assert a_pass(ANSWER, spans=[*engines, *others, *whole]).host_overhead() == pytest.approx(0.1)
     assert a_pass(ANSWER, spans=others).host_overhead() is None

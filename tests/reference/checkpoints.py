@@ -99,7 +99,14 @@ SHAPES: dict[str, Shape] = {
 
 
 def write(folder: Path, name: str) -> Path:
-    """Write the checkpoint called ``name`` in SHAPES into ``folder`` (made if absent) and return the folder."""
+    """Write the checkpoint called ``name`` into ``folder`` (made if absent) and return the folder.
+
+    name: one in SHAPES, ``omni`` or ``omni-thinker``, which writes only.
+    """
+    if name.startswith("omni"):
+        from tests.reference import qwen3_omni
+
+        return qwen3_omni.write(folder, speaks=name == "omni")
     shape = SHAPES[name]
     return write_whisper(folder, shape) if isinstance(shape, WhisperShape) else write_step_audio(folder, shape)
 

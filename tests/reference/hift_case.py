@@ -68,7 +68,7 @@ def stored(size: HiFT = SMALL, *, form: str = "pair", seed: int = SEED) -> dict[
             found[length] = uniform((shape[0], *(1 for _ in shape[1:])), 0.4, 1.0)
             found[direction] = uniform(shape, -1.0, 1.0)
     found["generator.f0_predictor.classifier.weight"] *= np.float32(900.0)
-    found["generator.f0_predictor.classifier.bias"][:] = 60.0
+    found["generator.f0_predictor.classifier.bias"][:] = 40.0
     found["generator.m_source.l_linear.weight"] *= np.float32(8.0)
     found["generator.conv_post.bias"][:9] -= np.float32(0.5)
     return found

@@ -61,24 +61,29 @@ def ears_weights(seed: int = SEED) -> dict[str, Array]:
 
 
 def voice_weights(seed: int = SEED) -> dict[str, Array]:
-    """Return seeded tensors of code2wav by full name: every block counts, and few samples are clipped."""
+    """Return seeded tensors of code2wav by full name."""
     draw = Draw(seed)
     for name, shape in Code2Wav(VOICE).expected().items():
-        if name.endswith((".gamma", ".scale")):
-            draw.table(name, shape, 0.1, 0.5)
-        elif name.endswith((".alpha", ".beta")):
-            draw.table(name, shape, 0.4)
-        elif len(shape) == 1:
-            draw.table(name, shape, *((0.3, 1.0) if "norm.weight" in name else (0.1, 0.0)))
-        elif "embedding" in name:
-            draw.table(name, shape, 1.0)
-        elif ".block.1." in name:  # a transposed convolution: two columns of its kernel meet in a sample
-            draw.table(name, shape, 0.5 / float(2 * shape[0]) ** 0.5)
-        else:
-            # Snake adds up to 1 / beta in each of its 28 places: little is left of the rest unless convolutions damp
-            damped = ".decoder." in name and shape[0] > 1
-            draw.matrix(name.removesuffix(".weight"), shape, 0.4 if damped else 1.5, bias=False)
+        draw_voice(draw, name, shape)
     return draw.tensors
+
+
+def draw_voice(draw: Draw, name: str, shape: tuple[int, ...]) -> None:
+    """Draw a tensor of code2wav so that every block counts and few samples are clipped."""
+    if name.endswith((".gamma", ".scale")):
+        draw.table(name, shape, 0.1, 0.5)
+    elif name.endswith((".alpha", ".beta")):
+        draw.table(name, shape, 0.4)
+    elif len(shape) == 1:
+        draw.table(name, shape, *((0.3, 1.0) if "norm" in name and name.endswith("weight") else (0.1, 0.0)))
+    elif "embedding" in name:
+        draw.table(name, shape, 1.0)
+    elif ".block.1." in name:  # a transposed convolution: two columns of its kernel meet in a sample
+        draw.table(name, shape, 0.5 / float(2 * shape[0]) ** 0.5)
+    else:
+        # Snake adds up to 1 / beta in each of its 29 places: nothing is left of the rest unless convolutions damp
+        damped = ".decoder." in name and shape[0] > 1
+        draw.matrix(name.removesuffix(".weight"), shape, 0.4 if damped else 1.5, bias=False)
 
 
 def mel(frames: int) -> Array:

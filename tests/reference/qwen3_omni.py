@@ -13,6 +13,7 @@ import numpy as np
 
 from edgekit.exporter.families.qwen3_omni import Qwen3Omni
 from tests.reference.checkpoints import Array, Draw, publish
+from tests.reference.omni_audio import draw_voice
 from tests.reference.vocabulary import omni_tokenizer
 
 VOCABULARY = 544
@@ -81,18 +82,18 @@ def draw(expected: Mapping[str, tuple[int, ...]], seed: int = SEED) -> dict[str,
     made = Draw(seed)
     for name, shape in expected.items():
         stem = name.removesuffix(".weight")
-        if name.endswith(".bias"):
+        if name.startswith("code2wav."):
+            draw_voice(made, name, shape)
+        elif name.endswith(".bias"):
             made.table(name, shape, 0.2)
-        elif name.endswith((".gamma", ".scale")):
-            made.table(name, shape, 0.1, mean=0.5)
-        elif name.endswith((".alpha", ".beta")):
-            made.table(name, shape, 0.3)
         elif len(shape) == 1:
             made.norm(stem, shape[0], bias=False)
         elif "embed" in name:
             made.table(name, shape, 1.0)
         elif name.endswith("mlp.gate.weight"):
             made.matrix(stem, shape, 1.0, bias=False)
+        elif name.startswith("code2wav."):
+            made.matrix(stem, shape, 0.6, bias=False)  # more, and all sound is cut at 1
         else:
             made.matrix(stem, shape, 2.0 if "head" in name or "down_proj" in name else 1.5, bias=False)
     return made.tensors

@@ -6,14 +6,15 @@ are within 1e-4 Hz, float32's rounding of sums of such numbers.
 
 import numpy as np
 import pytest
-import torch
 
-from edgekit.exporter.families.hift import HARMONICS, SAMPLES_PER_FRAME, HiFT, _source, istft, stft
-from edgekit.runtime.vocoder import Vocoder
-from tests.exporter.vocoders import engine, speak, vocoder
-from tests.reference import hift_case as case
-from tests.reference.hift_golden import make, streamed
-from tests.reference.hift_twin import HiFTTwin
+torch = pytest.importorskip("torch")
+
+from edgekit.exporter.families.hift import HARMONICS, SAMPLES_PER_FRAME, HiFT, _source, istft, stft  # noqa: E402
+from edgekit.runtime.vocoder import Vocoder  # noqa: E402
+from tests.exporter.vocoders import engine, speak, vocoder  # noqa: E402
+from tests.reference import hift_case as case  # noqa: E402
+from tests.reference.hift_golden import make, streamed  # noqa: E402
+from tests.reference.hift_twin import HiFTTwin  # noqa: E402
 
 pytestmark = pytest.mark.reference
 TOLERANCE = 1e-4

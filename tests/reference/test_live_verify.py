@@ -16,7 +16,7 @@ RECIPE = Path(__file__).parents[1] / "exporter" / "judged.toml"
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-@pytest.mark.parametrize("name", ["whisper-experts", "step-dense", "step-moe-4"])
+@pytest.mark.parametrize("name", ["whisper-experts", "step-dense", "step-moe-4", "omni", "omni-thinker"])
 def test_a_bundle_agrees_with_its_own_checkpoint(name, precision, tmp_path):
     checkpoint = checkpoints.write(tmp_path / "c", name)
     export(checkpoint, tmp_path / "b", ExportOptions(recipe=RECIPE, precision=precision, accept_loss="random weights"))
@@ -25,6 +25,13 @@ def test_a_bundle_agrees_with_its_own_checkpoint(name, precision, tmp_path):
         assert [check.name for check in checks if not check.passed] == []
     else:  # random weights may miss a limit made for trained ones, but not by much
         assert [check.name for check in checks if not check.error <= 3 * check.tolerance] == []
+
+
+@pytest.mark.parametrize("mode", ["exact", "chunked"])
+def test_qwen3_omni_hears_as_its_checkpoint_does_in_blocks_and_in_seconds(mode, tmp_path):
+    checkpoint = checkpoints.write(tmp_path / "c", "omni-thinker")
+    export(checkpoint, tmp_path / "b", ExportOptions(recipe=RECIPE, precision="float32", mode=mode))
+    assert [check for check in verify_reference(tmp_path / "b", checkpoint) if not check.passed] == []
 
 
 def test_another_checkpoint_is_told_apart(tmp_path):

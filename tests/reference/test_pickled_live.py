@@ -5,14 +5,16 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from edgekit.errors import CheckpointError
-from edgekit.exporter.checkpoint import read
-from edgekit.exporter.families.hift import open_hift
-from edgekit.exporter.pickled import open_pickled
-from tests.reference import hift_case
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+from edgekit.errors import CheckpointError  # noqa: E402
+from edgekit.exporter.checkpoint import read  # noqa: E402
+from edgekit.exporter.families.hift import open_hift  # noqa: E402
+from edgekit.exporter.pickled import open_pickled  # noqa: E402
+from tests.reference import hift_case  # noqa: E402
 
 pytestmark = pytest.mark.reference
 

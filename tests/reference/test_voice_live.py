@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
-import torch
-from transformers import WhisperFeatureExtractor
-from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
-from edgekit.exporter.voice import filter_bank, hearing_mel, log_mel
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from transformers import WhisperFeatureExtractor  # noqa: E402
+from transformers.audio_utils import mel_filter_bank, spectrogram, window_function  # noqa: E402
+
+from edgekit.exporter.voice import filter_bank, hearing_mel, log_mel  # noqa: E402
 
 pytestmark = pytest.mark.reference
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgekit.bundle import Component, Embedding, Sampling, TalkerSpeech, TensorRef
 from edgekit.runtime.engine import Array
+from edgekit.runtime.sampler import CodeLimits, Greedy, Sampler
 from edgekit.runtime.talker import TalkerTables
 
 VOCABULARY, WIDTH, TALKER_WIDTH = 40, 6, 8
@@ -169,12 +170,17 @@ HEAD = [TURN_START, ASSISTANT, NEWLINE]
 SYSTEM_TURN = [TURN_START, SYSTEM, NEWLINE, 5, 6, 38, NEWLINE]
 
 
-def expected(maths: Maths, told: Array, answer: Sequence[int], speaker: int = 16, frames: int = 50) -> Array:
-    """Return the greedy codes (frames, codebooks) of an answer whose whole text is known, after rows ``told``.
+_GREEDY = Greedy(CodeLimits(suppress=SPEECH.codec_suppress)), Greedy(CodeLimits())
+
+
+def expected(
+    maths: Maths, told: Array, answer: Sequence[int], *, speaker: int = 16, samplers: tuple[Sampler, Sampler] = _GREEDY
+) -> Array:
+    """Return the codes (frames, codebooks) of an answer whose whole text is known, after rows ``told``.
 
     Written down from transformers' generate: no caches, every row anew at every step.
     """
-    speech = SPEECH
+    speech, frames = SPEECH, SPEECH.max_frames
 
     def read(*tokens: int) -> Array:
         return maths.project(maths.text[list(tokens)], np.zeros((len(tokens), 1), bool))
@@ -187,12 +193,13 @@ def expected(maths: Maths, told: Array, answer: Sequence[int], speaker: int = 16
     made: list[list[int]] = []
     while True:
         hidden, logits = maths.talk(rows)
-        code = int(np.argmax(logits[: EOS + 1]))
+        code = samplers[0].pick(logits, first=not made)
         if code == EOS or len(made) == frames:
             return np.array(made, np.int64).reshape(-1, CODEBOOKS)
         frame, embedded = [code], [maths.codec[code]]
         for step in range(CODEBOOKS - 1):
-            frame.append(int(np.argmax(maths.predict(np.array([hidden, *embedded]), step))))
+            logits = maths.predict(np.array([hidden, *embedded]), step)
+            frame.append(samplers[1].pick(logits, first=not step))
             embedded.append(maths.codes[step * CODES + frame[-1]])
         rows = np.concatenate((rows, np.sum(embedded, axis=0)[None] + read(trailing[len(made)])))
         made.append(frame)

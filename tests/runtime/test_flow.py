@@ -112,11 +112,13 @@ def test_voice_and_codes_are_heard(open_flow):
 def test_where_the_context_is_used_up_an_answer_goes_on_behind_the_prompt(open_flow):
     codes = draw_codes(TINY, 130, 1)
     plain = speak(open_flow(), codes)
-    frames = speak(open_flow(context_codes=75), codes)  # the prompt's 20, two chunks, and no third
+    flow = open_flow(context_codes=75)  # the prompt's 20, two chunks, and no third
+    frames = speak(flow, codes)
     assert frames.shape == plain.shape
     np.testing.assert_array_equal(frames[:100], plain[:100])
     assert np.isfinite(frames).all()
     assert np.abs(frames[100:] - plain[100:]).max() > 0.01
+    np.testing.assert_array_equal(speak(flow, codes), frames)  # the prompt is still there
     np.testing.assert_array_equal(speak(open_flow(context_codes=153), codes)[:250], plain[:250])
 
 

@@ -64,6 +64,11 @@ def test_the_fewest_tokens_that_weigh_top_p_are_left(top_p: float, left: list[in
     _close(_shares(Sampled(FREE, Sampling(temperature=1.0, top_p=top_p - 1e-4), 1), logits), wanted)
 
 
+def test_as_much_as_top_p_spares_goes_to_the_last_bit() -> None:
+    tokens, weights = remaining(np.zeros(4, np.float32), Sampling(temperature=1.0, top_p=0.5))
+    assert (sorted(tokens), weights.tolist()) == ([2, 3], [1, 1])
+
+
 def test_top_p_counts_what_temperature_and_top_k_left() -> None:
     weights = np.array([0.1, 0.2, 0.3, 0.4])
     logits = (2 * np.log(weights)).astype(np.float32)

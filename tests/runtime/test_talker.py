@@ -6,6 +6,7 @@ import pytest
 
 from edgekit.bundle import Sampling
 from edgekit.errors import BundleFormatError, UsageError
+from edgekit.runtime.sampler import CodeLimits, sampler
 from edgekit.runtime.talker import Talker, TalkerOptions
 from edgekit.timing import Trace
 from tests.runtime.streams import Logged
@@ -14,6 +15,7 @@ from tests.runtime.talkers import (
     CODEBOOKS,
     CODEC,
     CODES,
+    EOS,
     HEAD,
     HELD,
     NEWLINE,
@@ -157,6 +159,15 @@ def test_turns_after_the_first_are_told_in_place_of_the_answer_before() -> None:
     np.testing.assert_array_equal(samples, spoken.maths.sound(wanted))
 
 
+def test_an_answer_without_a_turn_of_the_user_before_it_stands_where_the_last_one_stood() -> None:
+    spoken, turn = Spoken(), user_turn(7, 8)
+    spoken.read([*turn, *HEAD])
+    spoken.answer(ANSWER)
+    spoken.read([38, NEWLINE, *HEAD])
+    wanted = expected(spoken.maths, _told(spoken.maths, turn), ANSWER[2:])
+    np.testing.assert_array_equal(spoken.answer(ANSWER[2:])[0], wanted)
+
+
 def test_an_answer_that_nobody_hears_to_its_end_leaves_nothing_behind() -> None:
     spoken = Spoken(first_frames=4)
     first, second = user_turn(7, 8), user_turn(9)
@@ -272,6 +283,20 @@ def test_the_same_seed_says_the_same_over_several_answers_and_another_does_not()
     assert once[0] != once[1]
 
 
+def test_drawn_codes_are_those_of_a_run_that_knows_the_whole_text() -> None:
+    drawn = {name: msgspec.structs.replace(sampling, repetition_penalty=3.0) for name, sampling in DRAWN.items()}
+    spoken = Spoken(seed=8, **drawn)
+    limits = CodeLimits(stop=(EOS,), suppress=SPEECH.codec_suppress), CodeLimits()
+    samplers = tuple(sampler(limits[i], list(drawn.values())[i], (8, i)) for i in range(2))
+    told = []
+    for turn in (user_turn(7), user_turn(8, 9)):
+        told.append(turn)
+        spoken.read([*turn, *HEAD])
+        wanted = expected(spoken.maths, _told(spoken.maths, *told), ANSWER, samplers=samplers)
+        np.testing.assert_array_equal(spoken.answer(ANSWER)[0], wanted)
+        assert len(wanted) > 3
+
+
 def test_drawn_codes_do_not_depend_on_when_the_text_comes() -> None:
     def codes(first_frames: int) -> list[list[int]]:
         spoken = Spoken(first_frames=first_frames, **DRAWN)
@@ -345,8 +370,8 @@ def test_every_run_is_timed_and_counted() -> None:
     told, head = len(user_turn(7, 8)), 9
     assert counts == {
         "talker_adapter": told + 3 + len(ANSWER),
-        "talker": told + head + 11,
-        "code_predictor": 12 * (CODEBOOKS - 1),  # the frame that shows there would be more is dropped
+        "talker": told + head + 11,  # the last shows that there would be more
+        "code_predictor": 11 * (CODEBOOKS - 1),
         "decoder": 11,
     }
     runs = {name: sum(span.name == name for span in trace.spans) for name in spoken.engines}

@@ -58,6 +58,14 @@ def test_a_short_beginning_waits_for_more(count):
     np.testing.assert_array_equal(vocoder.push(frames(count, 9), last=False), np.repeat(frames(0, 1), PER_FRAME))
 
 
+def test_eight_frames_are_made_sound_at_once_and_held_back():
+    engine = Counting()
+    vocoder = Vocoder(engine, PER_FRAME)
+    assert vocoder.push(frames(0, 8), last=False).size == 0
+    assert len(engine.calls) == 1
+    assert vocoder.push(frames(8, 9), last=True).size == 9 * PER_FRAME
+
+
 @pytest.mark.parametrize("count", [1, 7, 8, 9])
 def test_a_reply_in_one_piece_is_given_out_whole(count):
     vocoder = Vocoder(Counting(), PER_FRAME)

@@ -48,11 +48,10 @@ class Qwen3Omni:
     """The family bound to one config."""
 
     name = "qwen3_omni"
-    marks: tuple[str, ...] = (TURN_START, TURN_END, SOUND_START, SOUND_END, *ROLES)
     unnamed = 0
 
     def __init__(self, config: Mapping[str, Any], generation: Mapping[str, Any]) -> None:
-        self._config, self._generation = config, generation
+        self._generation = generation
         thinker = section(config, "thinker_config")
         audio = section(thinker, "audio_config")
         self.ears = Qwen3OmniEars(audio)
@@ -64,15 +63,17 @@ class Qwen3Omni:
             )
         self.embedding = self.backbone.embedding
         self.max_context = self.backbone.positions
+        self.marks: tuple[str, ...] = (TURN_START, TURN_END, SOUND_START, SOUND_END)
         self.components: tuple[str, ...] = ("encoder", "adapter", "backbone")
         self.tables: Mapping[str, tuple[str, ...]] = {}
         self.talker: Talker | None = None
         self.decoder: Code2Wav | None = None
         if _speaks(config):
-            self.talker = Talker(section(config, "talker_config"), self.backbone)
+            self.talker = Talker(config, self.backbone)
             self.decoder = Code2Wav(section(config, "code2wav_config"))
             self.components += (*self.talker.components, "decoder")
             self.tables = self.talker.tables
+            self.marks += ROLES
             self._check_codes(self.talker, self.decoder)
 
     @staticmethod
@@ -140,7 +141,7 @@ class Qwen3Omni:
 
     def protocol(self, tokenizer: str) -> TokenProtocol:
         """Return the token protocol: ChatML, audio between its own marks."""
-        ids = {mark: token_id(tokenizer, mark) for mark in (TURN_START, TURN_END, SOUND_START, SOUND_END)}
+        ids = {mark: token_id(tokenizer, mark) for mark in self.marks}
         found = self._generation.get("eos_token_id") or []
         ends = [found] if isinstance(found, int) else list(found)
         return TokenProtocol(
@@ -165,7 +166,7 @@ class Qwen3Omni:
         """Return how answers are spoken; None where the config has no talker."""
         if self.talker is None or self.decoder is None:
             return None
-        return self.talker.speech(tables, tokenizer, self._config, self.decoder.samples_per_frame)
+        return self.talker.speech(tables, tokenizer, self.decoder.samples_per_frame)
 
     def levels(self) -> tuple[ComputeLevel, ...]:
         """Return the default compute levels, cheapest first."""

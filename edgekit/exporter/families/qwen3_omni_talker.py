@@ -28,6 +28,8 @@ MOST_FRAMES = 4096  # of the talker's cache, 20 KiB each in the published model;
 # Source: the arguments of generate() and of its call of the code predictor, which are the defaults published.
 TALKER_SAMPLING = Sampling(temperature=0.9, top_k=50, repetition_penalty=1.05)
 CODE_SAMPLING = Sampling(temperature=1.0, top_k=50, top_p=0.8)
+_CODEC_IDS = {f"codec_{name}": f"codec_{name}_id" for name in ("pad", "bos", "nothink", "think_bos", "think_eos")}
+_CODEC_IDS |= {"codec_eos": "codec_eos_token_id"}
 TURN_START, ROLES = "<|im_start|>", ("system", "user", "assistant")
 _PROJECTIONS = ("text_projection", "hidden_projection")
 _TALKER = QwenNames("talker.model", "talker.model.codec_embedding.weight", "talker.codec_head.weight", "decoder")
@@ -37,7 +39,7 @@ _HEADS = "talker.code_predictor.lm_head"
 
 
 class Talker:
-    """The speaking part of a config: its ``talker_config``, bound to the thinker it listens to.
+    """The speaking part of a whole config, bound to the thinker it listens to.
 
     ``accepted``: which of the thinker's hidden states stands for sound.
     """
@@ -45,8 +47,11 @@ class Talker:
     components: tuple[str, ...] = ("talker_adapter", "talker", "code_predictor")
 
     def __init__(self, config: Mapping[str, Any], thinker: Qwen) -> None:
-        self._config = config
+        self._tts = {name: value(config, f"tts_{name}_token_id", int) for name in ("pad", "bos", "eos")}
         self.thinker_width = thinker.width
+        config = section(config, "talker_config")
+        self._codec = {name: value(config, key, int) for name, key in _CODEC_IDS.items()}
+        self._speakers = {str(name): value(section(config, "speaker_id"), name, int) for name in config["speaker_id"]}
         inner = section(config, "text_config")
         self.talker = Qwen(inner, _TALKER, "talker_config.text_config", "qwen3_omni_moe_talker_text")
         made = section(config, "code_predictor_config")
@@ -54,19 +59,20 @@ class Talker:
         self.predictor = Qwen(made, _PREDICTOR, "talker_config.code_predictor_config", kind)
         self.codebooks = value(config, "num_code_groups", int)
         self.accepted = value(config, "accept_hidden_layer", int)
-        self._check(thinker, value(made, "num_code_groups", int, self.codebooks))
+        rules = (
+            ("thinker_hidden_size", value(config, "thinker_hidden_size", int), thinker.width),
+            ("code_predictor_config.hidden_size", self.predictor.width, self.talker.width),
+            ("code_predictor_config.num_code_groups", value(made, "num_code_groups", int), self.codebooks),
+        )
+        self._check(thinker, rules)
         heads = range(self.codebooks - 1)
         self._tables = tuple(f"{_CODES}.{head}.weight" for head in heads)
         self._heads = tuple(f"{_HEADS}.{head}.weight" for head in heads)
         self._stored = f"{_CODES}.0-{self.codebooks - 2}.weight"
         self.tables: dict[str, tuple[str, ...]] = {"codec_table": (self.talker.embedding,), "code_table": self._tables}
 
-    def _check(self, thinker: Qwen, groups: int) -> None:
-        rules = (
-            ("thinker_hidden_size", value(self._config, "thinker_hidden_size", int), thinker.width),
-            ("code_predictor_config.hidden_size", self.predictor.width, self.talker.width),
-            ("code_predictor_config.num_code_groups", groups, self.codebooks),
-        )
+    def _check(self, thinker: Qwen, rules: tuple[tuple[str, int, int], ...]) -> None:
+        """Raise CheckpointError where two parts contradict each other, or an id is beyond its vocabulary."""
         for name, found, wanted in rules:
             if found != wanted:
                 raise CheckpointError(
@@ -83,6 +89,21 @@ class Talker:
                 f"config.json: talker_config.text_config.vocab_size is {self.talker.vocabulary}, its last "
                 f"{SPECIAL_CODES} are no codes; use the published config.json"
             )
+        if not self._speakers:
+            raise CheckpointError("config.json: talker_config.speaker_id names no voice; use the published config.json")
+        ids = {f"tts_{name}_token_id": (number, thinker.vocabulary) for name, number in self._tts.items()}
+        ids |= {
+            f"talker_config.{name}": (number, self.talker.vocabulary)
+            for name, number in (
+                *((_CODEC_IDS[name], number) for name, number in self._codec.items()),
+                *((f"speaker_id.{name}", number) for name, number in self._speakers.items()),
+            )
+        }
+        for name, (number, vocabulary) in ids.items():
+            if not 0 <= number < vocabulary:
+                raise CheckpointError(
+                    f"config.json: {name} is {number}, its vocabulary has {vocabulary}; use the published config.json"
+                )
 
     def expected(self) -> Mapping[str, tuple[int, ...]]:
         """Return name and shape of every tensor."""
@@ -117,41 +138,30 @@ class Talker:
         builders = {"talker_adapter": self._adapter, "talker": self._talker, "code_predictor": self._predictor}
         builders[component](g, w)
 
-    def speech(
-        self, tables: Mapping[str, Embedding], tokenizer: str, config: Mapping[str, Any], samples_per_frame: int
-    ) -> TalkerSpeech:
-        """Return the manifest's part on speech. config: the whole one; ids of text come from the tokenizer."""
-        talker = self._config
-        end = value(talker, "codec_eos_token_id", int)
+    def speech(self, tables: Mapping[str, Embedding], tokenizer: str, samples_per_frame: int) -> TalkerSpeech:
+        """Return the manifest's part on speech; ids of turns come from the tokenizer, all others from the config."""
         last = range(self.talker.vocabulary - SPECIAL_CODES, self.talker.vocabulary)
         frames = min(MOST_FRAMES, self.talker.positions)
-        found = TalkerSpeech(
+        return TalkerSpeech(
             sample_rate_hz=SAMPLE_RATE_HZ,
             samples_per_frame=samples_per_frame,
             codebooks=self.codebooks,
             codebook_size=self.predictor.vocabulary,
             codec_table=tables["codec_table"],
             code_table=tables["code_table"],
-            speakers={str(name): int(number) for name, number in section(talker, "speaker_id").items()},
+            speakers=self._speakers,
             turn_start=token_id(tokenizer, TURN_START),
             roles={role: token_id(tokenizer, role) for role in ROLES},  # type: ignore[misc]
-            tts_pad=value(config, "tts_pad_token_id", int),
-            tts_bos=value(config, "tts_bos_token_id", int),
-            tts_eos=value(config, "tts_eos_token_id", int),
-            codec_pad=value(talker, "codec_pad_id", int),
-            codec_bos=value(talker, "codec_bos_id", int),
-            codec_eos=end,
-            codec_nothink=value(talker, "codec_nothink_id", int),
-            codec_think_bos=value(talker, "codec_think_bos_id", int),
-            codec_think_eos=value(talker, "codec_think_eos_id", int),
-            codec_suppress=tuple(number for number in last if number != end),
+            tts_pad=self._tts["pad"],
+            tts_bos=self._tts["bos"],
+            tts_eos=self._tts["eos"],
+            **self._codec,
+            codec_suppress=tuple(number for number in last if number != self._codec["codec_eos"]),
             talker_sampling=TALKER_SAMPLING,
             code_sampling=CODE_SAMPLING,
             max_frames=frames // 2,
             context_frames=frames,
         )
-        _check_ids(found, self.talker.vocabulary)
-        return found
 
     def _adapter(self, g: GraphWriter, w: Weights) -> None:
         """Project rows of the thinker: its token rows one way, what it made of sound another; each row once."""
@@ -196,17 +206,3 @@ class Talker:
         parts = g.nodes("Split", model.normed(g, w, last), counts, outs=(None,) * len(heads), axis=0)
         made = [w.linear(g, part, name, "decoder") for part, name in zip(parts, self._heads, strict=True)]
         g.output(g.node("Concat", *made, axis=0), "logits", "float32", (1, model.vocabulary))
-
-
-def _check_ids(speech: TalkerSpeech, vocabulary: int) -> None:
-    """Raise CheckpointError for a codec id beyond the talker's vocabulary."""
-    ids = {name: getattr(speech, name) for name in speech.__struct_fields__ if name.startswith("codec_")}
-    ids |= {f"speaker_id.{name}": number for name, number in speech.speakers.items()}
-    for name, number in ids.items():
-        if isinstance(number, int) and not 0 <= number < vocabulary:
-            raise CheckpointError(
-                f"config.json: talker_config's {name} is {number}, its vocabulary has {vocabulary}; "
-                "use the published config.json"
-            )
-    if not speech.speakers:
-        raise CheckpointError("config.json: talker_config.speaker_id names no voice; use the published config.json")

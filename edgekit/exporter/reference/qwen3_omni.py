@@ -15,6 +15,8 @@ from transformers import Qwen3OmniMoeConfig
 from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as published
 
 from edgekit.exporter.checkpoint import open_checkpoint, read
+from edgekit.exporter.families.qwen3_omni_ears import PREFIX
+from edgekit.exporter.reference.qwen3_omni_ears import Qwen3OmniEarsReference
 from edgekit.exporter.reference.whisper import Written
 
 Array = NDArray[np.float32]
@@ -26,12 +28,14 @@ class Qwen3OmniReference:
 
     def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
         made = Qwen3OmniMoeConfig(**config)
-        for part in (made.thinker_config.text_config, made.thinker_config.audio_config, made.talker_config):
+        for part in (made.thinker_config.text_config, made.talker_config):
             part._attn_implementation = "eager"
         self.accepted = made.talker_config.accept_hidden_layer
         thinker = made.thinker_config
         self.thinker = _load(published.Qwen3OmniMoeThinkerTextModel, thinker.text_config, tensors, "thinker.model.")
-        self.audio = _load(published.Qwen3OmniMoeAudioEncoder, thinker.audio_config, tensors, "thinker.audio_tower.")
+        self.ears: Qwen3OmniEarsReference | None = None
+        if any(name.startswith(f"{PREFIX}.") for name in tensors):
+            self.ears = Qwen3OmniEarsReference(config["thinker_config"]["audio_config"], tensors)
         self.talker = _load(
             published.Qwen3OmniMoeTalkerForConditionalGeneration, made.talker_config, tensors, "talker."
         )
@@ -54,10 +58,10 @@ class Qwen3OmniReference:
         names = [name for name in found.names() if not name.startswith(skipped)]
         return cls(found.config, {name: read(found, name) for name in names})
 
-    @torch.inference_mode()
-    def hear(self, mel: Array) -> Array:
-        """Return what the backbone hears (n, hidden) of features (mel_bins, frames): the published blocks."""
-        return self.audio(torch.from_numpy(mel), feature_lens=torch.tensor([mel.shape[1]])).last_hidden_state.numpy()
+    def hear(self, mel: Array, chunk_positions: int = 0) -> Array:
+        """Return what the backbone hears (n, hidden) of features (mel_bins, frames), in blocks or chunks of them."""
+        assert self.ears is not None, "these tensors have no audio tower"
+        return self.ears.hear(mel, chunk_positions)
 
     @torch.inference_mode()
     def embed(self, tokens: list[int]) -> Array:

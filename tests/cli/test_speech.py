@@ -1,0 +1,57 @@
+"""A piece of speech goes to its sink and to the program that reads along."""
+
+import json
+import sys
+
+import msgspec
+import numpy as np
+import pytest
+import soundfile
+
+from edgekit.bundle import FlowSpeech, Sampling, open_bundle
+from edgekit.cli.printer import Printer
+from edgekit.cli.speech import sound, speaker, speech_file
+from edgekit.runtime.events import Audio
+from tests.runtime.portaudio import FakePortAudio
+
+PIECE = Audio(np.linspace(-0.5, 0.5, 1000, dtype=np.float32), 24_000)
+
+
+@pytest.fixture
+def silent(bundle):
+    """Return the manifest of a bundle that only writes."""
+    return open_bundle(bundle).manifest
+
+
+@pytest.fixture
+def speaking(silent):
+    """Return a manifest that promises speech at 24 kHz."""
+    speech = FlowSpeech(
+        sample_rate_hz=24_000, samples_per_code=960, first_code=0, codes=1, start=0, end=0, chunk_codes=1,
+        lookahead_codes=0, steps=1, guidance=0.0, voices={}, sampling=Sampling(),
+    )  # fmt: skip
+    return msgspec.structs.replace(silent, speech=speech)
+
+
+def test_without_a_sink_nothing_is_asked_of_the_stream(silent):
+    with speech_file(None, silent) as file, speaker(silent, speak=False) as turns:
+        assert sound(Printer(), file) == sound(Printer(), turns) == {}
+
+
+def test_a_piece_is_written_and_told(speaking, tmp_path, capsys):
+    with speech_file(tmp_path / "out.wav", speaking) as file:
+        settings = sound(Printer(as_json=True), file)
+        settings.pop("on_audio")(PIECE)
+        assert settings == {"speak": True}
+    assert soundfile.info(tmp_path / "out.wav").frames == 1000
+    assert json.loads(capsys.readouterr().out)["samples"] == 1000
+
+
+def test_a_piece_is_played_and_the_loudspeaker_closed_at_the_end(speaking, monkeypatch):
+    portaudio = FakePortAudio(rates=(24_000,))
+    monkeypatch.setitem(sys.modules, "sounddevice", portaudio)
+    with speaker(speaking, speak=True) as turns:
+        sound(Printer(), turns)["on_audio"](PIECE)
+        np.testing.assert_array_equal(portaudio.stream.ask(1000)[:, 0], PIECE.samples)
+        assert portaudio.stream.running
+    assert not portaudio.stream.running
