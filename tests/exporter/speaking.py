@@ -1,6 +1,7 @@
 """A tiny Step-Audio 2 checkpoint that speaks: weights, token2wav, and a recording to take a voice from."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,5 @@ def record(path: Path, pitch: float, rate: int = 24_000, seconds: float = 1.2) -
 
 
 def _stops(folder: Path) -> list[int]:
-    import json
-
     found: list[int] = json.loads((folder / "config.json").read_text())["eos_token_id"]
     return found
