@@ -15,6 +15,7 @@ Precision = Literal["float32", "int8", "int4"]
 GridMode = Literal["exact", "chunked"]
 GateKind = Literal["speech", "sound", "off"]
 StateKind = Literal["none", "in-place", "carried"]
+Role = Literal["system", "user", "assistant"]
 
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -221,7 +222,7 @@ class TalkerSpeech(Struct, frozen=True, tag_field="kind", tag="talker"):
     code_table: Embedding
     speakers: dict[str, int]
     turn_start: int
-    roles: dict[Literal["system", "user", "assistant"], int]
+    roles: dict[Role, int]
     tts_pad: int
     tts_bos: int
     tts_eos: int

@@ -82,7 +82,9 @@ def stream_options(command: _Command) -> _Command:
     """Add what ``run`` and ``listen`` share: how a stream listens and answers; see ``stream_settings``."""
     added = [
         click.option(
-            "--gate", type=click.Choice(["speech", "sound", "off"]), help="What counts; the bundle's if absent."
+            "--gate",
+            type=click.Choice(["speech", "sound", "off"]),
+            help="What counts; if absent: the bundle's, or sound with a --prompt of your own.",
         ),
         click.option(
             "--level", metavar="NAME", help="Pin a compute level of the bundle; else chosen by how late it is."

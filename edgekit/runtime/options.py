@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgekit.bundle import ComputeLevel, FlowSpeech, GateKind, GateSettings, Sampling
+from edgekit.bundle import ComputeLevel, FlowSpeech, GateKind, GateSettings, Sampling, TokenProtocol
 from edgekit.errors import UsageError
 from edgekit.runtime.cross import CrossDecoder
 from edgekit.runtime.decode import Decoder, Setting
@@ -36,7 +36,8 @@ class StreamOptions:
     language if none is given). ``partials``: write drafts of the text while the user talks, which costs work and makes
     the final text of a long utterance come sooner; cross-attention models only.
 
-    For prefix models: ``system`` text, ``prompt`` (a text, or the name of a question that the bundle knows), ``tools``
+    For prefix models: ``system`` text, ``prompt`` (the name of a question that the bundle knows, or one's own, which
+    may be about any sound: the gate is then ``sound`` unless another one is asked for), ``tools``
     (their schemas as text), ``turns`` (how many earlier ones an answer remembers at most; None: all that fit),
     ``think`` (whether a thought precedes the answer, or of how many tokens at most).
 
@@ -121,8 +122,15 @@ def make_mouth(model: "Model", options: StreamOptions, trace: Trace) -> Mouth | 
     return Talker(speech, model.engines, tables, trace, TalkerOptions(speaker=options.voice, seed=options.seed))
 
 
-def gate_settings(settings: GateSettings, kind: GateKind | None) -> GateSettings:
-    """Return the bundle's settings, with thresholds of the other scale where another kind is asked for."""
+def gate_settings(settings: GateSettings, options: StreamOptions, protocol: TokenProtocol) -> GateSettings:
+    """Return the bundle's settings, with thresholds of the other scale where another kind is asked for.
+
+    A question of the user's own may be about any sound: a gate that lets speech through alone makes way for ``sound``.
+    """
+    kind = options.gate
+    own = options.prompt is not None and options.prompt not in protocol.questions
+    if kind is None and own and settings.kind == "speech":
+        kind = "sound"
     if kind is None or kind == settings.kind:
         return settings
     if kind not in _THRESHOLDS:

@@ -61,7 +61,7 @@ class Stream:
         self._manifest = manifest
         self._rate = manifest.front_end.sample_rate_hz
         self._resampler = Resampler(options.sample_rate_hz, options.channels)
-        self._gate = Gate(gate_settings(manifest.gate, options.gate), self._rate)
+        self._gate = Gate(gate_settings(manifest.gate, options, manifest.protocol), self._rate)
         self._ear = Ear(manifest, model.engines["encoder"], model.engines["adapter"], self.trace)
         self._mouth = make_mouth(model, options, self.trace)
         self._decoder = make_decoder(model, options, self.trace, self._mouth)

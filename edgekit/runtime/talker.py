@@ -9,11 +9,11 @@ Qwen3OmniMoeForConditionalGeneration.generate (transformers), which waits for th
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from edgekit.bundle import Sampling, TalkerSpeech
+from edgekit.bundle import Role, Sampling, TalkerSpeech
 from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.engine import Array, Engine
 from edgekit.runtime.mouth import Cut
@@ -199,10 +199,10 @@ class _Turns:
 
     def __init__(self, speech: TalkerSpeech) -> None:
         self._start = speech.turn_start
-        self._roles = {token: role for role, token in speech.roles.items()}
+        self._roles: dict[int, Role] = {token: role for role, token in speech.roles.items()}
         self._waiting: list[int] = []
         self._waiting_rows: list[Array] = []
-        self.role: Literal["system", "user", "assistant"] | None = None
+        self.role: Role | None = None
         self.head = np.zeros((0, 0), np.float32)  # the first rows of the latest assistant's turn
 
     def read(self, tokens: Sequence[int], rows: Array) -> Array:
@@ -227,7 +227,7 @@ class _Turns:
                 self.head = np.concatenate((self.head, rows[begin:end]))[:_HEAD_TOKENS]
         return rows[told]
 
-    def _role_of(self, token: int) -> Literal["system", "user", "assistant"]:
+    def _role_of(self, token: int) -> Role:
         if token not in self._roles:
             roles = ", ".join(f"{role} ({known})" for known, role in self._roles.items())
             raise UsageError(f"prompt: token {token} begins a turn, the talker knows {roles}; change the prompt")

@@ -20,7 +20,7 @@ from edgekit.profiler.profiles import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-RECORDS = sorted((ROOT / "profiles").rglob("*.json"))
+RECORDS = sorted(path for path in (ROOT / "profiles").glob("*/*.json") if path.parent.name != "data")
 
 
 def interpolated(samples, percent):

@@ -7,11 +7,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgekit.bundle import Question, Thinking, TokenProtocol
+from edgekit.bundle import GateSettings, Question, Thinking, TokenProtocol
 from edgekit.errors import UsageError
 from edgekit.runtime.engine import Array
 from edgekit.runtime.events import Event, Forgot, SpeechStopped, Text, Thought
 from edgekit.runtime.model import Model
+from edgekit.runtime.options import StreamOptions, gate_settings
 from edgekit.runtime.stream import Stream
 from tests.runtime.streams import CHUNK, Logged, final_texts, logged, roomy, sound_of
 
@@ -238,3 +239,20 @@ def test_what_a_bundle_cannot_be_asked_is_refused_in_one_line(conversing: Callab
     stream.finish()
     with pytest.raises(UsageError, match="the stream has ended"):
         stream.ask("x")
+
+
+def test_a_question_of_ones_own_is_about_any_sound(load: Callable) -> None:
+    speech = GateSettings(kind="speech", start=0.5, stop=0.35)
+    questions = {"transcribe": Question(prompt="")}
+    model = load("prefix", gate=speech)
+    protocol = msgspec.structs.replace(model.manifest.protocol, questions=questions)
+    for options, kind in [
+        ({}, "speech"),
+        ({"prompt": "transcribe"}, "speech"),
+        ({"prompt": "is glass breaking?"}, "sound"),
+        ({"prompt": "is glass breaking?", "gate": "speech"}, "speech"),
+        ({"prompt": "is glass breaking?", "gate": "off"}, "off"),
+    ]:
+        assert gate_settings(speech, StreamOptions(**options), protocol).kind == kind
+    off = GateSettings(kind="off", start=0, stop=0)
+    assert gate_settings(off, StreamOptions(prompt="is glass breaking?"), protocol) == off
