@@ -76,15 +76,16 @@ def make_decoder(model: "Model", options: StreamOptions, trace: Trace, mouth: Mo
         raise UsageError(f"max_tokens: {max_tokens}, this bundle takes 1 to {protocol.max_tokens}; choose one of these")
     if options.turns is not None and options.turns < 0:
         raise UsageError(f"turns: {options.turns}, must be 0 or more; correct it")
-    # A reply in speech codes is of other tokens than a text.
-    speaks = mouth is not None and isinstance(model.manifest.speech, FlowSpeech)
-    limits = msgspec.structs.replace(protocol, vocabulary_limit=None) if speaks else protocol
+    limits, usual = protocol, protocol.sampling
+    if mouth is not None and isinstance(model.manifest.speech, FlowSpeech):
+        # A reply in speech codes is of other tokens than a text,.
+        limits, usual = msgspec.structs.replace(protocol, vocabulary_limit=None), model.manifest.speech.sampling
     setting = Setting(
         manifest=model.manifest,
         engine=model.engines["backbone"],
         table=model.table,
         tokenizer=model.tokenizer,
-        sampler=sampler(limits, options.sampling or protocol.sampling, options.seed),
+        sampler=sampler(limits, options.sampling or usual, options.seed),
         trace=trace,
         context_tokens=model.context_tokens,
         max_tokens=max_tokens,

@@ -11,6 +11,7 @@ from edgekit.exporter.families import _FAMILIES, find_family, published_generati
 CONFIGS = Path(__file__).parents[2] / "profiles/data/configs"
 NUMBERS = {
     "step-audio-2-mini": 8_315_179_264,
+    "step-audio-2-mini-speaks": 8_491_788_173,
     "step-audio-r1": 33_487_033_600,
     "qwen3-omni-30b-a3b-thinker": 31_180_574_080,
 }
