@@ -117,3 +117,29 @@ def test_a_smoke_test_for_a_gpu_fails_without_one(name, tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.endswith("GPU: none that works, see above\n")
+
+
+@pytest.mark.parametrize(
+    ("python", "release", "lock"),
+    [
+        ("exit 0", "# R36 (release), REVISION: 4.3", "jetpack6"),  # every question of the script is answered by yes
+        ("case $2 in *version*) exit 1; esac", "# R39 (release), REVISION: 2.0", "cpu"),
+        ("exit 0", "# R35 (release), REVISION: 4.1", None),
+        ("exit 1", "# R36 (release), REVISION: 4.3", None),  # TensorRT does not load
+    ],
+)
+def test_a_jetson_takes_the_board_s_tensorrt_and_the_lock_of_its_python(tmp_path, python, release, lock):
+    text = (RUNTIMES / "on-jetson.sh").read_text(encoding="utf-8")
+    (tmp_path / "on-jetson.sh").write_text(text.replace("/etc/nv_tegra_release", str(tmp_path / "release")))
+    (tmp_path / "release").write_text(f"{release}, GCID: 1, BOARD: generic\n")
+    (tmp_path / "place.sh").write_text('echo "$VENV_OPTIONS $*"\n')
+    (tmp_path / "python").write_text(f"#!/bin/sh\n{python}\n")
+    (tmp_path / "python").chmod(0o755)
+    done = subprocess.run(
+        [shutil.which("sh"), tmp_path / "on-jetson.sh", "jetson-orin", "36 39", "bundle", "prefix"],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHON": str(tmp_path / "python")},
+    )  # fmt: skip
+    if lock is None:
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    else:
+        assert done.stdout == f"--system-site-packages jetson-orin {lock} bundle prefix\n"

@@ -13,7 +13,14 @@ from pathlib import Path
 
 from edgekit.profiler.device import describe_device
 from edgekit.profiler.findings import Finding, numbers, read_text
-from edgekit.profiler.nvidia import APT, examine_cuda_libraries, examine_driver, hidden_tensorrt, jetson_release
+from edgekit.profiler.nvidia import (
+    APT,
+    DRIVER_LIBRARY,
+    examine_cuda_libraries,
+    examine_driver,
+    hidden_tensorrt,
+    jetson_release,
+)
 from edgekit.profiler.probes import Answer, ask
 from edgekit.recipe import load_target
 
@@ -89,7 +96,7 @@ def _gpu(root: Path) -> Finding:
         return Finding("GPU", "ok", f"{names}; the driver speaks CUDA {answer.said['cuda']}")
     groups = "sudo usermod -aG video,render $USER, then log in again; in a container: docker run --gpus all"
     if "libcuda.so" in answer.error:
-        fix = APT if jetson_release(root) else "in a container: docker run --gpus all; else install the driver again"
+        fix = APT if jetson_release(root) else DRIVER_LIBRARY
         return Finding("GPU", "missing", f"{answer.error}: the driver's library is not in sight", fix)
     return Finding("GPU", "wrong", answer.error or "the driver answers, but shows no device", groups)
 
@@ -185,6 +192,8 @@ def _provider(root: Path, name: str, answer: Answer, *, gpu: bool) -> Finding:
 def _library_fix(root: Path, library: str) -> str:
     if jetson_release(root):
         return APT
+    if library.startswith("libcuda.so"):
+        return DRIVER_LIBRARY
     if library.startswith(("libnvinfer", "libnvonnxparser")):
         return "pip install 'tensorrt-cu13<11'"
     return "pip install 'onnxruntime-gpu[cuda,cudnn]'" if library else ""

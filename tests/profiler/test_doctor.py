@@ -10,7 +10,17 @@ import onnx
 import pytest
 
 from edgekit.profiler import probes
-from edgekit.profiler.doctor import _devices, _disk, _gpu, _memory, _onnxruntime, _sound, _tensorrt, examine
+from edgekit.profiler.doctor import (
+    _devices,
+    _disk,
+    _gpu,
+    _library_fix,
+    _memory,
+    _onnxruntime,
+    _sound,
+    _tensorrt,
+    examine,
+)
 from edgekit.profiler.findings import numbers
 from edgekit.profiler.nvidia import examine_cuda_libraries, examine_driver, jetson_release, stacks_of
 
@@ -337,6 +347,20 @@ def test_a_folder_called_like_a_library_is_not_taken_for_it(tmp_path, monkeypatc
     if sys.version_info < (3, 11):
         pytest.skip("Python 3.10 cannot leave out the current folder")
     assert "wrong place" not in probes.ask("tensorrt", "tensorrt_rtx").said.get("version", "")
+
+
+@pytest.mark.parametrize(
+    ("absent", "fix"),
+    [
+        ("libcublasLt.so.13", "pip install 'onnxruntime-gpu[cuda,cudnn]'"),
+        ("libnvinfer.so.10", "pip install 'tensorrt-cu13<11'"),
+        ("libcuda.so.1", "in a container: docker run --gpus all; else install the driver again"),
+        ("", ""),
+    ],
+)
+def test_each_library_that_a_provider_misses_has_its_own_remedy(machine, absent, fix):
+    assert _library_fix(machine({}), absent) == fix
+    assert _library_fix(machine({"etc/nv_tegra_release": JETPACK_6}), absent) == "sudo apt install nvidia-jetpack"
 
 
 @pytest.mark.parametrize(("text", "expected"), [("10.3.0rc1", (10, 3, 0)), ("", ()), ("v1", ()), ("13", (13,))])
