@@ -62,7 +62,7 @@ def listen(
     warn_dummy(model.manifest)
     printer = Printer(as_json=as_json, dummy=model.manifest.dummy_seed is not None)
     with speaker(model.manifest, speak=speak) as turns:
-        settings = stream_settings(options) | sound(printer, turns)
+        settings = stream_settings(options) | sound(printer, turns) | {"hush": lambda: daemon.stopping}
         stream = model.stream(
             sample_rate_hz=source.sample_rate_hz, channels=source.channels, on_text=printer.text, **settings
         )
@@ -77,8 +77,8 @@ def listen(
         try:
             with stopped_by_signals(daemon):
                 daemon.run()
-            if turns and not daemon.stopping:
-                turns.playback.drain()
+                if turns and not daemon.stopping:
+                    turns.playback.drain(lambda: daemon.stopping)
         finally:
             printer.clear()
             click.echo(f"edgekit: {daemon.tally}", err=True)

@@ -52,6 +52,8 @@ def run(
 
     if speak and len(files) > 1:
         raise UsageError(f"--speak: {speak} for {len(files)} files, it holds the answers to one; run them one by one")
+    if speak and speak.exists() and files and files[0].exists() and speak.samefile(files[0]):
+        raise UsageError(f"--speak: {speak} is the recording itself; write the answers to another file")
     model = edgekit.load(bundle, threads=threads, speak=speak is not None)
     settings = stream_settings(options)
     settings["partials"] = realtime if partials is None else partials

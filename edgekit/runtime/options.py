@@ -1,6 +1,6 @@
 """StreamOptions, and the parts of a Stream that they decide: its decoder, its gate, its level."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,8 +42,10 @@ class StreamOptions:
     ``think`` (whether a thought precedes the answer, or of how many tokens at most).
 
     ``speak``: make sound of the answers too, with the ``voice`` of that name, where the bundle speaks. ``sampling`` of
-    the answer's tokens, with ``seed``; ``max_tokens`` of an answer. ``on_text`` and ``on_audio`` are called with each
-    Text, Thought or Audio event at the moment it exists, while ``push`` is still at work.
+    the answer's tokens, whole or some fields of it, with ``seed``; ``max_tokens`` of an answer. ``on_text`` and
+    ``on_audio`` are called with each Text, Thought or Audio event at the moment it exists, while ``push`` is still at
+    work. ``hush`` is asked at each token and each piece of speech: where it says True, the rest of the answer is
+    written and not spoken.
     """
 
     sample_rate_hz: int = 16_000
@@ -59,13 +61,14 @@ class StreamOptions:
     think: bool | int | None = None
     speak: bool = False
     voice: str | None = None
-    sampling: Sampling | None = None
-    seed: int = 0
+    sampling: Sampling | Mapping[str, float] | None = None
+    seed: int | None = None
     max_tokens: int | None = None
     budget: Budget | None = None
     partials: bool = False
     on_text: Callable[[Text | Thought], None] | None = None
     on_audio: Callable[[Audio], None] | None = None
+    hush: Callable[[], bool] | None = None
 
 
 def make_decoder(model: "Model", options: StreamOptions, trace: Trace, mouth: Mouth | None) -> Decoder:
@@ -80,24 +83,41 @@ def make_decoder(model: "Model", options: StreamOptions, trace: Trace, mouth: Mo
     if mouth is not None and isinstance(model.manifest.speech, FlowSpeech):
         # A reply in speech codes is of other tokens than a text.
         limits, usual = msgspec.structs.replace(protocol, vocabulary_limit=None), model.manifest.speech.sampling
+    sampling = _sampling(options.sampling, usual)
+    if options.seed is not None and mouth is None and sampling.temperature == 0:
+        raise UsageError(f"seed: {options.seed}, nothing is drawn at temperature 0; add a temperature, such as 0.7")
     setting = Setting(
         manifest=model.manifest,
         engine=model.engines["backbone"],
         table=model.table,
         tokenizer=model.tokenizer,
-        sampler=sampler(limits, options.sampling or usual, options.seed),
+        sampler=sampler(limits, sampling, options.seed or 0),
         trace=trace,
         context_tokens=model.context_tokens,
         max_tokens=max_tokens,
     )
     cross = protocol.attention == "cross"
+    if cross and options.turns != 0:
+        raise UsageError(f"turns: {options.turns}, this bundle writes down speech and remembers no turns; leave it out")
     for name in ("system", "prompt", "tools", "think") if cross else ("language", "task"):
-        if getattr(options, name) is not None:
+        if getattr(options, name) not in {None, False}:
             raise UsageError(f"{name}: '{getattr(options, name)}', this bundle has no choice of {name}; leave it out")
     if cross:
         return CrossDecoder(setting, options.language, options.task)
     asking = Asking(options.system, options.prompt, options.tools, options.turns, options.think)
     return PrefixDecoder(setting, asking, mouth)
+
+
+def _sampling(asked: Sampling | Mapping[str, float] | None, usual: Sampling) -> Sampling:
+    """Return what was asked for, fields that were not as usual; raises UsageError for fields that would do nothing."""
+    if asked is None or isinstance(asked, Sampling):
+        return asked or usual
+    found = msgspec.structs.replace(usual, **asked)
+    if found.temperature == 0 and (idle := [name for name in asked if name != "temperature"]):
+        raise UsageError(
+            f"{idle[0]}: {asked[idle[0]]}, nothing is drawn at temperature 0; add a temperature, such as 0.7"
+        )
+    return found
 
 
 def make_mouth(model: "Model", options: StreamOptions, trace: Trace) -> Mouth | None:
@@ -117,9 +137,9 @@ def make_mouth(model: "Model", options: StreamOptions, trace: Trace) -> Mouth | 
         if name not in speech.voices:
             raise UsageError(f"voice: '{name}' is not in this bundle; choose one of: {', '.join(speech.voices)}")
         voice = load_voice(bundle.file(speech.voices[name]), speech.sample_rate_hz)
-        return FlowMouth(speech, model.engines, voice, trace, options.seed)
+        return FlowMouth(speech, model.engines, voice, trace, options.seed or 0)
     tables = TalkerTables(model.table, TokenTable(bundle, speech.codec_table), TokenTable(bundle, speech.code_table))
-    return Talker(speech, model.engines, tables, trace, TalkerOptions(speaker=options.voice, seed=options.seed))
+    return Talker(speech, model.engines, tables, trace, TalkerOptions(speaker=options.voice, seed=options.seed or 0))
 
 
 def gate_settings(settings: GateSettings, options: StreamOptions, protocol: TokenProtocol) -> GateSettings:

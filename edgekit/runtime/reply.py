@@ -3,7 +3,7 @@
 Knows tokens and texts; knows nothing of samples heard, levels or of when an answer is due.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from edgekit.bundle import ComputeLevel, TokenProtocol
 from edgekit.runtime.decode import Decoder
@@ -21,10 +21,17 @@ class Reply:
     Event = Thought | Text | Audio | AudioCut
 
     def __init__(
-        self, decoder: Decoder, tokenizer: Tokenizer, protocol: TokenProtocol, mouth: Mouth | None, trace: Trace
+        self,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        protocol: TokenProtocol,
+        mouth: Mouth | None,
+        trace: Trace,
+        *,
+        hush: Callable[[], bool] | None = None,
     ) -> None:
         self._decoder, self._tokenizer, self._protocol = decoder, tokenizer, protocol
-        self._mouth, self._trace = mouth, trace
+        self._mouth, self._trace, self._hush = mouth, trace, hush
 
     def events(
         self, level: ComputeLevel, heard_s: float | None, bounds: tuple[float, float], shown: str
@@ -45,7 +52,7 @@ class Reply:
                     if not shown.startswith(text.strip()):
                         shown = text.lstrip()
                         yield Text(shown, False, *bounds, stable=len(shown))
-            if self._mouth is not None:
+            if self._mouth is not None and not self._hushed():
                 yield from self._sound(self._mouth.say(token))
         text += detokenizer.finish()
         kept = self.without_loop(tokens)
@@ -53,7 +60,7 @@ class Reply:
             text = self._tokenizer.decode(kept)
         text = text.strip()
         yield Text(text, True, *bounds, tuple(kept), len(text))
-        if self._mouth is not None:
+        if self._mouth is not None and not self._hushed():
             yield from self._sound(self._mouth.finish())
             if self._mouth.cut is not None:
                 yield AudioCut(self._mouth.cut, bounds[1])
@@ -74,9 +81,12 @@ class Reply:
         if thought:
             yield Thought(_before(text + detokenizer.finish(), close), True, *bounds)
 
+    def _hushed(self) -> bool:
+        return self._hush is not None and self._hush()
+
     def _sound(self, pieces: Iterator[Array]) -> Iterator[Audio]:
         assert self._mouth is not None, "only a Mouth sounds"
-        while True:
+        while not self._hushed():
             with self._trace.span("speak"):
                 samples = next(pieces, None)
             if samples is None:

@@ -66,7 +66,9 @@ class Stream:
         self._mouth = make_mouth(model, options, self.trace)
         self._decoder = make_decoder(model, options, self.trace, self._mouth)
         self._tokenizer = model.tokenizer
-        self._reply = Reply(self._decoder, model.tokenizer, manifest.protocol, self._mouth, self.trace)
+        self._reply = Reply(
+            self._decoder, model.tokenizer, manifest.protocol, self._mouth, self.trace, hush=options.hush
+        )
         self._drafts = Drafts(self._rate, manifest.grid.chunk_frames * manifest.front_end.hop_samples)
         self._budget = options.budget or Budget()
         working = tuple(level for level in manifest.levels if level.name != SKIP)

@@ -162,6 +162,7 @@ class Talker:
     def finish(self) -> Iterator[Array]:
         """End the answer and yield the rest of its samples; see Mouth. Nothing if nothing was said."""
         if not self._begun:
+            self.cut = None
             return
         text = self._eos
         while self._going:
@@ -374,5 +375,5 @@ def _speaker(name: str | None, speakers: dict[str, int]) -> int:
     """Return the codec token of a speaker, in any case of letters; the first one for None."""
     found = next(iter(speakers)) if name is None else name.lower()
     if found not in speakers:
-        raise UsageError(f"speaker: '{name}' is not in this bundle; choose one of: {', '.join(speakers)}")
+        raise UsageError(f"voice: '{name}' is not in this bundle; choose one of: {', '.join(speakers)}")
     return speakers[found]

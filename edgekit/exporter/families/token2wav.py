@@ -184,8 +184,10 @@ def _begins_with_a_thought(folder: Path) -> bool:
 def _shape(section: Mapping[str, Any], part: str, released: _Shape) -> _Shape:
     given = section.get(part, {})
     whole = dataclasses.asdict(released)
-    if not isinstance(given, Mapping) or (odd := sorted(given.keys() - whole.keys())):
-        raise _wrong(f"{SECTION}.{part}", f"has no '{odd[0]}'" if isinstance(given, Mapping) else "must be an object")
+    if not isinstance(given, Mapping):
+        raise _wrong(f"{SECTION}.{part}", "must be an object")
+    if odd := sorted(given.keys() - whole.keys()):
+        raise _wrong(f"{SECTION}.{part}", f"has no '{odd[0]}'")
     try:
         return msgspec.convert({**whole, **given}, type(released))
     except msgspec.ValidationError as error:
