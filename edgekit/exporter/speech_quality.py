@@ -52,8 +52,8 @@ def compare_speech(pairs: Sequence[Pair], rate_hz: int) -> tuple[dict[str, float
         measured["code_mismatch"] = float(np.concatenate(books).mean())
         found["code_mismatch"] = {str(index): float(book.mean()) for index, book in enumerate(books) if book.size}
     sounds = [sound_distance_db(pair.ours.samples, pair.theirs.samples, rate_hz) for pair in pairs]
-    mels = [_NATURAL_DB * (pair.ours.mel - pair.theirs.mel.astype(np.float64)) for pair in pairs]
-    errors = {"mel": _root_mean_square(mels), "sound": _root_mean_square(sounds)}
+    mels = [mel_distance_db(pair.ours.mel, pair.theirs.mel) for pair in pairs]
+    errors = {"mel": root_mean_square(mels), "sound": root_mean_square(sounds)}
     found["mel_error_db"] = {name: error for name, error in errors.items() if error is not None}
     for error in found["mel_error_db"].values():
         if np.isnan(error) or "mel_error_db" not in measured:
@@ -84,6 +84,18 @@ def sound_distance_db(ours: Float, theirs: Float, rate_hz: int) -> Double:
     return difference
 
 
+def mel_distance_db(ours: Float, theirs: Float) -> Double:
+    """Return the differences in decibels of mel frames (n, bins) that are natural logarithms of magnitudes."""
+    difference: Double = _NATURAL_DB * (ours.astype(np.float64) - theirs)
+    return difference
+
+
+def root_mean_square(parts: Sequence[Double]) -> float | None:
+    """Return that of all numbers of all parts, None where there are none."""
+    count = sum(part.size for part in parts)
+    return float(np.sqrt(sum(float(np.square(part).sum()) for part in parts) / count)) if count else None
+
+
 def _mel_db(samples: Float, rate_hz: int) -> Double:
     """Return mel power in decibels (frames, MEL_BINS), of a window around every HOP_MS; silence is all around."""
     n_fft, hop = rate_hz * WINDOW_MS // 1000, rate_hz * HOP_MS // 1000
@@ -97,8 +109,3 @@ def _mel_db(samples: Float, rate_hz: int) -> Double:
         np.maximum(power @ mel_filters(MEL_BINS, n_fft, rate_hz).astype(np.float64).T, _QUIETEST)
     )
     return mel
-
-
-def _root_mean_square(parts: Sequence[Double]) -> float | None:
-    count = sum(part.size for part in parts)
-    return float(np.sqrt(sum(float(np.square(part).sum()) for part in parts) / count)) if count else None

@@ -108,25 +108,48 @@ def test_layers_of_a_flow_in_each_others_place_fail_the_gate(speaker, flow_twin,
         _judge(_floats(folder, tmp_path / "b"), flow_twin)
 
 
+def test_a_bundle_that_only_writes_has_no_values_of_speech(checkpoint, tmp_path):
+    manifest = export(checkpoint("omni-thinker"), tmp_path / "b", ExportOptions(recipe=JUDGED, precision="int8"))
+    assert not {"code_mismatch", "mel_error_db"} & set(manifest.verification["measured"])
+    assert "speech" not in manifest.verification
+
+
+def _numbered(bundle, first_code):
+    """Return a bundle in which the codes are other tokens."""
+    speech = msgspec.structs.replace(bundle.manifest.speech, first_code=first_code)
+    return Bundle(bundle.folder, msgspec.structs.replace(bundle.manifest, speech=speech))
+
+
 @pytest.mark.parametrize("frames", [1, 5])
 def test_seeded_codes_are_spoken_where_an_answer_holds_none(frames, flow_twin):
-    speech = msgspec.structs.replace(flow_twin.manifest.speech, first_code=10**6)
-    mute = Bundle(flow_twin.folder, msgspec.structs.replace(flow_twin.manifest, speech=speech))
-    model = load_opened(mute, threads=1, speak=True)
+    model = load_opened(_numbered(flow_twin, 10**6), threads=1, speak=True)
     heard = hear(model, np.zeros(16_000, np.float32))
     said = speak(model, heard, (), frames=frames)
     assert said.codes.shape == (frames, 1)
     assert [len(book) for book in said.picked] == [0]
-    assert len(said.samples) == frames * speech.samples_per_code
+    assert len(said.samples) == frames * model.manifest.speech.samples_per_code
     again = speak(model, heard, (), frames=frames, forced=said)
     np.testing.assert_array_equal(again.samples, said.samples)
     assert "code_mismatch" not in compare_speech([Pair(again, said)], RATE_HZ)[0]
 
 
-def test_a_bundle_that_only_writes_has_no_values_of_speech(checkpoint, tmp_path):
-    manifest = export(checkpoint("omni-thinker"), tmp_path / "b", ExportOptions(recipe=JUDGED, precision="int8"))
-    assert not {"code_mismatch", "mel_error_db"} & set(manifest.verification["measured"])
-    assert "speech" not in manifest.verification
+def test_the_codes_of_a_spoken_answer_are_its_own_and_forced_upon_another(flow_twin):
+    whole = load_opened(flow_twin, threads=1, speak=True)
+    heard = hear(whole, np.zeros(16_000, np.float32))
+    first = speak(whole, heard, ()).tokens[0]
+    model = load_opened(_numbered(flow_twin, first - 5), threads=1, speak=True)  # the first token is code 5
+    said = speak(model, heard, ())
+    codes = [token - first + 5 for token in said.tokens]
+    assert said.codes[:, 0].tolist() == [code for code in codes if 0 <= code < speaking.CODES]
+    assert said.codes[0, 0] == 5
+    np.testing.assert_array_equal(said.picked[0], said.codes[:, 0])
+    odd = Spoken((first + 1, *said.tokens[:-1]), said.codes, said.picked, said.mel, said.samples)
+    again = speak(model, heard, (), forced=odd)
+    assert again.tokens == odd.tokens
+    codes = [6, *codes[:-1]]
+    assert again.codes[:, 0].tolist() == [code for code in codes if 0 <= code < speaking.CODES]
+    assert again.picked[0][0] == 5  # before anything else was fed
+    assert len(again.samples) == len(again.codes) * model.manifest.speech.samples_per_code
 
 
 @pytest.mark.parametrize("frames", [1, 2, 100])
