@@ -96,8 +96,26 @@ class Recipe(Struct, frozen=True):
     max_repeats: int | None = None
 
 
+class Stack(Struct, frozen=True):
+    """Software that a device class comes with: a JetPack, or a set of packages; each is proved by ``source``.
+
+    ``l4t``: beginnings of the Jetson Linux releases that it is, such as 36.4; ``tensorrt`` and ``cuda`` are what to
+    expect there, never what is installed.
+    """
+
+    name: str
+    source: str
+    l4t: tuple[str, ...] = ()
+    python: str = ""
+    cuda: str = ""
+    tensorrt: str = ""
+
+
 class Target(Struct, frozen=True):
-    """A device class: which dialect to export and what the device has."""
+    """A device class: which dialect to export and what the device has.
+
+    ``compute_capability`` names the GPUs, none for a CPU; ``unified_memory``: GPU and CPU share one pool.
+    """
 
     name: str
     description: str
@@ -106,6 +124,9 @@ class Target(Struct, frozen=True):
     min_memory_mib: int
     tested: bool
     note: str = ""
+    compute_capability: tuple[str, ...] = ()
+    unified_memory: bool = False
+    stacks: tuple[Stack, ...] = ()
 
 
 _T = TypeVar("_T", Recipe, Target)
@@ -120,9 +141,13 @@ def load_target(name: str) -> Target:
     """Return the Target called ``name`` under ``runtimes``. Raises RecipeError naming the known ones."""
     path = resource("runtimes") / name / "target.toml"
     if not path.is_file():
-        known = sorted(file.parent.name for file in resource("runtimes").glob("*/target.toml"))
-        raise RecipeError(f"target '{name}' is not known; choose one of: {', '.join(known)}")
+        raise RecipeError(f"target '{name}' is not known; choose one of: {', '.join(target_names())}")
     return _load(path, Target)
+
+
+def target_names() -> list[str]:
+    """Return the names of the Targets under ``runtimes``, sorted."""
+    return sorted(file.parent.name for file in resource("runtimes").glob("*/target.toml"))
 
 
 def _load(path: Path, kind: type[_T]) -> _T:

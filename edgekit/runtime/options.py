@@ -78,7 +78,7 @@ def make_decoder(model: "Model", options: StreamOptions, trace: Trace, mouth: Mo
         raise UsageError(f"turns: {options.turns}, must be 0 or more; correct it")
     limits, usual = protocol, protocol.sampling
     if mouth is not None and isinstance(model.manifest.speech, FlowSpeech):
-        # A reply in speech codes is of other tokens than a text,.
+        # A reply in speech codes is of other tokens than a text.
         limits, usual = msgspec.structs.replace(protocol, vocabulary_limit=None), model.manifest.speech.sampling
     setting = Setting(
         manifest=model.manifest,

@@ -58,6 +58,14 @@ def test_quantize_gives_the_bundle_that_export_gives(cli, checkpoint, bundle, tm
     assert open_bundle(small).manifest == open_bundle(bundle).manifest
 
 
+@pytest.mark.parametrize(("target", "dialect"), [("desktop-cuda", "ort-cuda"), ("jetson-orin", "standard")])
+def test_a_target_whose_dialect_is_not_exported_yet_is_refused_in_one_line(cli, checkpoint, tmp_path, target, dialect):
+    code, out, err = cli("export", checkpoint, "--target", target, "-o", tmp_path / "b")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith(f"edgekit: target '{target}': wants the {dialect}, this EdgeKit exports")
+    assert not (tmp_path / "b").exists()
+
+
 def test_an_output_that_exists_is_kept_unless_told_otherwise(cli, checkpoint, tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b/mine.txt").write_text("mine")
