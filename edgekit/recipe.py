@@ -51,6 +51,10 @@ class Limits(Struct, frozen=True):
     the twin's tokens are forced. ``logit_error``: root mean square of the difference of logits / that of the twin's.
     ``frame_error``: the same ratio for encoder frames. ``weight_error``: the same ratio for the quantised weights of
     the worst component against the checkpoint's, which is measured at any size.
+
+    Of a bundle that speaks, with the twin's codes forced: ``code_mismatch``: share of the likeliest codes that differ,
+    all codebooks together. ``mel_error_db``: root mean square of the difference of log-mel, of the frames that a
+    vocoder is given, else of the sound.
     """
 
     word_error_rate: float = 0.05
@@ -58,6 +62,8 @@ class Limits(Struct, frozen=True):
     logit_error: float = 0.1
     frame_error: float = 0.1
     weight_error: float = 0.02
+    code_mismatch: float = 0.1
+    mel_error_db: float = 1.0
 
 
 class CheckSettings(Struct, frozen=True):
