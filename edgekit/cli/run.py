@@ -65,6 +65,8 @@ def run(
             printer = Printer(str(file) if len(files) > 1 else "", as_json=as_json, dummy=dummy)
             chunks = _chunks(file, realtime, _QUICK_S if settings["partials"] else _BLOCK_S)
             failed += not _run_file(model, chunks, printer, settings | sound(printer, speech))
+        if speech and not speech.samples and not failed:
+            click.echo(f"edgekit: nothing was spoken; {speak} holds no sound", err=True)
         if failed:
             raise click.exceptions.Exit(1)
 

@@ -1,6 +1,6 @@
 """CrossDecoder: a backbone that attends to the utterance through a cross-KV beside its tokens, as Whisper does."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 
@@ -94,7 +94,7 @@ class CrossDecoder:
         """Yield nothing: such a model has no thoughts."""
         return iter(())
 
-    def answer(self, level: ComputeLevel, heard_s: float | None) -> Iterator[int]:
+    def answer(self, level: ComputeLevel, heard_s: float | None) -> Generator[int, None, None]:
         """Yield tokens; see Decoder. Without a given language the likeliest one is chosen first."""
         self._prompt = self._begin(level, self._setting.trace.span)
         yield from self._answer(level, heard_s, Guess(self._draft))

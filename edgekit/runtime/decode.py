@@ -4,7 +4,7 @@ Two ways to attend to sound, by the bundle's protocol: CrossDecoder (``cross.py`
 here is what both need. Knows nothing of samples, utterance bounds or text output.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -66,7 +66,7 @@ class Decoder(Protocol):
         """Yield the tokens of a thought that precedes the answer, the end of it included; none if there is none."""
         ...
 
-    def answer(self, level: ComputeLevel, heard_s: float | None) -> Iterator[int]:
+    def answer(self, level: ComputeLevel, heard_s: float | None) -> Generator[int, None, None]:
         """Yield the tokens of the answer to a turn, without the one that ends it; heard_s: seconds of sound, if any."""
         ...
 

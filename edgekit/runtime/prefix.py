@@ -4,7 +4,7 @@ Keeps the turns of a conversation in one KV cache. Knows what was read and what 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -165,7 +165,7 @@ class PrefixDecoder:
         unread = thought[self._backbone.position - start :]
         self._begun = unread + encode(("" if closed else thinking.close) + then + speak)
 
-    def answer(self, level: ComputeLevel, heard_s: float | None) -> Iterator[int]:
+    def answer(self, level: ComputeLevel, heard_s: float | None) -> Generator[int, None, None]:
         """Yield tokens; see Decoder. A thought before them is not remembered, as the published templates have it."""
         if not self._told and not self._heard_any():
             return

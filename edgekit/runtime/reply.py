@@ -3,7 +3,8 @@
 Knows tokens and texts; knows nothing of samples heard, levels or of when an answer is due.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 
 from edgekit.bundle import ComputeLevel, TokenProtocol
 from edgekit.runtime.decode import Decoder
@@ -35,7 +36,7 @@ class Reply:
 
     def events(
         self, level: ComputeLevel, heard_s: float | None, bounds: tuple[float, float], shown: str
-    ) -> Iterator["Reply.Event"]:
+    ) -> Generator["Reply.Event", None, None]:
         """Decode; yield a Thought or Text for every token that changes what is shown, then the whole text as final.
 
         Audio comes between and after them, as soon as there is some. A loop's repeats are left out of the final text.
@@ -44,16 +45,17 @@ class Reply:
         yield from self._think(level, bounds)
         detokenizer = Detokenizer(self._tokenizer)
         text, tokens = "", list[int]()
-        for token in self._decoder.answer(level, heard_s):
-            if self._mouth is None or not self._mouth.takes(token):
-                tokens.append(token)
-                if piece := detokenizer.push(token):
-                    text += piece
-                    if not shown.startswith(text.strip()):
-                        shown = text.lstrip()
-                        yield Text(shown, False, *bounds, stable=len(shown))
-            if self._mouth is not None and not self._hushed():
-                yield from self._sound(self._mouth.say(token))
+        with closing(self._decoder.answer(level, heard_s)) as answer:
+            for token in answer:
+                if self._mouth is None or not self._mouth.takes(token):
+                    tokens.append(token)
+                    if piece := detokenizer.push(token):
+                        text += piece
+                        if not shown.startswith(text.strip()):
+                            shown = text.lstrip()
+                            yield Text(shown, False, *bounds, stable=len(shown))
+                if self._mouth is not None and not self._hushed():
+                    yield from self._sound(self._mouth.say(token))
         text += detokenizer.finish()
         kept = self.without_loop(tokens)
         if len(kept) < len(tokens):

@@ -9,6 +9,7 @@ come as time allows, and change no final text. Knows no files, microphones or th
 """
 
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -258,10 +259,11 @@ class Stream:
         yield from self._choose_level("answer")
         begun = self.trace.clock()
         bounds = self._seconds(self._answer_start), self._seconds(end_sample)
-        for event in self._reply.events(self._level, heard_s, bounds, self._drafts.shown):
-            if isinstance(event, Text) and event.final:  # what is still to be spoken is no part of the answer's cost
-                self._measured("answer", begun)
-            yield self._show(event)
+        with closing(self._reply.events(self._level, heard_s, bounds, self._drafts.shown)) as reply:
+            for event in reply:
+                if isinstance(event, Text) and event.final:  # what is still to be spoken is no part of its cost
+                    self._measured("answer", begun)
+                yield self._show(event)
 
     def _show(self, event: Reply.Event) -> Event:
         if isinstance(event, Audio):

@@ -1,5 +1,6 @@
 """Answers of a Step-Audio 2 that speaks: sound from the answer's own tokens, while its text still comes."""
 
+import msgspec
 import numpy as np
 import pytest
 import soundfile
@@ -7,6 +8,7 @@ import soundfile
 import edgekit
 from edgekit.bundle import Sampling
 from edgekit.cli import main
+from edgekit.errors import UsageError
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.runtime.events import Audio, Text, Thought
 from edgekit.runtime.flow import Flow
@@ -162,7 +164,31 @@ def test_a_spoken_answer_is_drawn_as_published_and_a_written_one_is_the_likelies
     assert same(both(sampling=GREEDY), both(sampling=GREEDY))
     assert both(sampling=GREEDY)[0] == both(sampling=GREEDY, seed=4)[0]
     assert not same(both(sampling=GREEDY), both(seed=3))
-    assert both(speak=False, seed=3)[0] == both(speak=False, seed=4)[0]
+    assert both(speak=False)[0] == both(speak=False)[0]
+    with pytest.raises(UsageError, match="seed: 3, nothing is drawn at temperature 0; add a temperature"):
+        both(speak=False, seed=3)
+    warmer = msgspec.structs.replace(model.manifest.speech.sampling, temperature=0.9)
+    assert same(both(seed=3, sampling={"temperature": 0.9}), both(seed=3, sampling=warmer))  # the rest as published
+
+
+def test_an_answer_that_was_broken_off_is_not_spoken_in_the_next(model):
+    def deaf(_event):
+        raise OSError("the reader is gone")
+
+    whole = _sound(_speaking(model, sampling=GREEDY, turns=0).ask("what do you know"))
+    stream = _speaking(model, sampling=GREEDY, turns=0, on_audio=deaf)
+    with pytest.raises(OSError, match="the reader is gone"):
+        stream.ask("what do you know")
+    object.__setattr__(stream.options, "on_audio", None)
+    np.testing.assert_array_equal(_sound(stream.ask("what do you know")), whole)
+
+
+def test_a_hushed_answer_is_written_and_not_spoken(model):
+    heard = []
+    stream = _speaking(model, sampling=GREEDY, on_audio=heard.append, hush=lambda: len(heard) >= 1)
+    events = stream.ask("what do you know")
+    assert sum(isinstance(event, Audio) for event in events) == 1
+    assert final_texts(events) == final_texts(_speaking(model, sampling=GREEDY).ask("what do you know"))
 
 
 def test_a_thought_comes_before_speech_and_is_not_spoken(model):
