@@ -16,9 +16,9 @@ from edgekit.recipe import Recipe
 from edgekit.runtime.embedding import TokenTable
 from edgekit.runtime.model import Model, load_opened
 from edgekit.runtime.ort import load_component
-from edgekit.runtime.probe import answer, hear
+from edgekit.runtime.probe import Answer, Heard, answer, hear, speak
 from edgekit.runtime.text import load_tokenizer
-from edgekit.runtime.verify import CALLS, FOLDER, LOGIT_ROWS, POSITIONS, sample_columns
+from edgekit.runtime.verify import CALLS, FOLDER, LOGIT_ROWS, POSITIONS, SPOKEN_FRAMES, sample_columns
 
 
 def store_goldens(folder: Path, manifest: Manifest, recipe: Recipe) -> dict[str, Any]:
@@ -27,7 +27,8 @@ def store_goldens(folder: Path, manifest: Manifest, recipe: Recipe) -> dict[str,
     whole = _fits(bundle, recipe, *manifest.components)
     if not recipe.check.clips or not (whole or _fits(bundle, recipe, "encoder", "adapter")):
         return {}
-    model = load_opened(bundle) if whole else _ears(bundle)
+    speaks = whole and manifest.speech is not None
+    model = load_opened(bundle, speak=speaks) if whole else _ears(bundle)
     found: dict[str, Any] = {}
     for index, (name, samples) in enumerate(check_clips(recipe).items()):
         heard = hear(model, samples)
@@ -44,7 +45,18 @@ def store_goldens(folder: Path, manifest: Manifest, recipe: Recipe) -> dict[str,
         if index == 0:
             columns = sample_columns(told.logits.shape[1])
             write_array(folder, f"{FOLDER}/logits", np.ascontiguousarray(told.logits[:LOGIT_ROWS, columns]))
+            if speaks:
+                found[name] |= _speech(folder, model, heard, told)
     return found
+
+
+def _speech(folder: Path, model: Model, heard: Heard, told: Answer) -> dict[str, Any]:
+    """Write what a bundle says in a few frames; return how many."""
+    spoken = speak(model, heard, told.tokens, frames=SPOKEN_FRAMES)
+    write_array(folder, f"{FOLDER}/spoken.tokens", np.array(spoken.tokens, np.int64))
+    write_array(folder, f"{FOLDER}/spoken.codes", spoken.codes)
+    write_array(folder, f"{FOLDER}/spoken.sound", spoken.mel if len(spoken.mel) else spoken.samples)
+    return {"spoken": len(spoken.codes)}
 
 
 def _fits(bundle: Bundle, recipe: Recipe, *components: str) -> bool:

@@ -6,20 +6,23 @@ other side of a step. The tolerances say how much; a wrong kernel or a damaged w
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from edgekit.bundle import Manifest, open_bundle
 from edgekit.errors import BundleFormatError, VerifyError
 from edgekit.resources import resource
 from edgekit.runtime.audio import read_mono
 from edgekit.runtime.engine import Array
-from edgekit.runtime.model import Model, load
-from edgekit.runtime.probe import Answer, Heard, answer, hear
+from edgekit.runtime.model import Model, load_opened
+from edgekit.runtime.probe import Answer, Heard, Spoken, answer, hear, speak
 
 FOLDER = "goldens"
 CALLS = 2  # encoder calls whose input and output are stored
 POSITIONS = 64  # encoder positions stored
 LOGIT_ROWS = 4  # decoding steps stored
+SPOKEN_FRAMES = 8  # frames of speech codes stored
 _COLUMNS = 512  # logits stored of each
 _MEL_TOLERANCE = 1e-4
 TOLERANCE_FLOAT32 = 1e-3  # root mean square of the difference / of the golden
@@ -51,7 +54,8 @@ def verify(path: str | os.PathLike[str], *, threads: int | None = None) -> tuple
 
     Raises BundleFormatError or BundleFileError for a damaged bundle, VerifyError if it carries no goldens.
     """
-    model = load(path, threads=threads)
+    bundle = open_bundle(path)
+    model = load_opened(bundle, threads=threads, speak=_speaks(bundle.manifest))
     stored = model.manifest.verification.get("goldens")
     if not stored:
         raise VerifyError(f"{path}: carries no goldens; export it again with a recipe that names check clips")
@@ -70,6 +74,8 @@ def verify(path: str | os.PathLike[str], *, threads: int | None = None) -> tuple
             return tuple(checks)
         if index == 0:
             checks.append(_told(model, answer(model, heard, forced=expected["tokens"]), tolerance))
+            if _speaks(model.manifest):
+                checks += _spoken(model, heard, expected["tokens"], tolerance)
         if model.manifest.dummy_seed is not None:  # tokens of noise lead by so little that rounding picks others
             return tuple(checks)
         tokens = list(answer(model, heard).tokens)
@@ -91,9 +97,36 @@ def _told(model: Model, told: Answer, tolerance: float) -> Check:
     return _check(model, "backbone", "logits", told.logits[:LOGIT_ROWS, columns], tolerance)
 
 
+def _speaks(manifest: Manifest) -> bool:
+    stored: dict[str, dict[str, Any]] = manifest.verification.get("goldens") or {}
+    return any("spoken" in entry for entry in stored.values())
+
+
+def _spoken(model: Model, heard: Heard, tokens: list[int], tolerance: float) -> list[Check]:
+    """Compare what speaks, given the stored codes: the codes it would have chosen, and the sound it makes of them.
+
+    A flow is judged by its mel frames: the vocoder adds up the phase of tones, and rounding with it.
+    """
+    stored = {name: _load(model, f"spoken.{name}") for name in ("tokens", "codes", "sound")}
+    silent = np.zeros(0, np.float32)
+    forced = Spoken(tuple(stored["tokens"].tolist()), stored["codes"], (), silent, silent)
+    again = speak(model, heard, tokens, frames=SPOKEN_FRAMES, forced=forced)
+    sound = again.mel if len(again.mel) else again.samples
+    checks = [Check("speech (spoken.sound): relative error", _relative(sound, stored["sound"]), tolerance)]
+    if model.manifest.dummy_seed is None and len(again.picked[0]):
+        books = [picked[: len(codes)] != codes for picked, codes in zip(again.picked, stored["codes"].T, strict=True)]
+        quantised = tolerance == TOLERANCE_QUANTISED
+        share = float(np.mean(np.concatenate(books)))
+        checks.append(Check("speech codes that differ / codes", share, TOKEN_SHARE if quantised else 0.0))
+    return checks
+
+
+def _load(model: Model, file: str) -> Array:
+    return np.asarray(np.load(model.bundle.file(f"{FOLDER}/{file}.npy"), allow_pickle=False))
+
+
 def _check(model: Model, what: str, file: str, array: Array, tolerance: float) -> Check:
-    golden = np.load(model.bundle.file(f"{FOLDER}/{file}.npy"), allow_pickle=False)
-    return Check(f"{what} ({file}): relative error", _relative(array, golden), tolerance)
+    return Check(f"{what} ({file}): relative error", _relative(array, _load(model, file)), tolerance)
 
 
 def _relative(array: Array, golden: Array) -> float:
