@@ -86,7 +86,7 @@ class CrossDecoder:
         """Return False: one piece of sound is one answer."""
         return False
 
-    def tell(self, role: str, text: str, level: ComputeLevel) -> None:  # noqa: ARG002 - as Decoder has it
+    def tell(self, role: str, text: str, level: ComputeLevel) -> int:  # noqa: ARG002 - as Decoder has it
         """Raise UsageError: such a model hears sound only."""
         raise UsageError("text: this bundle writes down speech and answers no questions; use one that converses")
 

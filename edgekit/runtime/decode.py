@@ -58,8 +58,11 @@ class Decoder(Protocol):
         """Say whether the same utterance goes on when the encoder starts its next piece."""
         ...
 
-    def tell(self, role: str, text: str, level: ComputeLevel) -> None:
-        """Take a turn in text, such as a question or a tool's result. Raises UsageError where that cannot be."""
+    def tell(self, role: str, text: str, level: ComputeLevel) -> int:
+        """Take a turn in text, such as a question or a tool's result; return how many earlier turns it cost.
+
+        Raises UsageError where that cannot be.
+        """
         ...
 
     def think(self, level: ComputeLevel) -> Iterator[int]:

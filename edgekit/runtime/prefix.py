@@ -111,21 +111,28 @@ class PrefixDecoder:
         self._pending = []
         return heard[room:] if len(heard) > room else None
 
-    def tell(self, role: str, text: str, level: ComputeLevel) -> None:
-        """Add a turn in text; see Decoder."""
+    def tell(self, role: str, text: str, level: ComputeLevel) -> int:
+        """Add a turn in text; see Decoder. All earlier ones go where it finds no room beside them."""
         protocol = self._setting.manifest.protocol
         if role not in protocol.roles:
             known = f"choose one of: {', '.join(protocol.roles)}" if protocol.roles else "it takes sound only"
             raise UsageError(f"role: '{role}' is not in this bundle; {known}")
         _check_text(self._setting.tokenizer, "text", text)
         turn = self._setting.tokenizer.encode(_filled(protocol.turn, {"{role}": protocol.roles[role], "{text}": text}))
-        if len(turn) > self._backbone.room - self._reserve:
+        alone = self._setting.context_tokens - len(self._opening) - self._reserve
+        if len(turn) > alone:
             raise UsageError(
-                f"text: takes {len(turn)} tokens, there is room for {self._backbone.room - self._reserve}; shorten it "
-                "or load the bundle with more context_tokens"
+                f"text: takes {len(turn)} tokens, there is room for {alone}; shorten it or load the bundle with more "
+                "context_tokens"
             )
+        forgotten = 0
+        if len(turn) > self._backbone.room - self._reserve:
+            forgotten, self._past = len(self._past), []
+            self._begin(level)
+            self._turn, self._turn_start = [], self._backbone.position
         self._read(turn, level)
         self._pending, self._told = [], True
+        return forgotten
 
     def prepare(self) -> None:
         """Do nothing: hearing is the prefill."""

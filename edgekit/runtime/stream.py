@@ -143,7 +143,8 @@ class Stream:
         at_sample = self._gate.passed_samples + self._gate.gated_samples
         self._piece_start = self._piece_end = at_sample
         events: list[Event] = list(self._begin_answer(at_sample))
-        self._decoder.tell(role, text, self._level)
+        if forgotten := self._decoder.tell(role, text, self._level):
+            events.append(Forgot(forgotten, self._seconds(at_sample)))
         events += self._reply_to(None, at_sample)
         self._rest()
         return events

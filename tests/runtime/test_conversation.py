@@ -141,6 +141,19 @@ def test_a_turn_that_was_refused_leaves_no_trace(conversing: Callable) -> None:
     np.testing.assert_array_equal(fed(engines["backbone"]), conversation(model, said, ["0", "1"]))
 
 
+def test_a_long_text_takes_the_room_of_older_turns_and_says_so(conversing: Callable) -> None:
+    model, engines = conversing(80)
+    stream = model.stream(level="full", turns=None)
+    for events in turns(stream, 3):
+        assert not [event for event in events if isinstance(event, Forgot)]
+    long = "x" * 58
+    events = stream.ask(long)
+    assert [event.turns for event in events if isinstance(event, Forgot)] == [3]
+    np.testing.assert_array_equal(fed(engines["backbone"]), conversation(model, final_texts(events), [long]))
+    again = final_texts(stream.ask("1"))
+    assert again
+
+
 def test_sound_and_text_alternate_in_one_conversation(conversing: Callable) -> None:
     model, engines = conversing(400)
     stream = model.stream(level="full", turns=None, gate="sound")
