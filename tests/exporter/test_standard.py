@@ -9,12 +9,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.bundle import open_bundle
 from edgekit.errors import CensusError, RecipeError, UsageError
-from edgekit.exporter.calibrate import best_range
+from edgekit.exporter.calibrate import best_range, calibrate
+from edgekit.exporter.checkpoint import open_checkpoint
+from edgekit.exporter.dialects.ort import OrtDialect
+from edgekit.exporter.dialects.standard import StandardDialect
 from edgekit.exporter.dialects.standard_ops import allow_list, check_ops
 from edgekit.exporter.export import ExportOptions, export, quantize
+from edgekit.exporter.families import find_family
 from edgekit.exporter.graph import IR_VERSIONS, OPSETS, GraphWriter
+from edgekit.exporter.weights import Weights
+from edgekit.recipe import GROUPS, QuantizeSettings, load_recipe
 from edgekit.runtime.embedding import TokenTable
-from edgekit.runtime.ort import load_component
+from edgekit.runtime.ort import load_component, open_graph
 from tests.exporter.graphs import STANDARD
 
 HERE = Path(__file__).parent
@@ -219,9 +225,6 @@ def test_a_newer_opset_or_file_format_is_refused(opset, ir_version, tmp_path):
 
 
 def test_rms_norm_from_its_parts_is_rms_norm(tmp_path):
-    from edgekit.exporter.dialects.standard import StandardDialect
-    from edgekit.runtime.ort import open_graph
-
     weight = np.array([0.5, -1.0, 2.0], np.float32)
     with GraphWriter(tmp_path, "norm", "standard") as g:
         x = g.input("x", "float32", ("n", 3))
@@ -246,3 +249,31 @@ def test_the_range_of_even_values_is_nearly_all_of_them_and_a_lone_outlier_is_cu
 
 def test_the_range_of_nothing_loses_nothing():
     assert best_range(np.zeros(10), 1.0)[1] == 0.0
+
+
+def test_a_block_with_an_op_of_onnxruntime_fails_the_export(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(StandardDialect, "attention", OrtDialect.attention)
+    with pytest.raises(CensusError, match=r"backbone.onnx: MultiHeadAttention '.*is not in the allow-list"):
+        export(
+            checkpoint("whisper-dense"), tmp_path / "b",
+            ExportOptions(recipe=QUICK, target=STANDARD, precision="float32"),
+        )  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_rounding_would_lose_too_much_the_input_stays_float_and_is_named(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("edgekit.exporter.calibrate.LARGEST_LOSS", 0.0)
+    export(checkpoint("whisper-dense"), tmp_path / "b", ExportOptions(recipe=JUDGED, target=STANDARD, precision="int8"))
+    bundle = open_bundle(tmp_path / "b")
+    assert len(bundle.manifest.verification["float_inputs"]) == 2 * 6 + 2 * 2
+    assert not [node for node in nodes(bundle, "encoder").node if node.op_type == "QuantizeLinear"]
+
+
+def test_of_edgekit_tiny_only_the_linear_with_outliers_keeps_its_input_float(tmp_path):
+    checkpoint = open_checkpoint(HERE.parent.parent / "models" / "edgekit-tiny" / "edgekit_tiny" / "checkpoint")
+    family = find_family(checkpoint.config, checkpoint.generation)
+    w = Weights(checkpoint, dict.fromkeys(GROUPS, "float32"), QuantizeSettings(), observes=True)
+    found = calibrate(family, w, load_recipe(JUDGED), tmp_path)
+    assert found.kept_float == ("model.encoder.layers.3.fc2.weight",)
+    assert len(found.ranges) == 4 * 6 + 4 * 2 - 1
+    assert not list(tmp_path.iterdir())
