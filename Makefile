@@ -37,7 +37,8 @@ lint: .venv-lint/stamp
 	.venv-lint/bin/mypy
 	.venv-lint/bin/pyright --pythonpath .venv-lint/bin/python
 	.venv-lint/bin/lint-imports
-	.venv-lint/bin/shellcheck .ci/run runtimes/*/*.sh
+	.venv-lint/bin/shellcheck .ci/run runtimes/*.sh runtimes/*/*.sh
+	.venv-lint/bin/hadolint runtimes/*/Dockerfile
 
 bench: .venv-bench/stamp speech-data bundles/edgekit-tiny-float32 bundles/edgekit-tiny-int8
 	$(BENCH)/time-to-text.py --int8 bundles/edgekit-tiny-int8
@@ -75,11 +76,16 @@ sound-data: $(SOUNDS)/samples.sha256
 
 # `make requirements UPGRADE=--upgrade` moves every pin; without it only what the .in files ask for changes.
 requirements: .venv-lint/stamp
-	for name in cpu demo test engines lint bench; do \
+	for name in cpu rtx demo test engines lint bench; do \
 		.venv-lint/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
 			--generate-hashes --no-emit-index-url --no-header $(UPGRADE) \
 			requirements/$$name.in -o requirements/$$name.txt || exit 1; \
 	done
+	.venv-lint/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.10 \
+		--generate-hashes --no-emit-index-url --no-header $(UPGRADE) requirements/jetpack6.in -o requirements/jetpack6.txt
+	.venv-lint/bin/uv pip compile --no-config --quiet --universal --fork-strategy fewest --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-header --no-emit-package onnxruntime $(UPGRADE) \
+		requirements/cuda.in -o requirements/cuda.txt
 	.venv-lint/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
 		--no-emit-index-url --no-header $(UPGRADE) requirements/reference.in -o requirements/reference.txt
 	.venv-lint/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \

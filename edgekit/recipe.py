@@ -55,6 +55,10 @@ class Limits(Struct, frozen=True):
     the twin's tokens are forced. ``logit_error``: root mean square of the difference of logits / that of the twin's.
     ``frame_error``: the same ratio for encoder frames. ``weight_error``: the same ratio for the quantised weights of
     the worst component against the checkpoint's, which is measured at any size.
+
+    Of a bundle that speaks, with the twin's codes forced: ``code_mismatch``: share of the likeliest codes that differ,
+    all codebooks together. ``mel_error_db``: root mean square of the difference of log-mel, of the frames that a
+    vocoder is given, else of the sound.
     """
 
     word_error_rate: float = 0.05
@@ -62,6 +66,8 @@ class Limits(Struct, frozen=True):
     logit_error: float = 0.1
     frame_error: float = 0.1
     weight_error: float = 0.02
+    code_mismatch: float = 0.1
+    mel_error_db: float = 1.0
 
 
 class CheckSettings(Struct, frozen=True):
@@ -94,8 +100,26 @@ class Recipe(Struct, frozen=True):
     max_repeats: int | None = None
 
 
+class Stack(Struct, frozen=True):
+    """Software that a device class comes with: a JetPack, or a set of packages; each is proved by ``source``.
+
+    ``l4t``: beginnings of the Jetson Linux releases that it is, such as 36.4; ``tensorrt`` and ``cuda`` are what to
+    expect there, never what is installed.
+    """
+
+    name: str
+    source: str
+    l4t: tuple[str, ...] = ()
+    python: str = ""
+    cuda: str = ""
+    tensorrt: str = ""
+
+
 class Target(Struct, frozen=True):
-    """A device class: which dialect to export and what the device has."""
+    """A device class: which dialect to export and what the device has.
+
+    ``compute_capability`` names the GPUs, none for a CPU; ``unified_memory``: GPU and CPU share one pool.
+    """
 
     name: str
     description: str
@@ -104,6 +128,9 @@ class Target(Struct, frozen=True):
     min_memory_mib: int
     tested: bool
     note: str = ""
+    compute_capability: tuple[str, ...] = ()
+    unified_memory: bool = False
+    stacks: tuple[Stack, ...] = ()
 
 
 _T = TypeVar("_T", Recipe, Target)
@@ -123,9 +150,13 @@ def load_target(name: str) -> Target:
         return _load(Path(name), Target)
     path = resource("runtimes") / name / "target.toml"
     if not path.is_file():
-        known = sorted(file.parent.name for file in resource("runtimes").glob("*/target.toml"))
-        raise RecipeError(f"target '{name}' is not known; choose one of: {', '.join(known)}")
+        raise RecipeError(f"target '{name}' is not known; choose one of: {', '.join(target_names())}")
     return _load(path, Target)
+
+
+def target_names() -> list[str]:
+    """Return the names of the Targets under ``runtimes``, sorted."""
+    return sorted(file.parent.name for file in resource("runtimes").glob("*/target.toml"))
 
 
 def _load(path: Path, kind: type[_T]) -> _T:

@@ -1,5 +1,6 @@
 """Every target that ships loads and has what a device needs."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -42,7 +43,7 @@ def test_an_unknown_target_is_refused_with_the_known_ones():
         load_target("toaster")
 
 
-@pytest.mark.parametrize("script", sorted(RUNTIMES.glob("*/*.sh")), ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("script", sorted(RUNTIMES.rglob("*.sh")), ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_a_script_without_arguments_says_how_it_is_used(script):
     done = subprocess.run([shutil.which("sh"), script], capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -57,3 +58,88 @@ def test_the_installer_refuses_what_is_no_bundle_and_writes_nothing(tmp_path):
     assert done.returncode == 1
     assert "no manifest.json there" in done.stderr
     assert not (tmp_path / "prefix").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in TARGETS if name != "cpu"])
+def test_a_target_for_gpus_names_them_and_where_each_version_comes_from(name):
+    target = load_target(name)
+    assert target.compute_capability
+    assert all(re.fullmatch(r"\d+\.\d", one) for one in target.compute_capability)
+    assert target.stacks
+    assert all(stack.source and stack.cuda for stack in target.stacks)
+    assert target.unified_memory == name.startswith("jetson") == any(stack.l4t for stack in target.stacks)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_unit_has_nothing_that_systemd_complains_about(name, tmp_path):
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("no systemd-analyze here")
+    text = (RUNTIMES / name / "edgekit.service").read_text(encoding="utf-8")
+    assert "ExecStart=/opt/edgekit/venv/bin/edgekit listen /opt/edgekit/bundle\n" in text
+    unit = tmp_path / "edgekit.service"
+    unit.write_text(re.sub("ExecStart=.*", f"ExecStart={shutil.which('true')}", text))  # the installed one is not here
+    done = subprocess.run([program, "verify", "--man=no", unit], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_dockerfile_copies_what_is_there_and_never_a_tensorrt_of_its_own_on_a_jetson(name):
+    text = (RUNTIMES / name / "Dockerfile").read_text(encoding="utf-8")
+    for line in re.findall(r"^COPY (.+)", text, re.MULTILINE):
+        for source in line.split()[:-1]:
+            assert (RUNTIMES.parent / source).exists(), source
+    if name.startswith("jetson"):
+        (lock,) = re.findall(r"^COPY (requirements/\S+)", text, re.MULTILINE)
+        assert "tensorrt" not in (RUNTIMES.parent / lock).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", [name for name in TARGETS if name != "cpu"])
+def test_an_installer_for_a_gpu_refuses_a_machine_without_one(name, tmp_path):
+    if Path("/etc/nv_tegra_release").exists() or shutil.which("nvidia-smi"):
+        pytest.skip("this machine has what the installer looks for")
+    command = [shutil.which("sh"), RUNTIMES / name / "install.sh", tmp_path, tmp_path / "prefix"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.match("nvidia-smi: not there|/etc/nv_tegra_release: not there", done.stderr)
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "prefix").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in TARGETS if name != "cpu"])
+def test_a_smoke_test_for_a_gpu_fails_without_one(name, tmp_path):
+    doctor = tmp_path / "edgekit"
+    doctor.write_text("#!/bin/sh\necho 'wrong    GPU: cuInit answers 100'\necho 'ok       GPU driver'\n")
+    doctor.chmod(0o755)
+    command = [shutil.which("sh"), RUNTIMES / name / "smoke.sh", "bundle", "talk.wav"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "EDGEKIT": str(doctor)}
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith("GPU: none that works, see above\n")
+
+
+@pytest.mark.parametrize(
+    ("python", "release", "lock"),
+    [
+        ("exit 0", "# R36 (release), REVISION: 4.3", "jetpack6"),  # every question of the script is answered by yes
+        ("case $2 in *version*) exit 1; esac", "# R39 (release), REVISION: 2.0", "cpu"),
+        ("exit 0", "# R35 (release), REVISION: 4.1", None),
+        ("exit 1", "# R36 (release), REVISION: 4.3", None),  # TensorRT does not load
+    ],
+)
+def test_a_jetson_takes_the_board_s_tensorrt_and_the_lock_of_its_python(tmp_path, python, release, lock):
+    text = (RUNTIMES / "on-jetson.sh").read_text(encoding="utf-8")
+    (tmp_path / "on-jetson.sh").write_text(text.replace("/etc/nv_tegra_release", str(tmp_path / "release")))
+    (tmp_path / "release").write_text(f"{release}, GCID: 1, BOARD: generic\n")
+    (tmp_path / "place.sh").write_text('echo "$VENV_OPTIONS $*"\n')
+    (tmp_path / "python").write_text(f"#!/bin/sh\n{python}\n")
+    (tmp_path / "python").chmod(0o755)
+    done = subprocess.run(
+        [shutil.which("sh"), tmp_path / "on-jetson.sh", "jetson-orin", "36 39", "bundle", "prefix"],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHON": str(tmp_path / "python")},
+    )  # fmt: skip
+    if lock is None:
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    else:
+        assert done.stdout == f"--system-site-packages jetson-orin {lock} bundle prefix\n"

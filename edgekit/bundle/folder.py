@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from edgekit.bundle.manifest import FORMAT_VERSION, FileEntry, Manifest
+from edgekit.bundle.manifest import FORMAT_VERSION, FileEntry, FlowSpeech, Manifest
 from edgekit.errors import BundleFileError, BundleFormatError
 
 MANIFEST = "manifest.json"
@@ -62,6 +62,7 @@ def open_bundle(path: str | os.PathLike[str], *, check_hashes: bool = True) -> B
         *(component.graph for component in manifest.components.values()),
         *(component.data for component in manifest.components.values() if component.data),
         *(ref.file for ref in refs),
+        *(manifest.speech.voices.values() if isinstance(manifest.speech, FlowSpeech) else []),
     }
     if missing := sorted(named - listed):
         raise BundleFormatError(

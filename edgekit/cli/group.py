@@ -19,6 +19,7 @@ COMMANDS = {
     "listen": ("edgekit.cli.listen", "Print what a bundle hears from the microphone."),
     "profile": ("edgekit.cli.profile_command", "Measure a bundle on this device."),
     "report": ("edgekit.cli.report", "Render profiles for a reader."),
+    "doctor": ("edgekit.cli.doctor", "Say what this device has, what is missing, and what to type."),
 }
 
 

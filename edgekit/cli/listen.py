@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 @click.option(
     "--speak",
     is_flag=True,
-    help="Speak the answers too, through the default device, until you talk again. A microphone that hears them takes "
-    "them for you: use headphones, or a device that cancels its echo.",
+    help="Speak the answers too, through the default device, until you talk again, which is noticed once an answer is "
+    "whole. A microphone that hears them takes them for you: use headphones, or a device that cancels its echo.",
 )
 @stream_options
 def listen(
@@ -61,8 +61,10 @@ def listen(
     model = edgekit.load(chosen, threads=threads, speak=speak)
     warn_dummy(model.manifest)
     printer = Printer(as_json=as_json, dummy=model.manifest.dummy_seed is not None)
+    daemons: list[Daemon] = []
     with speaker(model.manifest, speak=speak) as turns:
         settings = stream_settings(options) | sound(printer, turns)
+        settings["hush"] = lambda: any(daemon.stopping for daemon in daemons)  # ^C ends the voice, not the text
         stream = model.stream(
             sample_rate_hz=source.sample_rate_hz, channels=source.channels, on_text=printer.text, **settings
         )
@@ -73,12 +75,13 @@ def listen(
                 turns.event(event)
 
         daemon = Daemon(source, stream, show)
+        daemons.append(daemon)
         click.echo(f"edgekit: {chosen} listens to {simulate or 'the microphone'}; ^C ends it", err=True)
         try:
             with stopped_by_signals(daemon):
                 daemon.run()
-            if turns and not daemon.stopping:
-                turns.playback.drain()
+                if turns and not daemon.stopping:
+                    turns.playback.drain(lambda: daemon.stopping)
         finally:
             printer.clear()
             click.echo(f"edgekit: {daemon.tally}", err=True)

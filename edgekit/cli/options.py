@@ -10,7 +10,6 @@ import click
 from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgekit.bundle import Sampling
     from edgekit.exporter.export import ExportOptions
     from edgekit.exporter.quality import Progress
 
@@ -82,7 +81,9 @@ def stream_options(command: _Command) -> _Command:
     """Add what ``run`` and ``listen`` share: how a stream listens and answers; see ``stream_settings``."""
     added = [
         click.option(
-            "--gate", type=click.Choice(["speech", "sound", "off"]), help="What counts; the bundle's if absent."
+            "--gate",
+            type=click.Choice(["speech", "sound", "off"]),
+            help="What counts; if absent: the bundle's, or sound with a --prompt of your own.",
         ),
         click.option(
             "--level", metavar="NAME", help="Pin a compute level of the bundle; else chosen by how late it is."
@@ -148,19 +149,14 @@ def stream_settings(asked: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _sampling(asked: Mapping[str, Any]) -> "Sampling | None":
-    from edgekit.bundle import Sampling
-
+def _sampling(asked: Mapping[str, Any]) -> dict[str, Any] | None:
     given = {name: asked[name] for name in _SAMPLING if asked.get(name) is not None}
     if not given:
         return None
     for name, value in given.items():
-        option = "--" + name.replace("_", "-")
         if not math.isfinite(value):
-            raise UsageError(f"{option}: {value}, a finite number is needed; choose one")
-        if name != "temperature" and not given.get("temperature"):
-            raise UsageError(f"{option}: {value}, nothing is drawn at temperature 0; add --temperature, such as 0.7")
-    return Sampling(**given)
+            raise UsageError(f"--{name.replace('_', '-')}: {value}, a finite number is needed; choose one")
+    return given
 
 
 def _read_text(path: Path) -> str:

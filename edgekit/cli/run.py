@@ -52,6 +52,8 @@ def run(
 
     if speak and len(files) > 1:
         raise UsageError(f"--speak: {speak} for {len(files)} files, it holds the answers to one; run them one by one")
+    if speak and speak.exists() and files and files[0].exists() and speak.samefile(files[0]):
+        raise UsageError(f"--speak: {speak} is the recording itself; write the answers to another file")
     model = edgekit.load(bundle, threads=threads, speak=speak is not None)
     settings = stream_settings(options)
     settings["partials"] = realtime if partials is None else partials
@@ -63,6 +65,8 @@ def run(
             printer = Printer(str(file) if len(files) > 1 else "", as_json=as_json, dummy=dummy)
             chunks = _chunks(file, realtime, _QUICK_S if settings["partials"] else _BLOCK_S)
             failed += not _run_file(model, chunks, printer, settings | sound(printer, speech))
+        if speech and not speech.samples and not failed:
+            click.echo(f"edgekit: nothing was spoken; {speak} holds no sound", err=True)
         if failed:
             raise click.exceptions.Exit(1)
 

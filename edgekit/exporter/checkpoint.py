@@ -6,9 +6,10 @@ exported from: quantised weights, pickles, damaged files. Knows no architecture:
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,44 @@ class Tensors(Protocol):
 
 class Checkpoint(StoredTensors):
     """A folder of config.json, perhaps generation_config.json, and safetensors; only headers are in memory."""
+
+
+class SideBySide:
+    """Several sources as one. Raises CheckpointError if two of them hold a tensor of the same name."""
+
+    def __init__(self, *sources: Tensors) -> None:
+        self._sources: dict[str, Tensors] = {}
+        for source in sources:
+            for name in sorted(source.names()):
+                if name in self._sources:
+                    raise CheckpointError(f"{name}: is in two files, one tensor has one place; fetch them again")
+                self._sources[name] = source
+
+    def names(self) -> frozenset[str]:
+        """Return the name of every tensor."""
+        return frozenset(self._sources)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of one tensor."""
+        return self._sources[name].shape(name)
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Return rows [start, stop) of one tensor's first axis as finite float32."""
+        return self._sources[name].rows(name, start, stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A checkpoint with what its family keeps in files of its own beside config.json and safetensors.
+
+    ``config`` tells of them what a bundle must know. ``recordings``: of people, by the name of the voice that each is
+    to become, with the published graphs in the folder ``hearing``.
+    """
+
+    tensors: Tensors
+    config: Mapping[str, Any]
+    recordings: Mapping[str, Path]
+    hearing: Path
 
 
 def read(tensors: Tensors, name: str) -> NDArray[np.float32]:

@@ -139,9 +139,10 @@ def open_dummy(path: str | PathLike[str]) -> Dummy:
         if min(shape) < 1:
             raise CheckpointError(f"{file}: makes {tensor} {list(shape)}, every size must be 1 or more; correct it")
     vocabulary = expected[family.embedding][0]
-    start = vocabulary - len(family.marks)
+    needed = len(family.marks) + family.unnamed
+    start = vocabulary - needed
     if start < 1:
-        raise CheckpointError(f"{file}: vocab_size {vocabulary}, more than {len(family.marks)} are needed; correct it")
+        raise CheckpointError(f"{file}: vocab_size {vocabulary}, more than {needed} are needed; correct it")
     tokenizer = dummy_tokenizer(vocabulary, {mark: start + index for index, mark in enumerate(family.marks)})
     if (highest := max(family.protocol(tokenizer).ids())) >= vocabulary:
         raise CheckpointError(f"{file}: names token {highest}, vocab_size is {vocabulary}; correct one of them")

@@ -22,7 +22,7 @@ from edgekit.exporter.census import check_census, take_census
 from edgekit.exporter.checkpoint import Tensors, check_names, open_checkpoint
 from edgekit.exporter.dialects.standard_ops import check_dialect, check_ops
 from edgekit.exporter.dummy import SEED, dummy_recipe, open_dummy
-from edgekit.exporter.families import Family, find_family
+from edgekit.exporter.families import Family, find_family, open_beside
 from edgekit.exporter.goldens import store_goldens
 from edgekit.exporter.graph import OPSETS, GraphWriter
 from edgekit.exporter.pack import (
@@ -36,6 +36,7 @@ from edgekit.exporter.pack import (
 from edgekit.exporter.provenance import write_provenance
 from edgekit.exporter.quality import Progress, compare, pass_or_waive, rounded, whole_clip_distance
 from edgekit.exporter.quantize import SCALE
+from edgekit.exporter.speech import bundle_voices, prepare_voices, with_voices
 from edgekit.exporter.tables import JoinedTensors, write_tables, written_bundle
 from edgekit.exporter.tokenizer import tokenizer_json
 from edgekit.exporter.weight_check import check_weights
@@ -44,6 +45,7 @@ from edgekit.exporter.written import BundleTensors, written_weights
 from edgekit.recipe import GROUPS, GridSettings, Group, PrecisionSettings, Recipe, load_recipe, load_target
 from edgekit.resources import resource
 from edgekit.runtime.external_data import check_external_data
+from edgekit.runtime.voice import Voice
 
 LOWEST_ONNXRUNTIME = "1.31"  # the oldest version these graphs were run on
 LOWEST_TENSORRT = "10.3"  # of JetPack 6: the version whose ops the graphs keep to; none was executed there
@@ -86,7 +88,7 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where tensors, config and tokenizer come from."""
+    """Where tensors, config, tokenizer and voices come from."""
 
     tensors: Tensors
     family: Family
@@ -96,6 +98,7 @@ class _Source:
     name: str
     origin: str = ""
     dummy_seed: int | None = None
+    voices: Mapping[str, Voice] = field(default_factory=dict)
 
 
 def export(checkpoint: str | Path, output: str | Path, options: ExportOptions | None = None) -> Manifest:
@@ -127,10 +130,14 @@ def quantize(bundle: str | Path, output: str | Path, options: ExportOptions | No
 
 def _checkpoint_source(checkpoint: str | Path, origin: str) -> _Source:
     found = open_checkpoint(checkpoint)
-    family = find_family(found.config, found.generation)
-    check_names(found, family.expected(), family.ignored)
+    whole = open_beside(found)
+    family = find_family(whole.config, found.generation)
+    check_names(whole.tensors, family.expected(), family.ignored)
     name = _name_on_hub(origin) or found.folder.resolve().name
-    return _Source(found, family, found.config, found.generation, tokenizer_json(found.folder), name, origin)
+    return _Source(
+        whole.tensors, family, whole.config, found.generation, tokenizer_json(found.folder), name, origin,
+        voices=prepare_voices(whole),
+    )  # fmt: skip
 
 
 def _dummy_source(config: str | Path, origin: str) -> _Source:
@@ -155,7 +162,7 @@ def bundle_source(opened: Bundle) -> _Source:
     tokenizer = opened.file(TOKENIZER).read_text(encoding="utf-8")
     return _Source(
         BundleTensors(weights), family, config, generation, tokenizer, manifest.name, manifest.source,
-        manifest.dummy_seed,
+        manifest.dummy_seed, bundle_voices(opened),
     )  # fmt: skip
 
 
@@ -310,7 +317,7 @@ def _build(
         max_tokens_per_s=recipe.max_tokens_per_s,
         max_repeats=recipe.max_repeats,
     )
-    return Manifest(
+    manifest = Manifest(
         format_version=FORMAT_VERSION,
         name=recipe.name or source.name,
         family=family.name,
@@ -327,17 +334,19 @@ def _build(
         recipe=msgspec.to_builtins(recipe),
         census=census,
         verification={},
-        files=list_files(folder),
+        files=(),
         source=source.origin,
         dummy_seed=source.dummy_seed,
         speech=family.speech(tables, source.tokenizer),
         license=recipe.license,
     )
+    manifest = with_voices(folder, manifest, source.voices)
+    return msgspec.structs.replace(manifest, files=list_files(folder))
 
 
 def _component_precision(component: str, precision: Mapping[Group, Precision]) -> Precision:
     groups: dict[str, Group] = {"encoder": "encoder", "adapter": "encoder", "backbone": "backbone"}
-    return precision[groups.get(component, "decoder")]
+    return "float32" if component == "vocoder" else precision[groups.get(component, "decoder")]
 
 
 def _bytes(shape: tuple[int, ...]) -> int:

@@ -9,12 +9,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.errors import CheckpointError, MissingPackageError, UsageError
 from edgekit.exporter.checkpoint import read_index
+from edgekit.exporter.families import files_beside
+from edgekit.exporter.stored import read_object
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -81,11 +84,19 @@ def locate(
         commit, names = str(found.sha), {one.rfilename for one in found.siblings or ()}
         if _CONFIG not in names:
             raise CheckpointError(f"{text}: no config.json at {commit[:12]}; give the id of a whole checkpoint")
-        hub.hf_hub_download(text, _CONFIG, revision=revision)  # the cache learns what the revision is, for offline
+        # With the revision as it was asked for, so that the cache learns what it is, for offline.
+        config = read_object(Path(hub.hf_hub_download(text, _CONFIG, revision=revision)))
         files = [name for name in (_SETTINGS if weights else _CONFIGS) if name in names]
-        files += sorted(_weights(hub, text, commit, names)) if weights else []
+        if weights:
+            files += sorted(_weights(hub, text, commit, names))
+            files += sorted(name for name in names if any(_matches(name, one) for one in files_beside(config)))
         paths = [Path(hub.hf_hub_download(text, name, revision=commit)) for name in files]
     return Located(paths[0].parent, f"{text}@{commit}")
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Return whether a name is of a pattern, whose star stands for no slash."""
+    return name.count("/") == pattern.count("/") and fnmatchcase(name, pattern)
 
 
 def _weights(hub: "HfApi", checkpoint: str, commit: str, names: set[str]) -> set[str]:

@@ -1,6 +1,7 @@
 """The quality gate: a quantised bundle against its float twin, both on the streaming path that users will run.
 
-Compares encoder frames, logits with the twin's tokens forced, greedy tokens and text on the recipe's check clips.
+Compares encoder frames, logits with the twin's tokens forced, greedy tokens and text on the recipe's check clips, and
+where the bundle speaks its codes and its sound (speech_quality.py).
 Beyond a limit of the recipe nothing is published, unless the loss is accepted with a reason that the manifest keeps.
 """
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle
 from edgekit.errors import QualityError
+from edgekit.exporter.speech_quality import Pair, compare_speech, speak_both
 from edgekit.recipe import Limits, Recipe
 from edgekit.resources import resource
 from edgekit.runtime.audio import read_mono
@@ -29,6 +31,8 @@ _KNOBS = {
     "logit_error": "--head float32 or a smaller quantize.backbone_block",
     "token_mismatch": "--backbone float32 or a smaller quantize.backbone_block",
     "word_error_rate": "--backbone float32 or a smaller quantize.backbone_block",
+    "code_mismatch": "--decoder float32",
+    "mel_error_db": "--decoder float32",
 }
 
 
@@ -43,10 +47,12 @@ def check_clips(recipe: Recipe) -> dict[str, Float]:
 def compare(bundle: Bundle, twin: Bundle, recipe: Recipe, progress: Progress) -> dict[str, Any]:
     """Return the measured distances between a bundle and its float twin on the recipe's check clips."""
     clips = check_clips(recipe)
-    candidate, reference = load_opened(bundle), load_opened(twin)
+    speech = bundle.manifest.speech
+    candidate, reference = (load_opened(one, speak=speech is not None) for one in (bundle, twin))
     levels = [level.name for level in bundle.manifest.levels if level.name != "skip"]
     heard: list[tuple[Heard, Heard]] = []
     told: list[tuple[Answer, Answer]] = []
+    spoken: list[Pair] = []
     texts: dict[str, list[str]] = {name: [] for name in levels}
     for done, samples in enumerate(clips.values()):
         progress("judge", done, len(clips))
@@ -56,8 +62,11 @@ def compare(bundle: Bundle, twin: Bundle, recipe: Recipe, progress: Progress) ->
         told.append((answer(candidate, ours, forced=expected.tokens), expected))
         for name in levels:
             texts[name].append(answer(candidate, ours, level=name).text)
+        if speech is not None:
+            spoken.append(speak_both(candidate, reference, heard[-1], expected))
     progress("judge", len(clips), len(clips))
     expected_texts = [expected.text for _, expected in told]
+    said, details = compare_speech(spoken, speech.sample_rate_hz) if speech is not None else ({}, {})
     return {
         "twin": "whole",
         "clips": len(clips),
@@ -66,8 +75,10 @@ def compare(bundle: Bundle, twin: Bundle, recipe: Recipe, progress: Progress) ->
             "logit_error": relative_error([(ours.logits, theirs.logits) for ours, theirs in told]),
             "token_mismatch": _mismatch(told),
             "word_error_rate": word_error_rate(expected_texts, texts[levels[-1]]),
+            **said,
         },
         "levels": {name: word_error_rate(expected_texts, texts[name]) for name in levels},
+        **({"speech": details} if details else {}),
     }
 
 

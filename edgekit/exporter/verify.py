@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgekit.bundle import Manifest, open_bundle
 from edgekit.errors import MissingPackageError, VerifyError
 from edgekit.exporter.checkpoint import open_checkpoint
-from edgekit.exporter.families import find_family
+from edgekit.exporter.families import find_family, open_beside
 from edgekit.exporter.hub import locate
 from edgekit.exporter.quality import check_clips, relative_error
 from edgekit.exporter.tables import written_bundle
@@ -50,13 +50,14 @@ def verify_reference(bundle: str | Path, checkpoint: str | Path) -> tuple[Check,
         )
     model = load_opened(opened)
     found = open_checkpoint(locate(checkpoint).folder)
-    family = find_family(found.config, found.generation)
+    whole = open_beside(found)
+    family = find_family(whole.config, found.generation)
     if family.name != model.manifest.family:
         raise VerifyError(
             f"{checkpoint}: is of family {family.name}, the bundle of {model.manifest.family}; name its own"
         )
     weights = written_bundle(opened.folder, family, model.manifest.components, model.manifest.tables())
-    checked = check_weights(family, weights, found, lambda _done, _total: None)
+    checked = check_weights(family, weights, whole.tensors, lambda _done, _total: None)
     error = max(checked["error"].values(), default=0.0)
     recipe = msgspec.convert(model.manifest.recipe, Recipe)
     checks = [Check(f"{checked['tensors']} weights: relative error", error, recipe.limits.weight_error)]

@@ -1,6 +1,6 @@
 """CrossDecoder: a backbone that attends to the utterance through a cross-KV beside its tokens, as Whisper does."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from edgekit.runtime.cache import CrossCache
 from edgekit.runtime.decode import Setting, Span, untimed
 from edgekit.runtime.engine import Array
 from edgekit.runtime.guess import Guess, agreed
+from edgekit.runtime.sampler import Greedy, Sampler
 
 OPEN_TOKENS = 12  # of a draft, checked again by the next: what ordinary speech says in three seconds
 _DEFAULT_TASK = "transcribe"
@@ -38,6 +39,7 @@ class CrossDecoder:
         # an utterance ends within a chunk: the rest of it and the silence after it, filled to whole chunks
         ending_frames = -(-(grid.tail_frames + 1) // grid.pad_to_frames) * grid.pad_to_frames
         self._ending_positions = ending_frames // grid.frames_per_position
+        self._likeliest = Greedy(protocol)  # of drafts: they come as time allows, and must not change what is drawn
         self._prompt: list[int] = []  # of the last draft, as far as it was read with it
         self._draft: tuple[int, ...] = ()
         self._agreed = 0  # tokens of it that the draft before had too
@@ -76,7 +78,7 @@ class CrossDecoder:
             former, self._prompt = self._prompt, self._begin(level, untimed)
             settled = max(0, self._agreed - OPEN_TOKENS) if self._prompt == former else 0
             guess = Guess(self._draft, settled, max_steps, timed=False)
-            draft = (*self._draft[:settled], *self._answer(level, heard_s, guess))
+            draft = (*self._draft[:settled], *self._answer(level, heard_s, guess, self._likeliest))
             self._draft, self._agreed = draft, agreed(self._draft, draft)
         return self._draft
 
@@ -92,7 +94,7 @@ class CrossDecoder:
         """Yield nothing: such a model has no thoughts."""
         return iter(())
 
-    def answer(self, level: ComputeLevel, heard_s: float | None) -> Iterator[int]:
+    def answer(self, level: ComputeLevel, heard_s: float | None) -> Generator[int, None, None]:
         """Yield tokens; see Decoder. Without a given language the likeliest one is chosen first."""
         self._prompt = self._begin(level, self._setting.trace.span)
         yield from self._answer(level, heard_s, Guess(self._draft))
@@ -106,9 +108,11 @@ class CrossDecoder:
             (logits,) = self._backbone.logits(self._setting.table.rows(self._start), level)
         return [self._languages[int(np.argmax(logits[self._languages]))], *self._rest]
 
-    def _answer(self, level: ComputeLevel, heard_s: float | None, guess: Guess) -> Iterator[int]:
+    def _answer(
+        self, level: ComputeLevel, heard_s: float | None, guess: Guess, sampler: Sampler | None = None
+    ) -> Iterator[int]:
         rows = self._setting.table.rows(self._prompt)
-        return self._setting.tokens(self._backbone, rows, level, heard_s, guess=guess)
+        return self._setting.tokens(self._backbone, rows, level, heard_s, guess=guess, sampler=sampler)
 
 
 def _choice(kind: str, name: str, known: dict[str, int]) -> int:

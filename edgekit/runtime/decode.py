@@ -4,7 +4,7 @@ Two ways to attend to sound, by the bundle's protocol: CrossDecoder (``cross.py`
 here is what both need. Knows nothing of samples, utterance bounds or text output.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -66,7 +66,7 @@ class Decoder(Protocol):
         """Yield the tokens of a thought that precedes the answer, the end of it included; none if there is none."""
         ...
 
-    def answer(self, level: ComputeLevel, heard_s: float | None) -> Iterator[int]:
+    def answer(self, level: ComputeLevel, heard_s: float | None) -> Generator[int, None, None]:
         """Yield the tokens of the answer to a turn, without the one that ends it; heard_s: seconds of sound, if any."""
         ...
 
@@ -157,17 +157,20 @@ class Setting:
         *,
         guess: Guess = _NO_GUESS,
         at_most: int | None = None,
+        sampler: Sampler | None = None,
     ) -> Iterator[int]:
         """Prefill the prompt's rows (n, hidden) and yield tokens until one of the protocol's ends is met.
 
-        heard_s: seconds of sound that limit how much is said about them, if they do; at_most: another limit.
+        heard_s: seconds of sound that limit how much is said about them, if they do; at_most: tokens in place of
+        ``max_tokens``; sampler: one in place of the answers' own.
 
         The guess decides what this costs and not what it yields, settled tokens apart: whatever is checked in one run
         goes through the same choice, token by token, and what the KV cache holds beyond the last one is replaced.
         """
         protocol, span = self.manifest.protocol, self.trace.span if guess.timed else untimed
-        limit = min(self.max_tokens, backbone.room - len(prompt) + 1)  # the last token is not read back
-        limit = limit if at_most is None else min(limit, at_most)
+        sampler = sampler or self.sampler
+        limit = self.max_tokens if at_most is None else at_most
+        limit = min(limit, backbone.room - len(prompt) + 1)  # the last token is not read back
         if protocol.max_tokens_per_s is not None and heard_s is not None:
             limit = min(limit, int(protocol.max_tokens_per_s * heard_s) + _SPARE_TOKENS)
         said = list(guess.tokens[: guess.settled])
@@ -177,7 +180,7 @@ class Setting:
         def take(rows: Array, checked: Sequence[int]) -> int | None:
             """Choose the token after each row while those that were checked are right; return how many, None to end."""
             for right, logits in enumerate(rows):
-                token = self.sampler.pick(logits, first=not said)
+                token = sampler.pick(logits, first=not said)
                 if token in protocol.stop:
                     return None
                 said.append(token)

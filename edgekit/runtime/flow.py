@@ -53,7 +53,7 @@ class Flow:
         first_chunks: Sequence[int] = (),
         context_codes: int = CONTEXT_CODES,
     ) -> None:
-        _check_voice(voice, speech, step.component)
+        check_voice(voice, speech, step.component)
         self._speech = speech
         self._chunks = (*first_chunks, speech.chunk_codes)
         most = max(self._chunks) + speech.lookahead_codes  # of one call: the last one has no codes behind it
@@ -179,8 +179,8 @@ def _zeros(component: Component, name: str) -> Array:
     return np.zeros([size for size in spec.shape if isinstance(size, int)], spec.dtype)
 
 
-def _check_voice(voice: Voice, speech: FlowSpeech, step: Component) -> None:
-    """Raise BundleFormatError unless a voice has the sizes of the bundle."""
+def check_voice(voice: Voice, speech: FlowSpeech, step: Component) -> None:
+    """Raise BundleFormatError unless a voice has the sizes of the bundle; ``step``: its ``flow_step``."""
     sizes = {spec.name: spec.shape[-1] for spec in step.inputs}
     rules = (
         ("sample rate", voice.sample_rate_hz, speech.sample_rate_hz, voice.sample_rate_hz == speech.sample_rate_hz),

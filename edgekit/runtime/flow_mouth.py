@@ -25,7 +25,7 @@ class FlowMouth:
         """Read the voice's prompt, which takes as long as speaking it. Raises what Flow does."""
         self.sample_rate_hz = speech.sample_rate_hz
         self.cut: Cut | None = None
-        self._speech = speech
+        self._speech, self._speaking = speech, False
         encoder, step = (_Timed(engines[name], name, trace) for name in ("flow_encoder", "flow_step"))
         self._flow = Flow(encoder, step, voice, speech)
         self._vocoder = Vocoder(
@@ -36,9 +36,12 @@ class FlowMouth:
         """Begin a conversation; see Mouth. An answer that was being spoken ends."""
         self._flow.open()
         self._vocoder.reset()
+        self._speaking = False
 
-    def read(self, tokens: Sequence[int] | None, rows: Array, hidden: Array | None) -> None:
-        """Take nothing: the backbone says what is spoken."""
+    def read(self, tokens: Sequence[int] | None, rows: Array, hidden: Array | None) -> None:  # noqa: ARG002 - as Mouth
+        """Take nothing: the backbone says what is spoken. An answer that was being spoken ends."""
+        if self._speaking:
+            self.open()
 
     def takes(self, token: int) -> bool:
         """Return whether a token is a speech code, padding, or a mark around them."""
@@ -47,10 +50,12 @@ class FlowMouth:
     def say(self, token: int) -> Iterator[Array]:
         """Take a token and yield samples; see Mouth. What is no code is dropped, as published."""
         if 0 <= (code := token - self._speech.first_code) < self._speech.codes:
+            self._speaking = True
             yield from self._sound(self._flow.push([code]), last=False)
 
     def finish(self) -> Iterator[Array]:
         """Yield the rest of the answer; see Mouth."""
+        self._speaking = False
         yield from self._sound(self._flow.finish(), last=True)
 
     def _sound(self, mel: Array, *, last: bool) -> Iterator[Array]:

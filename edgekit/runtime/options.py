@@ -1,12 +1,12 @@
 """StreamOptions, and the parts of a Stream that they decide: its decoder, its gate, its level."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgekit.bundle import ComputeLevel, FlowSpeech, GateKind, GateSettings, Sampling
+from edgekit.bundle import ComputeLevel, FlowSpeech, GateKind, GateSettings, Sampling, TokenProtocol
 from edgekit.errors import UsageError
 from edgekit.runtime.cross import CrossDecoder
 from edgekit.runtime.decode import Decoder, Setting
@@ -36,13 +36,16 @@ class StreamOptions:
     language if none is given). ``partials``: write drafts of the text while the user talks, which costs work and makes
     the final text of a long utterance come sooner; cross-attention models only.
 
-    For prefix models: ``system`` text, ``prompt`` (a text, or the name of a question that the bundle knows), ``tools``
+    For prefix models: ``system`` text, ``prompt`` (the name of a question that the bundle knows, or one's own, which
+    may be about any sound: the gate is then ``sound`` unless another one is asked for), ``tools``
     (their schemas as text), ``turns`` (how many earlier ones an answer remembers at most; None: all that fit),
     ``think`` (whether a thought precedes the answer, or of how many tokens at most).
 
     ``speak``: make sound of the answers too, with the ``voice`` of that name, where the bundle speaks. ``sampling`` of
-    the answer's tokens, with ``seed``; ``max_tokens`` of an answer. ``on_text`` and ``on_audio`` are called with each
-    Text, Thought or Audio event at the moment it exists, while ``push`` is still at work.
+    the answer's tokens, whole or some fields of it, with ``seed``; ``max_tokens`` of an answer. ``on_text`` and
+    ``on_audio`` are called with each Text, Thought or Audio event at the moment it exists, while ``push`` is still at
+    work. ``hush`` is asked at each token and each piece of speech: where it says True, the rest of the answer is
+    written and not spoken.
     """
 
     sample_rate_hz: int = 16_000
@@ -58,13 +61,14 @@ class StreamOptions:
     think: bool | int | None = None
     speak: bool = False
     voice: str | None = None
-    sampling: Sampling | None = None
-    seed: int = 0
+    sampling: Sampling | Mapping[str, float] | None = None
+    seed: int | None = None
     max_tokens: int | None = None
     budget: Budget | None = None
     partials: bool = False
     on_text: Callable[[Text | Thought], None] | None = None
     on_audio: Callable[[Audio], None] | None = None
+    hush: Callable[[], bool] | None = None
 
 
 def make_decoder(model: "Model", options: StreamOptions, trace: Trace, mouth: Mouth | None) -> Decoder:
@@ -75,27 +79,45 @@ def make_decoder(model: "Model", options: StreamOptions, trace: Trace, mouth: Mo
         raise UsageError(f"max_tokens: {max_tokens}, this bundle takes 1 to {protocol.max_tokens}; choose one of these")
     if options.turns is not None and options.turns < 0:
         raise UsageError(f"turns: {options.turns}, must be 0 or more; correct it")
-    # A reply in speech codes is of other tokens than a text.
-    speaks = mouth is not None and isinstance(model.manifest.speech, FlowSpeech)
-    limits = msgspec.structs.replace(protocol, vocabulary_limit=None) if speaks else protocol
+    limits, usual = protocol, protocol.sampling
+    if mouth is not None and isinstance(model.manifest.speech, FlowSpeech):
+        # A reply in speech codes is of other tokens than a text.
+        limits, usual = msgspec.structs.replace(protocol, vocabulary_limit=None), model.manifest.speech.sampling
+    sampling = _sampling(options.sampling, usual)
+    if options.seed is not None and mouth is None and sampling.temperature == 0:
+        raise UsageError(f"seed: {options.seed}, nothing is drawn at temperature 0; add a temperature, such as 0.7")
     setting = Setting(
         manifest=model.manifest,
         engine=model.engines["backbone"],
         table=model.table,
         tokenizer=model.tokenizer,
-        sampler=sampler(limits, options.sampling or protocol.sampling, options.seed),
+        sampler=sampler(limits, sampling, options.seed or 0),
         trace=trace,
         context_tokens=model.context_tokens,
         max_tokens=max_tokens,
     )
     cross = protocol.attention == "cross"
+    if cross and options.turns != 0:
+        raise UsageError(f"turns: {options.turns}, this bundle writes down speech and remembers no turns; leave it out")
     for name in ("system", "prompt", "tools", "think") if cross else ("language", "task"):
-        if getattr(options, name) is not None:
+        if getattr(options, name) not in {None, False}:
             raise UsageError(f"{name}: '{getattr(options, name)}', this bundle has no choice of {name}; leave it out")
     if cross:
         return CrossDecoder(setting, options.language, options.task)
     asking = Asking(options.system, options.prompt, options.tools, options.turns, options.think)
     return PrefixDecoder(setting, asking, mouth)
+
+
+def _sampling(asked: Sampling | Mapping[str, float] | None, usual: Sampling) -> Sampling:
+    """Return what was asked for, fields that were not as usual; raises UsageError for fields that would do nothing."""
+    if asked is None or isinstance(asked, Sampling):
+        return asked or usual
+    found = msgspec.structs.replace(usual, **asked)
+    if found.temperature == 0 and (idle := [name for name in asked if name != "temperature"]):
+        raise UsageError(
+            f"{idle[0]}: {asked[idle[0]]}, nothing is drawn at temperature 0; add a temperature, such as 0.7"
+        )
+    return found
 
 
 def make_mouth(model: "Model", options: StreamOptions, trace: Trace) -> Mouth | None:
@@ -115,13 +137,20 @@ def make_mouth(model: "Model", options: StreamOptions, trace: Trace) -> Mouth | 
         if name not in speech.voices:
             raise UsageError(f"voice: '{name}' is not in this bundle; choose one of: {', '.join(speech.voices)}")
         voice = load_voice(bundle.file(speech.voices[name]), speech.sample_rate_hz)
-        return FlowMouth(speech, model.engines, voice, trace, options.seed)
+        return FlowMouth(speech, model.engines, voice, trace, options.seed or 0)
     tables = TalkerTables(model.table, TokenTable(bundle, speech.codec_table), TokenTable(bundle, speech.code_table))
-    return Talker(speech, model.engines, tables, trace, TalkerOptions(speaker=options.voice, seed=options.seed))
+    return Talker(speech, model.engines, tables, trace, TalkerOptions(speaker=options.voice, seed=options.seed or 0))
 
 
-def gate_settings(settings: GateSettings, kind: GateKind | None) -> GateSettings:
-    """Return the bundle's settings, with thresholds of the other scale where another kind is asked for."""
+def gate_settings(settings: GateSettings, options: StreamOptions, protocol: TokenProtocol) -> GateSettings:
+    """Return the bundle's settings, with thresholds of the other scale where another kind is asked for.
+
+    A question of the user's own may be about any sound: a gate that lets speech through alone makes way for ``sound``.
+    """
+    kind = options.gate
+    own = options.prompt is not None and options.prompt not in protocol.questions
+    if kind is None and own and settings.kind == "speech":
+        kind = "sound"
     if kind is None or kind == settings.kind:
         return settings
     if kind not in _THRESHOLDS:

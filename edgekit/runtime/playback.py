@@ -7,6 +7,7 @@ rates and PortAudio; knows nothing of how speech is made.
 """
 
 import threading
+from collections.abc import Callable
 from types import ModuleType, TracebackType
 from typing import Protocol
 
@@ -23,6 +24,7 @@ Samples = NDArray[np.float32]
 SPEECH_RATE_HZ = 24_000
 _BLOCK_S = 0.01  # what is left to play after a flush, at most, beside the device's own buffer
 _STALLED_S = 5.0  # longer than any device buffers
+_LOOK_S = 0.1  # between two looks at whether to stop
 
 
 class Flags(Protocol):
@@ -110,11 +112,15 @@ class Playback:
         self._speaking = False
         self.ring.discard()
 
-    def drain(self) -> None:
-        """Wait until all is played, and stop for good. Raises DeviceError if the device stops before."""
+    def drain(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Wait until all is played or ``stopped``, and stop for good. Raises DeviceError if the device stops before."""
         self.finish()
         self._ending = True
-        self._ended.wait(self.ring.available_samples / self.device_rate_hz + _STALLED_S)
+        left_s = self.ring.available_samples / self.device_rate_hz + _STALLED_S
+        while left_s > 0 and not self._ended.wait(min(left_s, _LOOK_S)):
+            if stopped():
+                return
+            left_s -= _LOOK_S
         if self.ring.available_samples or not self._ended.is_set():
             raise _stopped()
 

@@ -3,7 +3,8 @@
 Keeps the turns of a conversation in one KV cache. Knows what was read and what was said, and what of it still fits.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from edgekit.errors import UsageError
 from edgekit.runtime.decode import Setting
 from edgekit.runtime.engine import Array
 from edgekit.runtime.mouth import Mouth
-from edgekit.runtime.text import Detokenizer
+from edgekit.runtime.text import Detokenizer, Tokenizer
 
 _ROOM_FOR_SOUND = 4  # of the context, one part in: what older turns make way for
 
@@ -55,11 +56,14 @@ class PrefixDecoder:
         self._backbone = setting.backbone()
         self._thinking, self._thought_tokens = _thought(protocol.thinking, asking.think)
         question = protocol.questions.get(asking.prompt or "")
-        system, prompt = (question.system, question.prompt) if question else (None, asking.prompt)
+        asked, prompt = (question.system, question.prompt) if question else (None, asking.prompt)
+        system = protocol.system if asking.system is None and asked is None else None
+        for name, text in (("system", asking.system), ("prompt", asking.prompt), ("tools", asking.tools)):
+            _check_text(setting.tokenizer, name, text)
         if asking.tools is not None and not protocol.tools:
             raise UsageError("tools: this bundle was not made to call tools; leave them out")
         texts = {
-            "{system}": next(text for text in (asking.system, system, protocol.system) if text is not None),
+            "{system}": "\n".join(text for text in (asking.system, asked, system) if text is not None),
             "{tools}": protocol.tools.replace("{tools}", asking.tools) if asking.tools is not None else "",
             "{prompt}": protocol.prompt if prompt is None else prompt,
         }
@@ -84,6 +88,7 @@ class PrefixDecoder:
         self._turn_start = 0  # tokens in the KV cache before this turn
         self._pending: list[int] = []  # text that goes in with the next sound
         self._told = False
+        self._turn_open = False  # begun, and neither answered nor undone
         self._begun: list[int] | None = None  # what the answer goes on from where a thought came first
 
     def open(self, level: ComputeLevel) -> int:
@@ -92,15 +97,14 @@ class PrefixDecoder:
         if self._past:
             self._read(self._again, level)
         self._turn, self._turn_start = [], self._backbone.position
-        self._begun, self._told = None, False
+        self._begun, self._told, self._turn_open = None, False, True
         self._pending = self._before
         return forgotten
 
     def hear(self, heard: Array, level: ComputeLevel) -> Array | None:
         """Prefill embeddings (n, hidden); see Decoder. A lone output larger than the KV cache is cut in two."""
         room = self._backbone.room - self._reserve - len(self._pending)
-        sounds = any(part.tokens is None for part in self._turn)
-        if room < 1 or (sounds and len(heard) > room):
+        if room < 1 or (self._heard_any() and len(heard) > room):
             return heard
         texts = [self._text(self._pending)] if self._pending else []
         self._append([*texts, _Part(None, heard[:room])], level)
@@ -113,6 +117,7 @@ class PrefixDecoder:
         if role not in protocol.roles:
             known = f"choose one of: {', '.join(protocol.roles)}" if protocol.roles else "it takes sound only"
             raise UsageError(f"role: '{role}' is not in this bundle; {known}")
+        _check_text(self._setting.tokenizer, "text", text)
         turn = self._setting.tokenizer.encode(_filled(protocol.turn, {"{role}": protocol.roles[role], "{text}": text}))
         if len(turn) > self._backbone.room - self._reserve:
             raise UsageError(
@@ -136,7 +141,7 @@ class PrefixDecoder:
 
     def think(self, level: ComputeLevel) -> Iterator[int]:
         """Yield the tokens of a thought; see Decoder. Its end is written by EdgeKit where the model finds none."""
-        if self._thinking is None:
+        if self._thinking is None or not (self._told or self._heard_any()):
             return
         thinking, encode = self._thinking, self._setting.tokenizer.encode
         close = encode(thinking.close)
@@ -160,16 +165,26 @@ class PrefixDecoder:
         unread = thought[self._backbone.position - start :]
         self._begun = unread + encode(("" if closed else thinking.close) + then + speak)
 
-    def answer(self, level: ComputeLevel, heard_s: float | None) -> Iterator[int]:
+    def answer(self, level: ComputeLevel, heard_s: float | None) -> Generator[int, None, None]:
         """Yield tokens; see Decoder. A thought before them is not remembered, as the published templates have it."""
+        if not self._told and not self._heard_any():
+            return
         thought = self._begun is not None
         prompt = self._begun if self._begun is not None else self._ask() + self._lead
         start = self._backbone.position + len(prompt)
         said: list[int] = []
-        for token in self._setting.tokens(self._backbone, self._setting.table.rows(prompt), level, heard_s):
-            said.append(token)
-            yield token
+        try:
+            for token in self._setting.tokens(self._backbone, self._setting.table.rows(prompt), level, heard_s):
+                said.append(token)
+                yield token
+        except GeneratorExit:  # who listens has heard enough
+            self._remember(said, start, thought=thought)
+            raise
         self._remember(said, start, thought=thought)
+
+    def _heard_any(self) -> bool:
+        """Return whether sound is in this turn: of a hundredth of a second nothing reaches the backbone."""
+        return any(part.tokens is None for part in self._turn)
 
     def _ask(self) -> list[int]:
         """Return what leads to a reply, and take note of it as a part of this turn."""
@@ -191,8 +206,9 @@ class PrefixDecoder:
             self._backbone.seek(read)
             self._unread = answer
         else:
-            self._unread = [part for part in [self._text(said[read - start :])] if part.tokens]
-        self._held = read
+            rest = self._text(said[read - start :])
+            self._unread = [_Part(rest.tokens, rest.rows, said=True)] if rest.tokens else []
+        self._held, self._turn_open = read, False
         self._past.append([*self._turn, *answer])
 
     def _make_way(self, level: ComputeLevel) -> int:
@@ -201,9 +217,11 @@ class PrefixDecoder:
         room = self._setting.context_tokens - len(self._opening) - len(self._before) - self._reserve
         room -= self._setting.context_tokens // _ROOM_FOR_SOUND
         wanted = kept = len(sizes) if self._turns_kept is None else min(self._turns_kept, len(sizes))
-        while kept and sum(sizes[-kept:]) > room:
+        full = sum(sizes[len(sizes) - kept :]) > room
+        while kept and full and sum(sizes[-kept:]) > room // 2:  # half of it, so that this is not due at every turn
             kept -= 1
-        if not kept or kept < len(sizes):
+        undone = self._mouth is not None and self._turn_open  # what it read cannot be taken back alone
+        if not kept or kept < len(sizes) or undone:
             self._begin(level)
             self._past = self._past[len(sizes) - kept :]
             for index, turn in enumerate(self._past):
@@ -255,9 +273,14 @@ class PrefixDecoder:
 
 
 def _filled(template: str, texts: dict[str, str]) -> str:
-    for name, text in texts.items():
-        template = template.replace(name, text)
-    return template
+    """Return a template with its names replaced; what stands in the texts themselves is left alone."""
+    return re.sub("|".join(map(re.escape, texts)), lambda found: texts[found[0]], template)
+
+
+def _check_text(tokenizer: Tokenizer, name: str, text: str | None) -> None:
+    """Raise UsageError for a text that would open or close turns of its own."""
+    if text and (mark := tokenizer.mark_in(text)):
+        raise UsageError(f"{name}: holds '{mark}', a mark of the model's own; write it otherwise")
 
 
 def _thought(thinking: Thinking | None, asked: bool | int | None) -> tuple[Thinking | None, int | None]:

@@ -3,7 +3,8 @@
 Knows tokens and texts; knows nothing of samples heard, levels or of when an answer is due.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 
 from edgekit.bundle import ComputeLevel, TokenProtocol
 from edgekit.runtime.decode import Decoder
@@ -21,14 +22,21 @@ class Reply:
     Event = Thought | Text | Audio | AudioCut
 
     def __init__(
-        self, decoder: Decoder, tokenizer: Tokenizer, protocol: TokenProtocol, mouth: Mouth | None, trace: Trace
+        self,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        protocol: TokenProtocol,
+        mouth: Mouth | None,
+        trace: Trace,
+        *,
+        hush: Callable[[], bool] | None = None,
     ) -> None:
         self._decoder, self._tokenizer, self._protocol = decoder, tokenizer, protocol
-        self._mouth, self._trace = mouth, trace
+        self._mouth, self._trace, self._hush = mouth, trace, hush
 
     def events(
         self, level: ComputeLevel, heard_s: float | None, bounds: tuple[float, float], shown: str
-    ) -> Iterator["Reply.Event"]:
+    ) -> Generator["Reply.Event", None, None]:
         """Decode; yield a Thought or Text for every token that changes what is shown, then the whole text as final.
 
         Audio comes between and after them, as soon as there is some. A loop's repeats are left out of the final text.
@@ -37,23 +45,24 @@ class Reply:
         yield from self._think(level, bounds)
         detokenizer = Detokenizer(self._tokenizer)
         text, tokens = "", list[int]()
-        for token in self._decoder.answer(level, heard_s):
-            if self._mouth is None or not self._mouth.takes(token):
-                tokens.append(token)
-                if piece := detokenizer.push(token):
-                    text += piece
-                    if not shown.startswith(text.strip()):
-                        shown = text.lstrip()
-                        yield Text(shown, False, *bounds, stable=len(shown))
-            if self._mouth is not None:
-                yield from self._sound(self._mouth.say(token))
+        with closing(self._decoder.answer(level, heard_s)) as answer:
+            for token in answer:
+                if self._mouth is None or not self._mouth.takes(token):
+                    tokens.append(token)
+                    if piece := detokenizer.push(token):
+                        text += piece
+                        if not shown.startswith(text.strip()):
+                            shown = text.lstrip()
+                            yield Text(shown, False, *bounds, stable=len(shown))
+                if self._mouth is not None and not self._hushed():
+                    yield from self._sound(self._mouth.say(token))
         text += detokenizer.finish()
         kept = self.without_loop(tokens)
         if len(kept) < len(tokens):
             text = self._tokenizer.decode(kept)
         text = text.strip()
         yield Text(text, True, *bounds, tuple(kept), len(text))
-        if self._mouth is not None:
+        if self._mouth is not None and not self._hushed():
             yield from self._sound(self._mouth.finish())
             if self._mouth.cut is not None:
                 yield AudioCut(self._mouth.cut, bounds[1])
@@ -74,9 +83,12 @@ class Reply:
         if thought:
             yield Thought(_before(text + detokenizer.finish(), close), True, *bounds)
 
+    def _hushed(self) -> bool:
+        return self._hush is not None and self._hush()
+
     def _sound(self, pieces: Iterator[Array]) -> Iterator[Audio]:
         assert self._mouth is not None, "only a Mouth sounds"
-        while True:
+        while not self._hushed():
             with self._trace.span("speak"):
                 samples = next(pieces, None)
             if samples is None:

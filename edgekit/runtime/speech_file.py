@@ -19,6 +19,7 @@ class SpeechFile:
         if path.suffix.lower() != ".wav":
             raise UsageError(f"{path}: speech is written as WAV; give it a name that ends in .wav")
         self._path, self._rate = path, sample_rate_hz
+        self.samples = 0
         self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
 
     def __enter__(self) -> "SpeechFile":  # noqa: PYI034 - typing.Self needs Python 3.11
@@ -58,6 +59,7 @@ class SpeechFile:
         assert audio.sample_rate_hz == self._rate, "a bundle speaks at one rate"
         try:
             self._file.write(audio.samples)
+            self.samples += len(audio.samples)
         except RuntimeError as error:  # libsndfile's
             raise self._refusal(str(error).rstrip(".")) from error
 

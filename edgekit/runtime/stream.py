@@ -9,6 +9,7 @@ come as time allows, and change no final text. Knows no files, microphones or th
 """
 
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -61,12 +62,14 @@ class Stream:
         self._manifest = manifest
         self._rate = manifest.front_end.sample_rate_hz
         self._resampler = Resampler(options.sample_rate_hz, options.channels)
-        self._gate = Gate(gate_settings(manifest.gate, options.gate), self._rate)
+        self._gate = Gate(gate_settings(manifest.gate, options, manifest.protocol), self._rate)
         self._ear = Ear(manifest, model.engines["encoder"], model.engines["adapter"], self.trace)
         self._mouth = make_mouth(model, options, self.trace)
         self._decoder = make_decoder(model, options, self.trace, self._mouth)
         self._tokenizer = model.tokenizer
-        self._reply = Reply(self._decoder, model.tokenizer, manifest.protocol, self._mouth, self.trace)
+        self._reply = Reply(
+            self._decoder, model.tokenizer, manifest.protocol, self._mouth, self.trace, hush=options.hush
+        )
         self._drafts = Drafts(self._rate, manifest.grid.chunk_frames * manifest.front_end.hop_samples)
         self._budget = options.budget or Budget()
         working = tuple(level for level in manifest.levels if level.name != SKIP)
@@ -256,10 +259,11 @@ class Stream:
         yield from self._choose_level("answer")
         begun = self.trace.clock()
         bounds = self._seconds(self._answer_start), self._seconds(end_sample)
-        for event in self._reply.events(self._level, heard_s, bounds, self._drafts.shown):
-            if isinstance(event, Text) and event.final:  # what is still to be spoken is no part of the answer's cost
-                self._measured("answer", begun)
-            yield self._show(event)
+        with closing(self._reply.events(self._level, heard_s, bounds, self._drafts.shown)) as reply:
+            for event in reply:
+                if isinstance(event, Text) and event.final:  # what is still to be spoken is no part of its cost
+                    self._measured("answer", begun)
+                yield self._show(event)
 
     def _show(self, event: Reply.Event) -> Event:
         if isinstance(event, Audio):

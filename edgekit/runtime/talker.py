@@ -17,7 +17,7 @@ from edgekit.bundle import Role, Sampling, TalkerSpeech
 from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.engine import Array, Engine
 from edgekit.runtime.mouth import Cut
-from edgekit.runtime.sampler import CodeLimits, sampler
+from edgekit.runtime.sampler import CodeLimits, Sampler, sampler
 from edgekit.timing import Trace
 
 _HEAD_TOKENS = 3  # turn start, role, newline: what an answer's turn begins with
@@ -54,6 +54,7 @@ class TalkerOptions:
 
     Audio is made in pieces of ``first_frames``, then twice as many each time up to ``longest_frames``: a small first
     piece is heard early, longer ones cost less. The same ``seed`` gives the same speech; None other speech every time.
+    ``samplers``, of the first code and of the others, choose in place of both samplings and the seed.
     """
 
     speaker: str | None = None
@@ -62,6 +63,7 @@ class TalkerOptions:
     code_sampling: Sampling | None = None
     first_frames: int = 2
     longest_frames: int = 24
+    samplers: tuple[Sampler, Sampler] | None = None
 
 
 class Talker:
@@ -162,6 +164,7 @@ class Talker:
     def finish(self) -> Iterator[Array]:
         """End the answer and yield the rest of its samples; see Mouth. Nothing if nothing was said."""
         if not self._begun:
+            self.cut = None
             return
         text = self._eos
         while self._going:
@@ -253,12 +256,7 @@ class _Codes:
         self._max_frames, self._frames, self.cut = speech.max_frames, 0, False
         self._talker = engines["talker"].bind({"context": speech.context_frames})
         self._predictor = engines["code_predictor"].bind({"context": speech.codebooks})
-        limits = CodeLimits(stop=(speech.codec_eos,), suppress=speech.codec_suppress)
-        seeds = (None, None) if options.seed is None else ((options.seed, 0), (options.seed, 1))
-        self._first_code = sampler(limits, options.talker_sampling or speech.talker_sampling, seeds[0], "talker")
-        self._other_codes = sampler(
-            CodeLimits(), options.code_sampling or speech.code_sampling, seeds[1], "code_predictor"
-        )
+        self._first_code, self._other_codes = options.samplers or _samplers(speech, options)
         width, wanted = tables.codec.width, (speech.codebooks - 1) * speech.codebook_size
         if (tables.codes.vocabulary, tables.codes.width) != (wanted, width):
             raise BundleFormatError(
@@ -370,9 +368,24 @@ class _Sound:
             yield samples
 
 
+def first_code_limits(speech: TalkerSpeech) -> CodeLimits:
+    """Return what a frame's first code may be: the others may be any."""
+    return CodeLimits(stop=(speech.codec_eos,), suppress=speech.codec_suppress)
+
+
+def _samplers(speech: TalkerSpeech, options: TalkerOptions) -> tuple[Sampler, Sampler]:
+    """Return what draws the first code and the others."""
+    seeds = (None, None) if options.seed is None else ((options.seed, 0), (options.seed, 1))
+    first, others = options.talker_sampling or speech.talker_sampling, options.code_sampling or speech.code_sampling
+    return (
+        sampler(first_code_limits(speech), first, seeds[0], "talker"),
+        sampler(CodeLimits(), others, seeds[1], "code_predictor"),
+    )
+
+
 def _speaker(name: str | None, speakers: dict[str, int]) -> int:
     """Return the codec token of a speaker, in any case of letters; the first one for None."""
     found = next(iter(speakers)) if name is None else name.lower()
     if found not in speakers:
-        raise UsageError(f"speaker: '{name}' is not in this bundle; choose one of: {', '.join(speakers)}")
+        raise UsageError(f"voice: '{name}' is not in this bundle; choose one of: {', '.join(speakers)}")
     return speakers[found]

@@ -35,6 +35,11 @@ class Tokenizer:
         """Return the tokens of ``text``; special tokens written in it are recognised and none is added."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def mark_in(self, text: str) -> str | None:
+        """Return the first special token that is written in ``text``, None if there is none."""
+        special = {number: token.content for number, token in self._tokenizer.get_added_tokens_decoder().items()}
+        return next((special[token] for token in self.encode(text) if token in special), None)
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of ``tokens`` without special ones; bytes that are no UTF-8 become U+FFFD."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))

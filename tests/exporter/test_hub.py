@@ -14,6 +14,7 @@ from edgekit.bundle import open_bundle
 from edgekit.cli import main
 from edgekit.errors import CheckpointError, UsageError
 from edgekit.exporter.hub import locate
+from tests.exporter import speaking
 from tests.reference import checkpoints
 
 QUICK = Path(__file__).parent / "quick.toml"
@@ -99,6 +100,7 @@ def hub(tmp_path, monkeypatch):
         "modeling_tiny.py": b"raise SystemExit",
         "README.md": b"#",
         "onnx/a.onnx": b"o",
+        "token2wav/flow.pt": b"of another family",
     }
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.held, server.asked, server.cut = {ID: {COMMIT: files, OLD: files}}, [], set()
@@ -117,9 +119,25 @@ def test_an_id_is_fetched_without_what_an_export_does_not_read(hub):
     found = locate(ID)
     assert found.source == f"{ID}@{COMMIT}"
     here = {path.name for path in found.folder.iterdir()}
-    assert here == hub.held[ID][COMMIT].keys() - {"pytorch_model.bin", "modeling_tiny.py", "README.md", "onnx/a.onnx"}
+    assert here == hub.held[ID][COMMIT].keys() - {
+        "pytorch_model.bin", "modeling_tiny.py", "README.md", "onnx/a.onnx", "token2wav/flow.pt",
+    }  # fmt: skip
+    assert {path.name for path in found.folder.rglob("*")} == here
     for name in here:
         assert (found.folder / name).read_bytes() == hub.held[ID][COMMIT][name]
+
+
+def test_what_speaks_is_fetched_with_its_recordings(hub, tmp_path):
+    folder = speaking.write(tmp_path / "speaking")
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files["chat_template.jinja"] = b"{{ messages }}"
+    others = ("assets/usage.png", "assets/more/a.wav", "token2wav/old/flow.pt", "a.wav")
+    hub.held["acme/tiny-step"] = {COMMIT: files | dict.fromkeys(others, b"-")}
+    found = locate("acme/tiny-step").folder
+    assert {path.relative_to(found).as_posix() for path in found.rglob("*") if path.is_file()} == files.keys()
+    assert "token2wav/flow.pt" in files
+    assert "assets/default_female.wav" in files
+    assert locate("acme/tiny-step", offline=True).folder == found
 
 
 def test_without_weights_the_configs_alone_are_fetched(hub):

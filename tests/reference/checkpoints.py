@@ -48,7 +48,8 @@ class WhisperShape:
 class StepAudioShape:
     """Sizes of a Step-Audio-2-shaped checkpoint; ``experts`` > 0 makes the language model a Qwen3 mixture of experts.
 
-    ``adapter_width`` is 2048 in every published checkpoint and stands in no config.
+    ``adapter_width`` is 2048 in every published checkpoint and stands in no config. ``codes``: tokens of speech, the
+    last of the vocabulary.
     """
 
     mel_bins: int = 128
@@ -69,6 +70,7 @@ class StepAudioShape:
     experts_per_token: int = 4
     expert_feed_forward: int = 64
     normalise_top_k: bool = True
+    codes: int = 8
     seed: int = 2
 
 
@@ -170,7 +172,7 @@ def write_step_audio(folder: Path, shape: StepAudioShape) -> Path:
     draw.matrix("lm_head", (shape.vocabulary, hidden), 2.0, bias=False)
     for index in range(shape.text_layers):
         _text_layer(draw, f"model.layers.{index}", shape)
-    tokenizer = step_audio_tokenizer(shape.vocabulary)
+    tokenizer = step_audio_tokenizer(shape.vocabulary, shape.codes)
     config, generation = _step_config(shape, tokenizer)
     return publish(folder, (config, generation), draw.tensors, tokenizer)
 

@@ -9,7 +9,8 @@ pytest.importorskip("torch", reason="torch is not installed: make test-reference
 from edgekit.errors import QualityError, VerifyError
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.exporter.verify import verify_reference
-from tests.reference import checkpoints
+from tests.exporter import pickles, speaking
+from tests.reference import checkpoints, hift_case
 
 pytestmark = pytest.mark.reference
 RECIPE = Path(__file__).parents[1] / "exporter" / "judged.toml"
@@ -32,6 +33,17 @@ def test_qwen3_omni_hears_as_its_checkpoint_does_in_blocks_and_in_seconds(mode, 
     checkpoint = checkpoints.write(tmp_path / "c", "omni-thinker")
     export(checkpoint, tmp_path / "b", ExportOptions(recipe=RECIPE, precision="float32", mode=mode))
     assert [check for check in verify_reference(tmp_path / "b", checkpoint) if not check.passed] == []
+
+
+def test_a_bundle_that_speaks_agrees_with_its_own_checkpoint(tmp_path):
+    checkpoint = speaking.write(tmp_path / "c")
+    export(checkpoint, tmp_path / "b", ExportOptions(recipe=RECIPE, precision="float32"))
+    checks = verify_reference(tmp_path / "b", checkpoint)
+    assert [check.name for check in checks if not check.passed] == []
+    changed = checkpoint / "token2wav" / "hift.pt"
+    pickles.save(changed, hift_case.stored(seed=9))
+    with pytest.raises(QualityError, match=r"hift\..* does not hold this checkpoint"):
+        verify_reference(tmp_path / "b", checkpoint)
 
 
 def test_another_checkpoint_is_told_apart(tmp_path):

@@ -56,10 +56,13 @@ def omni_tokenizer(size: int) -> Tokenizer:
     return _qwen(size, [*marks, "<|audio_pad|>"], ("system", "user", "assistant"))
 
 
-def step_audio_tokenizer(size: int) -> Tokenizer:
-    """Return a tokenizer of ``size`` tokens cut as Qwen2 cuts, Step-Audio's special tokens at the end."""
+def step_audio_tokenizer(size: int, codes: int = 8) -> Tokenizer:
+    """Return a tokenizer of ``size`` tokens cut as Qwen2 cuts, Step-Audio's special tokens at the end.
+
+    ``codes``: tokens of speech, padding included.
+    """
     marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|BOT|>", "<|EOT|>", "<audio_start>", "<audio_end>"]
-    marks += ["<audio_patch>", "<tts_start>", "<tts_end>", "<tts_pad>", *(f"<audio_{index}>" for index in range(8))]
+    marks += ["<audio_patch>", "<tts_start>", "<tts_end>", "<tts_pad>", *(f"<audio_{index}>" for index in range(codes))]
     return _qwen(size, marks)
 
 

@@ -7,11 +7,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgekit.bundle import Question, Thinking, TokenProtocol
+from edgekit.bundle import GateSettings, Question, Thinking, TokenProtocol
 from edgekit.errors import UsageError
 from edgekit.runtime.engine import Array
 from edgekit.runtime.events import Event, Forgot, SpeechStopped, Text, Thought
 from edgekit.runtime.model import Model
+from edgekit.runtime.options import StreamOptions, gate_settings
 from edgekit.runtime.stream import Stream
 from tests.runtime.streams import CHUNK, Logged, final_texts, logged, roomy, sound_of
 
@@ -42,6 +43,24 @@ def turns(stream: Stream, count: int) -> Iterator[list[Event]]:
     """Yield the events of ``count`` turns in text: "0", "1" and so on."""
     for turn in range(count):
         yield stream.ask(str(turn))
+
+
+class Deaf:
+    """An Ear whose sound is too short for the encoder."""
+
+    def __init__(self, ear: Any) -> None:
+        self._ear = ear
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ear, name)
+
+    def push(self, _samples: Array) -> Iterator[Array]:
+        """Yield nothing."""
+        return iter(())
+
+    def finish(self) -> Iterator[Array]:
+        """Yield nothing."""
+        return iter(())
 
 
 def fed(engine: Logged) -> Array:
@@ -195,8 +214,44 @@ def test_a_question_is_known_by_its_name(conversing: Callable) -> None:
     np.testing.assert_array_equal(engines["backbone"].calls[0]["embeds"], opening)
     model, engines = conversing(questions=questions)
     model.stream(level="full", prompt="transcribe", system="mine").ask("0")
-    opening = model.table.rows(model.tokenizer.encode("<start>mine"))
+    opening = model.table.rows(model.tokenizer.encode("<start>mine\nwrite"))
     np.testing.assert_array_equal(engines["backbone"].calls[0]["embeds"], opening)
+
+
+def test_what_stands_in_the_users_own_texts_is_left_alone(conversing: Callable) -> None:
+    model, engines = conversing(120)
+    model.stream(level="full", system="{prompt} {tools}", tools="[{system}]", prompt="{system}").ask("{role}")
+    rows = model.table.rows(model.tokenizer.encode("<start>{prompt} {tools}<translate>[{system}]"))
+    np.testing.assert_array_equal(engines["backbone"].calls[0]["embeds"], rows)
+    for options in ({"system": "a<stop>b"}, {"prompt": "a<stop>b"}, {"tools": "a<stop>b"}):
+        with pytest.raises(UsageError, match="holds '<stop>', a mark of the model's own; write it otherwise"):
+            model.stream(**options)
+    with pytest.raises(UsageError, match="text: holds '<stop>'"):
+        model.stream().ask("a<stop>b")
+
+
+def test_sound_that_is_too_short_for_the_encoder_is_answered_with_nothing(conversing: Callable) -> None:
+    model, engines = conversing()
+    stream = model.stream(level="full", gate="off", turns=None)
+    object.__setattr__(stream, "_ear", Deaf(stream._ear))
+    (final,) = final_texts(stream.push(sound_of(CHUNK)) + stream.finish())
+    assert (final.text, final.tokens) == ("", ())
+    assert all(len(call["logit_rows"]) == 0 for call in engines["backbone"].calls)
+
+
+def test_a_long_thought_may_be_longer_than_the_answer(conversing: Callable) -> None:
+    thinking = Thinking(open=OPEN, close="~", then="\n", usual=True)
+    model, _ = conversing(120, thinking=thinking, max_tokens=12)
+    events = model.stream(level="full", think=9, max_tokens=2).ask("0")
+    assert len(final_texts(events)[0].tokens) == 2
+    assert sum(isinstance(event, Thought) and not event.final for event in events) > 2
+
+
+def test_a_full_context_is_halved_and_not_emptied_turn_by_turn(conversing: Callable) -> None:
+    model, _ = conversing(120)
+    stream = model.stream(level="full", turns=None)
+    forgot = [any(isinstance(event, Forgot) for event in one) for one in turns(stream, 24)]
+    assert 0 < sum(forgot) < 24 / 3  # every fourth turn or so, not every one
 
 
 def test_tools_stand_in_the_opening_and_their_results_are_a_turn(conversing: Callable) -> None:
@@ -218,6 +273,9 @@ def test_what_a_bundle_cannot_be_asked_is_refused_in_one_line(conversing: Callab
         ({"max_tokens": 0}, "max_tokens: 0, this bundle takes 1 to 4"),
         ({"max_tokens": 5}, "max_tokens: 5, this bundle takes 1 to 4"),
         ({"think": True}, "think: this bundle was not made to think"),
+        ({"seed": 3}, "seed: 3, nothing is drawn at temperature 0"),
+        ({"sampling": {"top_k": 3}}, "top_k: 3, nothing is drawn at temperature 0"),
+        ({"sampling": {"temperature": 0, "top_p": 0.5}}, "top_p: 0.5, nothing is drawn at temperature 0"),
         ({"speak": True}, "speak: .* writes and does not speak"),
         ({"voice": "ethan"}, "voice: 'ethan', but nothing is spoken"),
     ]:
@@ -229,6 +287,9 @@ def test_what_a_bundle_cannot_be_asked_is_refused_in_one_line(conversing: Callab
         model.stream().ask("x" * 100)
     with pytest.raises(UsageError, match="this bundle writes down speech and answers no questions"):
         load().stream().ask("x")
+    load().stream(think=False)
+    with pytest.raises(UsageError, match="turns: 2, this bundle writes down speech and remembers no turns"):
+        load().stream(turns=2)
     with pytest.raises(UsageError, match="tools: this bundle was not made to call tools"):
         load("prefix").stream(tools="[]")
     stream = model.stream(gate="off")
@@ -238,3 +299,20 @@ def test_what_a_bundle_cannot_be_asked_is_refused_in_one_line(conversing: Callab
     stream.finish()
     with pytest.raises(UsageError, match="the stream has ended"):
         stream.ask("x")
+
+
+def test_a_question_of_ones_own_is_about_any_sound(load: Callable) -> None:
+    speech = GateSettings(kind="speech", start=0.5, stop=0.35)
+    questions = {"transcribe": Question(prompt="")}
+    model = load("prefix", gate=speech)
+    protocol = msgspec.structs.replace(model.manifest.protocol, questions=questions)
+    for options, kind in [
+        ({}, "speech"),
+        ({"prompt": "transcribe"}, "speech"),
+        ({"prompt": "is glass breaking?"}, "sound"),
+        ({"prompt": "is glass breaking?", "gate": "speech"}, "speech"),
+        ({"prompt": "is glass breaking?", "gate": "off"}, "off"),
+    ]:
+        assert gate_settings(speech, StreamOptions(**options), protocol).kind == kind
+    off = GateSettings(kind="off", start=0, stop=0)
+    assert gate_settings(off, StreamOptions(prompt="is glass breaking?"), protocol) == off

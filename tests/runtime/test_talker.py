@@ -331,7 +331,7 @@ def test_speakers_are_known_in_any_case_of_letters_and_the_first_speaks_if_none_
 
 
 def test_an_unknown_speaker_is_refused_with_those_that_are_known() -> None:
-    with pytest.raises(UsageError, match="speaker: 'carl' is not in this bundle; choose one of: ann, bob"):
+    with pytest.raises(UsageError, match="voice: 'carl' is not in this bundle; choose one of: ann, bob"):
         Spoken(speaker="carl")
 
 

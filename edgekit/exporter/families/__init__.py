@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import ComputeLevel, Embedding, FlowSpeech, FrontEnd, Grid, TalkerSpeech, TokenProtocol
 from edgekit.errors import CheckpointError
-from edgekit.exporter.checkpoint import Tensors
+from edgekit.exporter.checkpoint import Beside, Tensors
+from edgekit.exporter.families import token2wav
 from edgekit.exporter.families.qwen3_omni import Qwen3Omni
 from edgekit.exporter.families.step_audio import StepAudio
 from edgekit.exporter.families.whisper import Whisper, whisper_generation
 from edgekit.exporter.graph import GraphWriter
+from edgekit.exporter.stored import StoredTensors
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import GridSettings, Group
 
@@ -35,6 +37,8 @@ class Family(Protocol):
     max_context: int
     marks: tuple[str, ...]
     """Tokens that ``protocol`` and ``speech`` may look up, in the order of their ids."""
+    unnamed: int
+    """How many ids must follow the last of ``marks``: codes that it begins."""
 
     def expected(self) -> Mapping[str, tuple[int, ...]]:
         """Return name and shape of every tensor the checkpoint must hold."""
@@ -87,6 +91,19 @@ _FAMILIES: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Family]] =
     "qwen3_omni_moe": Qwen3Omni,
 }
 _GENERATION: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {"whisper": whisper_generation}
+_BESIDE: dict[str, Callable[[StoredTensors], Beside]] = {"step_audio_2": token2wav.beside}
+_FILES: dict[str, tuple[str, ...]] = {"step_audio_2": token2wav.FILES}
+
+
+def files_beside(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return patterns of the files that a checkpoint of this config may have beside weights, configs and tokenizer."""
+    return _FILES.get(str(config.get("model_type")), ())
+
+
+def open_beside(found: StoredTensors) -> Beside:
+    """Return an opened checkpoint with what its family keeps in files of its own."""
+    look = _BESIDE.get(str(found.config.get("model_type")))
+    return look(found) if look else Beside(found, found.config, {}, found.folder)
 
 
 def published_generation(config: Mapping[str, Any]) -> dict[str, Any]:

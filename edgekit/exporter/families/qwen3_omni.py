@@ -48,6 +48,7 @@ class Qwen3Omni:
     """The family bound to one config."""
 
     name = "qwen3_omni"
+    unnamed = 0
 
     def __init__(self, config: Mapping[str, Any], generation: Mapping[str, Any]) -> None:
         self._generation = generation

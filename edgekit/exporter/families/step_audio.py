@@ -1,8 +1,8 @@
-"""Step-Audio 2 mini, -Base, -Think, R1 and R1.1: what hears and writes (no speech decoder).
+"""Step-Audio 2 mini, -Base, -Think, R1 and R1.1: hears and writes; with its token2wav it also speaks.
 
 A Whisper-type encoder pooled to 25 Hz, an adapter to 12.5 Hz, and a decoder-only backbone: Qwen2 as published, or a
-Qwen3-MoE under the same names. Audio is heard in pieces of 25 s. Source: stepfun-ai/Step-Audio2,
-modeling_step_audio_2.py.
+Qwen3-MoE under the same names. Audio is heard in pieces of 25 s; speech codes come among the answer's tokens. Sources:
+stepfun-ai/Step-Audio2, modeling_step_audio_2.py and stepaudio2.py.
 """
 
 from collections.abc import Mapping
@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import ComputeLevel, Embedding, FrontEnd, Grid, Question, Thinking, TokenProtocol
+from edgekit.bundle import ComputeLevel, Embedding, FlowSpeech, FrontEnd, Grid, Question, Thinking, TokenProtocol
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.exporter.blocks import EncoderNames, EncoderShape, audio_encoder
 from edgekit.exporter.checkpoint import Tensors
 from edgekit.exporter.families.config import check_parts, section, value
 from edgekit.exporter.families.qwen import Qwen
+from edgekit.exporter.families.token2wav import EXTENSION, SECTION, THINKS, Token2Wav, owns
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.tokenizer import token_id
 from edgekit.exporter.weights import Weights
@@ -33,7 +34,11 @@ QUESTIONS = {
     "transcribe": Question(system="请记录下你所听到的语音内容。", prompt=""),
     "translate": Question(system="请仔细聆听这段语音，然后将其内容翻译成英文。", prompt=""),  # noqa: RUF001 - Chinese
 }
-THINKING = Thinking(open="<think>\n", close="</think>", then="\n\n", none="<think>\n\n</think>\n\n")
+# R1's own template begins every reply within a thought; -Think is asked to, and has one newline more before it.
+THINKING = Thinking(open="<think>\n", close="</think>", then="\n\n", none="<think>\n\n</think>\n\n", usual=True)
+ASKED_THINKING = Thinking(open="\n<think>\n", close="</think>", then="\n\n")
+SPEECH_START, SPEECH_END, FIRST_CODE = "<tts_start>", "<tts_end>", "<audio_0>"
+WRITTEN_TOKENS, SPOKEN_TOKENS = 512, 2048  # of an answer, the latter as published for thoughts and speech
 ENCODER = EncoderNames(
     conv1="encoder.conv1",
     conv2="encoder.conv2",
@@ -55,9 +60,7 @@ class StepAudio:
     """The family bound to one config."""
 
     name = "step_audio"
-    components: tuple[str, ...] = ("encoder", "adapter", "backbone")
     tables: Mapping[str, tuple[str, ...]] = {}
-    marks: tuple[str, ...] = ("<|BOT|>", "<|EOT|>", "<audio_start>", "<audio_end>", "<audio_0>")
 
     def __init__(self, config: Mapping[str, Any], generation: Mapping[str, Any]) -> None:
         audio = section(config, "audio_encoder_config")
@@ -88,6 +91,18 @@ class StepAudio:
         found = config.get("eos_token_id", section(config, "text_config").get("eos_token_id", []))
         self._stop = [found] if isinstance(found, int) else list(found or [])
         self._generation = generation
+        extension = config.get(EXTENSION)
+        told: Mapping[str, Any] = extension if isinstance(extension, Mapping) else {}
+        self._thinks = value(told, THINKS, bool, False)
+        self.token2wav = Token2Wav.told(told[SECTION]) if SECTION in told else None
+        self.components: tuple[str, ...] = ("encoder", "adapter", "backbone")
+        self.unnamed = 0
+        speaks: tuple[str, ...] = ()
+        if self.token2wav:
+            self.components += self.token2wav.components
+            self.unnamed = self.token2wav.codes - 1
+            speaks = (SPEECH_START, SPEECH_END)
+        self.marks: tuple[str, ...] = ("<|BOT|>", "<|EOT|>", "<audio_start>", "<audio_end>", *speaks, FIRST_CODE)
 
     def expected(self) -> Mapping[str, tuple[int, ...]]:
         """Return name and shape of every tensor the checkpoint must hold."""
@@ -100,7 +115,8 @@ class StepAudio:
             "adapter.linear2.weight": (self.backbone.width, ADAPTER_INNER),
             "adapter.linear2.bias": (self.backbone.width,),
         }
-        return {**ENCODER.shapes(self.encoder), **adapter, **self.backbone.expected()}
+        speaks = self.token2wav.expected() if self.token2wav else {}
+        return {**ENCODER.shapes(self.encoder), **adapter, **self.backbone.expected(), **speaks}
 
     def ignored(self, name: str) -> bool:
         """Return whether a tensor may be there unused: the output projection where it is tied."""
@@ -108,6 +124,8 @@ class StepAudio:
 
     def group(self, name: str) -> Group | None:
         """Return the precision group of a tensor; None keeps it float."""
+        if self.token2wav and owns(name):
+            return self.token2wav.group(name)
         if name in ENCODER.linears(self.encoder) or name in ("adapter.linear1.weight", "adapter.linear2.weight"):
             return "encoder"
         return self.backbone.group(name)
@@ -126,8 +144,11 @@ class StepAudio:
             audio_encoder(g, w, ENCODER, self.encoder, pooled=True)
         elif component == "adapter":
             self._adapter(g, w)
-        else:
+        elif component == "backbone":
             self.backbone.build(g, w)
+        else:
+            assert self.token2wav
+            self.token2wav.build(component, g, w)
 
     def front_end(self, settings: GridSettings) -> FrontEnd:  # noqa: ARG002 - the same for both modes
         """Return the log-mel front end: 479 zeros after the last sample, as published."""
@@ -164,21 +185,33 @@ class StepAudio:
             after="<audio_end>{prompt}<|EOT|>",
             turn="<|BOT|>{role}\n{text}<|EOT|>",
             reply="<|BOT|>assistant\n",
+            speak=SPEECH_START if self.token2wav else "",
             again="<|EOT|>",
             system="You are a helpful assistant.",
             tools="<|BOT|>tool_json_schemas\n{tools}<|EOT|>",
             questions=QUESTIONS,
             roles={"user": "human", "tool": "input"},
-            thinking=THINKING,
-            # Text ids come first; this family's speech needs a decoder that is not here.
-            vocabulary_limit=min(ids["<audio_start>"], ids["<audio_0>"]),
-            max_tokens=512,
+            thinking=THINKING if self._thinks else ASKED_THINKING,
+            # Text ids come first. Only an answer that is spoken may hold the others.
+            vocabulary_limit=min(ids["<audio_start>"], ids[FIRST_CODE]),
+            max_tokens=SPOKEN_TOKENS if self._thinks or self.token2wav else WRITTEN_TOKENS,
             context_tokens=min(4096, self.max_context),
         )
 
-    def speech(self, tables: Mapping[str, Embedding], tokenizer: str) -> None:  # noqa: ARG002 - of the protocol
-        """Return how answers are spoken: they are not."""
-        return
+    def speech(self, tables: Mapping[str, Embedding], tokenizer: str) -> FlowSpeech | None:  # noqa: ARG002 - has none
+        """Return how answers are spoken, without voices; None without token2wav.
+
+        Raises CheckpointError for a tokenizer that lacks a mark of speech, or puts its codes outside the vocabulary.
+        """
+        if self.token2wav is None:
+            return None
+        start, end, first = (token_id(tokenizer, mark) for mark in (SPEECH_START, SPEECH_END, FIRST_CODE))
+        if (last := first + self.token2wav.codes) > self.backbone.vocabulary:
+            raise CheckpointError(
+                f"tokenizer.json: {FIRST_CODE} is {first}, {self.token2wav.codes} codes from there end at {last}, the "
+                f"vocabulary at {self.backbone.vocabulary}; take the tokenizer of these weights"
+            )
+        return self.token2wav.speech(first, start, end)
 
     def levels(self) -> tuple[ComputeLevel, ...]:
         """Return the default compute levels, cheapest first."""

@@ -81,6 +81,7 @@ class Whisper:
     tables: Mapping[str, tuple[str, ...]] = {}
     embedding = TOKENS
     marks: tuple[str, ...] = ("<|notimestamps|>",)
+    unnamed = 0
 
     def __init__(self, config: Mapping[str, Any], generation: Mapping[str, Any]) -> None:
         self._generation = generation

@@ -1,0 +1,32 @@
+"""Finding: one thing that ``edgekit doctor`` looked at, how it is, and what to type about it."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+State = Literal["ok", "missing", "wrong"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing, how it is, and the command that mends it; no ``fix`` where there is nothing to mend or to type."""
+
+    name: str
+    state: State
+    text: str
+    fix: str = ""
+
+
+def read_text(path: Path) -> str:
+    """Return a system file's text, or "" where the machine does not have it or does not let us read it."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version, to compare by: (10, 3) for "10.3.0rc1" is less than (10, 3, 0)."""
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(part) for part in found.group().split(".")) if found else ()

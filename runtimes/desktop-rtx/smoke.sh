@@ -1,0 +1,14 @@
+#!/bin/sh
+# Prove on this device that its GPU answers and that a bundle runs: sh runtimes/desktop-rtx/smoke.sh BUNDLE RECORDING
+# Needs `edgekit` on PATH, or named by EDGEKIT. Exits 0 only if the doctor finds a GPU that works, the bundle verifies
+# and some text comes out.
+set -eu
+
+if [ $# -ne 2 ]; then
+    echo "usage: sh $0 BUNDLE RECORDING" >&2
+    exit 2
+fi
+found=$("${EDGEKIT:-edgekit}" doctor) || true
+printf '%s\n' "$found" >&2
+printf '%s\n' "$found" | grep -q '^ok       GPU: ' || { echo "GPU: none that works, see above" >&2; exit 1; }
+exec sh "$(dirname "$0")/../cpu/smoke.sh" "$@"

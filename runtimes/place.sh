@@ -1,0 +1,44 @@
+#!/bin/sh
+# The part that every target's install.sh shares; it checks the device, then calls this:
+# sh runtimes/place.sh TARGET LOCK BUNDLE PREFIX [PIP-OPTION...]
+# Makes PREFIX/venv from requirements/LOCK.txt (PYTHON and VENV_OPTIONS say how), installs EdgeKit, and puts the bundle in
+# place once it has run here. Writes only below PREFIX.
+set -eu
+
+if [ $# -lt 4 ]; then
+    echo "usage: sh $0 TARGET LOCK BUNDLE PREFIX [PIP-OPTION...]" >&2
+    exit 2
+fi
+target=$1 lock=$2 bundle=$3 prefix=$4
+shift 4
+root=$(cd "$(dirname "$0")/.." && pwd)
+python=${PYTHON:-python3}
+
+[ -f "$bundle/manifest.json" ] || { echo "$bundle: no manifest.json there, so it is no bundle" >&2; exit 1; }
+[ -f "$root/requirements/$lock.txt" ] || { echo "$root: not a checkout of EdgeKit; run this script from one" >&2; exit 1; }
+if [ "$lock" = jetpack6 ]; then oldest="3, 10"; else oldest="3, 11"; fi
+"$python" -c "import sys; sys.exit(sys.version_info < ($oldest))" || {
+    echo "$python: the pinned packages need Python $oldest or later; name another with PYTHON=" >&2
+    exit 1
+}
+
+mkdir -p "$prefix"
+prefix=$(cd "$prefix" && pwd)
+# shellcheck disable=SC2086 # several options are several words
+"$python" -m venv ${VENV_OPTIONS:-} "$prefix/venv"
+pip() { "$prefix/venv/bin/python" -m pip --quiet --disable-pip-version-check --no-input install "$@"; }
+pip --only-binary=:all: --require-hashes "$@" -r "$root/requirements/$lock.txt"
+pip --no-deps --no-build-isolation --force-reinstall "$root"
+
+# The bundle that is in use stays until the new one is whole and has run here.
+rm -rf "$prefix/bundle.new" "$prefix/bundle.old"
+cp -R "$bundle" "$prefix/bundle.new"
+"$prefix/venv/bin/edgekit" verify "$prefix/bundle.new"
+if [ -e "$prefix/bundle" ]; then mv "$prefix/bundle" "$prefix/bundle.old"; fi
+mv "$prefix/bundle.new" "$prefix/bundle"
+rm -rf "$prefix/bundle.old"
+sed "s|/opt/edgekit|$prefix|g" "$root/runtimes/$target/edgekit.service" >"$prefix/edgekit.service"
+
+echo "installed in $prefix; to listen from now on, as root:"
+echo "  apt install libportaudio2"
+echo "  systemctl enable --now $prefix/edgekit.service"
