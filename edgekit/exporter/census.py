@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from edgekit.bundle import CensusRow, Precision
 from edgekit.errors import CensusError
 from edgekit.exporter.families import Family
-from edgekit.exporter.weights import SCALE
+from edgekit.exporter.quantize import SCALE
 from edgekit.exporter.written import WrittenWeight
 from edgekit.recipe import Group
 
-_QUANTISED_OPS = ("MatMulNBits", "DynamicQuantizeMatMul", "QMoE", "Lookup")
+_QUANTISED_OPS = ("MatMulNBits", "DynamicQuantizeMatMul", "QMoE", "Lookup", "DequantizeLinear")
 _FLOAT_PRODUCTS = ("MatMul", "Gemm", "MoE", "Einsum", "FusedMatMul")
 _CODES: Mapping[Precision, tuple[str, ...]] = {"int8": ("uint8", "int8"), "int4": ("uint8",)}
 

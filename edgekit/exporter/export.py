@@ -15,13 +15,16 @@ from typing import Any
 import msgspec
 
 from edgekit.bundle import FORMAT_VERSION, Bundle, Manifest, Precision, Requirements, open_bundle
+from edgekit.bundle.manifest import Dialect
 from edgekit.errors import CheckpointError, UsageError
+from edgekit.exporter.calibrate import Calibration, calibrate
 from edgekit.exporter.census import check_census, take_census
 from edgekit.exporter.checkpoint import Tensors, check_names, open_checkpoint
+from edgekit.exporter.dialects.standard_ops import check_dialect, check_ops
 from edgekit.exporter.dummy import SEED, dummy_recipe, open_dummy
 from edgekit.exporter.families import Family, find_family, open_beside
 from edgekit.exporter.goldens import store_goldens
-from edgekit.exporter.graph import OPSET, GraphWriter
+from edgekit.exporter.graph import OPSETS, GraphWriter
 from edgekit.exporter.pack import (
     building,
     list_files,
@@ -32,11 +35,12 @@ from edgekit.exporter.pack import (
 )
 from edgekit.exporter.provenance import write_provenance
 from edgekit.exporter.quality import Progress, compare, pass_or_waive, rounded, whole_clip_distance
+from edgekit.exporter.quantize import SCALE
 from edgekit.exporter.speech import bundle_voices, prepare_voices, with_voices
 from edgekit.exporter.tables import JoinedTensors, write_tables, written_bundle
 from edgekit.exporter.tokenizer import tokenizer_json
 from edgekit.exporter.weight_check import check_weights
-from edgekit.exporter.weights import SCALE, Weights
+from edgekit.exporter.weights import Weights
 from edgekit.exporter.written import BundleTensors, written_weights
 from edgekit.recipe import GROUPS, GridSettings, Group, PrecisionSettings, Recipe, load_recipe, load_target
 from edgekit.resources import resource
@@ -44,11 +48,16 @@ from edgekit.runtime.external_data import check_external_data
 from edgekit.runtime.voice import Voice
 
 LOWEST_ONNXRUNTIME = "1.31"  # the oldest version these graphs were run on
+LOWEST_TENSORRT = "10.3"  # of JetPack 6: the version whose ops the graphs keep to; none was executed there
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer.json"
 
 _RECIPES = {"step_audio_2": "step-audio-2-mini", "qwen3_omni_moe": "qwen3-omni-30b"}
+_REQUIRES: dict[Dialect, Requirements] = {
+    "ort-cpu": Requirements(opset=OPSETS["ort-cpu"][""], onnxruntime=LOWEST_ONNXRUNTIME),
+    "standard": Requirements(opset=OPSETS["standard"][""], onnxruntime=LOWEST_ONNXRUNTIME, tensorrt=LOWEST_TENSORRT),
+}
 FLOAT = PrecisionSettings(encoder="float32", backbone="float32", experts="float32", head="float32", decoder="float32")
 
 
@@ -102,7 +111,7 @@ def export(checkpoint: str | Path, output: str | Path, options: ExportOptions | 
     recipe = find_recipe(options.recipe, source.config)
     if options.dummy_weights:
         recipe = dummy_recipe(recipe, source.name)
-    return _make(source, Path(output), _resolve(recipe, options), options)
+    return _make(source, Path(output), recipe, options, load_target(options.target).dialect)
 
 
 def quantize(bundle: str | Path, output: str | Path, options: ExportOptions | None = None) -> Manifest:
@@ -116,7 +125,7 @@ def quantize(bundle: str | Path, output: str | Path, options: ExportOptions | No
     if options.precision is None and not options.groups:
         options = replace(options, precision="int8")
     recipe = msgspec.convert(opened.manifest.recipe, Recipe)
-    return _make(bundle_source(opened), Path(output), _resolve(recipe, options), options)
+    return _make(bundle_source(opened), Path(output), recipe, options, opened.manifest.dialect)
 
 
 def _checkpoint_source(checkpoint: str | Path, origin: str) -> _Source:
@@ -174,21 +183,19 @@ def find_recipe(named: str | Path | None, config: Mapping[str, Any]) -> Recipe:
     return load_recipe(resource("export") / str(name) / "recipe.toml")
 
 
-def _resolve(recipe: Recipe, options: ExportOptions) -> Recipe:
+def _resolve(recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Recipe:
     precision: dict[Group, Precision] = {
         group: options.groups.get(group) or options.precision or getattr(recipe.precision, group) for group in GROUPS
     }
     asked = {"mode": options.mode, "chunk_ms": options.chunk_ms}
     grid = msgspec.structs.replace(recipe.grid, **{name: one for name, one in asked.items() if one is not None})
-    return msgspec.structs.replace(recipe, precision=PrecisionSettings(**precision), grid=grid)
+    how = msgspec.structs.replace(recipe.quantize, encoder_activations="static" if dialect == "standard" else "dynamic")
+    return msgspec.structs.replace(recipe, precision=PrecisionSettings(**precision), grid=grid, quantize=how)
 
 
-def _make(source: _Source, output: Path, recipe: Recipe, options: ExportOptions) -> Manifest:
-    target = load_target(options.target)
-    if target.dialect != "ort-cpu":
-        raise UsageError(
-            f"target '{target.name}': wants the {target.dialect}, this EdgeKit exports ort-cpu; use --target cpu"
-        )
+def _make(source: _Source, output: Path, recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Manifest:
+    recipe = _resolve(recipe, options, dialect)
+    check_dialect(dialect, source.family, recipe)
     offered = {source.family.group(name) for name in source.family.expected()}
     for group in options.groups:
         if group not in offered:
@@ -197,8 +204,11 @@ def _make(source: _Source, output: Path, recipe: Recipe, options: ExportOptions)
     if options.chunk_ms is not None and source.family.grid(recipe.grid).mode == "exact":
         raise UsageError(f"--chunk-ms {options.chunk_ms}: the family's own window has no chunks; add --mode chunked")
     with building(output, overwrite=options.overwrite) as folder:
-        manifest = _build(source, folder, recipe, options.progress)
+        calibration = _calibrated(source, recipe, dialect, folder.parent)
+        manifest = _build(source, folder, recipe, dialect, progress=options.progress, calibration=calibration)
         verification = _verified(source, Bundle(folder, manifest), recipe, options)
+        if calibration:
+            verification["float_inputs"] = list(calibration.kept_float)
         verification["goldens"] = store_goldens(folder, manifest, recipe)
         manifest = msgspec.structs.replace(manifest, verification=verification, files=list_files(folder))
         write_manifest(folder, manifest)
@@ -221,7 +231,8 @@ def _verified(source: _Source, made: Bundle, recipe: Recipe, options: ExportOpti
     measured = {"weight_error": max(checked["error"].values())}
     if runs:
         with TemporaryDirectory(prefix=".twin.", dir=made.folder.parent) as folder:
-            twin = Bundle(Path(folder), _build(source, Path(folder), _as_float(recipe), options.progress))
+            built = _build(source, Path(folder), _as_float(recipe), manifest.dialect, progress=options.progress)
+            twin = Bundle(Path(folder), built)
             found |= compare(made, twin, recipe, options.progress) | _whole_clip(family, twin, recipe)
         measured |= found["measured"]
     else:  # weight by weight only, which needs no clips and no memory
@@ -244,13 +255,33 @@ def _as_float(recipe: Recipe) -> Recipe:
     return msgspec.structs.replace(recipe, precision=FLOAT)
 
 
-def _build(source: _Source, folder: Path, recipe: Recipe, progress: Progress) -> Manifest:
+def _calibrated(source: _Source, recipe: Recipe, dialect: Dialect, beside: Path) -> Calibration | None:
+    """Return the ranges of the encoder's INT8 activations where the dialect wants them fixed; None if it does not."""
+    if dialect != "standard" or recipe.precision.encoder == "float32":
+        return None
+    w = Weights(source.tensors, _precision(source.family, _as_float(recipe)), recipe.quantize, observes=True)
+    return calibrate(source.family, w, recipe, beside)
+
+
+def _precision(family: Family, recipe: Recipe) -> dict[Group, Precision]:
+    """Return the precision of each group that a family has weights of."""
+    used = {family.group(name) for name in family.expected()}
+    return {group: getattr(recipe.precision, group) for group in GROUPS if group in used}
+
+
+def _build(
+    source: _Source,
+    folder: Path,
+    recipe: Recipe,
+    dialect: Dialect,
+    *,
+    progress: Progress,
+    calibration: Calibration | None = None,
+) -> Manifest:
     """Write graphs, token table, tokenizer and configs into ``folder``; return the manifest without results."""
     family = source.family
     protocol = family.protocol(source.tokenizer)  # first: a tokenizer that lacks a token fails before any work
-    used = {family.group(name) for name in family.expected()}
-    groups: list[Group] = [group for group in GROUPS if group in used]
-    precision: dict[Group, Precision] = {group: getattr(recipe.precision, group) for group in groups}
+    precision = _precision(family, recipe)
     total = sum(_bytes(shape) for shape in family.expected().values())
     done = 0
 
@@ -259,12 +290,15 @@ def _build(source: _Source, folder: Path, recipe: Recipe, progress: Progress) ->
         done += count
         progress("build", done, total)
 
-    w = Weights(JoinedTensors(source.tensors, family), precision, recipe.quantize, report)
+    ranges = calibration.ranges if calibration else {}
+    w = Weights(JoinedTensors(source.tensors, family), precision, recipe.quantize, report, ranges)
     components = {}
     for name in family.components:
-        with GraphWriter(folder, name) as g:
+        with GraphWriter(folder, name, dialect) as g:
             family.build(name, g, w)
             components[name] = g.close(_component_precision(name, precision))
+        if dialect == "standard":
+            check_ops(folder / components[name].graph)
     weights = written_weights(folder, components)
     if family.stored(family.embedding) in weights:
         table = weights[family.stored(family.embedding)]
@@ -287,8 +321,8 @@ def _build(source: _Source, folder: Path, recipe: Recipe, progress: Progress) ->
         format_version=FORMAT_VERSION,
         name=recipe.name or source.name,
         family=family.name,
-        dialect="ort-cpu",
-        requires=Requirements(opset=OPSET, onnxruntime=LOWEST_ONNXRUNTIME),
+        dialect=dialect,
+        requires=_REQUIRES[dialect],
         precision={str(group): kind for group, kind in precision.items()},
         components=components,
         embedding=embedding,

@@ -4,7 +4,7 @@ Knows ONNX and files; knows nothing of attention or of quantisation. Nothing lar
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.bundle import Component, Precision, TensorSpec
-from edgekit.bundle.manifest import StateKind
+from edgekit.bundle.manifest import Dialect, StateKind
 
-OPSET = 21
-IR_VERSION = 10
 MICROSOFT = "com.microsoft"
+OPSET = 21
+# TensorRT 10.3 reads operators up to opset 20: dialects/standard_ops.toml.
+OPSETS: dict[Dialect, dict[str, int]] = {"ort-cpu": {"": OPSET, MICROSOFT: 1}, "standard": {"": 20}}
+IR_VERSIONS: dict[Dialect, int] = {"ort-cpu": 10, "standard": 9}
 _INLINE_BYTES = 1024  # smaller tensors stay inside the graph file
 _TOLD_BYTES = 32  # longer constants are named by their hash
 _PAGE = 4096  # large tensors start on a page, so that a runtime can map them
@@ -55,8 +57,9 @@ class WeightSlot:
 class GraphWriter:
     """Collects nodes, streams weights, and publishes ``NAME.onnx`` with ``NAME.onnx.data`` when closed cleanly."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, dialect: Dialect = "ort-cpu") -> None:
         self.name = name
+        self.dialect: Dialect = dialect
         self.graph_file = f"{name}.onnx"
         self.data_file = f"{name}.onnx.data"
         self._folder = folder
@@ -67,6 +70,7 @@ class GraphWriter:
         self._initializers: dict[str, TensorProto] = {}
         self._inputs: list[tuple[TensorSpec, onnx.ValueInfoProto]] = []
         self._outputs: list[tuple[TensorSpec, onnx.ValueInfoProto]] = []
+        self._shared: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -102,6 +106,12 @@ class GraphWriter:
             trimmed.pop()
         self._nodes.append(helper.make_node(op, trimmed, list(names), name=label, domain=domain, **attributes))
         return names
+
+    def shared(self, key: str, make: Callable[[], str]) -> str:
+        """Return the value that ``make`` computes, the same one for every call with this key."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
 
     def constant(self, value: Array | float | Sequence[int]) -> str:
         """Return the name of a small inline constant; equal ones are stored once. Ints become int64, floats float32."""
@@ -161,8 +171,8 @@ class GraphWriter:
         model = helper.make_model(
             graph,
             producer_name="edgekit",
-            ir_version=IR_VERSION,
-            opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)],
+            ir_version=IR_VERSIONS[self.dialect],
+            opset_imports=[helper.make_opsetid(domain, version) for domain, version in OPSETS[self.dialect].items()],
         )
         (self._folder / self.graph_file).write_bytes(model.SerializeToString(deterministic=True))
         return Component(

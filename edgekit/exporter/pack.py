@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from edgekit.bundle import Embedding, FileEntry, Manifest, TensorRef, encode, hash_file
 from edgekit.errors import OutputError
 from edgekit.exporter.graph import Array
-from edgekit.exporter.quantize import choose_block, quantize_blocks
-from edgekit.exporter.weights import BITS, Weights
+from edgekit.exporter.quantize import BITS, choose_block, quantize_blocks
+from edgekit.exporter.weights import Weights
 from edgekit.exporter.written import WrittenWeight
 from edgekit.recipe import Group
 
@@ -117,6 +118,11 @@ def tied_embedding(folder: Path, weight: WrittenWeight, scales: WrittenWeight | 
     """Return the token table as a view of the head's own bytes."""
     if scales is None:
         return Embedding(weight=_ref(folder, weight), scales=None, width=weight.shape[1])
+    if weight.op == "DequantizeLinear":  # signed codes, a row of them is one block
+        rows, width = weight.shape
+        codes = msgspec.structs.replace(_ref(folder, weight), shape=(rows, 1, width))
+        steps = msgspec.structs.replace(_ref(folder, scales), shape=(rows, 1))
+        return Embedding(weight=codes, scales=steps, width=width, block_size=width, bits=8)
     return Embedding(
         weight=_ref(folder, weight), scales=_ref(folder, scales), width=int(weight.attributes["K"]),
         block_size=int(weight.attributes["block_size"]), bits=int(weight.attributes["bits"]),

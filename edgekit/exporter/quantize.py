@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.bundle import Precision
 from edgekit.errors import CheckpointError
 
 Float = NDArray[np.float32]
 Codes = NDArray[Any]
 BLOCKS = (128, 64, 32)
 SMALLEST_EXPERT_BLOCK = 16
+BITS: dict[Precision, int] = {"int8": 8, "int4": 4, "float32": 32}
+SCALE = ".scale"  # a weight's scales are stored under its name and this
 
 
 def zero_point(bits: int) -> int:
@@ -76,8 +79,13 @@ def dequantize_blocks(codes: Codes, scales: Float, bits: int, width: int) -> Flo
 def quantize_channels(rows: Float) -> tuple[NDArray[np.int8], Float]:
     """Return int8 codes (n, width) and float32 scales (n,) of ``rows``, one scale for each output channel."""
     scales = (np.abs(rows).max(axis=1) / np.float32(127)).astype(np.float32)
-    steps = rows / np.where(scales == 0, np.float32(1), scales)[:, None]
+    steps = rows / nonzero(scales)[:, None]
     return np.clip(np.rint(steps), -127, 127).astype(np.int8), scales
+
+
+def nonzero(scales: Float) -> Float:
+    """Return scales in which 1 stands for 0: of codes that are all 0, and TensorRT takes positive ones only."""
+    return np.where(scales == 0, np.float32(1), scales)
 
 
 def half_step(scales: Float) -> Float:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from edgekit.errors import QualityError
 from edgekit.exporter.checkpoint import Tensors, read
 from edgekit.exporter.families import Family
-from edgekit.exporter.quantize import dequantize_blocks, half_step
+from edgekit.exporter.quantize import SCALE, dequantize_blocks, half_step
 from edgekit.exporter.tables import JoinedTensors
-from edgekit.exporter.weights import SCALE, row_blocks
+from edgekit.exporter.weights import row_blocks
 from edgekit.exporter.written import WrittenWeight
 
 Float = NDArray[np.float32]
@@ -87,12 +87,31 @@ def _pairs(
     elif weight.op == "DynamicQuantizeMatMul":
         scale = scales.read()
         yield read(source, name), weight.read().T.astype(np.float32) * scale[:, None], scale[:, None]
+    elif weight.op == "DequantizeLinear":
+        yield from _channel_pairs(family, weight, scales, source, banked=banked)
     else:
         bits, block, width = (int(weight.attributes[key]) for key in ("bits", "block_size", "K"))
         for start, stop in row_blocks(weight.shape[0], width * 4):
             part = scales.rows(start, stop)
             held = dequantize_blocks(weight.rows(start, stop), part, bits, width)
             yield source.rows(name, start, stop), held, np.repeat(part, block, axis=1)[:, :width]
+
+
+def _channel_pairs(
+    family: Family, weight: WrittenWeight, scales: WrittenWeight, source: Tensors, *, banked: bool
+) -> Iterator[_Pair]:
+    """Yield rows of signed codes with a scale for each row; a bank of experts is one expert after another."""
+    total, width = weight.shape
+    start = expert = 0
+    while start < total:
+        if banked:
+            given = family.expert_rows(source, weight.name, expert)
+        else:
+            given = source.rows(weight.name, start, next(row_blocks(total - start, width * 4))[1] + start)
+        stop = start + len(given)
+        part = scales.rows(start, stop)[:, None]
+        yield given, weight.rows(start, stop).astype(np.float32) * part, part
+        start, expert = stop, expert + 1
 
 
 def _expert_pairs(

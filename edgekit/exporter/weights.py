@@ -1,27 +1,22 @@
 """Weights: named tensors of a checkpoint, written into a graph in the precision of their group.
 
-One place decides which node a linear or a bank of experts becomes in the ``ort-cpu`` dialect: Gemm,
-DynamicQuantizeMatMul or MatMulNBits, and a masked dense form, MoE or QMoE. Tensors are read by row blocks and never
-held whole, except encoder linears that must be transposed.
+Which node a linear or a bank of experts becomes is the dialect's. Tensors are read by row blocks and never held whole,
+except encoder linears that must be transposed.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Precision
 from edgekit.exporter.checkpoint import Tensors, read
-from edgekit.exporter.graph import MICROSOFT, GraphWriter
-from edgekit.exporter.quantize import choose_block, choose_expert_block, quantize_blocks, quantize_channels
+from edgekit.exporter.dialects import Routing, blocks_of
+from edgekit.exporter.graph import GraphWriter
 from edgekit.recipe import Group, QuantizeSettings
 
 ROW_BLOCK_BYTES = 16 << 20
-BITS: dict[Precision, int] = {"int8": 8, "int4": 4, "float32": 32}
-ACCURACY_INT8_ACTIVATIONS = 4  # MatMulNBits accuracy_level: the only one with a fast 8-bit kernel on a CPU
-SCALE = ".scale"
 
 Float = NDArray[np.float32]
 Report = Callable[[int], None]
@@ -59,15 +54,26 @@ class ExpertBank:
         """Rows of one expert's input projection."""
         return self.inner * (2 if self.gated else 1)
 
+    @property
+    def matrices(self) -> tuple[tuple[str, int, int], tuple[str, int, int]]:
+        """Name, rows and width of one expert's matrix in each bank."""
+        return (self.names[0], self.first_rows, self.hidden), (self.names[1], self.hidden, self.inner)
+
 
 @dataclass(slots=True)
 class Weights:
-    """A source of tensors bound to the precision of each group; ``report`` is told the bytes read so far."""
+    """A source of tensors bound to the precision of each group; ``report`` is told the bytes read so far.
+
+    ``ranges``: largest magnitude of what goes into an encoder linear, by the linear's name, where activations have
+    fixed scales. ``observes``: write graphs that also put out what goes into those linears.
+    """
 
     source: Tensors
     precision: Mapping[Group, Precision]
     settings: QuantizeSettings
     report: Report = field(default=lambda _bytes: None)
+    ranges: Mapping[str, float] = field(default_factory=dict)
+    observes: bool = False
 
     def read(self, name: str) -> Float:
         """Return a whole tensor as float32."""
@@ -93,84 +99,39 @@ class Weights:
 
     def linear(self, g: GraphWriter, x: str, name: str, group: Group, bias: str | None = None) -> str:
         """Return ``x @ weight.T + bias`` for x (rows, in) and the tensor ``name`` (out, in)."""
-        rows, width = self.source.shape(name)
-        offset = self.plain(g, bias) if bias else ""
-        precision = self.precision[group]
-        if precision == "float32":
-            slot = g.weight(name, "float32", (rows, width))
-            for row, block in self.blocks(name):
-                slot.write(row, block)
-            return g.node("Gemm", x, name, offset, transB=1)
-        if precision == "int8" and group == "encoder":
-            return self._linear_channels(g, x, name, offset)
-        bits = BITS[precision]
-        block_size = choose_block(width, self.block(group))
-        count = -(-width // block_size)
-        codes = g.weight(name, "uint8", (rows, count, block_size * bits // 8))
-        scales = g.weight(name + SCALE, "float32", (rows, count))
+        return blocks_of(g).linear(g, self, x, name, group=group, bias=self.plain(g, bias) if bias else "")
+
+    def matrix(self, g: GraphWriter, name: str) -> str:
+        """Store a matrix as float32 under its own name, block by block."""
+        slot = g.weight(name, "float32", self.source.shape(name))
         for row, block in self.blocks(name):
-            block_codes, block_scales = quantize_blocks(block, bits, block_size)
-            codes.write(row, block_codes)
-            scales.write(row, block_scales)
-        return g.node(
-            "MatMulNBits", x, name, name + SCALE, "", "", offset, domain=MICROSOFT, bits=bits, block_size=block_size,
-            K=width, N=rows, accuracy_level=ACCURACY_INT8_ACTIVATIONS,
-        )  # fmt: skip
+            slot.write(row, block)
+        return name
 
-    def _linear_channels(self, g: GraphWriter, x: str, name: str, offset: str) -> str:
-        codes, scales = quantize_channels(self.read(name))
-        g.tensor(name, np.ascontiguousarray(codes.T))
-        g.tensor(name + SCALE, scales)
-        return g.node("DynamicQuantizeMatMul", x, name, name + SCALE, "", offset, domain=MICROSOFT)
+    def experts(self, g: GraphWriter, x: str, routing: Routing, bank: ExpertBank) -> str:
+        """Return the weighted sum of expert outputs for x (rows, hidden); work of those not chosen is skipped.
 
-    def experts(self, g: GraphWriter, x: str, logits: str, mix: str, bank: ExpertBank) -> str:
-        """Return the weighted sum of expert outputs for x (rows, hidden).
-
-        ``mix`` (rows, experts) holds each expert's weight, 0 for those not chosen (their work is skipped); ``logits``
-        only rank them. Plain experts use GELU, gated ones SwiGLU.
+        Plain experts use GELU, gated ones SwiGLU.
         """
-        bias = g.tensor(bank.bias, self.read(bank.bias).reshape(bank.experts, -1)) if bank.bias else ""
-        if self.precision[bank.group] == "float32":
-            return self._experts_float(g, x, mix, bank, bias)
-        bits = BITS[self.precision[bank.group]]
-        block = choose_expert_block(bank.hidden, bank.inner, self.settings.experts_block)
-        for name, rows, width in (
-            (bank.names[0], bank.first_rows, bank.hidden),
-            (bank.names[1], bank.hidden, bank.inner),
-        ):
-            codes = g.weight(name, "uint8", (bank.experts, rows, width * bits // 8))
-            scales = g.weight(name + SCALE, "float32", (bank.experts, rows, width // block))
-            for expert in range(bank.experts):
-                expert_codes, expert_scales = quantize_blocks(self._expert(name, bank, expert), bits, block)
-                codes.write(expert, expert_codes.reshape(1, rows, -1))
-                scales.write(expert, expert_scales[None])
-        first, second = bank.names
-        return g.node(
-            "QMoE", x, logits, first, first + SCALE, bias, second, second + SCALE, "", "", "", "", "", "", "", mix,
-            domain=MICROSOFT, k=bank.chosen, expert_weight_bits=bits, block_size=block,
-            accuracy_level=ACCURACY_INT8_ACTIVATIONS, normalize_routing_weights=0, **_activation(bank),
-        )  # fmt: skip
+        return blocks_of(g).experts(g, self, x, routing, bank)
 
-    def _expert(self, name: str, bank: ExpertBank, expert: int) -> Float:
+    def expert_bias(self, g: GraphWriter, bank: ExpertBank) -> str:
+        """Store the bias of a bank's input projections as (experts, inner); the name is empty if there is none."""
+        return g.tensor(bank.bias, self.read(bank.bias).reshape(bank.experts, -1)) if bank.bias else ""
+
+    def expert(self, name: str, bank: ExpertBank, expert: int) -> Float:
+        """Return one expert's matrix."""
         rows = bank.load(name, expert)
         self.report(rows.nbytes)
         return rows
 
-    def _experts_float(self, g: GraphWriter, x: str, mix: str, bank: ExpertBank, bias: str) -> str:
-        first = g.weight(bank.names[0], "float32", (bank.experts, bank.first_rows, bank.hidden))
-        second = g.weight(bank.names[1], "float32", (bank.experts, bank.hidden, bank.inner))
+    def expert_matrices(self, g: GraphWriter, bank: ExpertBank) -> tuple[str, str]:
+        """Store both projections of a bank as float32 (experts, rows, width) and return their names."""
+        slots = [g.weight(name, "float32", (bank.experts, rows, width)) for name, rows, width in bank.matrices]
         for expert in range(bank.experts):
-            first.write(expert, self._expert(bank.names[0], bank, expert)[None])
-            second.write(expert, self._expert(bank.names[1], bank, expert)[None])
-        if not bank.gated:
-            return _masked_experts(g, x, mix, bank, bias)
-        # The MoE op has no input for mixing weights. Its own softmax of log(mix) returns them divided by their sum.
-        total = g.node("ReduceSum", mix, g.constant([1]), keepdims=1)
-        mixed = g.node(
-            "MoE", x, g.node("Log", mix), bank.names[0], bias, bank.names[1], domain=MICROSOFT, k=bank.chosen,
-            normalize_routing_weights=0, **_activation(bank),
-        )  # fmt: skip
-        return g.node("Mul", mixed, total)
+            for name, slot in zip(bank.names, slots, strict=True):
+                slot.write(expert, self.expert(name, bank, expert)[None])
+        return bank.names
 
 
 def stored_expert(source: Tensors, name: str, expert: int) -> Float | None:
@@ -178,22 +139,3 @@ def stored_expert(source: Tensors, name: str, expert: int) -> Float | None:
     if name in source.names() and len(source.shape(name)) == 3:
         return np.asarray(source.rows(name, expert, expert + 1)[0])
     return None
-
-
-def _activation(bank: ExpertBank) -> dict[str, Any]:
-    if bank.gated:
-        return {"activation_type": "swiglu", "swiglu_fusion": 1, "activation_alpha": 1.0, "activation_beta": 0.0}
-    return {"activation_type": "gelu"}
-
-
-def _masked_experts(g: GraphWriter, x: str, mix: str, bank: ExpertBank, bias: str) -> str:
-    """Compute every expert and mask: exact, with erf GELU (the MoE op's is the tanh form, 2e-4 away)."""
-    flat = g.constant([bank.experts * bank.inner, bank.hidden])
-    hidden = g.node(
-        "Gemm", x, g.node("Reshape", bank.names[0], flat), g.node("Reshape", bias, g.constant([-1])), transB=1
-    )
-    grouped = g.node("Reshape", g.node("Gelu", hidden), g.constant([-1, bank.experts, bank.inner]))
-    masked = g.node("Mul", grouped, g.node("Unsqueeze", mix, g.constant([2])))
-    rows = g.node("Reshape", masked, g.constant([-1, bank.experts * bank.inner]))
-    out = g.node("Transpose", bank.names[1], perm=[0, 2, 1])
-    return g.node("MatMul", rows, g.node("Reshape", out, g.constant([-1, bank.hidden])))

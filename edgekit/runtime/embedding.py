@@ -12,7 +12,7 @@ from edgekit.bundle import Bundle, Embedding, TensorRef
 from edgekit.errors import BundleFormatError
 from edgekit.runtime.engine import Array
 
-_ZERO_POINTS = {8: 128.0, 4: 8.0}
+_ZERO_POINTS = {8: 128.0, 4: 8.0}  # of unsigned codes; signed ones have none
 
 
 class TokenTable:
@@ -44,7 +44,8 @@ class TokenTable:
                     f"{bundle.folder}: scales of the token table are {self._scales.shape}, "
                     f"the table needs {wanted[:2]}; export it again"
                 )
-        if self._weight.shape != wanted or self._weight.dtype != (np.float32 if self._bits == 32 else np.uint8):
+        stored = {32: ("float32",), 8: ("uint8", "int8"), 4: ("uint8",)}[self._bits]
+        if self._weight.shape != wanted or self._weight.dtype.name not in stored:
             raise BundleFormatError(
                 f"{bundle.folder}: token table is {self._weight.dtype} {self._weight.shape}, "
                 f"{self._bits} bits of width {self.width} need {wanted}; export it again"
@@ -78,7 +79,8 @@ class TokenTable:
         """Return rows (..., width) of codes (..., blocks, bytes) and their scales (..., blocks)."""
         if self._bits == 4:  # low nibble first
             codes = np.stack((codes & 15, codes >> 4), axis=-1).reshape(*codes.shape[:-1], 2 * codes.shape[-1])
-        centred = codes.astype(np.float32) - np.float32(_ZERO_POINTS[self._bits])
+        signed = codes.dtype.kind == "i"
+        centred = codes.astype(np.float32) - np.float32(0 if signed else _ZERO_POINTS[self._bits])
         blocks = centred * scales.astype(np.float32)[..., None]
         return np.ascontiguousarray(
             blocks.reshape(*blocks.shape[:-2], blocks.shape[-2] * blocks.shape[-1])[..., : self.width]

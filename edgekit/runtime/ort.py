@@ -1,9 +1,11 @@
 """OrtEngine: a Component on onnxruntime's CPU backend.
 
-Knows onnxruntime's sessions and bindings and the ``ort-cpu`` dialect's state tensors; knows nothing of audio or text.
+Knows onnxruntime's sessions and bindings and both kinds of state tensors; knows nothing of audio or text. A bundle of
+the ``standard`` dialect, which is made for TensorRT, runs here as its numerical twin.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from edgekit.errors import BackendError, BundleFormatError, MissingPackageError
 from edgekit.runtime.engine import Array, Call, allocate
 from edgekit.runtime.external_data import check_external_data
 
+DIALECTS = ("ort-cpu", "standard")
 _PROVIDER = "CPUExecutionProvider"
 _FATAL_ONLY = 4  # an error is raised; one line of it is enough
 _DTYPES = {
@@ -112,19 +115,25 @@ def load_component(bundle: Bundle, name: str, threads: int) -> OrtEngine:
     signature or external data is not what the manifest says, MissingPackageError without onnxruntime.
     """
     manifest = bundle.manifest
-    if manifest.dialect != "ort-cpu":
+    if manifest.dialect not in DIALECTS:
         raise BackendError(
-            f"{bundle.folder}: dialect '{manifest.dialect}' does not run on onnxruntime's CPU backend, 'ort-cpu' does; "
-            "make one with `edgekit export CHECKPOINT --target cpu -o BUNDLE`"
+            f"{bundle.folder}: dialect '{manifest.dialect}' does not run on onnxruntime's CPU backend, "
+            f"{' and '.join(DIALECTS)} do; make one with `edgekit export CHECKPOINT --target cpu -o BUNDLE`"
         )
     component = manifest.components.get(name)
     if component is None:
         raise BundleFormatError(
             f"{bundle.folder}: no component '{name}', it has {', '.join(manifest.components)}; export it again"
         )
-    onnxruntime = _import_onnxruntime(manifest.requires.onnxruntime)
-    path = bundle.file(component.graph)
-    check_external_data(bundle.folder, component.graph, component.data)
+    bundle.file(component.graph)
+    return open_graph(bundle.folder, component, threads, manifest.requires.onnxruntime)
+
+
+def open_graph(folder: Path, component: Component, threads: int, required: str | None = None) -> OrtEngine:
+    """Return a Component whose graph lies in ``folder``, loaded; errors as of ``load_component``."""
+    onnxruntime = _import_onnxruntime(required)
+    path = folder / component.graph
+    check_external_data(folder, component.graph, component.data)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -16,20 +16,22 @@ from tests.reference.goldens import Sound
 
 Array = NDArray[np.float32]
 CONTEXT_TOKENS = 128
+STANDARD = str(Path(__file__).parent / "standard.toml")
 
 
 class Graphs:
     """The three components of one tiny checkpoint, exported in float32 and loaded on onnxruntime.
 
-    ``chunk_positions`` 0 asks for the published window. The recipe names no check clips: nothing but graphs is tested.
+    ``chunk_positions`` 0 asks for the published window; ``target`` is what they are exported for. The recipe
+    names no check clips: nothing but graphs is tested.
     """
 
-    def __init__(self, folder: Path, name: str, chunk_positions: int) -> None:
+    def __init__(self, folder: Path, name: str, chunk_positions: int, target: str = "cpu") -> None:
         self.checkpoint = checkpoints.write(folder / "checkpoint", name)
         recipe = folder / "recipe.toml"
         grid = f'mode = "chunked"\nchunk_ms = {20 * chunk_positions}' if chunk_positions else 'mode = "exact"'
         recipe.write_text(f'name = "{name}"\n[grid]\n{grid}\n', encoding="utf-8")
-        export(self.checkpoint, folder / "bundle", ExportOptions(recipe=recipe, precision="float32"))
+        export(self.checkpoint, folder / "bundle", ExportOptions(recipe=recipe, precision="float32", target=target))
         bundle = open_bundle(folder / "bundle")
         self.manifest = bundle.manifest
         self.table = TokenTable(bundle)
@@ -104,11 +106,11 @@ def split(total: int, sizes: Iterable[int]) -> list[slice]:
     return slices
 
 
-def exported(folder: Path) -> Callable[[str, Sound], Graphs]:
+def exported(folder: Path, target: str = "cpu") -> Callable[[str, Sound], Graphs]:
     """Return a function from a checkpoint's name and a sound to the Graphs for its chunk, each made once."""
 
     @cache
     def made(name: str, chunk_positions: int) -> Graphs:
-        return Graphs(folder / f"{name}-{chunk_positions}", name, chunk_positions)
+        return Graphs(folder / f"{name}-{chunk_positions}", name, chunk_positions, target)
 
     return lambda name, sound: made(name, sound.chunk_positions)

@@ -27,8 +27,8 @@ from edgekit.exporter.census import ratio
 from edgekit.exporter.checkpoint import open_checkpoint
 from edgekit.exporter.export import ExportOptions, export, find_recipe, quantize
 from edgekit.exporter.families import find_family
+from edgekit.exporter.quantize import SCALE
 from edgekit.exporter.weight_check import check_weights
-from edgekit.exporter.weights import SCALE
 from edgekit.exporter.written import written_embedding, written_weights
 from tests.reference import checkpoints
 
@@ -95,9 +95,9 @@ def test_a_linear_or_a_bank_of_experts_left_float_fails_the_command(left, checkp
                 else super().linear(g, x, name, group, bias)
             )
 
-        def experts(self, g, x, logits, mix, bank):
+        def experts(self, g, x, routing, bank):
             maker = _as_float(self) if left in bank.names else super()
-            return maker.experts(g, x, logits, mix, bank)
+            return maker.experts(g, x, routing, bank)
 
     def _as_float(w):
         return whole(w.source, dict.fromkeys(w.precision, "float32"), w.settings)

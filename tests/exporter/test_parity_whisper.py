@@ -1,4 +1,4 @@
-"""Exported Whisper graphs against the stored answers of transformers, called as a stream calls them.
+"""Exported Whisper graphs of both dialects against the stored answers of transformers, called as a stream calls them.
 
 Tolerance: the graphs add in another order than torch does. Values are of the order 1 (frames) to 10 (logits), where
 float32 sums of a few hundred products differ by some 1e-6; a wrong mask, position or weight is off by 1e-1 and more.
@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tests.exporter.graphs import Writer, exported, split
+from tests.exporter.graphs import STANDARD, Writer, exported, split
 from tests.reference import checkpoints, goldens
 from tests.reference.goldens import GREEDY_TOKENS, HEARD_COLUMNS
 
@@ -25,9 +25,9 @@ PASSAGES = [
 SPLITS = [(0,), (1,), (1, 0), (4, 3), (60, 0)]
 
 
-@pytest.fixture(scope="module")
-def graphs(tmp_path_factory):
-    return exported(tmp_path_factory.mktemp("whisper"))
+@pytest.fixture(scope="module", params=["cpu", STANDARD], ids=["ort-cpu", "standard"])
+def graphs(tmp_path_factory, request):
+    return exported(tmp_path_factory.mktemp("whisper"), request.param)
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def test_a_token_outside_the_table_is_refused(tiny_bundle: Callable, token: int)
         ({"scales": None}, "no scales"),
         ({"weight": TensorRef(file="table.bin", offset=24, dtype="uint8", shape=(70, 2, 32))}, "the file has"),
         ({"weight": TensorRef(file="table.bin", offset=-1, dtype="uint8", shape=(7, 2, 32))}, "the file has"),
-        ({"weight": TensorRef(file="table.bin", offset=24, dtype="int8", shape=(7, 2, 32))}, "token table is int8"),
+        ({"weight": TensorRef(file="table.bin", offset=24, dtype="bool", shape=(7, 2, 32))}, "token table is bool"),
         (
             {"weight": TensorRef(file="tokens.bin", offset=0, dtype="float32", shape=(7, 40)), "bits": 32, "width": 41},
             "need",

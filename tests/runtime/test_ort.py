@@ -108,7 +108,7 @@ def test_a_graph_pointing_outside_is_refused_before_it_is_loaded(tiny_bundle: Ca
 
 
 def test_another_dialect_names_the_command_that_makes_the_right_one(tiny_bundle: Callable) -> None:
-    bundle = open_bundle(tiny_bundle(dialect="standard").folder)
+    bundle = open_bundle(tiny_bundle(dialect="ort-cuda").folder)
     with pytest.raises(BackendError, match="edgekit export CHECKPOINT --target cpu -o"):
         load_component(bundle, "encoder", 1)
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.exporter.blocks import Steps, cached_attention, layer_norm, steps
+from edgekit.exporter.blocks import cached_attention, layer_norm, steps
+from edgekit.exporter.dialects import Steps
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 

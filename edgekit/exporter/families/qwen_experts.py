@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgekit.errors import CheckpointError
 from edgekit.exporter.blocks import choose_experts, scatter_mix
 from edgekit.exporter.checkpoint import Tensors
+from edgekit.exporter.dialects import Routing
 from edgekit.exporter.families.config import value
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import ExpertBank, Weights, stored_expert
@@ -108,7 +109,7 @@ class Experts:
             load=partial(self.rows, w.source),
             group=groups[0],
         )
-        mixed = w.experts(g, x, logits, scatter_mix(g, logits, places, values), bank)
+        mixed = w.experts(g, x, Routing(logits, places, scatter_mix(g, logits, places, values)), bank)
         if not self.shared:
             return mixed
         share = g.node("Sigmoid", g.node("Gemm", x, w.plain(g, f"{root}.shared_expert_gate.weight"), transB=1))

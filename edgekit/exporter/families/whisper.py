@@ -16,16 +16,17 @@ from edgekit.errors import CheckpointError, RecipeError
 from edgekit.exporter.blocks import (
     EncoderNames,
     EncoderShape,
-    Steps,
     audio_encoder,
     cached_attention,
     choose_experts,
     cross_attention,
     layer_norm,
+    rows_at,
     scatter_mix,
     steps,
 )
 from edgekit.exporter.checkpoint import Tensors
+from edgekit.exporter.dialects import Routing, Steps
 from edgekit.exporter.families.config import check_parts, section, value
 from edgekit.exporter.families.levels import expert_levels
 from edgekit.exporter.graph import GraphWriter
@@ -286,7 +287,7 @@ class Whisper:
         at = steps(g, x, g.input("start", "int64", (1,)))
         rows = g.input("logit_rows", "int64", ("rows",))
         count = g.input("experts_per_token", "int64", (1,)) if self.experts else ""
-        x = g.node("Add", x, g.node("Slice", w.plain(g, POSITIONS), at.start, at.total, g.constant([0])))
+        x = g.node("Add", x, rows_at(g, w.plain(g, POSITIONS), at))
         for layer in range(self.layers):
             x = self._decoder_layer(g, w, layer, x, at, count)
         x = layer_norm(g, w, g.node("Gather", x, rows), "model.decoder.layer_norm")
@@ -329,5 +330,5 @@ class Whisper:
             load=partial(self.expert_rows, w.source),
             bias=f"{root}.fc1.bias",
         )
-        mixed = w.experts(g, x, logits, scatter_mix(g, logits, places, ones), bank)
+        mixed = w.experts(g, x, Routing(logits, places, scatter_mix(g, logits, places, ones)), bank)
         return g.node("Add", mixed, w.plain(g, f"{root}.fc2.bias"))

@@ -1,0 +1,55 @@
+"""``edgekit build``."""
+
+import json
+from pathlib import Path
+
+import click
+
+from edgekit.cli.options import bundle_argument, json_option
+from edgekit.cli.progress import show_progress
+
+
+@click.command(epilog="\b\nExample: edgekit build bundles/tiny-rtx --target desktop-rtx")
+@bundle_argument
+@click.option("--target", required=True, metavar="NAME", help="The device class to build for.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder for the plans; BUNDLE.plans beside the bundle if absent.",
+)
+@click.option("--context-tokens", type=int, help="Length of the KV cache; the bundle's own if absent.")
+@json_option
+def build(bundle: Path, target: str, output: Path | None, context_tokens: int | None, as_json: bool) -> None:
+    """Build the plans that TensorRT runs of a bundle.
+
+    One plan serves every length that the bundle admits. What was built before from the same graph, by the same version
+    for the same device, is kept; a damaged plan is built anew. Fails if a plan holds fewer INT8 layers than the bundle
+    asks for.
+    """
+    from edgekit.bundle import open_bundle
+    from edgekit.recipe import load_target
+    from edgekit.runtime.trt import build as build_plans
+
+    with show_progress() as progress:
+        built = build_plans(
+            open_bundle(bundle), load_target(target), folder=output, context_tokens=context_tokens, progress=progress
+        )
+    if as_json:
+        found = [
+            {"component": one.component, "path": str(one.path), "kept": one.kept, **_told(one.note)} for one in built
+        ]
+        click.echo(json.dumps({"bundle": str(bundle), "target": target, "plans": found}, indent=1))
+        return
+    for one in built:
+        how = "kept" if one.kept else f"built in {one.note.build_s:.1f} s"
+        asked = one.note.int8_asked
+        layers = f"INT8 weights in {one.note.int8_layers} of {asked} layers" if asked else "no INT8 asked for"
+        click.echo(f"{one.component}: {one.note.bytes / 1e6:.1f} MB, {layers}, {how}: {one.path}")
+
+
+def _told(note: object) -> dict[str, object]:
+    import msgspec
+
+    told: dict[str, object] = msgspec.to_builtins(note)
+    return told

@@ -1,0 +1,159 @@
+"""The ``ort-cpu`` dialect: onnxruntime's fused attention and its ops on quantised weights.
+
+A linear becomes Gemm, DynamicQuantizeMatMul or MatMulNBits, a bank of experts a masked dense form, MoE or QMoE. Every
+cache is bound once and written in place.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.exporter.dialects.steps import Attention, Routing, Steps
+from edgekit.exporter.graph import MICROSOFT, GraphWriter
+from edgekit.exporter.quantize import (
+    BITS,
+    SCALE,
+    choose_block,
+    choose_expert_block,
+    quantize_blocks,
+    quantize_channels,
+)
+
+if TYPE_CHECKING:
+    from edgekit.exporter.weights import ExpertBank, Weights
+    from edgekit.recipe import Group
+
+ACCURACY_INT8_ACTIVATIONS = 4  # MatMulNBits accuracy_level: the only one with a fast 8-bit kernel on a CPU
+
+
+class OrtDialect:
+    """See the module docstring."""
+
+    def rms_norm(self, g: GraphWriter, x: str, weight: str, epsilon: float) -> str:
+        """Return RMSNorm; see DialectBlocks."""
+        return g.node("SimplifiedLayerNormalization", x, weight, axis=-1, epsilon=epsilon)
+
+    def steps(self, g: GraphWriter, x: str, start: str) -> Steps:
+        """Return Steps with the int32 forms that GroupQueryAttention wants."""
+        count = g.node("Shape", x, start=0, end=1)
+        total = g.node("Add", start, count)
+        last = g.node("Cast", g.node("Sub", total, g.constant([1])), to=6)  # int32
+        scalar = g.node("Squeeze", g.node("Cast", total, to=6), g.constant([0]))
+        return Steps(start, total, last, scalar)
+
+    def rows_at(self, g: GraphWriter, table: str, at: Steps) -> str:
+        """Return a slice of the table."""
+        return g.node("Slice", table, at.start, at.total, g.constant([0]))
+
+    def cached_attention(
+        self, g: GraphWriter, rows: tuple[str, str, str], layer: int, at: Steps, how: Attention
+    ) -> str:
+        """Return GroupQueryAttention, which writes k and v into the cache it attends to."""
+        shape = (1, how.kv_heads, how.capacity, how.head_dim)
+        past = [g.input(f"past.{kind}.{layer}", "float32", shape, "in-place") for kind in ("key", "value")]
+        batch = g.constant([0])
+        cos, sin = how.rotary or ("", "")
+        attended, *present = g.nodes(
+            "GroupQueryAttention",
+            *(g.node("Unsqueeze", x, batch) for x in rows),
+            *past,
+            at.last,
+            at.total_scalar,
+            cos,
+            sin,
+            "",
+            how.bias,
+            domain=MICROSOFT,
+            outs=(None, f"present.key.{layer}", f"present.value.{layer}"),
+            num_heads=how.heads,
+            kv_num_heads=how.kv_heads,
+            causal=int(how.causal),
+            do_rotary=int(how.rotary is not None),
+            scale=how.head_dim**-0.5,
+        )
+        for name in present:
+            g.output(name, name, "float32", shape, "in-place")
+        return g.node("Squeeze", attended, batch)
+
+    def attention(self, g: GraphWriter, q: str, key: str, value: str, *, heads: int, head_dim: int) -> str:
+        """Return MultiHeadAttention."""
+        batch = g.constant([0])
+        out = g.node(
+            "MultiHeadAttention", g.node("Unsqueeze", q, batch), key, value, domain=MICROSOFT, num_heads=heads,
+            scale=head_dim**-0.5,
+        )  # fmt: skip
+        return g.node("Squeeze", out, batch)
+
+    def linear(self, g: GraphWriter, w: "Weights", x: str, name: str, *, group: "Group", bias: str) -> str:
+        """Return Gemm, DynamicQuantizeMatMul for an encoder's INT8, or MatMulNBits."""
+        rows, width = w.source.shape(name)
+        precision = w.precision[group]
+        if precision == "float32":
+            return g.node("Gemm", x, w.matrix(g, name), bias, transB=1)
+        if precision == "int8" and group == "encoder":
+            codes, scales = quantize_channels(w.read(name))
+            g.tensor(name, np.ascontiguousarray(codes.T))
+            g.tensor(name + SCALE, scales)
+            return g.node("DynamicQuantizeMatMul", x, name, name + SCALE, "", bias, domain=MICROSOFT)
+        bits = BITS[precision]
+        block_size = choose_block(width, w.block(group))
+        count = -(-width // block_size)
+        packed = g.weight(name, "uint8", (rows, count, block_size * bits // 8))
+        steps = g.weight(name + SCALE, "float32", (rows, count))
+        for row, block in w.blocks(name):
+            block_codes, block_scales = quantize_blocks(block, bits, block_size)
+            packed.write(row, block_codes)
+            steps.write(row, block_scales)
+        return g.node(
+            "MatMulNBits", x, name, name + SCALE, "", "", bias, domain=MICROSOFT, bits=bits, block_size=block_size,
+            K=width, N=rows, accuracy_level=ACCURACY_INT8_ACTIVATIONS,
+        )  # fmt: skip
+
+    def experts(self, g: GraphWriter, w: "Weights", x: str, routing: Routing, bank: "ExpertBank") -> str:
+        """Return QMoE, or MoE, or for plain float experts every expert masked."""
+        bias = w.expert_bias(g, bank)
+        if w.precision[bank.group] == "float32":
+            first, second = w.expert_matrices(g, bank)
+            if not bank.gated:
+                return _masked_experts(g, x, routing.mix, bank, bias)
+            # The MoE op has no input for mixing weights. Its own softmax of log(mix) returns them divided by their sum.
+            total = g.node("ReduceSum", routing.mix, g.constant([1]), keepdims=1)
+            mixed = g.node(
+                "MoE", x, g.node("Log", routing.mix), first, bias, second, domain=MICROSOFT, k=bank.chosen,
+                normalize_routing_weights=0, **_activation(bank),
+            )  # fmt: skip
+            return g.node("Mul", mixed, total)
+        bits = BITS[w.precision[bank.group]]
+        block = choose_expert_block(bank.hidden, bank.inner, w.settings.experts_block)
+        for name, rows, width in bank.matrices:
+            codes = g.weight(name, "uint8", (bank.experts, rows, width * bits // 8))
+            scales = g.weight(name + SCALE, "float32", (bank.experts, rows, width // block))
+            for expert in range(bank.experts):
+                expert_codes, expert_scales = quantize_blocks(w.expert(name, bank, expert), bits, block)
+                codes.write(expert, expert_codes.reshape(1, rows, -1))
+                scales.write(expert, expert_scales[None])
+        first, second = bank.names
+        return g.node(
+            "QMoE", x, routing.logits, first, first + SCALE, bias, second, second + SCALE, *[""] * 7, routing.mix,
+            domain=MICROSOFT, k=bank.chosen, expert_weight_bits=bits, block_size=block,
+            accuracy_level=ACCURACY_INT8_ACTIVATIONS, normalize_routing_weights=0, **_activation(bank),
+        )  # fmt: skip
+
+
+def _activation(bank: "ExpertBank") -> dict[str, Any]:
+    if bank.gated:
+        return {"activation_type": "swiglu", "swiglu_fusion": 1, "activation_alpha": 1.0, "activation_beta": 0.0}
+    return {"activation_type": "gelu"}
+
+
+def _masked_experts(g: GraphWriter, x: str, mix: str, bank: "ExpertBank", bias: str) -> str:
+    """Compute every expert and mask: exact, with erf GELU (the MoE op's is the tanh form, 2e-4 away)."""
+    flat = g.constant([bank.experts * bank.inner, bank.hidden])
+    hidden = g.node(
+        "Gemm", x, g.node("Reshape", bank.names[0], flat), g.node("Reshape", bias, g.constant([-1])), transB=1
+    )
+    grouped = g.node("Reshape", g.node("Gelu", hidden), g.constant([-1, bank.experts, bank.inner]))
+    masked = g.node("Mul", grouped, g.node("Unsqueeze", mix, g.constant([2])))
+    rows = g.node("Reshape", masked, g.constant([-1, bank.experts * bank.inner]))
+    out = g.node("Transpose", bank.names[1], perm=[0, 2, 1])
+    return g.node("MatMul", rows, g.node("Reshape", out, g.constant([-1, bank.hidden])))

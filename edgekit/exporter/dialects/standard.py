@@ -1,0 +1,172 @@
+"""The ``standard`` dialect: plain ONNX and symmetric Q/DQ, for TensorRT 10.3 and later; see docs/bundle-format.md.
+
+No shape depends on a value but the number of chosen experts: new rows go into a cache of fixed size by ScatterND, what
+may not be seen is masked, and tables are gathered. Weights are signed INT8 with a scale for each output channel. The
+encoder's activations are INT8 too, with the scales in ``Weights.ranges``. What is allowed here is kept in
+``standard_ops``, which every graph is checked against.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit.exporter.dialects.steps import Attention, Routing, Steps
+from edgekit.exporter.graph import GraphWriter
+from edgekit.exporter.quantize import SCALE, nonzero, quantize_channels
+
+if TYPE_CHECKING:
+    from edgekit.exporter.weights import ExpertBank, Weights
+    from edgekit.recipe import Group
+
+MASKED = -1e9  # instead of the score of a key that may not be seen
+OBSERVED = "observed."  # output of a calibration graph: what goes into the linear of this name
+_LARGEST = 127
+
+
+class StandardDialect:
+    """See the module docstring."""
+
+    def rms_norm(self, g: GraphWriter, x: str, weight: str, epsilon: float) -> str:
+        """Return RMSNorm from its parts: the op of that name is newer than TensorRT 10.3."""
+        square = g.node("ReduceMean", g.node("Mul", x, x), g.constant([-1]), keepdims=1)
+        root = g.node("Sqrt", g.node("Add", square, g.constant(epsilon)))
+        return g.node("Mul", g.node("Div", x, root), weight)
+
+    def steps(self, g: GraphWriter, x: str, start: str) -> Steps:
+        """Return Steps with the position of each new row."""
+        count = g.node("Shape", x, start=0, end=1)
+        places = g.node("Add", start, _range(g, count))
+        return Steps(start, g.node("Add", start, count), places=places)
+
+    def rows_at(self, g: GraphWriter, table: str, at: Steps) -> str:
+        """Return the table's rows, gathered: a slice by value would have a shape that depends on the value."""
+        return g.node("Gather", table, at.places, axis=0)
+
+    def cached_attention(
+        self, g: GraphWriter, rows: tuple[str, str, str], layer: int, at: Steps, how: Attention
+    ) -> str:
+        """Return softmax attention over the whole cache, what is not there yet masked."""
+        assert how.heads == how.kv_heads, "one key head for each query head is all that is written yet"
+        assert how.rotary is None, "no rotary positions are written yet"
+        assert not how.bias, "no bias is written yet"
+        shape = (1, how.kv_heads, how.capacity, how.head_dim)
+        where = g.shared("cache.places", lambda: _cache_places(g, at, how.kv_heads))
+        held = []
+        q, k, v = rows
+        for kind, new in (("key", k), ("value", v)):
+            past = g.input(f"past.{kind}.{layer}", "float32", shape, "carried")
+            name = f"present.{kind}.{layer}"
+            g.nodes("ScatterND", past, where, _heads(g, new, how.kv_heads, how.head_dim), outs=(name,))
+            g.output(name, name, "float32", shape, "carried")
+            held.append(name)
+        seen = g.shared("cache.seen", lambda: _seen(g, at, held[0], causal=how.causal))
+        return _attend(g, q, held[0], held[1], heads=how.heads, head_dim=how.head_dim, seen=seen)
+
+    def attention(self, g: GraphWriter, q: str, key: str, value: str, *, heads: int, head_dim: int) -> str:
+        """Return softmax attention."""
+        return _attend(g, q, key, value, heads=heads, head_dim=head_dim)
+
+    def linear(self, g: GraphWriter, w: "Weights", x: str, name: str, *, group: "Group", bias: str) -> str:
+        """Return Gemm; of INT8 weights dequantised, and for an encoder of activations that went through INT8."""
+        if w.observes and group == "encoder":
+            g.output(x, OBSERVED + name, "float32", ("rows", w.source.shape(name)[1]))
+        if w.precision[group] == "float32":
+            return g.node("Gemm", x, w.matrix(g, name), bias, transB=1)
+        rows, width = w.source.shape(name)
+        codes, scales = g.weight(name, "int8", (rows, width)), g.weight(name + SCALE, "float32", (rows,))
+        for row, block in w.blocks(name):
+            block_codes, block_scales = quantize_channels(block)
+            codes.write(row, block_codes)
+            scales.write(row, nonzero(block_scales))
+        if group == "encoder" and name in w.ranges:
+            x = _rounded(g, x, w.ranges[name])
+        return g.node("Gemm", x, g.node("DequantizeLinear", name, name + SCALE, axis=0), bias, transB=1)
+
+    def experts(self, g: GraphWriter, w: "Weights", x: str, routing: Routing, bank: "ExpertBank") -> str:
+        """Return the experts that any row chose, each computed for all rows and masked.
+
+        That is min(experts, rows x chosen) experts: one token expands its own, a long prefill each once.
+        """
+        assert not bank.gated, "no gated experts are written yet"
+        bias = w.expert_bias(g, bank)
+        first, second = self._matrices(g, w, bank)
+        count = g.node(
+            "Mul", g.node("Shape", routing.places, start=0, end=1), g.node("Shape", routing.places, start=1, end=2)
+        )
+        count = g.node("Min", count, g.constant([bank.experts]))
+        used = g.node("ReduceMax", routing.mix, g.constant([0]), keepdims=0)
+        _, needed = g.nodes("TopK", used, count, outs=(None, None), axis=-1)
+        first, second, bias = (g.node("Gather", one, needed, axis=0) for one in (first, second, bias))
+        batch, last = g.constant([0]), g.constant([2])
+        hidden = g.node("MatMul", g.node("Unsqueeze", x, batch), g.node("Transpose", first, perm=[0, 2, 1]))
+        hidden = g.node("Gelu", g.node("Add", hidden, g.node("Unsqueeze", bias, g.constant([1]))))
+        share = g.node(
+            "Unsqueeze", g.node("Transpose", g.node("Gather", routing.mix, needed, axis=1), perm=[1, 0]), last
+        )
+        out = g.node("MatMul", g.node("Mul", hidden, share), g.node("Transpose", second, perm=[0, 2, 1]))
+        return g.node("ReduceSum", out, batch, keepdims=0)
+
+    @staticmethod
+    def _matrices(g: GraphWriter, w: "Weights", bank: "ExpertBank") -> tuple[str, str]:
+        """Return both banks as (experts, rows, width), dequantised where they are INT8."""
+        if w.precision[bank.group] == "float32":
+            return w.expert_matrices(g, bank)
+        held = []
+        for name, rows, width in bank.matrices:
+            codes = g.weight(name, "int8", (bank.experts * rows, width))
+            scales = g.weight(name + SCALE, "float32", (bank.experts * rows,))
+            for expert in range(bank.experts):
+                expert_codes, expert_scales = quantize_channels(w.expert(name, bank, expert))
+                codes.write(expert * rows, expert_codes)
+                scales.write(expert * rows, nonzero(expert_scales))
+            whole = g.node("DequantizeLinear", name, name + SCALE, axis=0)
+            held.append(g.node("Reshape", whole, g.constant([bank.experts, rows, width])))
+        return held[0], held[1]
+
+
+def _rounded(g: GraphWriter, x: str, largest: float) -> str:
+    """Return x after it went through INT8, one node pair for all linears that read it."""
+    step, zero = g.constant(largest / _LARGEST), g.constant(np.array(0, np.int8))
+
+    def make() -> str:
+        return g.node("DequantizeLinear", g.node("QuantizeLinear", x, step, zero), step, zero)
+
+    return g.shared(f"rounded.{x}.{step}", make)
+
+
+def _range(g: GraphWriter, count: str) -> str:
+    """Return int64 0, 1, ... below ``count`` (1,)."""
+    zero, one = g.constant(np.array(0)), g.constant(np.array(1))
+    return g.node("Range", zero, g.node("Squeeze", count, g.constant([0])), one)
+
+
+def _heads(g: GraphWriter, rows: str, heads: int, head_dim: int) -> str:
+    """Return (1, heads, S, head_dim) of rows (S, heads * head_dim)."""
+    split = g.node("Reshape", rows, g.constant([1, -1, heads, head_dim]))
+    return g.node("Transpose", split, perm=[0, 2, 1, 3])
+
+
+def _cache_places(g: GraphWriter, at: Steps, heads: int) -> str:
+    """Return int64 (1, heads, S, 3): batch, head and position of each new row."""
+    shape = g.node("Concat", g.constant([1, heads]), g.node("Shape", at.places), g.constant([1]), axis=0)
+    head = g.constant(np.arange(heads, dtype=np.int64).reshape(1, heads, 1, 1))
+    place = g.node("Reshape", at.places, g.constant([1, 1, -1, 1]))
+    batch = g.constant(np.zeros((1, 1, 1, 1), np.int64))
+    return g.node("Concat", *(g.node("Expand", one, shape) for one in (batch, head, place)), axis=3)
+
+
+def _seen(g: GraphWriter, at: Steps, cache: str, *, causal: bool) -> str:
+    """Return bool (S, T), or (1, T) if not causal: the keys that each new row may attend to."""
+    keys = _range(g, g.node("Shape", cache, start=2, end=3))
+    bound = g.node("Unsqueeze", at.places, g.constant([1])) if causal else g.node("Sub", at.total, g.constant([1]))
+    return g.node("LessOrEqual", keys, bound)
+
+
+def _attend(g: GraphWriter, q: str, key: str, value: str, *, heads: int, head_dim: int, seen: str = "") -> str:
+    """Return attention of q (S, H*D) over key and value (1, H, T, D), masked by ``seen``."""
+    query = _heads(g, g.node("Mul", q, g.constant(head_dim**-0.5)), heads, head_dim)
+    scores = g.node("MatMul", query, g.node("Transpose", key, perm=[0, 1, 3, 2]))
+    if seen:
+        scores = g.node("Where", seen, scores, g.constant(MASKED))
+    out = g.node("MatMul", g.node("Softmax", scores, axis=-1), value)
+    return g.node("Reshape", g.node("Transpose", out, perm=[0, 2, 1, 3]), g.constant([-1, heads * head_dim]))

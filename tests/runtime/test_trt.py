@@ -1,0 +1,95 @@
+"""Building plans, as far as it goes without TensorRT: what is refused, and within which bounds inputs lie."""
+
+import importlib.util
+
+import msgspec
+import pytest
+
+from edgekit.bundle import ComputeLevel, Grid, TensorSpec, open_bundle
+from edgekit.errors import BackendError, BundleFormatError, MissingPackageError, UsageError
+from edgekit.recipe import Target, load_target
+from edgekit.runtime.sizes import InputSizes, input_sizes
+from edgekit.runtime.trt import build, device_capability
+
+
+def target(*backends):
+    return Target(
+        name="t", description="", dialect="standard", backends=backends, min_memory_mib=1, tested=False
+    )  # fmt: skip
+
+
+@pytest.fixture
+def bundle(tiny_bundle):
+    return open_bundle(tiny_bundle(dialect="standard").folder)
+
+
+def test_a_bundle_of_another_dialect_is_refused_with_the_command_that_makes_one(tiny_bundle):
+    with pytest.raises(BackendError, match=r"'ort-cpu', plans are built from 'standard'.*edgekit export.*--target t "):
+        build(open_bundle(tiny_bundle().folder), target("tensorrt-rtx"))
+
+
+def test_a_target_that_runs_without_plans_is_refused(bundle):
+    with pytest.raises(BackendError, match=r"target 'cpu': runs on onnxruntime-cpu, which needs no plans"):
+        build(bundle, load_target("cpu"))
+
+
+@pytest.mark.parametrize("context", [0, -1, 10_000])
+def test_a_cache_that_the_bundle_does_not_admit_is_refused(context, bundle):
+    with pytest.raises(UsageError, match=rf"context_tokens: {context}, this bundle has 1 to \d+"):
+        build(bundle, target("tensorrt-rtx"), context_tokens=context)
+
+
+@pytest.mark.parametrize(("backend", "module", "hint"), [
+    ("tensorrt", "tensorrt", "JetPack"), ("tensorrt-rtx", "tensorrt_rtx", r"edgekit-audio\[rtx\]"),
+])  # fmt: skip
+def test_a_builder_that_is_not_installed_is_named_with_the_way_to_it(backend, module, hint, bundle):
+    if importlib.util.find_spec(module):
+        pytest.skip(f"{module} is installed here")
+    with pytest.raises(MissingPackageError, match=rf"^{backend}: .*; .*{hint}"):
+        build(bundle, target("onnxruntime-cpu", backend))
+
+
+def test_the_capability_of_a_device_is_two_numbers_or_there_is_none():
+    found = device_capability()
+    assert found is None or [part.isdigit() for part in found.split(".")] == [True, True]
+
+
+def sized(manifest, *inputs, context=64):
+    component = msgspec.structs.replace(manifest.components["backbone"], inputs=inputs)
+    return input_sizes(manifest, component, context)
+
+
+def test_bounds_admit_every_chunk_every_prompt_and_no_row_at_all(bundle):
+    grid = Grid(mode="chunked", chunk_frames=64, max_frames=3000, max_positions=1500)
+    manifest = msgspec.structs.replace(bundle.manifest, grid=grid)
+    found = sized(
+        manifest,
+        TensorSpec(name="mel", dtype="float32", shape=(80, "mel_frames")),
+        TensorSpec(name="frames", dtype="float32", shape=("frames", 8)),
+        TensorSpec(name="embeds", dtype="float32", shape=("tokens", 8)),
+        TensorSpec(name="logit_rows", dtype="int64", shape=("rows",)),
+        TensorSpec(name="cross.0", dtype="float32", shape=(1, 2, "sound", 4)),
+        TensorSpec(name="past.key.0", dtype="float32", shape=(1, 2, "context", 4), state="carried"),
+        TensorSpec(name="start", dtype="int64", shape=(1,)),
+    )
+    assert found == {
+        "mel": InputSizes((80, 4), (80, 67), (80, 67)),  # two frames before the chunk, one after it
+        "frames": InputSizes((1, 8), (32, 8), (32, 8)),
+        "embeds": InputSizes((1, 8), (1, 8), (64, 8)),
+        "logit_rows": InputSizes((0,), (1,), (64,)),
+        "cross.0": InputSizes((1, 2, 1, 4), (1, 2, 375, 4), (1, 2, 1500, 4)),
+        "past.key.0": InputSizes((1, 2, 64, 4), (1, 2, 64, 4), (1, 2, 64, 4)),
+    }
+
+
+def test_experts_go_from_one_to_the_most_that_a_level_has(bundle):
+    levels = (ComputeLevel(name="skip"), ComputeLevel(name="two", experts_per_token=2),
+              ComputeLevel(name="full", experts_per_token=6))  # fmt: skip
+    manifest = msgspec.structs.replace(bundle.manifest, levels=levels)
+    found = sized(manifest, TensorSpec(name="experts_per_token", dtype="int64", shape=(1,)))
+    assert found == {"experts_per_token": InputSizes((1,), (6,), (6,))}
+
+
+def test_a_free_size_that_no_grid_tells_of_is_refused(bundle):
+    with pytest.raises(BundleFormatError, match=r"input 'x' has the free size 'mystery'"):
+        sized(bundle.manifest, TensorSpec(name="x", dtype="float32", shape=("mystery", 2)))
