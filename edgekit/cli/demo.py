@@ -58,7 +58,7 @@ def demo(folder: Path) -> None:
     for meaning, arguments in (
         ("a recording of your own", f"run {bundle} FILE"),
         ("your microphone", listen),
-        ("another Whisper or Step-Audio 2 checkpoint", "export CHECKPOINT -o bundles/mine --precision int8"),
+        ("another Whisper, a Step-Audio 2 or a Qwen3-Omni", "export CHECKPOINT -o bundles/mine --precision int8"),
     ):
         click.echo(f"   {meaning}:\n     {_program()} {arguments}")
 
