@@ -17,7 +17,7 @@ from edgekit.timing import Trace
 
 
 class FlowMouth:
-    """One stream's voice; a Mouth. Its speech is never cut: it has no context that could be full."""
+    """One stream's voice; a Mouth. It cuts nothing itself: where a limit ends the answer, its speech ends with it."""
 
     def __init__(
         self, speech: FlowSpeech, engines: Mapping[str, Engine], voice: Voice, trace: Trace, seed: int = 0
