@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from edgekit.bundle import Bundle
 from edgekit.bundle.manifest import Dialect
 from edgekit.errors import BackendError, MissingPackageError, UsageError
-from edgekit.runtime.backends import ort
+from edgekit.runtime.backends import ort, trt
+from edgekit.runtime.backends.library import MODULES
 from edgekit.runtime.engine import Engine
 
 CPU = "onnxruntime-cpu"
@@ -78,4 +79,6 @@ def _has_only_rtx() -> bool:
 def _load(bundle: Bundle, names: tuple[str, ...], backend: str, settings: LoadSettings) -> dict[str, Engine]:
     if backend == CPU:
         return {name: ort.load_component(bundle, name, settings.threads) for name in names}
+    if backend in MODULES:
+        return dict(trt.load_components(bundle, names, backend, settings.context_tokens))
     raise BackendError(f"{backend}: edgekit runs nothing on it yet; choose --backend {CPU}")

@@ -14,13 +14,19 @@ import msgspec
 from edgekit.bundle import Bundle
 from edgekit.bundle.manifest import Struct
 from edgekit.errors import OutputError
+from edgekit.runtime.backends.sizes import input_sizes
 
 _MAGIC = b"edgekit plan 1\n"
 _MAX_HEADER_BYTES = 1 << 16
+PORTABLE = "8.0 to 12.0"
+"""The device of a plan that TensorRT for RTX built for all that it builds for unless told otherwise."""
 
 
 class PlanKey(Struct, frozen=True):
-    """All that decides what a plan is: hashes of graph and weights, what built it for what, sizes and flags."""
+    """All that decides what a plan is: hashes of graph and weights, what built it, and for what sizes.
+
+    ``device``: compute capabilities that it was built for, or PORTABLE.
+    """
 
     graph: str
     data: str
@@ -28,11 +34,25 @@ class PlanKey(Struct, frozen=True):
     version: str
     device: str
     sizes: str
-    flags: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """Return a name for the key."""
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
+
+
+def plan_key(bundle: Bundle, name: str, builder: str, version: str, *, device: str, context_tokens: int) -> PlanKey:
+    """Return the key of a component's plan. Raises BundleFormatError for a free size that no grid tells of."""
+    component = bundle.manifest.components[name]
+    hashes = {entry.path: entry.sha256 for entry in bundle.manifest.files}
+    sizes = input_sizes(bundle.manifest, component, context_tokens)
+    return PlanKey(
+        graph=hashes[component.graph],
+        data=hashes[component.data] if component.data else "",
+        builder=builder,
+        version=version,
+        device=device,
+        sizes=" ".join(f"{one}:{size.low}:{size.usual}:{size.high}" for one, size in sorted(sizes.items())),
+    )
 
 
 class PlanNote(Struct, frozen=True):
@@ -68,13 +88,13 @@ class PlanStore:
         if not whole.startswith(_MAGIC):
             return None
         header, _, plan = whole[len(_MAGIC) :].partition(b"\n")
-        if len(header) > _MAX_HEADER_BYTES:
-            return None
-        try:
-            note = msgspec.json.decode(header, type=PlanNote)
-        except msgspec.MsgspecError:
-            return None
-        if note.key != key or note.bytes != len(plan) or note.sha256 != hashlib.sha256(plan).hexdigest():
+        note = _note(header)
+        if (
+            note is None
+            or note.key != key
+            or note.bytes != len(plan)
+            or note.sha256 != hashlib.sha256(plan).hexdigest()
+        ):
             return None
         return note, plan
 
@@ -84,16 +104,25 @@ class PlanStore:
         self._write(path, _MAGIC, msgspec.json.encode(note), b"\n", plan)
         return path
 
-    def timing_cache(self, name: str) -> bytes:
-        """Return the timings that earlier builds measured under this name; empty if there are none."""
+    def notes(self, component: str) -> list[PlanNote]:
+        """Return what the files of a component's plans say of them; whether a plan is whole is not looked at."""
+        found = []
+        for path in sorted(self.folder.glob(f"{component}-*.plan")):
+            with path.open("rb") as file:
+                if file.readline(len(_MAGIC)) == _MAGIC and (note := _note(file.readline(_MAX_HEADER_BYTES))):
+                    found.append(note)
+        return found
+
+    def cache(self, file: str) -> bytes:
+        """Return what an earlier run kept in a file beside the plans; empty if there is none."""
         try:
-            return (self.folder / f"{name}.timings").read_bytes()
+            return (self.folder / file).read_bytes()
         except FileNotFoundError:
             return b""
 
-    def keep_timings(self, name: str, timings: bytes | memoryview) -> None:
-        """Write the timings of a build."""
-        self._write(self.folder / f"{name}.timings", timings)
+    def keep_cache(self, file: str, data: bytes | memoryview) -> None:
+        """Keep what was found out at some cost, such as timings. Raises OutputError if the disk does not take it."""
+        self._write(self.folder / file, data)
 
     def _write(self, path: Path, *parts: bytes | memoryview) -> None:
         temporary: Path | None = None
@@ -110,3 +139,12 @@ class PlanStore:
             if temporary is not None:
                 temporary.unlink(missing_ok=True)
             raise OutputError(f"{path}: {error.strerror}; free space, or choose another --output") from error
+
+
+def _note(header: bytes) -> PlanNote | None:
+    if len(header) > _MAX_HEADER_BYTES:
+        return None
+    try:
+        return msgspec.json.decode(header, type=PlanNote)
+    except msgspec.MsgspecError:
+        return None
