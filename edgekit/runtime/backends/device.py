@@ -145,7 +145,7 @@ class Found:
     """What the driver says of one device."""
 
     name: str
-    capability: str
+    compute_capability: str
     memory_mib: int
 
 
@@ -204,7 +204,7 @@ def device_capability() -> str:
     found = Driver().devices()
     if not found:
         raise BackendError("CUDA: the driver answers, but shows no device; `edgekit doctor` says what to type")
-    return found[0].capability
+    return found[0].compute_capability
 
 
 class CudaDevice:

@@ -6,6 +6,7 @@ an input, no context is changed once a graph was captured from it, and none is c
 """
 
 import ctypes
+import itertools
 import json
 import math
 import threading
@@ -30,11 +31,10 @@ class HostDevice:
     def __init__(self):
         self.memory, self.pinned, self.streams, self.graphs = {}, {}, {}, {}
         self.refuses_capture = False
-        self.capturing = None  # what a stream was given since its capture began
-        self.captured = []  # contexts that were run since then
+        self.capturing = {}  # by stream: what it was given since its capture began, and the contexts that ran
         self.uploads = []  # bytes of every copy to the device
         self._here = threading.local()
-        self._names = 0
+        self._names = itertools.count(1)
 
     def use(self):
         self._here.used = True
@@ -58,7 +58,9 @@ class HostDevice:
             self.inside(self.pinned, host, size)
             self.submit(stream, lambda: ctypes.memmove(device, host, size))
             return
-        assert self.capturing is None, "a graph would read memory that is not page-locked, whenever it is replayed"
+        assert stream not in self.capturing, (
+            "a graph would read memory that is not page-locked, whenever it is replayed"
+        )
         data = ctypes.string_at(host, size)  # what is not page-locked is read before the call returns
         self.submit(stream, lambda: ctypes.memmove(device, data, size))
 
@@ -72,14 +74,14 @@ class HostDevice:
         self.submit(stream, lambda: ctypes.memset(device, 0, size))
 
     def open_stream(self):
-        self.streams[name := self._name()] = []
+        self.streams[name := next(self._names)] = []
         return name
 
     def close_stream(self, stream):
         del self.streams[stream]
 
     def wait(self, stream):
-        assert self.capturing is None, "a stream that is being captured cannot be waited for"
+        assert stream not in self.capturing, "a stream that is being captured cannot be waited for"
         work, self.streams[stream] = self.streams[stream], []
         for one in work:
             one()
@@ -87,13 +89,12 @@ class HostDevice:
     def capture(self, stream, submit):
         if self.refuses_capture:
             raise BackendError("CUDA: cuStreamEndCapture answers 901 (operation failed due to a previous error)")
-        self.capturing, self.captured = [], []
+        self.capturing[stream] = work, contexts = [], []
         try:
             submit()
-            states = [(context, context.changes) for context in self.captured]
-            self.graphs[name := self._name()] = (self.capturing, states)
         finally:
-            self.capturing = None
+            del self.capturing[stream]
+        self.graphs[name := next(self._names)] = (work, [(context, context.changes) for context in contexts])
         return name
 
     def launch(self, graph, stream):
@@ -106,7 +107,7 @@ class HostDevice:
 
     def submit(self, stream, work):
         assert self._here.used, "the thread has no device"
-        (self.streams[stream] if self.capturing is None else self.capturing).append(work)
+        (self.capturing[stream][0] if stream in self.capturing else self.streams[stream]).append(work)
 
     @staticmethod
     def inside(where, address, size):
@@ -120,10 +121,6 @@ class HostDevice:
         ctypes.memset(held, GARBAGE, size)
         where[ctypes.addressof(held)] = held
         return ctypes.addressof(held)
-
-    def _name(self):
-        self._names += 1
-        return self._names
 
 
 def publish(bundle, library, context_tokens=None, *, kind="tensorrt", device="8.7", store=None, **changes):
@@ -307,11 +304,11 @@ class Context:
         engine, device = self._engine, self._engine.device
         assert self._scratch is not None, "no memory to work in"
         assert self._addresses.keys() == engine.inputs.keys() | engine.outputs.keys()
-        if device.capturing is not None:
+        if stream in device.capturing:
             if self._fresh:
                 engine.logger.log(1, "enqueueV3 was not called since a change")
                 return False
-            device.captured.append(self)
+            device.capturing[stream][1].append(self)
         self._fresh = False
         shapes, addresses, values = dict(self._shapes), dict(self._addresses), self._values()
         device.submit(stream, lambda: self._run(shapes, addresses, values))
