@@ -19,7 +19,7 @@ from edgekit.runtime.backends.trt import load_components
 from tests.runtime.backends.host_device import HostDevice, publish, tensorrt, tensorrt_rtx
 from tests.runtime.conftest import Graph
 
-WIDTH, CONTEXT = 4, 8
+WIDTH, CONTEXT = 16, 8  # eight rows take more than the memory that a device gives at least
 
 
 def counting():
@@ -226,7 +226,7 @@ def test_all_memory_is_given_back_with_the_call(bundle):
 def test_a_size_beyond_the_plan_is_one_line_and_the_stream_goes_on(bundle):
     pair = Pair(bundle)
     pair.run(**step(seed=1))
-    with pytest.raises(BackendError, match=r"backbone.onnx: input 'embeds' of \(9, 4\) is outside of what its plan"):
+    with pytest.raises(BackendError, match=r"backbone.onnx: input 'embeds' of \(9, 16\) is outside of what its plan"):
         pair.calls[0].run(step(CONTEXT + 1))
     with pytest.raises(BackendError, match=r"infers no shapes \(experts_per_token = 3"):
         pair.calls[0].run(step(experts=3))
@@ -240,6 +240,20 @@ def test_a_run_that_tensorrt_refuses_is_told_in_its_words(bundle):
     context.execute_async_v3 = lambda stream: context._engine.logger.log(1, "out of\n  registers")
     with pytest.raises(BackendError, match=r"TensorRT does not run it \(out of registers\); run `edgekit verify`"):
         pair.run(**step())
+
+
+def test_an_output_whose_size_is_known_after_the_run_only_is_refused(bundle):
+    pair = Pair(bundle)
+    pair.calls[0]._any.context.get_tensor_shape = lambda name: (-1, WIDTH)
+    with pytest.raises(BackendError, match=r"the size of output 'logits' is known after the run only"):
+        pair.run(**step())
+
+
+def test_a_graph_from_before_a_tensor_moved_is_captured_anew(bundle):
+    pair = Pair(bundle)
+    for tokens in (1, 1, 1, 1, 1, 8, 1, 1, 1, 1, 1):
+        pair.run(**step(tokens))
+    assert pair.engine.counts["captured"] == 4
 
 
 def test_what_is_compiled_at_load_is_kept_beside_the_plans(bundle):
