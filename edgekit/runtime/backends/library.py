@@ -30,23 +30,23 @@ def load_library(kind: str) -> Any:  # noqa: ANN401 - TensorRT's module
 
 
 def make_logger(trt: Any, *, verbose: bool) -> Any:  # noqa: ANN401 - a subclass of TensorRT's
-    """Return a logger that prints nothing: it keeps the latest errors and, if ``verbose``, every line."""
+    """Return a logger that prints nothing: it keeps the first error and, if ``verbose``, every line."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.lines: list[str] = []
-            self._first = ""
+            self.first = ""  # error since the last one that was asked for
 
         def log(self, severity: Any, message: str) -> None:  # noqa: ANN401
             if verbose:
                 self.lines.append(message)
-            if not self._first and severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self._first = message
+            if not self.first and severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.first = message
 
         def error(self) -> str:
-            """Return the first error since the last time this was asked."""
-            said, self._first = self._first, ""
+            """Return the first error since the last time this was asked, on one line."""
+            said, self.first = self.first, ""
             return one_line(said) or "no reason given"
 
     return Logger()

@@ -65,6 +65,10 @@ def load_components(
     device.use()
     place = Place(library, make_logger(library, verbose=False), device)
     runtime = library.Runtime(place.logger)
+    if place.logger.first:  # then it is an object around nothing, whose first use ends the process
+        raise BackendError(
+            f"{kind}: no runtime comes up ({place.logger.error()}); `edgekit doctor` looks at the device"
+        )
     return {
         name: TrtEngine(
             bundle.manifest.components[name],

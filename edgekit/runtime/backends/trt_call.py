@@ -191,7 +191,17 @@ class _Port:
         self.held: Array | None = None
         self._dtype = np.dtype(spec.dtype)
         self._device = device
+        self._staging: Memory | None = None
+        self._memory: Memory | None = None
+        self._room = 0
         self._place(0)
+
+    @property
+    def staging(self) -> Memory:
+        """Page-locked memory; none is taken for what goes to the device as it is."""
+        if self._staging is None:
+            self._staging = Memory(self._device, self._room, host=True)
+        return self._staging
 
     @property
     def nbytes(self) -> int:
@@ -206,9 +216,9 @@ class _Port:
     def make_room(self, shape: Shape) -> bool:
         """Take this shape; return whether there was no room for it, so that the address is another now."""
         self.shape = shape
-        if self.nbytes <= self.staging.size:
+        if self.nbytes <= self._room:
             return False
-        self._place(max(self.nbytes, 2 * self.staging.size))
+        self._place(max(self.nbytes, 2 * self._room))
         return True
 
     def put(self, array: Array, stream: int) -> None:
@@ -228,8 +238,9 @@ class _Port:
         return self.staging.array(self._dtype, self.shape).copy()
 
     def _place(self, size: int) -> None:
-        self.staging = Memory(self._device, size, host=True)
+        self._staging = None
         self._memory = None if self.on_host else Memory(self._device, size)
+        self._room = size if self._memory is None else self._memory.size
         self.held = None
 
 

@@ -166,6 +166,7 @@ def test_what_nobody_can_write_goes_to_the_device_once(bundle):
         for seed in range(8):
             pair.run(**step(cross=cross, seed=seed))
         assert pair.device.uploads.count(cross.nbytes) == 1
+        assert max(map(len, pair.device.pinned.values())) < cross.nbytes  # nor does it take memory of the host twice
     other = cross + 1  # writeable: it may change from run to run
     for _ in range(6):
         other += 1
@@ -370,6 +371,18 @@ def test_files_that_are_no_plans_are_passed_over(load, bundle):
     for number, content in enumerate((b"", b"edgekit plan 1\n", b"edgekit plan 1\n{}\n", b"{" * 99999)):
         (store.folder / f"backbone-{number}.plan").write_bytes(content)
     assert load()
+
+
+def test_a_runtime_that_does_not_come_up_is_not_used(load, bundle):
+    publish(bundle, load.library)
+
+    class Nothing:
+        def __init__(self, logger):
+            logger.log(1, "CUDA initialization failure with error: 35")
+
+    load.library.Runtime = Nothing
+    with pytest.raises(BackendError, match=r"^tensorrt: no runtime comes up \(CUDA initialization failure .*: 35\); "):
+        load()
 
 
 def test_a_plan_that_tensorrt_does_not_take_is_told_in_its_words(load, bundle):
