@@ -113,7 +113,7 @@ class TrtCall:
 
     def _prepare(self, lane: "_Lane") -> None:
         """Tell a context shapes and addresses, and make room for its outputs."""
-        context, lane.graph, lane.ran = lane.context, None, False
+        context, lane.ready_for, lane.graph, lane.ran = lane.context, None, None, False
         for name, port in self._inputs.items():
             self._set(context, name, port.shape, port.address)
         for state in self._state:

@@ -50,7 +50,8 @@ def bundle(tiny_bundle):
     tiny = tiny_bundle(dialect="standard", context_tokens=CONTEXT)
     components = {"backbone": counting().save(tiny.folder)}
     g = Graph("adapter", 2)
-    g.node("Neg", g.input("frames", "float32", ("frames", WIDTH)), outs=("cross",))
+    frames, other = g.input("frames", "float32", ("frames", WIDTH)), g.input("other", "float32", ("tokens", WIDTH))
+    g.node("Add", frames, g.node("ReduceSum", other, keepdims=0), outs=("cross",))
     g.output("cross", "float32", ("frames", WIDTH))
     components["adapter"] = g.save(tiny.folder)
     (tiny.folder / "adapter.data").touch()
@@ -197,8 +198,17 @@ def test_streams_share_the_engine_and_nothing_else(bundle):
 def test_a_component_without_state_is_captured_once(bundle):
     pair = Pair(bundle, "adapter")
     for seed in range(6):
-        pair.run(frames=np.full((3, WIDTH), seed, np.float32))
+        pair.run(frames=np.full((3, WIDTH), seed, np.float32), other=np.ones((2, WIDTH), np.float32))
     assert pair.engine.counts == {"eager": 2, "captured": 1, "replayed": 4}
+
+
+def test_a_run_that_was_refused_half_way_leaves_nothing_behind(bundle):
+    pair = Pair(bundle, "adapter")
+    three, two = np.ones((3, WIDTH), np.float32), np.ones((2, WIDTH), np.float32)
+    pair.run(frames=three, other=two)
+    with pytest.raises(BackendError, match=r"input 'other' of \(0, 16\) is outside"):
+        pair.calls[0].run({"frames": two, "other": np.ones((0, WIDTH), np.float32)})
+    pair.run(frames=three, other=two)
 
 
 def test_a_capture_that_fails_is_told_and_runs_go_on(bundle):
