@@ -6,20 +6,20 @@ plan was executed.
 """
 
 import ctypes
-import hashlib
 import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from edgekit.bundle import Bundle
 from edgekit.errors import BackendError, MissingPackageError, UsageError
 from edgekit.recipe import Target
 from edgekit.runtime.backends.external_data import check_external_data
 from edgekit.runtime.backends.layers import take_layer_census
-from edgekit.runtime.backends.plans import PlanKey, PlanNote, PlanStore
+from edgekit.runtime.backends.plan_stream import write_plan
+from edgekit.runtime.backends.plans import PlanDraft, PlanKey, PlanNote, PlanStore
 from edgekit.runtime.backends.sizes import InputSizes, input_sizes
 
 Progress = Callable[[str, int, int], None]
@@ -134,25 +134,28 @@ def _build_one(trt: Any, bundle: Bundle, name: str, job: _Job) -> Built:  # noqa
         sizes=" ".join(f"{key}:{one.low}:{one.usual}:{one.high}" for key, one in sorted(sizes.items())),
     )
     path = job.store.path(name, key)
-    if (held := job.store.read(name, key)) is not None:
-        return Built(name, path, held[0], kept=True)
+    if (held := job.store.open(name, key)) is not None:
+        note, plan = held
+        plan.close()
+        return Built(name, path, note, kept=True)
     check_external_data(bundle.folder, component.graph, component.data)
     started = time.perf_counter()
-    plan, log = _serialise(trt, bundle.folder / component.graph, sizes, job)
     data_bytes = (bundle.folder / component.data).stat().st_size if component.data else 0
     rows = [row for row in bundle.manifest.census if row.component == name]
-    census = take_layer_census(rows, data_bytes, log, len(plan))
-    if census.int8 < census.asked:
-        raise BackendError(
-            f"{component.graph}: the plan surely holds {census.int8} layers in INT8, the bundle has {census.asked} "
-            f"({census.weight_bytes} bytes of weights, {data_bytes} in the bundle); use another version than "
-            f"{job.kind} {trt.__version__}"
-        )
-    note = PlanNote(
-        key=key, int8_layers=census.int8, int8_asked=census.asked, weight_bytes=census.weight_bytes,
-        build_s=round(time.perf_counter() - started, 3), sha256=hashlib.sha256(plan).hexdigest(), bytes=len(plan),
-    )  # fmt: skip
-    return Built(name, job.store.publish(name, note, plan), note, kept=False)
+    with job.store.draft(name) as draft:
+        log = _serialise(trt, bundle.folder / component.graph, sizes, job, draft)
+        census = take_layer_census(rows, data_bytes, log, draft.bytes)
+        if census.int8 < census.asked:
+            raise BackendError(
+                f"{component.graph}: the plan surely holds {census.int8} layers in INT8, the bundle has {census.asked} "
+                f"({census.weight_bytes} bytes of weights, {data_bytes} in the bundle); use another version than "
+                f"{job.kind} {trt.__version__}"
+            )
+        note = PlanNote(
+            key=key, int8_layers=census.int8, int8_asked=census.asked, weight_bytes=census.weight_bytes,
+            build_s=round(time.perf_counter() - started, 3), sha256=draft.sha256, bytes=draft.bytes,
+        )  # fmt: skip
+        return Built(name, draft.publish(note), note, kept=False)
 
 
 def _serialise(
@@ -160,8 +163,9 @@ def _serialise(
     graph: Path,
     sizes: dict[str, InputSizes],
     job: _Job,
-) -> tuple[memoryview, list[str]]:
-    """Return the plan of one graph and the builder's log."""
+    draft: PlanDraft,
+) -> list[str]:
+    """Write the plan of one graph and return the builder's log."""
     logger = _make_logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -185,14 +189,13 @@ def _serialise(
     measures = job.kind == "tensorrt"  # TensorRT for RTX measures nothing before a plan first runs
     if measures:
         config.set_timing_cache(config.create_timing_cache(job.store.timing_cache(timings)), False)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
+    if not write_plan(trt, builder, network, config, draft):
         raise BackendError(
             f"{graph}: {job.kind} {trt.__version__} builds no plan of it ({logger.error()}); export it again"
         )
     if measures and (measured := config.get_timing_cache()) is not None:
         job.store.keep_timings(timings, memoryview(measured.serialize()))
-    return memoryview(plan), logger.lines
+    return cast("list[str]", logger.lines)
 
 
 def _make_logger(trt: Any) -> Any:  # noqa: ANN401 - a subclass of TensorRT's
