@@ -11,6 +11,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edgekit.bundle import open_bundle
@@ -21,6 +22,7 @@ from edgekit.runtime.backends.builder import build, device_capability
 from edgekit.runtime.backends.layers import take_layer_census
 from edgekit.runtime.backends.plan_stream import reader_v2, stream_reader
 from edgekit.runtime.backends.plans import PlanStore
+from edgekit.runtime.memory import build_peak_mib
 from tests.exporter.graphs import STANDARD
 from tests.reference import checkpoints
 
@@ -158,6 +160,34 @@ def test_weights_stay_int8_in_the_plan_and_a_float_plan_is_told_from_it(wide, ta
         assert small_one.note.bytes <= limit, small_one
         assert large_one.note.bytes > limit, large_one
         assert take_layer_census(rows, weight_bytes, [], large_one.note.bytes).int8 < small_one.note.int8_asked
+
+
+def machine(folder, available_mib):
+    """Return a folder that stands for the root of a machine with so much memory available."""
+    (folder / "proc").mkdir(parents=True)
+    kib = int(available_mib * 1024)
+    (folder / "proc/meminfo").write_text(f"MemTotal:       {kib} kB\nMemAvailable:    {kib} kB\n")
+    return folder
+
+
+def test_a_build_that_would_not_fit_is_refused_before_it_starts(small, target, tmp_path):
+    bundle = small("int8")
+    peak = max(build_peak_mib(bundle.manifest, name) for name in bundle.manifest.components)
+    with pytest.raises(BackendError, match=r"the plan of '\w+' is predicted to take [\d,]+ MiB, this machine has "):
+        build(bundle, target, folder=tmp_path / "plans", root=machine(tmp_path / "less", peak - 1))
+    assert not (tmp_path / "plans").exists()
+    build(bundle, target, folder=tmp_path / "plans", root=machine(tmp_path / "more", peak + 1))
+    # what is there already takes no building
+    again = build(bundle, target, folder=tmp_path / "plans", root=tmp_path / "less")
+    assert all(one.kept for one in again)
+
+
+def test_where_the_gpu_shares_the_memory_kernels_get_what_is_left(small, target, tmp_path):
+    bundle, shared = small("int8"), msgspec.structs.replace(target, unified_memory=True)
+    peak = max(build_peak_mib(bundle.manifest, name) for name in bundle.manifest.components)
+    with pytest.raises(BackendError, match=r"no plan of it with 0 MiB left .*workspace.*; end other programs"):
+        build(bundle, shared, folder=tmp_path / "plans", root=machine(tmp_path / "less", peak + 0.4))
+    assert len(build(bundle, shared, folder=tmp_path / "plans", root=machine(tmp_path / "more", peak + 500))) == 3
 
 
 def test_a_graph_that_the_builder_cannot_read_is_one_line(small, target, tmp_path):

@@ -21,6 +21,7 @@ from edgekit.runtime.backends.layers import take_layer_census
 from edgekit.runtime.backends.plan_stream import write_plan
 from edgekit.runtime.backends.plans import PlanDraft, PlanKey, PlanNote, PlanStore
 from edgekit.runtime.backends.sizes import InputSizes, input_sizes
+from edgekit.runtime.memory import MIB, ROOT, available_mib, build_peak_mib, check_build
 
 Progress = Callable[[str, int, int], None]
 """Called with the component, work done and work in all."""
@@ -62,13 +63,14 @@ def device_capability() -> str | None:
 
 def build(
     bundle: Bundle, target: Target, *, folder: Path | None = None, context_tokens: int | None = None,
-    progress: Progress = lambda _what, _done, _total: None,
+    progress: Progress = lambda _what, _done, _total: None, root: Path = ROOT,
 ) -> list[Built]:  # fmt: skip
     """Return the plan of every component of a bundle, built now or kept from before.
 
     folder: where plans lie, by default beside the bundle; context_tokens: length of the KV cache, the bundle's own by
-    default. Raises BackendError if the target builds no plans, if the builder refuses a graph, or if a plan holds fewer
-    INT8 layers than the bundle asks for; MissingPackageError without the builder's package.
+    default; root: below it lies what the machine says of its memory. Raises BackendError if the target builds no plans,
+    if there is not the memory for one, if the builder refuses a graph, or if a plan holds fewer INT8 layers than the
+    bundle asks for; MissingPackageError without the builder's package.
     """
     manifest = bundle.manifest
     if manifest.dialect != "standard":
@@ -87,8 +89,12 @@ def build(
             "use the bundle as it is"
         )
     trt, device = _load_builder(kind)
+    peaks = {name: build_peak_mib(manifest, name) for name in manifest.components}
     store = PlanStore(bundle, folder)
-    return [_build_one(trt, bundle, name, _Job(kind, device, store, context, progress)) for name in manifest.components]
+    job = _Job(kind, device, store, context, progress, target.unified_memory, root)
+    # What is left behind by one is in the way of the next, so the largest comes first.
+    built = {name: _build_one(trt, bundle, name, job) for name in sorted(peaks, key=lambda name: -peaks[name])}
+    return [built[name] for name in manifest.components]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,8 @@ class _Job:
     store: PlanStore
     context: int
     progress: Progress
+    shares_memory: bool
+    root: Path
 
 
 def _load_builder(kind: str) -> tuple[Any, str]:
@@ -139,11 +147,15 @@ def _build_one(trt: Any, bundle: Bundle, name: str, job: _Job) -> Built:  # noqa
         plan.close()
         return Built(name, path, note, kept=True)
     check_external_data(bundle.folder, component.graph, component.data)
+    left_mib = check_build(bundle, name, available_mib(job.root))
     started = time.perf_counter()
     data_bytes = (bundle.folder / component.data).stat().st_size if component.data else 0
     rows = [row for row in bundle.manifest.census if row.component == name]
     with job.store.draft(name) as draft:
-        log = _serialise(trt, bundle.folder / component.graph, sizes, job, draft)
+        log = _serialise(
+            trt, bundle.folder / component.graph, sizes, job, draft,
+            workspace_mib=left_mib if job.shares_memory else None,
+        )  # fmt: skip
         census = take_layer_census(rows, data_bytes, log, draft.bytes)
         if census.int8 < census.asked:
             raise BackendError(
@@ -164,8 +176,10 @@ def _serialise(
     sizes: dict[str, InputSizes],
     job: _Job,
     draft: PlanDraft,
+    *,
+    workspace_mib: float | None,
 ) -> list[str]:
-    """Write the plan of one graph and return the builder's log."""
+    """Write the plan of one graph, whose kernels may take so much beside it, and return the builder's log."""
     logger = _make_logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -174,6 +188,30 @@ def _serialise(
         said = _one_line(parser.get_error(0).desc() if parser.num_errors else "no reason given")
         raise BackendError(f"{graph}: {job.kind} {trt.__version__} cannot read it ({said}); export it again")
     config = builder.create_builder_config()
+    config.add_optimization_profile(_make_profile(builder, network, sizes))
+    if workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(workspace_mib) * MIB)
+    config.progress_monitor = _make_monitor(trt, graph.stem, job.progress)
+    timings = f"{job.kind}-{trt.__version__}-{job.device}"
+    measures = job.kind == "tensorrt"  # TensorRT for RTX measures nothing before a plan first runs
+    if measures:
+        config.set_timing_cache(config.create_timing_cache(job.store.timing_cache(timings)), False)
+    if not write_plan(trt, builder, network, config, draft):
+        limit, step = "", "export it again"
+        if workspace_mib is not None:
+            limit, step = (
+                f" with {workspace_mib:,.0f} MiB left for its kernels",
+                "end other programs, or export it again",
+            )
+        raise BackendError(
+            f"{graph}: {job.kind} {trt.__version__} builds no plan of it{limit} ({logger.error()}); {step}"
+        )
+    if measures and (measured := config.get_timing_cache()) is not None:
+        job.store.keep_timings(timings, memoryview(measured.serialize()))
+    return cast("list[str]", logger.lines)
+
+
+def _make_profile(builder: Any, network: Any, sizes: dict[str, InputSizes]) -> Any:  # noqa: ANN401
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
@@ -183,19 +221,7 @@ def _serialise(
             profile.set_shape_input(tensor.name, size.low, size.usual, size.high)
         elif any(extent < 0 for extent in tensor.shape):
             profile.set_shape(tensor.name, size.low, size.usual, size.high)
-    config.add_optimization_profile(profile)
-    config.progress_monitor = _make_monitor(trt, graph.stem, job.progress)
-    timings = f"{job.kind}-{trt.__version__}-{job.device}"
-    measures = job.kind == "tensorrt"  # TensorRT for RTX measures nothing before a plan first runs
-    if measures:
-        config.set_timing_cache(config.create_timing_cache(job.store.timing_cache(timings)), False)
-    if not write_plan(trt, builder, network, config, draft):
-        raise BackendError(
-            f"{graph}: {job.kind} {trt.__version__} builds no plan of it ({logger.error()}); export it again"
-        )
-    if measures and (measured := config.get_timing_cache()) is not None:
-        job.store.keep_timings(timings, memoryview(measured.serialize()))
-    return cast("list[str]", logger.lines)
+    return profile
 
 
 def _make_logger(trt: Any) -> Any:  # noqa: ANN401 - a subclass of TensorRT's

@@ -9,7 +9,7 @@ from typing import Any
 from edgekit.errors import OutputError
 from edgekit.runtime.backends.plans import PlanDraft, PlanReader
 
-_BLOCK_BYTES = 16 << 20
+_BLOCK_BYTES = 8 << 20
 
 
 def write_plan(trt: Any, builder: Any, network: Any, config: Any, draft: PlanDraft) -> bool:  # noqa: ANN401
