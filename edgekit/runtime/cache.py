@@ -13,7 +13,7 @@ class CrossCache:
 
     The attention op wants contiguous arrays of exactly the positions heard. ``make_room`` lays them out for a number of
     positions still to come, while there is time; where the guess was right, packing at the end copies nothing. Arrays
-    once returned are not written again.
+    once returned are not written again, and are not writeable either: a backend may keep its own copy of them.
     """
 
     def __init__(self, layers: int, heads: int, head_dim: int, max_positions: int) -> None:
@@ -25,6 +25,8 @@ class CrossCache:
     def append(self, cross: Array) -> None:
         """Add positions. cross: (2 * layers, heads, n, head_dim) float32, copied."""
         assert (cross.shape[0], cross.shape[1], cross.shape[3]) == self._shape, cross.shape
+        if not cross.shape[2]:
+            return
         start, self.positions = self.positions, self.positions + cross.shape[2]
         assert self.positions <= self._max_positions, f"{self.positions} positions, room for {self._max_positions}"
         if self.positions > self._laid[0].shape[2]:
@@ -40,6 +42,8 @@ class CrossCache:
         """Return 2 * layers contiguous arrays (1, heads, positions, head_dim), the same ones while nothing is added."""
         if self._laid[0].shape[2] != self.positions:
             self._lay(self.positions, self.positions)
+        for array in self._laid:
+            array.flags.writeable = False
         return self._laid
 
     def reset(self) -> None:

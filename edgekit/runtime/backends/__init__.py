@@ -12,7 +12,8 @@ from pathlib import Path
 from edgekit.bundle import Bundle
 from edgekit.bundle.manifest import Dialect
 from edgekit.errors import BackendError, MissingPackageError, UsageError
-from edgekit.runtime.backends import ort
+from edgekit.runtime.backends import ort, trt
+from edgekit.runtime.backends.library import MODULES
 from edgekit.runtime.engine import Engine
 from edgekit.runtime.memory import ROOT, available_mib, check_load, load_need
 
@@ -87,4 +88,6 @@ def _load(bundle: Bundle, names: tuple[str, ...], backend: str, settings: LoadSe
         need = load_need(bundle, names, settings.context_tokens, backend)
         check_load(bundle, need, available_mib(settings.root))
         return {name: ort.load_component(bundle, name, settings.threads) for name in names}
+    if backend in MODULES:
+        return dict(trt.load_components(bundle, names, backend, settings.context_tokens))
     raise BackendError(f"{backend}: edgekit runs nothing on it yet; choose --backend {CPU}")

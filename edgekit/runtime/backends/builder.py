@@ -5,8 +5,6 @@ progress monitor. With TensorRT for RTX 1.7 every build path was run, without a 
 plan was executed.
 """
 
-import ctypes
-import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,26 +12,19 @@ from pathlib import Path
 from typing import Any, cast
 
 from edgekit.bundle import Bundle
-from edgekit.errors import BackendError, MissingPackageError, UsageError
+from edgekit.errors import BackendError, UsageError
 from edgekit.recipe import Target
+from edgekit.runtime.backends.device import device_capability
 from edgekit.runtime.backends.external_data import check_external_data
 from edgekit.runtime.backends.layers import take_layer_census
+from edgekit.runtime.backends.library import MODULES, load_library, make_logger, one_line
 from edgekit.runtime.backends.plan_stream import write_plan
-from edgekit.runtime.backends.plans import PlanDraft, PlanKey, PlanNote, PlanStore
+from edgekit.runtime.backends.plans import PORTABLE, PlanDraft, PlanNote, PlanStore, plan_key
 from edgekit.runtime.backends.sizes import InputSizes, input_sizes
 from edgekit.runtime.memory import MIB, ROOT, available_mib, build_peak_mib, check_build
 
 Progress = Callable[[str, int, int], None]
 """Called with the component, work done and work in all."""
-BUILDERS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-_LOWEST = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 7)}
-_INSTALL = {
-    "tensorrt": "take the one of the device's JetPack, or NVIDIA's package",
-    "tensorrt-rtx": "pip install 'edgekit-audio[rtx]'",
-}
-_MAJOR, _MINOR = 75, 76  # CUdevice_attribute: compute capability
-_SUCCESS = 0
-_PORTABLE = "8.0 to 12.0"  # what TensorRT for RTX builds for unless told otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +35,6 @@ class Built:
     path: Path
     note: PlanNote
     kept: bool
-
-
-def device_capability() -> str | None:
-    """Return the compute capability of the first CUDA device, such as 8.7; None without a driver or a device."""
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    count, parts = ctypes.c_int(0), [ctypes.c_int(0), ctypes.c_int(0)]
-    if cuda.cuInit(0) != _SUCCESS or cuda.cuDeviceGetCount(ctypes.byref(count)) != _SUCCESS or not count.value:
-        return None
-    for part, attribute in zip(parts, (_MAJOR, _MINOR), strict=True):
-        if cuda.cuDeviceGetAttribute(ctypes.byref(part), attribute, 0) != _SUCCESS:
-            return None
-    return f"{parts[0].value}.{parts[1].value}"
 
 
 def build(
@@ -82,13 +58,13 @@ def build(
     context = most if context_tokens is None else context_tokens
     if not 1 <= context <= most:
         raise UsageError(f"context_tokens: {context}, this bundle has 1 to {most}; choose one of those")
-    kind = next((backend for backend in target.backends if backend in BUILDERS), None)
+    kind = next((backend for backend in target.backends if backend in MODULES), None)
     if kind is None:
         raise BackendError(
             f"target '{target.name}': runs on {', '.join(target.backends)}, which needs no plans; "
             "use the bundle as it is"
         )
-    trt, device = _load_builder(kind)
+    trt, device = _load_builder(kind, target)
     peaks = {name: build_peak_mib(manifest, name) for name in manifest.components}
     store = PlanStore(bundle, folder)
     job = _Job(kind, device, store, context, progress, target.unified_memory, root)
@@ -108,39 +84,36 @@ class _Job:
     root: Path
 
 
-def _load_builder(kind: str) -> tuple[Any, str]:
+def _load_builder(kind: str, target: Target) -> tuple[Any, str]:
     """Return the builder's module and the device that its plans are for."""
-    try:
-        trt = importlib.import_module(BUILDERS[kind])
-    except ImportError as error:
-        raise MissingPackageError(f"{kind}: {error}, and plans are built with it; {_INSTALL[kind]}") from error
-    version = tuple(int(part) for part in trt.__version__.split(".")[:2])
-    if version < _LOWEST[kind]:
-        lowest = ".".join(map(str, _LOWEST[kind]))
-        raise BackendError(f"{kind} {trt.__version__}: too old, {lowest} or newer is needed; {_INSTALL[kind]}")
+    trt = load_library(kind)
     if kind == "tensorrt-rtx":
-        return trt, _PORTABLE
-    device = device_capability()
-    if device is None:  # its builder measures kernels on the device, and crashes the process without one
+        known = trt.ComputeCapability.__members__
+        if odd := [one for one in target.compute_capability if _member(one) not in known]:
+            raise BackendError(
+                f"target '{target.name}': compute capability {odd[0]}, {kind} {trt.__version__} builds for "
+                f"{', '.join(one for one in known if one.startswith('SM'))}; use a target with TensorRT"
+            )
+        return trt, " ".join(target.compute_capability) or PORTABLE
+    try:
+        return trt, device_capability()
+    except BackendError as error:  # its builder measures kernels on the device, and crashes the process without one
         raise BackendError(
-            "tensorrt: no CUDA device answers on this machine, and plans are built on the device they are for; "
+            "tensorrt: no CUDA device answers on this machine, and plans are built on the device they are for "
+            f"({str(error).partition('; ')[0]}); "
             "build there, or for a target with TensorRT for RTX"
-        )
-    return trt, device
+        ) from error
+
+
+def _member(capability: str) -> str:
+    """Return what TensorRT for RTX calls a compute capability: SM86 for 8.6."""
+    return "SM" + capability.replace(".", "")
 
 
 def _build_one(trt: Any, bundle: Bundle, name: str, job: _Job) -> Built:  # noqa: ANN401 - TensorRT's module
     component = bundle.manifest.components[name]
-    hashes = {entry.path: entry.sha256 for entry in bundle.manifest.files}
     sizes = input_sizes(bundle.manifest, component, job.context)
-    key = PlanKey(
-        graph=hashes[component.graph],
-        data=hashes[component.data] if component.data else "",
-        builder=job.kind,
-        version=trt.__version__,
-        device=job.device,
-        sizes=" ".join(f"{key}:{one.low}:{one.usual}:{one.high}" for key, one in sorted(sizes.items())),
-    )
+    key = plan_key(bundle, name, job.kind, trt.__version__, device=job.device, context_tokens=job.context)
     path = job.store.path(name, key)
     if (held := job.store.open(name, key)) is not None:
         note, plan = held
@@ -180,22 +153,24 @@ def _serialise(
     workspace_mib: float | None,
 ) -> list[str]:
     """Write the plan of one graph, whose kernels may take so much beside it, and return the builder's log."""
-    logger = _make_logger(trt)
+    logger = make_logger(trt, verbose=True)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(graph)):
-        said = _one_line(parser.get_error(0).desc() if parser.num_errors else "no reason given")
+        said = one_line(parser.get_error(0).desc() if parser.num_errors else "no reason given")
         raise BackendError(f"{graph}: {job.kind} {trt.__version__} cannot read it ({said}); export it again")
     config = builder.create_builder_config()
+    if job.kind == "tensorrt-rtx" and job.device != PORTABLE:
+        _name_devices(trt, config, job.device.split())
     config.add_optimization_profile(_make_profile(builder, network, sizes))
     if workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(workspace_mib) * MIB)
     config.progress_monitor = _make_monitor(trt, graph.stem, job.progress)
-    timings = f"{job.kind}-{trt.__version__}-{job.device}"
+    timings = f"{job.kind}-{trt.__version__}-{job.device}.timings"
     measures = job.kind == "tensorrt"  # TensorRT for RTX measures nothing before a plan first runs
     if measures:
-        config.set_timing_cache(config.create_timing_cache(job.store.timing_cache(timings)), False)
+        config.set_timing_cache(config.create_timing_cache(job.store.cache(timings)), False)
     if not write_plan(trt, builder, network, config, draft):
         limit, step = "", "export it again"
         if workspace_mib is not None:
@@ -207,8 +182,14 @@ def _serialise(
             f"{graph}: {job.kind} {trt.__version__} builds no plan of it{limit} ({logger.error()}); {step}"
         )
     if measures and (measured := config.get_timing_cache()) is not None:
-        job.store.keep_timings(timings, memoryview(measured.serialize()))
+        job.store.keep_cache(timings, memoryview(measured.serialize()))
     return cast("list[str]", logger.lines)
+
+
+def _name_devices(trt: Any, config: Any, capabilities: list[str]) -> None:  # noqa: ANN401
+    config.num_compute_capabilities = len(capabilities)
+    for index, one in enumerate(capabilities):
+        config.set_compute_capability(getattr(trt.ComputeCapability, _member(one)), index)
 
 
 def _make_profile(builder: Any, network: Any, sizes: dict[str, InputSizes]) -> Any:  # noqa: ANN401
@@ -222,27 +203,6 @@ def _make_profile(builder: Any, network: Any, sizes: dict[str, InputSizes]) -> A
         elif any(extent < 0 for extent in tensor.shape):
             profile.set_shape(tensor.name, size.low, size.usual, size.high)
     return profile
-
-
-def _make_logger(trt: Any) -> Any:  # noqa: ANN401 - a subclass of TensorRT's
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        """Keeps every line; prints none."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.lines: list[str] = []
-            self._errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:  # noqa: ANN401
-            self.lines.append(message)
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self._errors.append(message)
-
-        def error(self) -> str:
-            """Return the first error."""
-            return _one_line(self._errors[0]) if self._errors else "no reason given"
-
-    return Logger()
 
 
 def _make_monitor(trt: Any, component: str, progress: Progress) -> Any:  # noqa: ANN401 - a subclass of TensorRT's
@@ -269,7 +229,3 @@ def _make_monitor(trt: Any, component: str, progress: Progress) -> Any:  # noqa:
                 progress(component, self._steps, self._steps)
 
     return Monitor()
-
-
-def _one_line(text: str) -> str:
-    return " ".join(str(text).split())

@@ -19,15 +19,21 @@ import msgspec
 from edgekit.bundle import Bundle
 from edgekit.bundle.manifest import Struct
 from edgekit.errors import OutputError
+from edgekit.runtime.backends.sizes import input_sizes
 
 _END = b"\nedgekit plan 2 %08d\n"
 _END_BYTES = len(_END % 0)
 _MAX_NOTE_BYTES = 1 << 20  # the sizes of some hundred inputs
 _BLOCK_BYTES = 4 << 20
+PORTABLE = "8.0 to 12.0"
+"""The device of a plan that TensorRT for RTX built for all that it builds for unless told otherwise."""
 
 
 class PlanKey(Struct, frozen=True):
-    """All that decides what a plan is: hashes of graph and weights, what built it for what, sizes and flags."""
+    """All that decides what a plan is: hashes of graph and weights, what built it, and for what sizes.
+
+    ``device``: compute capabilities that it was built for, or PORTABLE.
+    """
 
     graph: str
     data: str
@@ -35,11 +41,25 @@ class PlanKey(Struct, frozen=True):
     version: str
     device: str
     sizes: str
-    flags: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """Return a name for the key."""
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
+
+
+def plan_key(bundle: Bundle, name: str, builder: str, version: str, *, device: str, context_tokens: int) -> PlanKey:
+    """Return the key of a component's plan. Raises BundleFormatError for a free size that no grid tells of."""
+    component = bundle.manifest.components[name]
+    hashes = {entry.path: entry.sha256 for entry in bundle.manifest.files}
+    sizes = input_sizes(bundle.manifest, component, context_tokens)
+    return PlanKey(
+        graph=hashes[component.graph],
+        data=hashes[component.data] if component.data else "",
+        builder=builder,
+        version=version,
+        device=device,
+        sizes=" ".join(f"{one}:{size.low}:{size.usual}:{size.high}" for one, size in sorted(sizes.items())),
+    )
 
 
 class PlanNote(Struct, frozen=True):
@@ -177,19 +197,27 @@ class PlanStore:
         with self._new(f"{component}.plan") as file:
             yield PlanDraft(file, lambda note: self.path(component, note.key))
 
-    def timing_cache(self, name: str) -> bytes:
-        """Return the timings that earlier builds measured under this name; empty if there are none."""
+    def notes(self, component: str) -> list[PlanNote]:
+        """Return what the files of a component's plans say of them; whether a plan is whole is not looked at."""
+        found = []
+        for path in sorted(self.folder.glob(f"{component}-*.plan")):
+            with path.open("rb") as file:
+                if note := _read_note(file):
+                    found.append(note)
+        return found
+
+    def cache(self, file: str) -> bytes:
+        """Return what an earlier run kept in a file beside the plans; empty if there is none."""
         try:
-            return (self.folder / f"{name}.timings").read_bytes()
+            return (self.folder / file).read_bytes()
         except FileNotFoundError:
             return b""
 
-    def keep_timings(self, name: str, timings: bytes | memoryview) -> None:
-        """Write the timings of a build."""
-        path = self.folder / f"{name}.timings"
-        with self._new(path.name) as file:
-            file.write(timings)
-            file.name(path)
+    def keep_cache(self, file: str, data: bytes | memoryview) -> None:
+        """Keep what was found out at some cost, such as timings. Raises OutputError if the disk does not take it."""
+        with self._new(file) as new:
+            new.write(data)
+            new.name(self.folder / file)
 
     @contextmanager
     def _new(self, name: str) -> Iterator[NewFile]:
