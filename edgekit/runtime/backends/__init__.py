@@ -7,6 +7,7 @@ unless that is allowed, and then it is told.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 from edgekit.bundle import Bundle
 from edgekit.bundle.manifest import Dialect
@@ -14,6 +15,7 @@ from edgekit.errors import BackendError, MissingPackageError, UsageError
 from edgekit.runtime.backends import ort, trt
 from edgekit.runtime.backends.library import MODULES
 from edgekit.runtime.engine import Engine
+from edgekit.runtime.memory import ROOT, available_mib, check_load, load_need
 
 CPU = "onnxruntime-cpu"
 BACKENDS: dict[Dialect, tuple[str, ...]] = {
@@ -35,19 +37,24 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class LoadSettings:
-    """How engines are loaded. ``backend`` None: the dialect's own. ``threads``: of each engine on the CPU."""
+    """How engines are loaded. ``backend`` None: the dialect's own. ``threads``: of each engine on the CPU.
+
+    ``root``: below it lies what the machine says of its memory; its own unless a test says otherwise.
+    """
 
     threads: int
     context_tokens: int
     backend: str | None = None
     allow_fallback: bool = False
+    root: Path = ROOT
 
 
 def load_engines(bundle: Bundle, names: Iterable[str], settings: LoadSettings) -> Loaded:
     """Return the Engine of each named component, all on one backend.
 
     Raises UsageError for a backend that does not run the bundle's dialect, BackendError or MissingPackageError if the
-    backend is not there or does not take a component. Where ``allow_fallback`` is set these two make the CPU run it.
+    backend is not there, does not take a component, or has not the memory for it. Where ``allow_fallback`` is set these
+    two make the CPU run it.
     """
     asked, names = _asked(bundle, settings.backend), tuple(names)
     try:
@@ -78,6 +85,8 @@ def _has_only_rtx() -> bool:
 
 def _load(bundle: Bundle, names: tuple[str, ...], backend: str, settings: LoadSettings) -> dict[str, Engine]:
     if backend == CPU:
+        need = load_need(bundle, names, settings.context_tokens, backend)
+        check_load(bundle, need, available_mib(settings.root))
         return {name: ort.load_component(bundle, name, settings.threads) for name in names}
     if backend in MODULES:
         return dict(trt.load_components(bundle, names, backend, settings.context_tokens))

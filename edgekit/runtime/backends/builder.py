@@ -5,12 +5,11 @@ progress monitor. With TensorRT for RTX 1.7 every build path was run, without a 
 plan was executed.
 """
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from edgekit.bundle import Bundle
 from edgekit.errors import BackendError, UsageError
@@ -19,8 +18,10 @@ from edgekit.runtime.backends.device import device_capability
 from edgekit.runtime.backends.external_data import check_external_data
 from edgekit.runtime.backends.layers import take_layer_census
 from edgekit.runtime.backends.library import MODULES, load_library, make_logger, one_line
-from edgekit.runtime.backends.plans import PORTABLE, PlanNote, PlanStore, plan_key
+from edgekit.runtime.backends.plan_stream import write_plan
+from edgekit.runtime.backends.plans import PORTABLE, PlanDraft, PlanNote, PlanStore, plan_key
 from edgekit.runtime.backends.sizes import InputSizes, input_sizes
+from edgekit.runtime.memory import MIB, ROOT, available_mib, build_peak_mib, check_build
 
 Progress = Callable[[str, int, int], None]
 """Called with the component, work done and work in all."""
@@ -38,13 +39,14 @@ class Built:
 
 def build(
     bundle: Bundle, target: Target, *, folder: Path | None = None, context_tokens: int | None = None,
-    progress: Progress = lambda _what, _done, _total: None,
+    progress: Progress = lambda _what, _done, _total: None, root: Path = ROOT,
 ) -> list[Built]:  # fmt: skip
     """Return the plan of every component of a bundle, built now or kept from before.
 
     folder: where plans lie, by default beside the bundle; context_tokens: length of the KV cache, the bundle's own by
-    default. Raises BackendError if the target builds no plans, if the builder refuses a graph, or if a plan holds fewer
-    INT8 layers than the bundle asks for; MissingPackageError without the builder's package.
+    default; root: below it lies what the machine says of its memory. Raises BackendError if the target builds no plans,
+    if there is not the memory for one, if the builder refuses a graph, or if a plan holds fewer INT8 layers than the
+    bundle asks for; MissingPackageError without the builder's package.
     """
     manifest = bundle.manifest
     if manifest.dialect != "standard":
@@ -63,8 +65,12 @@ def build(
             "use the bundle as it is"
         )
     trt, device = _load_builder(kind, target)
+    peaks = {name: build_peak_mib(manifest, name) for name in manifest.components}
     store = PlanStore(bundle, folder)
-    return [_build_one(trt, bundle, name, _Job(kind, device, store, context, progress)) for name in manifest.components]
+    job = _Job(kind, device, store, context, progress, target.unified_memory, root)
+    # What is left behind by one is in the way of the next, so the largest comes first.
+    built = {name: _build_one(trt, bundle, name, job) for name in sorted(peaks, key=lambda name: -peaks[name])}
+    return [built[name] for name in manifest.components]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,8 @@ class _Job:
     store: PlanStore
     context: int
     progress: Progress
+    shares_memory: bool
+    root: Path
 
 
 def _load_builder(kind: str, target: Target) -> tuple[Any, str]:
@@ -107,25 +115,32 @@ def _build_one(trt: Any, bundle: Bundle, name: str, job: _Job) -> Built:  # noqa
     sizes = input_sizes(bundle.manifest, component, job.context)
     key = plan_key(bundle, name, job.kind, trt.__version__, device=job.device, context_tokens=job.context)
     path = job.store.path(name, key)
-    if (held := job.store.read(name, key)) is not None:
-        return Built(name, path, held[0], kept=True)
+    if (held := job.store.open(name, key)) is not None:
+        note, plan = held
+        plan.close()
+        return Built(name, path, note, kept=True)
     check_external_data(bundle.folder, component.graph, component.data)
+    left_mib = check_build(bundle, name, available_mib(job.root))
     started = time.perf_counter()
-    plan, log = _serialise(trt, bundle.folder / component.graph, sizes, job)
     data_bytes = (bundle.folder / component.data).stat().st_size if component.data else 0
     rows = [row for row in bundle.manifest.census if row.component == name]
-    census = take_layer_census(rows, data_bytes, log, len(plan))
-    if census.int8 < census.asked:
-        raise BackendError(
-            f"{component.graph}: the plan surely holds {census.int8} layers in INT8, the bundle has {census.asked} "
-            f"({census.weight_bytes} bytes of weights, {data_bytes} in the bundle); use another version than "
-            f"{job.kind} {trt.__version__}"
-        )
-    note = PlanNote(
-        key=key, int8_layers=census.int8, int8_asked=census.asked, weight_bytes=census.weight_bytes,
-        build_s=round(time.perf_counter() - started, 3), sha256=hashlib.sha256(plan).hexdigest(), bytes=len(plan),
-    )  # fmt: skip
-    return Built(name, job.store.publish(name, note, plan), note, kept=False)
+    with job.store.draft(name) as draft:
+        log = _serialise(
+            trt, bundle.folder / component.graph, sizes, job, draft,
+            workspace_mib=left_mib if job.shares_memory else None,
+        )  # fmt: skip
+        census = take_layer_census(rows, data_bytes, log, draft.bytes)
+        if census.int8 < census.asked:
+            raise BackendError(
+                f"{component.graph}: the plan surely holds {census.int8} layers in INT8, the bundle has {census.asked} "
+                f"({census.weight_bytes} bytes of weights, {data_bytes} in the bundle); use another version than "
+                f"{job.kind} {trt.__version__}"
+            )
+        note = PlanNote(
+            key=key, int8_layers=census.int8, int8_asked=census.asked, weight_bytes=census.weight_bytes,
+            build_s=round(time.perf_counter() - started, 3), sha256=draft.sha256, bytes=draft.bytes,
+        )  # fmt: skip
+        return Built(name, draft.publish(note), note, kept=False)
 
 
 def _serialise(
@@ -133,8 +148,11 @@ def _serialise(
     graph: Path,
     sizes: dict[str, InputSizes],
     job: _Job,
-) -> tuple[memoryview, list[str]]:
-    """Return the plan of one graph and the builder's log."""
+    draft: PlanDraft,
+    *,
+    workspace_mib: float | None,
+) -> list[str]:
+    """Write the plan of one graph, whose kernels may take so much beside it, and return the builder's log."""
     logger = make_logger(trt, verbose=True)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -146,19 +164,26 @@ def _serialise(
     if job.kind == "tensorrt-rtx" and job.device != PORTABLE:
         _name_devices(trt, config, job.device.split())
     config.add_optimization_profile(_make_profile(builder, network, sizes))
+    if workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(workspace_mib) * MIB)
     config.progress_monitor = _make_monitor(trt, graph.stem, job.progress)
     timings = f"{job.kind}-{trt.__version__}-{job.device}.timings"
     measures = job.kind == "tensorrt"  # TensorRT for RTX measures nothing before a plan first runs
     if measures:
         config.set_timing_cache(config.create_timing_cache(job.store.cache(timings)), False)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
+    if not write_plan(trt, builder, network, config, draft):
+        limit, step = "", "export it again"
+        if workspace_mib is not None:
+            limit, step = (
+                f" with {workspace_mib:,.0f} MiB left for its kernels",
+                "end other programs, or export it again",
+            )
         raise BackendError(
-            f"{graph}: {job.kind} {trt.__version__} builds no plan of it ({logger.error()}); export it again"
+            f"{graph}: {job.kind} {trt.__version__} builds no plan of it{limit} ({logger.error()}); {step}"
         )
     if measures and (measured := config.get_timing_cache()) is not None:
         job.store.keep_cache(timings, memoryview(measured.serialize()))
-    return memoryview(plan), logger.lines
+    return cast("list[str]", logger.lines)
 
 
 def _name_devices(trt: Any, config: Any, capabilities: list[str]) -> None:  # noqa: ANN401

@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from edgekit.errors import BackendError, BundleFormatError, OutputError
 from edgekit.recipe import load_target, target_names
 from edgekit.runtime.backends.device import CudaDevice, Device
 from edgekit.runtime.backends.library import load_library, make_logger
+from edgekit.runtime.backends.plan_stream import stream_reader
 from edgekit.runtime.backends.plans import PORTABLE, PlanKey, PlanNote, PlanStore, plan_key
 from edgekit.runtime.backends.trt_call import TrtCall
 from edgekit.runtime.engine import Call
@@ -114,10 +116,11 @@ def _differences(found: PlanKey, wanted: PlanKey) -> list[str]:
 
 def _deserialised(runtime: Any, place: Place, store: PlanStore, name: str, note: PlanNote) -> Any:  # noqa: ANN401
     """Return TensorRT's engine of a plan whose bytes are what its file says."""
-    held = store.read(name, note.key)
+    held = store.open(name, note.key)
     if held is None:
         raise BackendError(f"{store.path(name, note.key)}: damaged, its bytes are not what was built; build it again")
-    engine = runtime.deserialize_cuda_engine(held[1])
+    with closing(held[1]) as plan:
+        engine = runtime.deserialize_cuda_engine(stream_reader(place.library, plan))
     if engine is None:
         raise BackendError(
             f"{store.path(name, note.key)}: TensorRT does not take it ({place.logger.error()}); build it again"

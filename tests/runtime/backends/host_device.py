@@ -138,7 +138,9 @@ def publish(bundle, library, context_tokens=None, *, kind="tensorrt", device="8.
             key=msgspec.structs.replace(key, **changes), int8_layers=0, int8_asked=0, weight_bytes=0, build_s=0.0,
             sha256=hashlib.sha256(plan).hexdigest(), bytes=len(plan),
         )  # fmt: skip
-        store.publish(name, note, plan)
+        with store.draft(name) as draft:
+            draft.write(plan)
+            draft.publish(note)
     return store
 
 

@@ -364,7 +364,7 @@ def test_the_nearest_of_many_plans_is_the_one_that_is_told_of(load, bundle):
         load()
 
 
-@pytest.mark.parametrize("at", [-1, -20])
+@pytest.mark.parametrize("at", [0, 20])
 def test_a_damaged_plan_is_never_deserialised(load, bundle, at):
     store = publish(bundle, load.library)
     (path,) = store.folder.glob("backbone-*.plan")
@@ -378,7 +378,8 @@ def test_a_damaged_plan_is_never_deserialised(load, bundle, at):
 
 def test_files_that_are_no_plans_are_passed_over(load, bundle):
     store = publish(bundle, load.library)
-    for number, content in enumerate((b"", b"edgekit plan 1\n", b"edgekit plan 1\n{}\n", b"{" * 99999)):
+    end = b"\nedgekit plan 2 %08d\n"
+    for number, content in enumerate((b"", end % 0, b"{}" + end % 2, end % 99999, b"{" * 99999)):
         (store.folder / f"backbone-{number}.plan").write_bytes(content)
     assert load()
 
@@ -402,7 +403,9 @@ def test_a_plan_that_tensorrt_does_not_take_is_told_in_its_words(load, bundle):
 
     plan = b"no plan"
     changed = msgspec.structs.replace(note, sha256=hashlib.sha256(plan).hexdigest(), bytes=len(plan))
-    store.publish("backbone", changed, plan)
+    with store.draft("backbone") as draft:
+        draft.write(plan)
+        draft.publish(changed)
     with pytest.raises(BackendError, match=r"TensorRT does not take it \(magic tag does not match\); build it again"):
         load()
 
