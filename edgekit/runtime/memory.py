@@ -45,7 +45,7 @@ class BuildFit:
     base: float
 
 
-PACKED: dict[Precision, float] = {"float32": 0.95, "int8": 0.95, "int4": 0.95}
+PACKED: dict[Precision, float] = {"float32": 0.958, "int8": 0.842, "int4": 0.762}
 """Share of the weights that onnxruntime's CPU backend packs into memory of its own, letting the mapped file go.
 
 Source: load-memory.md under profiles/x86-2core-amx, made by ``make bench-memory``.

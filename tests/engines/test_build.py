@@ -18,7 +18,8 @@ from edgekit.bundle import open_bundle
 from edgekit.errors import BackendError
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.recipe import load_target
-from edgekit.runtime.backends.builder import build, device_capability
+from edgekit.runtime.backends.builder import build
+from edgekit.runtime.backends.device import Driver
 from edgekit.runtime.backends.layers import take_layer_census
 from edgekit.runtime.backends.plan_stream import reader_v2, stream_reader
 from edgekit.runtime.backends.plans import PlanStore
@@ -110,7 +111,7 @@ def test_a_plan_is_read_through_the_class_that_the_library_takes(small, target, 
     with closing(plan):
         made = reader_v2(trt, plan)
         assert issubclass(made, trt.IStreamReaderV2)
-        if device_capability() is None:  # the library's own constructor asks for the driver
+        if not has_driver():  # the library's own constructor asks for it
             with pytest.raises(RuntimeError, match="cuda driver"):
                 stream_reader(trt, plan)
         reader = made.__new__(made)
@@ -160,6 +161,14 @@ def test_weights_stay_int8_in_the_plan_and_a_float_plan_is_told_from_it(wide, ta
         assert small_one.note.bytes <= limit, small_one
         assert large_one.note.bytes > limit, large_one
         assert take_layer_census(rows, weight_bytes, [], large_one.note.bytes).int8 < small_one.note.int8_asked
+
+
+def has_driver():
+    try:
+        Driver()
+    except BackendError:
+        return False
+    return True
 
 
 def machine(folder, available_mib):

@@ -207,7 +207,7 @@ def test_whole_models_at_their_real_size_would_not_have_been_refused():
     assert record["details"]
     for row in record["details"].values():
         allocated_mib = row["run"]["peak_anonymous_mib"]
-        assert 0.8 * allocated_mib < PACKED[row["precision"]] * row["weight_bytes"] / MIB <= allocated_mib
+        assert 0.6 * allocated_mib < PACKED[row["precision"]] * row["weight_bytes"] / MIB <= allocated_mib
 
 
 def test_what_building_is_predicted_to_take_was_measured_and_is_never_less_than_that():

@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import BackendError
+from edgekit.runtime.memory import MIB, available_mib
 
 LIBRARY = "libcuda.so.1"
 _SUCCESS = 0
 _MAJOR, _MINOR = 75, 76  # CUdevice_attribute: compute capability
+_INTEGRATED = 18  # CUdevice_attribute: shares the machine's memory
 _NON_BLOCKING = 1  # CUstream_flags: waits for no work of the default stream
 _THREAD_LOCAL = 1  # CUstreamCaptureMode: what other threads do meanwhile disturbs no capture
 _LEAST_BYTES = 256  # an empty tensor needs an address, too
@@ -34,6 +36,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuDeviceTotalMem_v2": (POINTER(c_size_t), c_int),
     "cuDevicePrimaryCtxRetain": (POINTER(c_void_p), c_int),
     "cuCtxSetCurrent": (c_void_p,),
+    "cuMemGetInfo_v2": (POINTER(c_size_t), POINTER(c_size_t)),
     "cuMemAlloc_v2": (POINTER(c_ulonglong), c_size_t),
     "cuMemFree_v2": (c_ulonglong,),
     "cuMemHostAlloc": (POINTER(c_void_p), c_size_t, c_uint),
@@ -60,6 +63,10 @@ class Device(Protocol):
 
     def use(self) -> None:
         """Make the calling thread work with this device."""
+        ...
+
+    def free_mib(self) -> float | None:
+        """Return how much memory may still be taken on the device; None if that is not known."""
         ...
 
     def allocate(self, size: int) -> int:
@@ -217,12 +224,24 @@ class CudaDevice:
         ordinal, context = c_int(), c_void_p()
         self._driver.call("cuDeviceGet", byref(ordinal), 0)
         self._driver.call("cuDevicePrimaryCtxRetain", byref(context), ordinal)
-        self._context = context
+        self._context, self._ordinal = context, ordinal
         self.use()
 
     def use(self) -> None:
         """Make the calling thread work with this device."""
         self._driver.call("cuCtxSetCurrent", self._context)
+
+    def free_mib(self) -> float | None:
+        """Return what the driver calls free; of a device that shares the machine's memory, what the machine has.
+
+        There the driver does not count what the kernel would give back, such as pages of files.
+        """
+        shares, free, total = c_int(), c_size_t(), c_size_t()
+        self._driver.call("cuDeviceGetAttribute", byref(shares), _INTEGRATED, self._ordinal)
+        if shares.value:
+            return available_mib()
+        self._driver.call("cuMemGetInfo_v2", byref(free), byref(total))
+        return free.value / MIB
 
     def allocate(self, size: int) -> int:
         """Return the address of memory on the device."""

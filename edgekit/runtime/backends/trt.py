@@ -23,6 +23,7 @@ from edgekit.runtime.backends.plan_stream import stream_reader
 from edgekit.runtime.backends.plans import PORTABLE, PlanKey, PlanNote, PlanStore, plan_key
 from edgekit.runtime.backends.trt_call import TrtCall
 from edgekit.runtime.engine import Call
+from edgekit.runtime.memory import check_load, load_need
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,9 @@ def load_components(
     """Return the Engine of each named component, on the plan that ``edgekit build`` made of it for this device.
 
     kind: a backend of ``library.MODULES``; context_tokens: length of the KV cache; library, device: in place of that
-    module and of the first CUDA device. Raises MissingPackageError or BackendError if TensorRT, a device or a plan that
-    fits is not there, and BundleFormatError for a component that the bundle lacks or that TensorRT could not run.
+    module and of the first CUDA device. Raises MissingPackageError or BackendError if TensorRT, a device, its memory or
+    a plan that fits is not there, and BundleFormatError for a component that the bundle lacks or that TensorRT could
+    not run.
     """
     names = tuple(names)
     if absent := [name for name in names if name not in bundle.manifest.components]:
@@ -65,6 +67,7 @@ def load_components(
         for name in names
     }
     device.use()
+    check_load(bundle, load_need(bundle, names, context_tokens, kind), device.free_mib(), "the GPU")
     place = Place(library, make_logger(library, verbose=False), device)
     runtime = library.Runtime(place.logger)
     if place.logger.first:  # then it is an object around nothing, whose first use ends the process

@@ -31,6 +31,7 @@ class HostDevice:
     def __init__(self):
         self.memory, self.pinned, self.streams, self.graphs = {}, {}, {}, {}
         self.refuses_capture = False
+        self.left_mib = None
         self.capturing = {}  # by stream: what it was given since its capture began, and the contexts that ran
         self.uploads = []  # bytes of every copy to the device
         self._here = threading.local()
@@ -38,6 +39,9 @@ class HostDevice:
 
     def use(self):
         self._here.used = True
+
+    def free_mib(self):
+        return self.left_mib
 
     def allocate(self, size):
         return self._allocate(self.memory, size)

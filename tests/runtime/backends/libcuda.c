@@ -23,7 +23,16 @@ int cuDriverGetVersion(int *version) { *version = 12060; return 0; }
 int cuDeviceGetCount(int *count) { *count = started ? 1 : 0; return 0; }
 int cuDeviceGet(int *device, int index) { *device = 40 + index; return 0; }
 int cuDeviceGetName(char *name, int size, int device) { strncpy(name, "Imagined GPU", size); return 0; }
-int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 8 : 7; return 0; }
+int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    if (attribute == 18) *value = getenv("STANDIN_INTEGRATED") != NULL;
+    else *value = attribute == 75 ? 8 : 7;
+    return 0;
+}
+int cuMemGetInfo_v2(size_t *free, size_t *total) {
+    *free = (size_t)3 << 30;
+    *total = (size_t)7 << 30;
+    return current ? 0 : 201;
+}
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = (size_t)7 << 30; return 0; }
 int cuDevicePrimaryCtxRetain(void **made, int device) { *made = &context; return device == 40 ? 0 : 101; }
 int cuCtxSetCurrent(void *given) { current = given == &context; return current ? 0 : 201; }

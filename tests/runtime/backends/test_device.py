@@ -61,6 +61,21 @@ def test_the_first_device_is_described(standin):
     assert said == "12.6 [Found(name='Imagined GPU', compute_capability='8.7', memory_mib=7168)] 8.7\n"
 
 
+def test_free_memory_is_the_driver_s_or_the_machine_s_where_both_share_it(standin):
+    said = standin(
+        START
+        + """
+import os
+from edgekit.runtime.memory import available_mib
+print(device.free_mib())
+os.environ["STANDIN_INTEGRATED"] = "1"
+before = available_mib()
+print(before is None or abs(device.free_mib() - before) < 1000)
+"""
+    )
+    assert said == "3072.0\nTrue\n"
+
+
 def test_bytes_go_there_and_back_in_the_order_of_a_stream(standin):
     said = standin(
         START

@@ -319,7 +319,7 @@ def load(bundle):
             bundle, ["backbone"], "tensorrt", context_tokens, library=library, device=device
         )["backbone"]  # fmt: skip
 
-    backbone.library = library
+    backbone.library, backbone.device = library, device
     return backbone
 
 
@@ -374,6 +374,16 @@ def test_a_damaged_plan_is_never_deserialised(load, bundle, at):
     with pytest.raises(BackendError, match=r"damaged, its bytes are not what was built; build it again"):
         load()
     assert load.library.taken == []
+
+
+def test_a_bundle_beyond_the_device_s_memory_is_refused_before_a_plan_is_read(load, bundle):
+    publish(bundle, load.library)
+    load.device.left_mib = 0.0
+    with pytest.raises(BackendError, match=r"loading it takes at least .*, the GPU has 0 MiB available; end other"):
+        load()
+    assert load.library.taken == []
+    load.device.left_mib = 1.0  # of which the small bundle takes a few hundred bytes
+    assert load()
 
 
 def test_files_that_are_no_plans_are_passed_over(load, bundle):
