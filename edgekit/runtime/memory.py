@@ -51,8 +51,8 @@ PACKED: dict[Precision, float] = {"float32": 0.958, "int8": 0.842, "int4": 0.762
 Source: load-memory.md under profiles/x86-2core-amx, made by ``make bench-memory``.
 """
 BUILDING: dict[Precision, BuildFit] = {
-    "float32": BuildFit(weights=1.0, graph=2600.0, base=100.0),
-    "int8": BuildFit(weights=1.0, graph=2600.0, base=100.0),
+    "float32": BuildFit(weights=1.36, graph=1958.28, base=214.0),
+    "int8": BuildFit(weights=1.59, graph=1865.68, base=228.0),
 }
 """What TensorRT for RTX 1.7 allocates. Source: build-memory.md, as above."""
 
