@@ -60,7 +60,7 @@ def test_every_name_that_running_a_plan_uses_is_there(trt, kind, members):
 def test_element_types_are_numpy_s(trt):
     import numpy as np
 
-    found = {name: np.dtype(trt.nptype(getattr(trt, name))) for name in ("float32", "float16", "int64", "int8")}
+    found = {name: np.dtype(trt.nptype(getattr(trt, name))) for name in ("float32", "float16", "int64", "int8", "bool")}
     assert found == {name: np.dtype(name) for name in found}
 
 

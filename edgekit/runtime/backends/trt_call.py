@@ -118,7 +118,7 @@ class TrtCall:
             self._set(context, name, port.shape, port.address)
         for state in self._state:
             self._set(context, f"past.{state.name}", state.shape, state.places[self._side].value)
-            context.set_tensor_address(f"present.{state.name}", state.places[self._side ^ 1].value)
+            self._put(context, f"present.{state.name}", state.places[self._side ^ 1].value)
         try:
             unknown = context.infer_shapes()
         except RuntimeError as error:
@@ -132,12 +132,16 @@ class TrtCall:
                 raise self._error(f"the size of output '{name}' is known after the run only")
             self._moves += port.make_room(shape)
             lane.outputs[name] = shape
-            context.set_tensor_address(name, port.address)
+            self._put(context, name, port.address)
 
     def _set(self, context: Any, name: str, shape: Shape, address: int) -> None:  # noqa: ANN401
         if not context.set_input_shape(name, shape):
             raise self._error(f"input '{name}' of {shape} is outside of what its plan was built for")
-        context.set_tensor_address(name, address)
+        self._put(context, name, address)
+
+    def _put(self, context: Any, name: str, address: int) -> None:  # noqa: ANN401
+        if not context.set_tensor_address(name, address):
+            raise self._error(f"TensorRT does not take the address of '{name}' ({self._engine.said()})")
 
     def _submit(self, lane: "_Lane") -> None:
         """Give the stream one run to do, with the copies before and after it."""

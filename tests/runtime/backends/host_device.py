@@ -249,8 +249,8 @@ class Engine:
         return Context(self)
 
     def dtype(self, name):
-        types = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}
-        return np.dtype(types[(self.inputs | self.outputs)[name].type])
+        kind = (self.inputs | self.outputs)[name].type.removeprefix("tensor(").removesuffix(")")
+        return np.dtype({"float": "float32"}.get(kind, kind))
 
     def is_host(self, name):
         return name in self.inputs and self.get_tensor_location(name) == self.library.TensorLocation.HOST

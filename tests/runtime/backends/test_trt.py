@@ -253,6 +253,14 @@ def test_a_run_that_tensorrt_refuses_is_told_in_its_words(bundle):
         pair.run(**step())
 
 
+def test_an_address_that_tensorrt_refuses_is_told_in_its_words(bundle):
+    pair = Pair(bundle)
+    context = pair.calls[0]._any.context
+    context.set_tensor_address = lambda name, address: context._engine.logger.log(1, "not on this device")
+    with pytest.raises(BackendError, match=r"does not take the address of 'embeds' \(not on this device\)"):
+        pair.run(**step())
+
+
 def test_an_output_whose_size_is_known_after_the_run_only_is_refused(bundle):
     pair = Pair(bundle)
     pair.calls[0]._any.context.get_tensor_shape = lambda name: (-1, WIDTH)
