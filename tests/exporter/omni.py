@@ -51,7 +51,7 @@ def graph(
         if name == "backbone"
         else lambda g, w: talker.build(name, g, w)
     )
-    return engine(folder, name, build, weights() if tensors is None else tensors, precision, dialect)
+    return engine(folder, name, build, weights() if tensors is None else tensors, precision, dialect=dialect)
 
 
 def think(made: OrtEngine, experts_per_token: int = 2) -> Rows:

@@ -27,7 +27,7 @@ class Hearing:
         self, folder: Path, ears: Qwen3OmniEars, weights: Mapping[str, Array], kind: Precision, dialect: Dialect
     ) -> None:
         self.encoder, self.adapter = (
-            engine(folder, part, lambda g, w, part=part: ears.build(part, g, w), weights, kind, dialect)
+            engine(folder, part, lambda g, w, part=part: ears.build(part, g, w), weights, kind, dialect=dialect)
             for part in ("encoder", "adapter")
         )
 

@@ -45,6 +45,7 @@ def engine(
     build: Callable[[GraphWriter, Weights], None],
     tensors: Mapping[str, Array],
     precision: Precision = "float32",
+    *,
     dialect: Dialect = "ort-cpu",
 ) -> OrtEngine:
     """Return the component ``name`` that ``build`` writes into ``folder``, every group in one precision."""
