@@ -19,9 +19,9 @@ from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.quality import check_clips
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import Recipe
+from edgekit.runtime.backends.ort import open_graph
 from edgekit.runtime.engine import Engine
 from edgekit.runtime.features import LogMel
-from edgekit.runtime.ort import open_graph
 
 Float = NDArray[np.float32]
 _BINS = 2048

@@ -44,7 +44,7 @@ from edgekit.exporter.weights import Weights
 from edgekit.exporter.written import BundleTensors, written_weights
 from edgekit.recipe import GROUPS, GridSettings, Group, PrecisionSettings, Recipe, load_recipe, load_target
 from edgekit.resources import resource
-from edgekit.runtime.external_data import check_external_data
+from edgekit.runtime.backends.external_data import check_external_data
 from edgekit.runtime.voice import Voice
 
 LOWEST_ONNXRUNTIME = "1.31"  # the oldest version these graphs were run on

@@ -14,7 +14,7 @@ from edgekit.exporter.families.qwen3_omni import THINKER, Qwen3Omni
 from edgekit.exporter.families.qwen3_omni_talker import SPECIAL_CODES, Talker
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
-from edgekit.runtime.ort import OrtEngine
+from edgekit.runtime.backends.ort import OrtEngine
 from tests.exporter.parts import Array, Rows, engine
 from tests.reference import qwen3_omni as omni
 

@@ -10,7 +10,7 @@ from edgekit.bundle.manifest import Dialect
 from edgekit.exporter.families.code2wav import Code2Wav
 from edgekit.exporter.families.qwen3_omni_ears import Qwen3OmniEars
 from edgekit.recipe import GridSettings
-from edgekit.runtime.ort import OrtEngine
+from edgekit.runtime.backends.ort import OrtEngine
 from tests.exporter.graphs import split
 from tests.exporter.parts import Array, engine
 from tests.reference import omni_audio

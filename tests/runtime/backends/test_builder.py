@@ -8,8 +8,8 @@ import pytest
 from edgekit.bundle import ComputeLevel, Grid, TensorSpec, open_bundle
 from edgekit.errors import BackendError, BundleFormatError, MissingPackageError, UsageError
 from edgekit.recipe import Target, load_target
-from edgekit.runtime.sizes import InputSizes, input_sizes
-from edgekit.runtime.trt import build, device_capability
+from edgekit.runtime.backends.builder import build, device_capability
+from edgekit.runtime.backends.sizes import InputSizes, input_sizes
 
 
 def target(*backends):

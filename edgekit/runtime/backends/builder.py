@@ -17,10 +17,10 @@ from typing import Any
 from edgekit.bundle import Bundle
 from edgekit.errors import BackendError, MissingPackageError, UsageError
 from edgekit.recipe import Target
-from edgekit.runtime.external_data import check_external_data
-from edgekit.runtime.layers import take_layer_census
-from edgekit.runtime.plans import PlanKey, PlanNote, PlanStore
-from edgekit.runtime.sizes import InputSizes, input_sizes
+from edgekit.runtime.backends.external_data import check_external_data
+from edgekit.runtime.backends.layers import take_layer_census
+from edgekit.runtime.backends.plans import PlanKey, PlanNote, PlanStore
+from edgekit.runtime.backends.sizes import InputSizes, input_sizes
 
 Progress = Callable[[str, int, int], None]
 """Called with the component, work done and work in all."""
