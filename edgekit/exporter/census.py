@@ -86,7 +86,8 @@ def _dtype(weight: WrittenWeight) -> str:
 
 
 def _float32_bytes(weight: WrittenWeight) -> int:
+    if weight.dtype.kind == "f":
+        return weight.bytes // weight.dtype.itemsize * 4
     if weight.op in ("MatMulNBits", "Lookup"):  # padding of the last block is not weight
         return weight.shape[0] * int(weight.attributes["K"]) * 4
-    bits = 8 * weight.dtype.itemsize if weight.dtype.kind == "f" else _bits(weight)
-    return weight.bytes * 8 * 4 // bits
+    return weight.bytes * 8 * 4 // _bits(weight)
