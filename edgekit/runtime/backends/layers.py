@@ -16,7 +16,7 @@ _WEIGHTS = re.compile(r"Total Weights Memory: (\d+) bytes")
 
 @dataclass(frozen=True, slots=True)
 class LayerCensus:
-    """``int8``: linears and experts that surely hold weights in INT8 or less, of ``asked``; ``weight_bytes`` are the plan's."""
+    """``int8``: linears and experts that surely hold INT8 or INT4, of ``asked``; ``weight_bytes`` are the plan's."""
 
     int8: int
     asked: int
