@@ -1,6 +1,10 @@
-"""What every dialect says about a call: where it stands in its cache, how it attends and which experts it asks."""
+"""What every dialect says about a call: where it stands in its cache or stream, how it attends, what it asks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+Way = Callable[[str], str]
+"""Writes nodes: the name of a value in, the name of what is made of it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +46,27 @@ class Attention:
     causal: bool
     rotary: tuple[str, str] | None = None
     bias: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SlidingWindow:
+    """A call's place in sliding attention: a row sees itself and the ``past`` rows before it.
+
+    Names of rotary tables ``cos`` and ``sin`` (past + S, head_dim / 2) and of the mask ``bias`` (1, 1, S, past + S).
+    """
+
+    past: int
+    cos: str
+    sin: str
+    bias: str
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Where sound begins: ``columns`` after the first of a stream's first call, and at once in every later call.
+
+    fresh: name of int64 (1,), 1 in the first call and 0 later.
+    """
+
+    fresh: str
+    columns: int

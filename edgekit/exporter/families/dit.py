@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgekit.exporter.blocks import layer_norm
-from edgekit.exporter.graph import MICROSOFT, GraphWriter
+from edgekit.exporter.dialects.sound import sound_blocks_of
+from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 
 ROWS = 2  # guided and unguided
@@ -200,11 +201,7 @@ def _attention(g: GraphWriter, w: Weights, shape: DitShape, x: str, layer: int, 
     q = g.node("Reshape", layer_norm(g, w, q, f"{name}.attn.q_norm"), flat)
     k = layer_norm(g, w, k, f"{name}.attn.k_norm")
     keys, values = (_keep(g, w, shape, new, f"{kind}.{layer}", seen) for kind, new in (("key", k), ("value", v)))
-    out = g.node(
-        "MultiHeadAttention", q, keys, values, "", "", seen.mask, domain=MICROSOFT, num_heads=shape.heads,
-        scale=shape.head_dim**-0.5,
-    )  # fmt: skip
-    return g.node("Reshape", out, g.constant([-1, shape.heads * shape.head_dim]))
+    return sound_blocks_of(g).attention(g, q, keys, values, seen.mask, heads=shape.heads, head_dim=shape.head_dim)
 
 
 def _keep(g: GraphWriter, w: Weights, shape: DitShape, new: str, name: str, seen: _Seen) -> str:
@@ -215,11 +212,12 @@ def _keep(g: GraphWriter, w: Weights, shape: DitShape, new: str, name: str, seen
     half = w.precision["decoder"] != "float32"
     size = (ROWS, shape.heads, "capacity", shape.head_dim)
     dtype = "float16" if half else "float32"
-    past = g.input(f"past.{name}", dtype, size, "in-place")
+    kind = sound_blocks_of(g).caches
+    past = g.input(f"past.{name}", dtype, size, kind)
     new = g.node("Transpose", new, perm=[0, 2, 1, 3])
     new = g.node("Cast", new, to=10) if half else new
     present = g.node("ScatterND", past, seen.places, new, out=f"present.{name}")
-    g.output(present, present, dtype, size, "in-place")
+    g.output(present, present, dtype, size, kind)
     return g.node("Cast", present, to=1) if half else present
 
 
