@@ -1,11 +1,9 @@
 """Speech in the ``ort-cpu`` dialect: onnxruntime's fused attention, phases in float64, cuts by value."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from edgekit.bundle.manifest import StateKind
-from edgekit.exporter.dialects.steps import Beginning, SlidingWindow, Steps, Way
+from edgekit.exporter.dialects.steps import Beginning, SlidingWindow, Steps
 from edgekit.exporter.graph import MICROSOFT, GraphWriter
 
 _FLOAT, _INT64, _DOUBLE = 1, 7, 11  # onnx's element types
@@ -79,21 +77,3 @@ class OrtSound:
         moved = g.node("CumSum", g.node("Mul", step, frames), g.constant(np.array(0)))
         made = g.node("Cast", g.node("Mod", moved, turn, fmod=1), to=_FLOAT)
         return g.node("Unsqueeze", made, g.constant([1])), g.node("Cast", step, to=_FLOAT)
-
-    def either(self, g: GraphWriter, rows: str, chosen: str, ways: tuple[Way, Way], width: int) -> str:
-        """Return rows that were gathered, each by its way, and scattered."""
-        count = g.node("Shape", rows, start=0, end=1)
-        out = g.node("Expand", g.constant(0.0), g.node("Concat", count, g.constant([width]), axis=0))
-        for way, mine in zip(ways, (g.node("Not", chosen), chosen), strict=True):
-            places = g.node("Transpose", g.node("NonZero", mine), perm=[1, 0])
-            out = g.node("ScatterND", out, places, way(g.node("GatherND", rows, places)))
-        return out
-
-    def pick(self, g: GraphWriter, step: str, count: int) -> str:
-        """Return int64 (count,): how many rows each head gets, 1 or 0."""
-        return g.node("Cast", g.node("Equal", step, g.constant([*range(count)])), to=_INT64)
-
-    def picked(self, g: GraphWriter, x: str, pick: str, heads: Sequence[Way]) -> str:
-        """Return the one row: the other heads multiply no row and cost nothing."""
-        parts = g.nodes("Split", x, pick, outs=(None,) * len(heads), axis=0)
-        return g.node("Concat", *(head(part) for head, part in zip(heads, parts, strict=True)), axis=0)

@@ -3,13 +3,12 @@
 What they share with text is in ``DialectBlocks``. Shapes: S new rows, T keys, H heads, D head size; sound is (1, C, n).
 """
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from edgekit.bundle.manifest import Dialect, StateKind
 from edgekit.exporter.dialects.ort_sound import OrtSound
 from edgekit.exporter.dialects.standard_sound import StandardSound
-from edgekit.exporter.dialects.steps import Beginning, SlidingWindow, Steps, Way
+from edgekit.exporter.dialects.steps import Beginning, SlidingWindow, Steps
 from edgekit.exporter.graph import GraphWriter
 
 
@@ -57,18 +56,6 @@ class SoundBlocks(Protocol):
         How many were made up to the end of each frame of ``frame`` samples, (frames, 1, overtones), and how many are in
         a sample at ``rate``, (frames, overtones); both float32.
         """
-        ...
-
-    def either(self, g: GraphWriter, rows: str, chosen: str, ways: tuple[Way, Way], width: int) -> str:
-        """Return (S, width): each of rows (S, ...) by the first way, or by the second where ``chosen`` (S,) is true."""
-        ...
-
-    def pick(self, g: GraphWriter, step: str, count: int) -> str:
-        """Return what ``picked`` wants of ``step``, int64 (1,) below ``count``."""
-        ...
-
-    def picked(self, g: GraphWriter, x: str, pick: str, heads: Sequence[Way]) -> str:
-        """Return what one of the heads makes of x (1, width)."""
         ...
 
 

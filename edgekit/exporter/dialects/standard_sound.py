@@ -4,12 +4,10 @@ What ``ort-cpu`` cuts off is computed and masked; the samples before a stream's 
 runtime. What is there, and only there, to be chosen by a value is computed for every choice.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from edgekit.bundle.manifest import StateKind
-from edgekit.exporter.dialects.steps import Beginning, SlidingWindow, Steps, Way
+from edgekit.exporter.dialects.steps import Beginning, SlidingWindow, Steps
 from edgekit.exporter.graph import GraphWriter
 
 _FLOAT, _INT64 = 1, 7  # onnx's element types
@@ -89,19 +87,6 @@ class StandardSound:
 
         made = left(_running_sum(g, parts), rate // frame)
         return g.node("Unsqueeze", made, g.constant([1])), left(parts, rate)
-
-    def either(self, g: GraphWriter, rows: str, chosen: str, ways: tuple[Way, Way], width: int) -> str:  # noqa: ARG002
-        """Return the way chosen, both computed for every row."""
-        first, second = (way(rows) for way in ways)
-        return g.node("Where", g.node("Unsqueeze", chosen, g.constant([1])), second, first)
-
-    def pick(self, g: GraphWriter, step: str, count: int) -> str:  # noqa: ARG002 - as SoundBlocks
-        """Return the step."""
-        return step
-
-    def picked(self, g: GraphWriter, x: str, pick: str, heads: Sequence[Way]) -> str:
-        """Return one row of what all heads make."""
-        return g.node("Gather", g.node("Concat", *(head(x) for head in heads), axis=0), pick, axis=0)
 
 
 def _attend(g: GraphWriter, query: str, keys: str, values: str, bias: str, *, heads: int, head_dim: int) -> str:

@@ -1,10 +1,6 @@
 """What every dialect says about a call: where it stands in its cache or stream, how it attends, what it asks."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-
-Way = Callable[[str], str]
-"""Writes nodes: the name of a value in, the name of what is made of it out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,6 @@ from edgekit.bundle import Embedding, Sampling, TalkerSpeech
 from edgekit.errors import CheckpointError
 from edgekit.exporter.blocks import steps
 from edgekit.exporter.checkpoint import Tensors
-from edgekit.exporter.dialects.sound import sound_blocks_of
-from edgekit.exporter.dialects.steps import Way
 from edgekit.exporter.families.config import section, value
 from edgekit.exporter.families.qwen import Qwen, QwenNames
 from edgekit.exporter.graph import GraphWriter
@@ -169,17 +167,14 @@ class Talker:
         """Project rows of the thinker: its token rows one way, what it made of sound another; each row once."""
         rows = g.input("rows", "float32", ("n", self.thinker_width))
         heard = g.node("Squeeze", g.input("heard", "bool", ("n", 1)), g.constant([1]))
-
-        def way(part: str) -> Way:
-            def through(x: str) -> str:
-                x = self._linear(g, w, x, f"talker.{part}.linear_fc1")
-                x = g.node("Mul", x, g.node("Sigmoid", x))
-                return self._linear(g, w, x, f"talker.{part}.linear_fc2")
-
-            return through
-
-        text, sound = _PROJECTIONS
-        out = sound_blocks_of(g).either(g, rows, heard, (way(text), way(sound)), self.talker.width)
+        count = g.node("Shape", rows, start=0, end=1)
+        out = g.node("Expand", g.constant(0.0), g.node("Concat", count, g.constant([self.talker.width]), axis=0))
+        for part, chosen in zip(_PROJECTIONS, (g.node("Not", heard), heard), strict=True):
+            places = g.node("Transpose", g.node("NonZero", chosen), perm=[1, 0])
+            x = g.node("GatherND", rows, places)
+            x = self._linear(g, w, x, f"talker.{part}.linear_fc1")
+            x = g.node("Mul", x, g.node("Sigmoid", x))
+            out = g.node("ScatterND", out, places, self._linear(g, w, x, f"talker.{part}.linear_fc2"))
         g.output(out, "embeds", "float32", ("n", self.talker.width))
 
     @staticmethod
@@ -199,14 +194,15 @@ class Talker:
         g.output(x, "hidden", "float32", ("rows", model.width))
 
     def _predictor(self, g: GraphWriter, w: Weights) -> None:
-        """Write the logits of the last row through head ``step``."""
+        """Write the logits of the last row through head ``step``; the others multiply no row and cost nothing."""
         model = self.predictor
         x = g.input("embeds", "float32", ("tokens", model.width))
         at = steps(g, x, g.input("start", "int64", (1,)))
         step = g.input("step", "int64", (1,))
         x = model.states(g, w, x, at, "", self.codebooks)[-1]
         last = g.node("Slice", x, g.constant([-1]), g.constant([2**62]), g.constant([0]))
-        pick = sound_blocks_of(g).pick(g, step, len(self._heads))
-        x = model.normed(g, w, last)
-        heads = [lambda row, name=name: w.linear(g, row, name, "decoder") for name in self._heads]
-        g.output(sound_blocks_of(g).picked(g, x, pick, heads), "logits", "float32", (1, model.vocabulary))
+        heads = range(len(self._heads))
+        counts = g.node("Cast", g.node("Equal", step, g.constant([*heads])), to=7)  # int64: 1 for this head, else 0
+        parts = g.nodes("Split", model.normed(g, w, last), counts, outs=(None,) * len(heads), axis=0)
+        made = [w.linear(g, part, name, "decoder") for part, name in zip(parts, self._heads, strict=True)]
+        g.output(g.node("Concat", *made, axis=0), "logits", "float32", (1, model.vocabulary))
