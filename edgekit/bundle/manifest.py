@@ -122,6 +122,16 @@ class Grid(Struct, frozen=True):
         whole, rest = divmod(frames, segment)
         return whole * -(-segment // self.frames_per_position) - (-rest // self.frames_per_position)
 
+    def kept_frames(self, positions: int, total: int, *, last: bool) -> int:
+        """Return the frames that an encoder call of so many positions is for, ``total`` after it.
+
+        An encoder that takes ``valid`` pools pairs of positions. A ``last`` one, masked, after 4n + 1 others would make
+        a frame of padding: what a graph gives of it is to be cut.
+        """
+        if not self.masks_last_position:
+            return positions
+        return positions // 2 - (last and total % 4 == 2)
+
 
 class Sampling(Struct, frozen=True):
     """How a token is drawn from logits: temperature 0 takes the likeliest one and looks at no other field.

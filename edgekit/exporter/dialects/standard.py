@@ -26,6 +26,8 @@ _LARGEST = 127
 class StandardDialect:
     """See the module docstring."""
 
+    fixed_shapes = True
+
     def rms_norm(self, g: GraphWriter, x: str, weight: str, epsilon: float) -> str:
         """Return RMSNorm from its parts: the op of that name is newer than TensorRT 10.3."""
         square = g.node("ReduceMean", g.node("Mul", x, x), g.constant([-1]), keepdims=1)
@@ -46,25 +48,27 @@ class StandardDialect:
         self, g: GraphWriter, rows: tuple[str, str, str], layer: int, at: Steps, how: Attention
     ) -> str:
         """Return softmax attention over the whole cache, what is not there yet masked."""
-        assert how.heads == how.kv_heads, "one key head for each query head is all that is written yet"
-        assert how.rotary is None, "no rotary positions are written yet"
-        assert not how.bias, "no bias is written yet"
         shape = (1, how.kv_heads, how.capacity, how.head_dim)
-        where = g.shared("cache.places", lambda: _cache_places(g, at, how.kv_heads))
+        where = g.shared(f"cache.places.{how.kv_heads}.{at.places}", lambda: _cache_places(g, at, how.kv_heads))
         held = []
         q, k, v = rows
+        if how.rotary:
+            q, k = (_turned(g, x, at, how.rotary, how.head_dim) for x in (q, k))
         for kind, new in (("key", k), ("value", v)):
             past = g.input(f"past.{kind}.{layer}", "float32", shape, "carried")
             name = f"present.{kind}.{layer}"
             g.nodes("ScatterND", past, where, _heads(g, new, how.kv_heads, how.head_dim), outs=(name,))
             g.output(name, name, "float32", shape, "carried")
             held.append(name)
-        seen = g.shared("cache.seen", lambda: _seen(g, at, held[0], causal=how.causal))
-        return _attend(g, q, held[0], held[1], heads=how.heads, head_dim=how.head_dim, seen=seen)
+        seen = g.shared(
+            f"cache.seen.{how.capacity}.{how.causal}.{at.places}", lambda: _seen(g, at, held[0], causal=how.causal)
+        )
+        return _attend(g, q, held[0], held[1], how=how, seen=seen)
 
     def attention(self, g: GraphWriter, q: str, key: str, value: str, *, heads: int, head_dim: int) -> str:
         """Return softmax attention."""
-        return _attend(g, q, key, value, heads=heads, head_dim=head_dim)
+        how = Attention(heads=heads, kv_heads=heads, head_dim=head_dim, capacity="", causal=False)
+        return _attend(g, q, key, value, how=how)
 
     def linear(self, g: GraphWriter, w: "Weights", x: str, name: str, *, group: "Group", bias: str) -> str:
         """Return Gemm; of INT8 weights dequantised, and for an encoder of activations that went through INT8."""
@@ -87,7 +91,6 @@ class StandardDialect:
 
         That is min(experts, rows x chosen) experts: one token expands its own, a long prefill each once.
         """
-        assert not bank.gated, "no gated experts are written yet"
         bias = w.expert_bias(g, bank)
         first, second = self._matrices(g, w, bank)
         count = g.node(
@@ -96,10 +99,12 @@ class StandardDialect:
         count = g.node("Min", count, g.constant([bank.experts]))
         used = g.node("ReduceMax", routing.mix, g.constant([0]), keepdims=0)
         _, needed = g.nodes("TopK", used, count, outs=(None, None), axis=-1)
-        first, second, bias = (g.node("Gather", one, needed, axis=0) for one in (first, second, bias))
+        first, second = (g.node("Gather", one, needed, axis=0) for one in (first, second))
         batch, last = g.constant([0]), g.constant([2])
         hidden = g.node("MatMul", g.node("Unsqueeze", x, batch), g.node("Transpose", first, perm=[0, 2, 1]))
-        hidden = g.node("Gelu", g.node("Add", hidden, g.node("Unsqueeze", bias, g.constant([1]))))
+        if bias:
+            hidden = g.node("Add", hidden, g.node("Unsqueeze", g.node("Gather", bias, needed, axis=0), g.constant([1])))
+        hidden = _swiglu(g, hidden, bank.inner) if bank.gated else g.node("Gelu", hidden)
         share = g.node(
             "Unsqueeze", g.node("Transpose", g.node("Gather", routing.mix, needed, axis=1), perm=[1, 0]), last
         )
@@ -122,6 +127,13 @@ class StandardDialect:
             whole = g.node("DequantizeLinear", name, name + SCALE, axis=0)
             held.append(g.node("Reshape", whole, g.constant([bank.experts, rows, width])))
         return held[0], held[1]
+
+
+def _swiglu(g: GraphWriter, hidden: str, inner: int) -> str:
+    """Return ``silu(gate) * up`` of hidden (experts, S, 2 * inner), in which gate and up alternate."""
+    pairs = g.node("Reshape", hidden, g.constant([0, 0, inner, 2]))
+    gate, up = (g.node("Gather", pairs, g.constant(np.array(i)), axis=3) for i in (0, 1))
+    return g.node("Mul", g.node("Mul", gate, g.node("Sigmoid", gate)), up)
 
 
 def _rounded(g: GraphWriter, x: str, largest: float) -> str:
@@ -162,11 +174,42 @@ def _seen(g: GraphWriter, at: Steps, cache: str, *, causal: bool) -> str:
     return g.node("LessOrEqual", keys, bound)
 
 
-def _attend(g: GraphWriter, q: str, key: str, value: str, *, heads: int, head_dim: int, seen: str = "") -> str:
-    """Return attention of q (S, H*D) over key and value (1, H, T, D), masked by ``seen``."""
+def _turned(g: GraphWriter, rows: str, at: Steps, tables: tuple[str, str], head_dim: int) -> str:
+    """Return rows (S, heads * head_dim), each head turned by its row's position."""
+
+    def taken(table: str) -> str:
+        return g.node("Unsqueeze", g.node("Gather", table, at.places, axis=0), g.constant([1]))
+
+    cos, sin = (g.shared(f"rotary.{table}.{at.places}", lambda table=table: taken(table)) for table in tables)
+    split = g.node("Reshape", rows, g.constant([0, -1, head_dim]))
+    first, second = g.nodes("Split", split, outs=(None, None), axis=2, num_outputs=2)
+    turned = g.node(
+        "Concat",
+        g.node("Sub", g.node("Mul", first, cos), g.node("Mul", second, sin)),
+        g.node("Add", g.node("Mul", second, cos), g.node("Mul", first, sin)),
+        axis=2,
+    )
+    return g.node("Reshape", turned, g.constant([0, -1]))
+
+
+def _attend(g: GraphWriter, q: str, key: str, value: str, *, how: Attention, seen: str = "") -> str:
+    """Return attention of q (S, H*D) over key and value (1, KV, T, D), ``how.bias`` added and masked by ``seen``.
+
+    Query heads that share a key head are multiplied as rows of one, so that no key is copied.
+    """
+    heads, head_dim = how.heads, how.head_dim
     query = _heads(g, g.node("Mul", q, g.constant(head_dim**-0.5)), heads, head_dim)
+    apart, joined = g.constant([1, heads, -1, 0]), g.constant([1, how.kv_heads, -1, 0])
+    grouped = heads != how.kv_heads
+    query = g.node("Reshape", query, joined) if grouped else query
     scores = g.node("MatMul", query, g.node("Transpose", key, perm=[0, 1, 3, 2]))
+    scores = g.node("Reshape", scores, apart) if grouped else scores
+    if how.bias:
+        scores = g.node("Add", scores, how.bias)
     if seen:
         scores = g.node("Where", seen, scores, g.constant(MASKED))
-    out = g.node("MatMul", g.node("Softmax", scores, axis=-1), value)
+    shares = g.node("Softmax", scores, axis=-1)
+    shares = g.node("Reshape", shares, joined) if grouped else shares
+    out = g.node("MatMul", shares, value)
+    out = g.node("Reshape", out, apart) if grouped else out
     return g.node("Reshape", g.node("Transpose", out, perm=[0, 2, 1, 3]), g.constant([-1, heads * head_dim]))
