@@ -6,12 +6,13 @@ brings at least one column.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.exporter.blocks import MASKED, layer_norm
+from edgekit.exporter.blocks import MASKED, fixed_shapes, layer_norm
 from edgekit.exporter.dialects.sound import sound_blocks_of
-from edgekit.exporter.dialects.steps import Beginning, SlidingWindow
+from edgekit.exporter.dialects.steps import SlidingWindow
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 
@@ -32,6 +33,30 @@ def carry(g: GraphWriter, x: str, label: str, shape: Sequence[int], axis: int) -
     return joined
 
 
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Where sound begins: so many ``columns`` after the first of a stream's first call, at once in every later call.
+
+    fresh: name of int64 (1,), 1 in the first call and 0 later.
+    """
+
+    fresh: str
+    columns: int = 0
+
+    def silence(self, g: GraphWriter, x: str) -> str:
+        """Return x (1, C, T) with zeros before the beginning, where it was not cut there."""
+        if not self.columns or not fixed_shapes(g):
+            return x
+
+        def make() -> str:
+            zero, one = g.constant(np.array(0)), g.constant(np.array(1))
+            count = g.node("Squeeze", g.node("Shape", x, start=2, end=3), g.constant([0]))
+            first = g.node("Mul", self.fresh, g.constant([self.columns]))
+            return g.node("Cast", g.node("GreaterOrEqual", g.node("Range", zero, count, one), first), to=_FLOAT)
+
+        return g.node("Mul", x, g.shared(f"begun.{self.columns}", make))
+
+
 def causal_conv(
     g: GraphWriter,
     w: Weights,
@@ -48,7 +73,7 @@ def causal_conv(
     """
     _, inputs, kernel = w.source.shape(f"{name}.weight")
     if context := (kernel - 1) * dilation:
-        x = sound_blocks_of(g).silenced(g, x, beginning) if beginning else x
+        x = beginning.silence(g, x) if beginning else x
         x = carry(g, x, name, (1, inputs * groups, context), axis=2)
     return g.node(
         "Conv", x, w.plain(g, f"{name}.weight"), w.plain(g, f"{name}.bias"), dilations=[dilation], group=groups
@@ -65,7 +90,8 @@ def held_spread(g: GraphWriter, w: Weights, x: str, name: str, beginning: Beginn
     """Return the transposed convolution ``name`` of kernel 2r and stride r, cut by r columns at both ends.
 
     Its r columns number b need columns b and b + 1 of x: the last column of x is held until the next call. T columns
-    give T * r, but those before the beginning, which also is returned, are none; a dialect may cut them.
+    give T * r, but (T - 1) * r in the first call; where shapes may not depend on values, r columns too many, which lie
+    before the beginning that is returned.
     """
     inputs, _, kernel = w.source.shape(f"{name}.weight")
     rate = kernel // 2
@@ -74,9 +100,11 @@ def held_spread(g: GraphWriter, w: Weights, x: str, name: str, beginning: Beginn
         "ConvTranspose", x, w.plain(g, f"{name}.weight"), w.plain(g, f"{name}.bias"), strides=[rate],
         pads=[rate, rate],
     )  # fmt: skip
-    return sound_blocks_of(g).cut(g, x, beginning.fresh, rate), Beginning(
-        beginning.fresh, (beginning.columns + 1) * rate
-    )
+    after = Beginning(beginning.fresh, (beginning.columns + 1) * rate)
+    if fixed_shapes(g):
+        return x, after
+    first = g.node("Mul", beginning.fresh, g.constant([rate]))
+    return g.node("Slice", x, first, g.constant([_END]), g.constant([2])), after
 
 
 def snake(g: GraphWriter, x: str, alpha: str, beta: str) -> str:

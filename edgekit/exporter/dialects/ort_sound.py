@@ -1,19 +1,15 @@
-"""Speech in the ``ort-cpu`` dialect: onnxruntime's fused attention, phases in float64, cuts by value."""
+"""Speech in the ``ort-cpu`` dialect: onnxruntime's fused attention, phases in float64."""
 
 import numpy as np
 
-from edgekit.bundle.manifest import StateKind
-from edgekit.exporter.dialects.steps import Beginning, SlidingWindow, Steps
+from edgekit.exporter.dialects.steps import SlidingWindow
 from edgekit.exporter.graph import MICROSOFT, GraphWriter
 
-_FLOAT, _INT64, _DOUBLE = 1, 7, 11  # onnx's element types
-_END = np.iinfo(np.int64).max
+_FLOAT, _DOUBLE = 1, 11  # onnx's element types
 
 
 class OrtSound:
     """See SoundBlocks."""
-
-    caches: StateKind = "in-place"
 
     def attention(self, g: GraphWriter, q: str, keys: str, values: str, bias: str, *, heads: int, head_dim: int) -> str:
         """Return MultiHeadAttention."""
@@ -41,30 +37,6 @@ class OrtSound:
             at.bias, domain=MICROSOFT, num_heads=heads, scale=head_dim**-0.5,
         )  # fmt: skip
         return g.node("Squeeze", out, batch)
-
-    def reach(self, g: GraphWriter, at: Steps, layer: int) -> str:  # noqa: ARG002 - as SoundBlocks
-        """Return the rows that the cache holds."""
-        return at.total
-
-    def distances(self, g: GraphWriter, x: str, at: Steps, keys: str) -> str:  # noqa: ARG002 - as SoundBlocks
-        """Return a range by value."""
-        axis = g.constant([0])
-        count = g.node("Shape", x, start=0, end=1)
-        first = g.node("Squeeze", g.node("Sub", at.total, g.constant([1])), axis)
-        end = g.node("Squeeze", g.node("Sub", g.node("Neg", count), g.constant([1])), axis)
-        return g.node("Cast", g.node("Range", first, end, g.constant(np.array(-1))), to=_FLOAT)
-
-    def cut(self, g: GraphWriter, x: str, fresh: str, count: int) -> str:
-        """Return a slice by value."""
-        first = g.node("Mul", fresh, g.constant([count]))
-        return g.node("Slice", x, first, g.constant([_END]), g.constant([2]))
-
-    def silenced(self, g: GraphWriter, x: str, beginning: Beginning) -> str:  # noqa: ARG002 - as SoundBlocks
-        """Return x: what lay before the beginning is cut."""
-        return x
-
-    def tell_lead(self, g: GraphWriter, beginning: Beginning) -> None:
-        """Write nothing: what lay before the beginning is cut."""
 
     def turns(self, g: GraphWriter, pitch: str, rate: int, frame: int, overtones: int) -> tuple[str, str]:
         """Return sums of float64, one number a frame: float32 rounds each by more than a sum of hundreds can bear."""

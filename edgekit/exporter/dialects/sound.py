@@ -1,21 +1,19 @@
-"""The blocks of speech that differ between dialects: attention over given keys, a stream's beginning, phases, choices.
+"""The blocks of speech that differ between dialects: attention over given keys, and phases.
 
-What they share with text is in ``DialectBlocks``. Shapes: S new rows, T keys, H heads, D head size; sound is (1, C, n).
+What they share with text is in ``DialectBlocks``. Shapes: B rows of a batch, S new rows, T keys, H heads, D head size.
 """
 
 from typing import Protocol
 
-from edgekit.bundle.manifest import Dialect, StateKind
+from edgekit.bundle.manifest import Dialect
 from edgekit.exporter.dialects.ort_sound import OrtSound
 from edgekit.exporter.dialects.standard_sound import StandardSound
-from edgekit.exporter.dialects.steps import Beginning, SlidingWindow, Steps
+from edgekit.exporter.dialects.steps import SlidingWindow
 from edgekit.exporter.graph import GraphWriter
 
 
 class SoundBlocks(Protocol):
-    """See the module docstring. ``caches``: how a graph hands its caches back."""
-
-    caches: StateKind
+    """See the module docstring."""
 
     def attention(self, g: GraphWriter, q: str, keys: str, values: str, bias: str, *, heads: int, head_dim: int) -> str:
         """Return attention (B*S, H*D) of q (B, S, H*D) over keys and values (B, H, T, D); ``bias`` (1, 1, S, T)."""
@@ -25,29 +23,6 @@ class SoundBlocks(Protocol):
         self, g: GraphWriter, rows: tuple[str, str, str], at: SlidingWindow, *, heads: int, head_dim: int
     ) -> str:
         """Return rotary attention of q (S, H*D) over a window; rows: q, and keys and values (at.past + S, H*D)."""
-        ...
-
-    def reach(self, g: GraphWriter, at: Steps, layer: int) -> str:
-        """Return int64 (1,): how many keys of a layer's cache are scored, seen or not."""
-        ...
-
-    def distances(self, g: GraphWriter, x: str, at: Steps, keys: str) -> str:
-        """Return how far the last row of x (S, width) stands behind the first of ``keys``, then one less each time.
-
-        float32 (T + S,), down to what lies S rows behind the last key.
-        """
-        ...
-
-    def cut(self, g: GraphWriter, x: str, fresh: str, count: int) -> str:
-        """Return x without its first ``count`` columns where ``fresh`` is 1, if the dialect cuts there."""
-        ...
-
-    def silenced(self, g: GraphWriter, x: str, beginning: Beginning) -> str:
-        """Return x, zeros in those columns before the beginning that were not cut."""
-        ...
-
-    def tell_lead(self, g: GraphWriter, beginning: Beginning) -> None:
-        """Write the output ``lead``, how many samples of a call lie before the beginning, where they were not cut."""
         ...
 
     def turns(self, g: GraphWriter, pitch: str, rate: int, frame: int, overtones: int) -> tuple[str, str]:

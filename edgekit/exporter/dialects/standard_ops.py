@@ -15,7 +15,7 @@ from edgekit.recipe import GROUPS, Recipe
 
 _FAMILIES = ("whisper", "step_audio", "qwen3_omni")  # those whose every block is written in the dialect
 # Which input names the axes, of ops where that may not be computed.
-_AXES = {"ReduceMax": 1, "ReduceMean": 1, "ReduceSum": 1, "Squeeze": 1, "Unsqueeze": 1, "Slice": 3}
+_AXES = {"ReduceL2": 1, "ReduceMax": 1, "ReduceMean": 1, "ReduceSum": 1, "Squeeze": 1, "Unsqueeze": 1, "Slice": 3}
 _MOST_CHOSEN = 3840
 
 

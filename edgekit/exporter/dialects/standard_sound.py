@@ -1,13 +1,8 @@
-"""Speech in the ``standard`` dialect: no float64, and no shape that depends on a value.
-
-What ``ort-cpu`` cuts off is computed and masked; the samples before a stream's beginning are told of and cut by the
-runtime. What is there, and only there, to be chosen by a value is computed for every choice.
-"""
+"""Speech in the ``standard`` dialect: attention from its parts, phases counted in integers instead of float64."""
 
 import numpy as np
 
-from edgekit.bundle.manifest import StateKind
-from edgekit.exporter.dialects.steps import Beginning, SlidingWindow, Steps
+from edgekit.exporter.dialects.steps import SlidingWindow
 from edgekit.exporter.graph import GraphWriter
 
 _FLOAT, _INT64 = 1, 7  # onnx's element types
@@ -17,8 +12,6 @@ _LAST = np.iinfo(np.int64).max
 
 class StandardSound:
     """See SoundBlocks."""
-
-    caches: StateKind = "carried"
 
     def attention(self, g: GraphWriter, q: str, keys: str, values: str, bias: str, *, heads: int, head_dim: int) -> str:
         """Return softmax attention."""
@@ -40,36 +33,6 @@ class StandardSound:
         ]
         query, key = _rotated(g, q, latest[0], latest[1]), _rotated(g, keys, at.cos, at.sin)
         return _attend(g, query, key, values, at.bias, heads=heads, head_dim=head_dim)
-
-    def reach(self, g: GraphWriter, at: Steps, layer: int) -> str:  # noqa: ARG002 - as SoundBlocks
-        """Return the whole cache."""
-        return g.node("Shape", f"past.key.{layer}", start=2, end=3)
-
-    def distances(self, g: GraphWriter, x: str, at: Steps, keys: str) -> str:
-        """Return a range of a length that shapes tell, moved by a value."""
-        count = g.node("Add", keys, g.node("Shape", x, start=0, end=1))
-        first = g.node("Sub", at.total, g.constant([1]))
-        return g.node("Cast", g.node("Sub", first, _range(g, count)), to=_FLOAT)
-
-    def cut(self, g: GraphWriter, x: str, fresh: str, count: int) -> str:  # noqa: ARG002 - as SoundBlocks
-        """Return all of x."""
-        return x
-
-    def silenced(self, g: GraphWriter, x: str, beginning: Beginning) -> str:
-        """Return x times 0 before the beginning and times 1 behind it."""
-        if not beginning.columns:
-            return x
-
-        def make() -> str:
-            columns = _range(g, g.node("Shape", x, start=2, end=3))
-            first = g.node("Mul", beginning.fresh, g.constant([beginning.columns]))
-            return g.node("Cast", g.node("GreaterOrEqual", columns, first), to=_FLOAT)
-
-        return g.node("Mul", x, g.shared(f"begun.{beginning.columns}", make))
-
-    def tell_lead(self, g: GraphWriter, beginning: Beginning) -> None:
-        """Write the output ``lead``, int64 (1,)."""
-        g.output(g.node("Mul", beginning.fresh, g.constant([beginning.columns])), "lead", "int64", (1,))
 
     def turns(self, g: GraphWriter, pitch: str, rate: int, frame: int, overtones: int) -> tuple[str, str]:
         """Return exact sums of integers, in parts of a Hz.

@@ -55,14 +55,3 @@ class SlidingWindow:
     cos: str
     sin: str
     bias: str
-
-
-@dataclass(frozen=True, slots=True)
-class Beginning:
-    """Where sound begins: ``columns`` after the first of a stream's first call, and at once in every later call.
-
-    fresh: name of int64 (1,), 1 in the first call and 0 later.
-    """
-
-    fresh: str
-    columns: int

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import CheckpointError
-from edgekit.exporter.blocks import rms_norm
-from edgekit.exporter.dialects.sound import sound_blocks_of
-from edgekit.exporter.dialects.steps import Beginning, SlidingWindow
+from edgekit.exporter.blocks import fixed_shapes, rms_norm
+from edgekit.exporter.dialects.steps import SlidingWindow
 from edgekit.exporter.families.config import check_parts, value
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.waves import (
+    Beginning,
     causal_conv,
     conv_next,
     held_spread,
@@ -39,8 +39,8 @@ class Code2Wav:
 
     Inputs ``codes`` int64 (frames, codebooks), at least one frame, and ``start`` int64 (1,), frames decoded before.
     Output ``samples`` float32 (n,): ``samples_per_frame`` for each frame, in the first call ``held_samples`` fewer,
-    which need a frame more. A dialect without shapes that depend on values gives all in the first call too, and in the
-    output ``lead`` int64 (1,) how many at the beginning are none. Everything else is carried state.
+    which need a frame more. Where no shape may depend on a value the first call begins with that many samples that are
+    none, and the output ``lead`` int64 (1,) says how many of a call are. Everything else is carried state.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -169,7 +169,7 @@ class Code2Wav:
 
     def _wave(self, g: GraphWriter, w: Weights, x: str, fresh: str) -> str:
         """Return samples (n,) of x (1, width, columns)."""
-        root, at = f"{PREFIX}.decoder", Beginning(fresh, 0)
+        root, at = f"{PREFIX}.decoder", Beginning(fresh)
 
         def conv(value: str, name: str, dilation: int = 1) -> str:
             return causal_conv(g, w, value, f"{root}.{name}.conv", dilation=dilation, beginning=at)
@@ -187,7 +187,8 @@ class Code2Wav:
         assert at.columns == self.held_samples, (at, self.held_samples)
         last = len(self.rates) + 1
         x = conv(bent(x, str(last)), str(last + 1))
-        sound_blocks_of(g).tell_lead(g, at)
+        if fixed_shapes(g):
+            g.output(g.node("Mul", fresh, g.constant([at.columns])), "lead", "int64", (1,))
         return g.node("Squeeze", g.node("Clip", x, g.constant(-1.0), g.constant(1.0)), g.constant([0, 1]))
 
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.exporter.blocks import cached_attention, layer_norm, steps
+from edgekit.exporter.blocks import cached_attention, fixed_shapes, layer_norm, steps
 from edgekit.exporter.dialects import Steps
-from edgekit.exporter.dialects.sound import sound_blocks_of
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 
@@ -91,16 +90,22 @@ def build_conformer(g: GraphWriter, w: Weights, shape: ConformerShape, root: str
 
     Inputs: ``codes`` (n,); ``start`` (1,), codes in the cache; ``pad`` (1,), rows of zeros that stand for codes after
     the last one; ``left`` (LEFT, width), handed back as ``left_next``, zeros at first. m is n + pad - lookahead: those
-    codes are only looked at, and given again with the next call.
+    codes are only looked at, and given again with the next call. Where no shape may depend on a value there is no
+    ``pad``: a code below 0 stands for a row of zeros.
     """
     codes = g.input("codes", "int64", ("codes",))
     start = g.input("start", "int64", (1,))
-    pad = g.input("pad", "int64", (1,))
+    pad = "" if fixed_shapes(g) else g.input("pad", "int64", (1,))
     left = g.input("left", "float32", (LEFT, shape.width))
     axis, far = g.constant([0]), g.constant([_EVER])
-    x = _embed(g, w, shape, g.node("Gather", w.plain(g, table), codes, axis=0), f"{root}embed.out")
-    zeros = g.node("ConstantOfShape", g.node("Concat", pad, g.constant([shape.width]), axis=0))
-    x = g.node("Concat", x, zeros, axis=0)
+    if pad:
+        x = _embed(g, w, shape, g.node("Gather", w.plain(g, table), codes, axis=0), f"{root}embed.out")
+        zeros = g.node("ConstantOfShape", g.node("Concat", pad, g.constant([shape.width]), axis=0))
+        x = g.node("Concat", x, zeros, axis=0)
+    else:
+        known = g.node("GreaterOrEqual", g.node("Unsqueeze", codes, g.constant([1])), axis)
+        rows = g.node("Gather", w.plain(g, table), g.node("Max", codes, axis), axis=0)
+        x = g.node("Mul", _embed(g, w, shape, rows, f"{root}embed.out"), g.node("Cast", known, to=1))
     before = g.node("Slice", left, g.constant([0]), g.constant([BACK]), axis)
     x, before = _look_ahead(g, w, x, before, f"{root}pre_lookahead_layer")
     names = layer_names(shape, root)
@@ -172,10 +177,23 @@ class _Stage:
     room: str
 
 
+def _distances(g: GraphWriter, x: str, at: Steps, keys: str) -> str:
+    """Return float32 (T + S,): how far the last row of x stands behind the first key, and one less each time."""
+    axis, one = g.constant([0]), g.constant([1])
+    count = g.node("Shape", x, start=0, end=1)
+    if fixed_shapes(g):
+        total = g.node("Squeeze", g.node("Add", keys, count), axis)
+        places = g.node("Range", g.constant(np.array(0)), total, g.constant(np.array(1)))
+        return g.node("Cast", g.node("Sub", g.node("Sub", at.total, one), places), to=1)
+    first = g.node("Squeeze", g.node("Sub", at.total, one), axis)
+    end = g.node("Squeeze", g.node("Sub", g.node("Neg", count), one), axis)
+    return g.node("Cast", g.node("Range", first, end, g.constant(np.array(-1))), to=1)
+
+
 def _stage(g: GraphWriter, shape: ConformerShape, x: str, start: str, rates: str, layer: int, room: str) -> _Stage:
     at = steps(g, x, start)
-    keys = sound_blocks_of(g).reach(g, at, layer)
-    distances = sound_blocks_of(g).distances(g, x, at, keys)
+    keys = g.node("Shape", f"past.key.{layer}", start=2, end=3) if fixed_shapes(g) else at.total
+    distances = _distances(g, x, at, keys)
     angles = g.node("Mul", g.node("Unsqueeze", distances, g.constant([1])), rates)
     pairs = [g.node("Unsqueeze", g.node(op, angles), g.constant([2])) for op in ("Sin", "Cos")]
     places = g.node("Reshape", g.node("Concat", *pairs, axis=2), g.constant([-1, shape.width]))

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.exporter.blocks import layer_norm
+from edgekit.bundle.manifest import StateKind
+from edgekit.exporter.blocks import fixed_shapes, layer_norm
 from edgekit.exporter.dialects.sound import sound_blocks_of
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
@@ -212,7 +213,7 @@ def _keep(g: GraphWriter, w: Weights, shape: DitShape, new: str, name: str, seen
     half = w.precision["decoder"] != "float32"
     size = (ROWS, shape.heads, "capacity", shape.head_dim)
     dtype = "float16" if half else "float32"
-    kind = sound_blocks_of(g).caches
+    kind: StateKind = "carried" if fixed_shapes(g) else "in-place"
     past = g.input(f"past.{name}", dtype, size, kind)
     new = g.node("Transpose", new, perm=[0, 2, 1, 3])
     new = g.node("Cast", new, to=10) if half else new
