@@ -66,9 +66,8 @@ class Flow:
         self._context = context_codes
         self._prompt_frames = len(voice.mel)
         self._speaker = np.ascontiguousarray(voice.speaker[None])
-        # The prompt's own slots are never given away, so that the next answer can begin behind it again.
         self._most_frames = FRAMES_PER_CODE * most
-        self._capacity = self._prompt_frames + max(self._prompt_frames, KEPT_OLD) + self._most_frames
+        self._capacity = count_slots(self._prompt_frames, self._most_frames)
         self._counts_pad = any(spec.name == "pad" for spec in encoder.component.inputs)
         self._encoder = encoder.bind({"codes_kept": context_codes, "frames_kept": FRAMES_PER_CODE * context_codes})
         self._steps = [step.bind({"capacity": self._capacity}) for _ in range(speech.steps)]
@@ -172,6 +171,14 @@ class Flow:
             time = time + width
             lefts.append(found["left_next"])
         return x, _Place(place.codes, seen, place.encoder_left, tuple(lefts))
+
+
+def count_slots(prompt_frames: int, most_frames: int) -> int:
+    """Return the slots of a stream's attention; ``most_frames``: of one call.
+
+    The prompt's own are never given away, so that the next answer can begin behind it again.
+    """
+    return prompt_frames + max(prompt_frames, KEPT_OLD) + most_frames
 
 
 def _zeros(component: Component, name: str) -> Array:

@@ -124,7 +124,7 @@ def _load_builder(kind: str) -> tuple[Any, str]:
 def _build_one(trt: Any, bundle: Bundle, name: str, job: _Job) -> Built:  # noqa: ANN401 - TensorRT's module
     component = bundle.manifest.components[name]
     hashes = {entry.path: entry.sha256 for entry in bundle.manifest.files}
-    sizes = input_sizes(bundle.manifest, component, job.context)
+    sizes = input_sizes(bundle.manifest, name, job.context)
     key = PlanKey(
         graph=hashes[component.graph],
         data=hashes[component.data] if component.data else "",
