@@ -6,7 +6,7 @@ from edgekit.exporter.dialects.steps import SlidingWindow
 from edgekit.exporter.graph import GraphWriter
 
 _FLOAT, _INT64 = 1, 7  # onnx's element types
-_FINEST_HZ = 1 << 24  # parts of a Hz: every float32 above 0.5 is a whole number of them
+_PARTS = 1 << 28  # of a Hz: every float32 from 1/32 on is a whole number of them
 _LAST = np.iinfo(np.int64).max
 
 
@@ -41,12 +41,12 @@ class StandardSound:
         divided by rate / frame is exact in integers, and rounded only at the end.
         """
         assert rate % frame == 0, (rate, frame)
-        parts = g.node("Cast", g.node("Mul", pitch, g.constant(float(_FINEST_HZ))), to=_INT64)
+        parts = g.node("Cast", g.node("Mul", pitch, g.constant(float(_PARTS))), to=_INT64)
         numbers = g.constant([*range(1, overtones + 1)])
 
         def left(values: str, whole: int) -> str:
-            rest = g.node("Mod", g.node("Mul", values, numbers), g.constant([whole * _FINEST_HZ]))
-            return g.node("Mul", g.node("Cast", rest, to=_FLOAT), g.constant(1 / (whole * _FINEST_HZ)))
+            rest = g.node("Mod", g.node("Mul", values, numbers), g.constant([whole * _PARTS]))
+            return g.node("Mul", g.node("Cast", rest, to=_FLOAT), g.constant(1 / (whole * _PARTS)))
 
         made = left(_running_sum(g, parts), rate // frame)
         return g.node("Unsqueeze", made, g.constant([1])), left(parts, rate)
