@@ -43,6 +43,8 @@ def listen(
     simulate: Path | None,
     speak: bool,
     threads: int | None,
+    backend: str | None,
+    allow_fallback: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -52,15 +54,15 @@ def listen(
     order: what was recorded is finished, and an account of every sample goes to stderr.
     """
     import edgekit
-    from edgekit.cli.printer import Printer, warn_dummy
+    from edgekit.cli.printer import Printer, marks, warn
     from edgekit.cli.speech import sound, speaker
     from edgekit.runtime.daemon import Daemon, stopped_by_signals
 
     chosen = bundle or default_bundle()
     source = _source(device, simulate)
-    model = edgekit.load(chosen, threads=threads, speak=speak)
-    warn_dummy(model.manifest)
-    printer = Printer(as_json=as_json, dummy=model.manifest.dummy_seed is not None)
+    model = edgekit.load(chosen, threads=threads, speak=speak, backend=backend, allow_fallback=allow_fallback)
+    warn(model)
+    printer = Printer(as_json=as_json, marks=marks(model))
     daemons: list[Daemon] = []
     with speaker(model.manifest, speak=speak) as turns:
         settings = stream_settings(options) | sound(printer, turns)

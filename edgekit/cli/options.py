@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
@@ -59,6 +59,33 @@ def make_options(asked: Mapping[str, Any], progress: "Progress") -> "ExportOptio
     groups: dict[Any, Any] = {name: asked[name] for name in _GROUPS if asked[name]}
     rest = {name: value for name, value in asked.items() if name not in _GROUPS}
     return ExportOptions(**rest, groups=groups, progress=progress)
+
+
+def backend_options(command: _Command) -> _Command:
+    """Add what every command shares that runs a bundle: on what."""
+    added = [
+        click.option("--backend", metavar="NAME", help="What runs it; else what its dialect is made for."),
+        click.option("--allow-fallback", is_flag=True, help="Run on the CPU where that cannot; every report says so."),
+    ]
+    for option in reversed(added):
+        command = option(command)
+    return command
+
+
+class _Ran(Protocol):
+    """What was run on a backend."""
+
+    @property
+    def backend(self) -> str: ...
+
+    @property
+    def fallback(self) -> str: ...
+
+
+def warn_fallback(ran: _Ran) -> None:
+    """Say on stderr that another backend runs than was asked for, if so."""
+    if ran.fallback:
+        click.echo(f"edgekit: fell back to {ran.backend} ({ran.fallback})", err=True)
 
 
 def _think(_context: click.Context, _option: click.Parameter, value: str | None) -> bool | int | None:
@@ -127,6 +154,7 @@ def stream_options(command: _Command) -> _Command:
         ),
         click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of the draws: the same again."),
         click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads; else one per core."),
+        backend_options,
         click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON, text as it comes."),
     ]
     for option in reversed(added):

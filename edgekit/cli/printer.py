@@ -7,19 +7,33 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli.options import warn_fallback
 from edgekit.cli.progress import terminal
 from edgekit.runtime.events import Audio, AudioCut, Event, Forgot, Lag, Text, Thought
 
 if TYPE_CHECKING:
     from edgekit.bundle import Manifest
     from edgekit.profiler.profiles import BundleFacts
+    from edgekit.runtime.model import Model
 
 _CLEAR_LINE = "\r\x1b[2K"
+
+
+def warn(model: "Model") -> None:
+    """Say on stderr what a reader of a model's text must know: dummy weights, a fallback."""
+    warn_dummy(model.manifest)
+    warn_fallback(model)
+
+
+def marks(model: "Model") -> dict[str, Any]:
+    """Return the same for each line of JSON."""
+    dummy = {"dummy": True} if model.manifest.dummy_seed is not None else {}
+    return dummy | ({"fallback": model.fallback} if model.fallback else {})
 
 
 def warn_dummy(bundle: "Manifest | BundleFacts") -> None:
@@ -32,11 +46,11 @@ class Printer:
     """Shows the events of one stream; ``name``, if not empty, stands before each line. Pass ``text`` as ``on_text`` and
     ``audio`` as ``on_audio``.
 
-    ``dummy``: each line of JSON says so.
+    ``marks``: what each line of JSON says beside the event.
     """
 
-    def __init__(self, name: str = "", *, as_json: bool = False, dummy: bool = False) -> None:
-        self._name, self._json, self._dummy = name, as_json, dummy
+    def __init__(self, name: str = "", *, as_json: bool = False, marks: Mapping[str, Any] | None = None) -> None:
+        self._name, self._json, self._marks = name, as_json, marks or {}
         self._live = terminal() and not as_json
         self._shown = False
 
@@ -116,7 +130,7 @@ class Printer:
 
     def _print_json(self, event: Event) -> None:
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
-        fields: dict[str, Any] = {"event": name} | ({"dummy": True} if self._dummy else {})
+        fields: dict[str, Any] = {"event": name} | dict(self._marks)
         fields |= {"file": self._name} if self._name else {}
         if isinstance(event, Audio):
             count, rate = len(event.samples), event.sample_rate_hz

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from edgekit.cli.options import bundle_argument
+from edgekit.cli.options import backend_options, bundle_argument, warn_fallback
 from edgekit.cli.progress import show_progress
 
 
@@ -21,6 +21,7 @@ from edgekit.cli.progress import show_progress
 @click.option("--warmup", type=click.IntRange(min=0), default=1, show_default=True, help="Rounds before them.")
 @click.option("--level", metavar="NAME", help="Pin a compute level; else every one is measured.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads; else one per core.")
+@backend_options
 @click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON too.")
 def profile(
     *,
@@ -32,6 +33,8 @@ def profile(
     warmup: int,
     level: str | None,
     threads: int | None,
+    backend: str | None,
+    allow_fallback: bool,
     as_json: bool,
 ) -> None:
     """Measure a bundle on this device.
@@ -46,10 +49,12 @@ def profile(
     with show_progress() as progress:
         measured = profile_bundle(
             bundle, clips, paced=realtime, repeat=repeat, warmup=warmup, level=level, threads=threads,
+            backend=backend, allow_fallback=allow_fallback,
             progress=lambda done, total, _: progress("measuring", done, total),
         )  # fmt: skip
     save_profile(measured, output)
     warn_dummy(measured.bundle)
+    warn_fallback(measured.settings)
     if as_json:
         click.echo(output.read_text(encoding="utf-8"), nl=False)
         return

@@ -37,6 +37,8 @@ def run(
     partials: bool | None,
     speak: Path | None,
     threads: int | None,
+    backend: str | None,
+    allow_fallback: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -47,22 +49,23 @@ def run(
     is 1. --speak takes one FILE to hear; what cannot be finished is not written.
     """
     import edgekit
-    from edgekit.cli.printer import Printer, warn_dummy
+    from edgekit.cli.printer import Printer, marks, warn
     from edgekit.cli.speech import sound, speech_file
 
     if speak and len(files) > 1:
         raise UsageError(f"--speak: {speak} for {len(files)} files, it holds the answers to one; run them one by one")
     if speak and speak.exists() and files and files[0].exists() and speak.samefile(files[0]):
         raise UsageError(f"--speak: {speak} is the recording itself; write the answers to another file")
-    model = edgekit.load(bundle, threads=threads, speak=speak is not None)
+    model = edgekit.load(
+        bundle, threads=threads, speak=speak is not None, backend=backend, allow_fallback=allow_fallback
+    )
     settings = stream_settings(options)
     settings["partials"] = realtime if partials is None else partials
-    warn_dummy(model.manifest)
-    dummy = model.manifest.dummy_seed is not None
+    warn(model)
     failed = 0
     with speech_file(speak, model.manifest) as speech:
         for file in files:
-            printer = Printer(str(file) if len(files) > 1 else "", as_json=as_json, dummy=dummy)
+            printer = Printer(str(file) if len(files) > 1 else "", as_json=as_json, marks=marks(model))
             chunks = _chunks(file, realtime, _QUICK_S if settings["partials"] else _BLOCK_S)
             failed += not _run_file(model, chunks, printer, settings | sound(printer, speech))
         if speech and not speech.samples and not failed:

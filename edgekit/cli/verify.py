@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from edgekit.cli.options import bundle_argument, json_option
-from edgekit.errors import VerifyError
+from edgekit.cli.options import backend_options, bundle_argument, json_option, warn_fallback
+from edgekit.errors import UsageError, VerifyError
 
 
 @click.command(epilog="\b\nExample: edgekit verify bundles/base-int8")
@@ -17,16 +17,22 @@ from edgekit.errors import VerifyError
     metavar="CHECKPOINT",
     help="Compare with this checkpoint (folder or id of the hub), run live by torch and transformers.",
 )
+@backend_options
 @json_option
-def verify(bundle: Path, reference: str | None, as_json: bool) -> None:
+def verify(bundle: Path, reference: str | None, backend: str | None, allow_fallback: bool, as_json: bool) -> None:
     """Check that a bundle still gives what it gave when it was made.
 
     Runs the bundle on this machine and compares with the results stored in it; needs no torch.
     """
+    ran: dict[str, str] = {}
     if reference is None:
         from edgekit.runtime.verify import verify as compare
 
-        checks = compare(bundle)
+        verified = compare(bundle, backend=backend, allow_fallback=allow_fallback)
+        checks, ran = verified.checks, {"backend": verified.backend, "fallback": verified.fallback}
+        warn_fallback(verified)
+    elif backend or allow_fallback:
+        raise UsageError("--reference: compares on the CPU; leave out --backend and --allow-fallback")
     else:
         from edgekit.exporter.verify import verify_reference
 
@@ -41,7 +47,7 @@ def verify(bundle: Path, reference: str | None, as_json: bool) -> None:
             }
             for check in checks
         ]
-        click.echo(json.dumps({"bundle": str(bundle), "checks": found}, indent=1, allow_nan=False))
+        click.echo(json.dumps({"bundle": str(bundle)} | ran | {"checks": found}, indent=1, allow_nan=False))
     else:
         for check in checks:
             verdict = "ok    " if check.passed else "FAILED"

@@ -70,7 +70,7 @@ def cached_attention(
 
 def cross_attention(g: GraphWriter, q: str, layer: int, *, heads: int, head_dim: int) -> str:
     """Return attention of q (S, H*D) over the utterance's cross-KV of decoder layer ``layer``."""
-    sound = [g.input(f"cross.{2 * layer + i}", "float32", (1, heads, "sound", head_dim)) for i in (0, 1)]
+    sound = [g.input(f"cross.{2 * layer + i}", g.activations, (1, heads, "sound", head_dim)) for i in (0, 1)]
     return blocks_of(g).attention(g, q, *sound, heads=heads, head_dim=head_dim)
 
 

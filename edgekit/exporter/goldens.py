@@ -13,9 +13,9 @@ from edgekit.bundle import Bundle, Manifest
 from edgekit.exporter.pack import write_array
 from edgekit.exporter.quality import check_clips
 from edgekit.recipe import Recipe
+from edgekit.runtime.backends import CPU, LoadSettings, load_engines
 from edgekit.runtime.embedding import TokenTable
 from edgekit.runtime.model import Model, load_opened
-from edgekit.runtime.ort import load_component
 from edgekit.runtime.probe import Answer, Heard, answer, hear, speak
 from edgekit.runtime.text import load_tokenizer
 from edgekit.runtime.verify import CALLS, FOLDER, LOGIT_ROWS, POSITIONS, SPOKEN_FRAMES, sample_columns
@@ -28,7 +28,7 @@ def store_goldens(folder: Path, manifest: Manifest, recipe: Recipe) -> dict[str,
     if not recipe.check.clips or not (whole or _fits(bundle, recipe, "encoder", "adapter")):
         return {}
     speaks = whole and manifest.speech is not None
-    model = load_opened(bundle, speak=speaks) if whole else _ears(bundle)
+    model = load_opened(bundle, speak=speaks, backend=CPU) if whole else _ears(bundle)
     found: dict[str, Any] = {}
     for index, (name, samples) in enumerate(check_clips(recipe).items()):
         heard = hear(model, samples)
@@ -69,5 +69,5 @@ def _fits(bundle: Bundle, recipe: Recipe, *components: str) -> bool:
 
 def _ears(bundle: Bundle) -> Model:
     """Return a Model without its backbone's engine: it hears and cannot answer."""
-    engines = {name: load_component(bundle, name, 1) for name in ("encoder", "adapter")}
-    return Model(bundle, dict(engines), TokenTable(bundle), load_tokenizer(bundle), 1)
+    loaded = load_engines(bundle, ("encoder", "adapter"), LoadSettings(threads=1, context_tokens=1, backend=CPU))
+    return Model(bundle, loaded.engines, TokenTable(bundle), load_tokenizer(bundle), 1, CPU)

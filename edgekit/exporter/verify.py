@@ -22,6 +22,7 @@ from edgekit.exporter.quality import check_clips, relative_error
 from edgekit.exporter.tables import written_bundle
 from edgekit.exporter.weight_check import check_weights
 from edgekit.recipe import Recipe
+from edgekit.runtime.backends import CPU
 from edgekit.runtime.model import Model, load_opened
 from edgekit.runtime.probe import Answer, Heard, answer, hear
 from edgekit.runtime.sampler import Greedy
@@ -48,7 +49,7 @@ def verify_reference(bundle: str | Path, checkpoint: str | Path) -> tuple[Check,
         raise VerifyError(
             f"{bundle}: holds dummy weights, no checkpoint has them; run `edgekit verify` without --reference"
         )
-    model = load_opened(opened)
+    model = load_opened(opened, backend=CPU)
     found = open_checkpoint(locate(checkpoint).folder)
     whole = open_beside(found)
     family = find_family(whole.config, found.generation)

@@ -55,6 +55,8 @@ def profile_bundle(
     warmup: int = 1,
     level: str | None = None,
     threads: int | None = None,
+    backend: str | None = None,
+    allow_fallback: bool = False,
     progress: Progress | None = None,
 ) -> Profile:
     """Measure a bundle on speech clips (paths of audio files) and return the Profile.
@@ -70,7 +72,10 @@ def profile_bundle(
         raise UsageError(f"repeat {repeat}, warmup {warmup}: at least 1 and 0 are needed; ask for more")
     used_threads = available_cores() if threads is None else threads
     bundle = open_bundle(bundle_path)
-    model = load_opened(bundle, threads=used_threads, speak=bundle.manifest.speech is not None)
+    model = load_opened(
+        bundle, threads=used_threads, speak=bundle.manifest.speech is not None, backend=backend,
+        allow_fallback=allow_fallback,
+    )  # fmt: skip
     names = [offered.name for offered in model.manifest.levels if offered.name != SKIP]
     if level is not None and level not in names:
         raise UsageError(f"level: '{level}' is not in this bundle; choose one of: {', '.join(names)}")
@@ -104,6 +109,8 @@ def profile_bundle(
             level=bench.level,
             silence_after_s=bench.silence_after_s,
             clips=tuple(clip.facts() for clip in bench.clips),
+            backend=model.backend,
+            fallback=model.fallback,
         ),
         metrics=bench.metrics(),
         definitions={metric: DEFINITIONS[metric].text for metric in sorted({name for name, *_ in bench.samples})},
@@ -242,7 +249,9 @@ class Bench:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "samples.npy")
             np.save(path, longest.samples)
-            took = measure_fresh(Job(str(self.model.bundle.folder), str(path), threads, None, self.level))
+            took = measure_fresh(
+                Job(str(self.model.bundle.folder), str(path), threads, None, self.level, self.model.backend)
+            )
         self._add("load_s", "fresh process", took.load_s)
         self._add("peak_memory_mib", "fresh process", took.peak_mib)
 

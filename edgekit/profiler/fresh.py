@@ -25,6 +25,7 @@ class Job(msgspec.Struct, frozen=True):
     threads: int
     gate: str | None
     level: str | None
+    backend: str | None = None
 
 
 class Fresh(msgspec.Struct, frozen=True):
@@ -89,7 +90,7 @@ def _main(text: str) -> None:
     job = msgspec.json.decode(text, type=Job)
     samples = np.load(job.samples)
     begun = time.perf_counter()
-    model = edgekit.load(job.bundle, threads=job.threads)
+    model = edgekit.load(job.bundle, threads=job.threads, backend=job.backend)
     load_s = time.perf_counter() - begun
     loaded_mib = resident_mib(peak=False)
     model.transcribe(samples, gate=job.gate, level=job.level)

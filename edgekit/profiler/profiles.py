@@ -76,7 +76,7 @@ class ClipFacts(Struct, frozen=True):
 
 
 class Settings(Struct, frozen=True):
-    """How it was measured."""
+    """How it was measured. ``fallback``: why ``backend`` is not the one asked for; empty if it is."""
 
     threads: int
     warmup: int
@@ -86,6 +86,8 @@ class Settings(Struct, frozen=True):
     level: str
     silence_after_s: float
     clips: tuple[ClipFacts, ...]
+    backend: str = "onnxruntime-cpu"
+    fallback: str = ""
 
 
 class Metric(Struct, frozen=True):

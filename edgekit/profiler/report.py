@@ -101,7 +101,14 @@ def render_html(profiles: Sequence[Profile]) -> str:
 def column_labels(profiles: Sequence[Profile]) -> list[str]:
     """Return a short name for each Profile: what tells them apart, numbered where nothing does."""
     parts = [
-        (p.bundle.name, _precision(p), p.device.slug, f"{p.settings.threads} threads", p.settings.level)
+        (
+            p.bundle.name,
+            _precision(p),
+            p.device.slug,
+            p.settings.backend,
+            f"{p.settings.threads} threads",
+            p.settings.level,
+        )
         for p in profiles
     ]
     kept = [index for index in range(len(parts[0])) if index < 2 or len({part[index] for part in parts}) > 1]
@@ -132,12 +139,14 @@ def _subtitle(profiles: Sequence[Profile]) -> str:
 
 
 def _warnings(profiles: Sequence[Profile]) -> list[str]:
-    """Return a sentence for each bundle of dummy weights."""
-    return [
+    """Return a sentence for each bundle of dummy weights, and for each fallback."""
+    dummy = [
         f"Dummy weights: {name} holds noise in the shape of a model. Its text means nothing and its answers have a set "
         "length; which experts a trained model of this shape picks, and when its answers end, is not measured here."
         for name in dict.fromkeys(p.bundle.name for p in profiles if p.bundle.dummy_seed is not None)
     ]
+    fallen = dict.fromkeys((p.settings.backend, p.settings.fallback) for p in profiles if p.settings.fallback)
+    return dummy + [f"Fallback: measured on {backend}, because of {reason}." for backend, reason in fallen]
 
 
 def _precision(profile: Profile) -> str:
@@ -224,6 +233,7 @@ def _facts(profile: Profile) -> dict[str, str]:
         + ", ".join(f"{part} {precision}" for part, precision in bundle.precision.items()),
         "Manifest SHA-256": bundle.manifest_sha256,
         "Grid and gate": f"{bundle.grid}, chunks of {bundle.chunk_ms} ms; gate {bundle.gate}",
+        "Backend": settings.backend + (f" (fallback: {settings.fallback})" if settings.fallback else ""),
         "Settings": f"{settings.threads} threads, level {settings.level}, {settings.warmup} warm-up, "
         f"{settings.repeat} repeats, "
         f"blocks of {settings.block_ms} ms, {'paced at real time' if settings.paced else 'not paced'}",

@@ -16,11 +16,11 @@ from numpy.typing import ArrayLike
 from edgekit.bundle import Bundle, FlowSpeech, Manifest, TalkerSpeech, open_bundle
 from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.audio import Block, blocks
+from edgekit.runtime.backends import LoadSettings, load_engines
 from edgekit.runtime.embedding import TokenTable
 from edgekit.runtime.engine import Engine
 from edgekit.runtime.events import Event, Text
 from edgekit.runtime.options import StreamOptions
-from edgekit.runtime.ort import load_component
 from edgekit.runtime.policy import SKIP
 from edgekit.runtime.stream import Stream
 from edgekit.runtime.text import Tokenizer, load_tokenizer
@@ -56,13 +56,18 @@ class Transcript:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A bundle ready to run; see the module docstring. ``context_tokens``: length of each stream's KV cache."""
+    """A bundle ready to run; see the module docstring. ``context_tokens``: length of each stream's KV cache.
+
+    ``backend`` runs it; ``fallback``: why that is not the one asked for, empty if it is.
+    """
 
     bundle: Bundle
     engines: dict[str, Engine]
     table: TokenTable
     tokenizer: Tokenizer
     context_tokens: int
+    backend: str
+    fallback: str = ""
 
     @property
     def manifest(self) -> Manifest:
@@ -116,21 +121,33 @@ def load(
     verify_hashes: bool = True,
     context_tokens: int | None = None,
     speak: bool = False,
+    backend: str | None = None,
+    allow_fallback: bool = False,
 ) -> Model:
     """Return the Model of the bundle at ``path``, checked and loaded.
 
     threads: per engine, by default one per core this process may use. verify_hashes: False skips reading every file
     once more. context_tokens: a shorter KV cache than the bundle's, to save memory. speak: load what speaks, too.
-    Raises what open_bundle and load_component do, and UsageError for values that cannot be.
+    backend: what runs it, by default what its dialect is made for. allow_fallback: run on the CPU where that cannot.
+    Raises what open_bundle and load_engines do, and UsageError for values that cannot be.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads: {threads}, at least 1 is needed; leave it out to use every core")
     bundle = open_bundle(path, check_hashes=verify_hashes)
-    return load_opened(bundle, threads=threads, context_tokens=context_tokens, speak=speak)
+    return load_opened(
+        bundle, threads=threads, context_tokens=context_tokens, speak=speak, backend=backend,
+        allow_fallback=allow_fallback,
+    )  # fmt: skip
 
 
 def load_opened(
-    bundle: Bundle, *, threads: int | None = None, context_tokens: int | None = None, speak: bool = False
+    bundle: Bundle,
+    *,
+    threads: int | None = None,
+    context_tokens: int | None = None,
+    speak: bool = False,
+    backend: str | None = None,
+    allow_fallback: bool = False,
 ) -> Model:
     """Return the Model of a bundle that is already checked, or that the exporter has just written; see ``load``."""
     limit = bundle.manifest.protocol.context_tokens
@@ -142,8 +159,12 @@ def load_opened(
             name = bundle.manifest.name
             raise UsageError(f"speak: {name} writes and does not speak; leave it out or choose another bundle")
         names += SPEAKING[type(bundle.manifest.speech)]
-    engines: dict[str, Engine] = {name: load_component(bundle, name, threads or _cores()) for name in names}
-    model = Model(bundle, engines, TokenTable(bundle), load_tokenizer(bundle), context_tokens or limit)
+    settings = LoadSettings(threads or _cores(), context_tokens or limit, backend, allow_fallback)
+    loaded = load_engines(bundle, names, settings)
+    model = Model(
+        bundle, loaded.engines, TokenTable(bundle), load_tokenizer(bundle), settings.context_tokens, loaded.backend,
+        loaded.fallback,
+    )  # fmt: skip
     _check(model)
     return model
 

@@ -44,19 +44,40 @@ class Check:
         return self.error <= self.tolerance
 
 
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """Every comparison of a bundle, and what ran it; ``fallback`` as of Model."""
+
+    checks: tuple[Check, ...]
+    backend: str
+    fallback: str
+
+
 def sample_columns(vocabulary: int) -> Array:
     """Return the token ids whose logits are stored: about 512, evenly spread."""
     return np.arange(0, vocabulary, max(1, vocabulary // _COLUMNS))
 
 
-def verify(path: str | os.PathLike[str], *, threads: int | None = None) -> tuple[Check, ...]:
-    """Return every comparison of a bundle with its goldens.
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    backend: str | None = None,
+    allow_fallback: bool = False,
+) -> Verified:
+    """Return every comparison of a bundle with its goldens; ``backend`` and ``allow_fallback`` as of ``edgekit.load``.
 
     Raises BundleFormatError or BundleFileError for a damaged bundle, VerifyError if it carries no goldens.
     """
     bundle = open_bundle(path)
-    model = load_opened(bundle, threads=threads, speak=_speaks(bundle.manifest))
-    stored = model.manifest.verification.get("goldens")
+    model = load_opened(
+        bundle, threads=threads, speak=_speaks(bundle.manifest), backend=backend, allow_fallback=allow_fallback
+    )
+    return Verified(_checks(model), model.backend, model.fallback)
+
+
+def _checks(model: Model) -> tuple[Check, ...]:
+    path, stored = model.bundle.folder, model.manifest.verification.get("goldens")
     if not stored:
         raise VerifyError(f"{path}: carries no goldens; export it again with a recipe that names check clips")
     for name in stored:

@@ -13,7 +13,7 @@ def settings():
 
     @click.command
     @stream_options
-    def command(threads, as_json, **options):
+    def command(threads, backend, allow_fallback, as_json, **options):
         return stream_settings(options)
 
     return lambda *arguments: command.main(map(str, arguments), standalone_mode=False)

@@ -90,7 +90,7 @@ def test_a_pipe_gets_no_thought(capsys):
 
 
 def test_a_program_gets_thoughts_and_how_much_was_spoken_but_no_samples(capsys):
-    printer = Printer("a.wav", as_json=True, dummy=True)
+    printer = Printer("a.wav", as_json=True, marks={"dummy": True})
     printer.text(Thought("a bell", True, 0.0, 1.0))
     for samples in (0, 1920):
         printer.audio(Audio(np.zeros(samples, np.float32), 24_000))

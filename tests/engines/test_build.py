@@ -13,9 +13,9 @@ from edgekit.bundle import open_bundle
 from edgekit.errors import BackendError
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.recipe import load_target
-from edgekit.runtime.layers import take_layer_census
-from edgekit.runtime.plans import PlanStore
-from edgekit.runtime.trt import build
+from edgekit.runtime.backends.builder import build
+from edgekit.runtime.backends.layers import take_layer_census
+from edgekit.runtime.backends.plans import PlanStore
 from tests.exporter.graphs import STANDARD
 from tests.reference import checkpoints
 

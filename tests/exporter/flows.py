@@ -16,8 +16,8 @@ from edgekit.exporter.families.step_audio_flow import FlowShape
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import QuantizeSettings
+from edgekit.runtime.backends.ort import OrtEngine
 from edgekit.runtime.flow import NO_CODE
-from edgekit.runtime.ort import OrtEngine
 from edgekit.runtime.voice import Voice
 from tests.reference.flow_weights import SAMPLE_RATE_HZ
 

@@ -14,7 +14,7 @@ from edgekit.exporter.families.qwen3_omni import THINKER, Qwen3Omni
 from edgekit.exporter.families.qwen3_omni_talker import SPECIAL_CODES, Talker
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
-from edgekit.runtime.ort import OrtEngine
+from edgekit.runtime.backends.ort import OrtEngine
 from tests.exporter.parts import Array, Rows, engine
 from tests.reference import qwen3_omni as omni
 
@@ -51,7 +51,7 @@ def graph(
         if name == "backbone"
         else lambda g, w: talker.build(name, g, w)
     )
-    return engine(folder, name, build, weights() if tensors is None else tensors, precision, dialect)
+    return engine(folder, name, build, weights() if tensors is None else tensors, precision, dialect=dialect)
 
 
 def think(made: OrtEngine, experts_per_token: int = 2) -> Rows:

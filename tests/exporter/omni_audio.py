@@ -10,7 +10,7 @@ from edgekit.bundle.manifest import Dialect
 from edgekit.exporter.families.code2wav import Code2Wav
 from edgekit.exporter.families.qwen3_omni_ears import Qwen3OmniEars
 from edgekit.recipe import GridSettings
-from edgekit.runtime.ort import OrtEngine
+from edgekit.runtime.backends.ort import OrtEngine
 from tests.exporter.graphs import split
 from tests.exporter.parts import Array, engine
 from tests.reference import omni_audio
@@ -27,7 +27,7 @@ class Hearing:
         self, folder: Path, ears: Qwen3OmniEars, weights: Mapping[str, Array], kind: Precision, dialect: Dialect
     ) -> None:
         self.encoder, self.adapter = (
-            engine(folder, part, lambda g, w, part=part: ears.build(part, g, w), weights, kind, dialect)
+            engine(folder, part, lambda g, w, part=part: ears.build(part, g, w), weights, kind, dialect=dialect)
             for part in ("encoder", "adapter")
         )
 
@@ -60,7 +60,7 @@ def voice(
 ) -> OrtEngine:
     """Return the tiny decoder in one precision."""
     tensors = omni_audio.voice_weights() if weights is None else weights
-    return engine(folder, "decoder", VOICE.build, tensors, kind, dialect)
+    return engine(folder, "decoder", VOICE.build, tensors, kind, dialect=dialect)
 
 
 def speak(decoder: OrtEngine, codes: np.ndarray, sizes: Iterable[int]) -> list[Array]:

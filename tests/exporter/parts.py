@@ -13,8 +13,8 @@ from edgekit.exporter.dialects.standard_ops import check_ops
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import GROUPS, QuantizeSettings
+from edgekit.runtime.backends.ort import OrtEngine
 from edgekit.runtime.engine import Call
-from edgekit.runtime.ort import OrtEngine
 
 Array = NDArray[np.float32]
 SMALL_BLOCKS = QuantizeSettings(backbone_block=32, experts_block=32, head_block=32)
@@ -45,6 +45,7 @@ def engine(
     build: Callable[[GraphWriter, Weights], None],
     tensors: Mapping[str, Array],
     precision: Precision = "float32",
+    *,
     dialect: Dialect = "ort-cpu",
 ) -> OrtEngine:
     """Return the component ``name`` that ``build`` writes into ``folder``, every group in one precision."""

@@ -1,4 +1,4 @@
-"""Exported Step-Audio graphs of both dialects against the stored answers of transformers' modules, called as a stream calls them.
+"""Step-Audio graphs of both dialects against the stored answers of transformers' modules, called as a stream does.
 
 Tolerance: the graphs add in another order than torch does. Values are of the order 1 (frames) to 10 (embeddings and
 logits), where float32 sums of up to 2048 products differ by some 1e-6 to 1e-5; a wrong mask, position or weight is off

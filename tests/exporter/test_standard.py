@@ -19,8 +19,8 @@ from edgekit.exporter.families import find_family
 from edgekit.exporter.graph import IR_VERSIONS, OPSETS, GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import GROUPS, QuantizeSettings, load_recipe
+from edgekit.runtime.backends.ort import load_component, open_graph
 from edgekit.runtime.embedding import TokenTable
-from edgekit.runtime.ort import load_component, open_graph
 from tests.exporter.graphs import STANDARD
 
 HERE = Path(__file__).parent

@@ -10,6 +10,7 @@ from edgekit.bundle import open_bundle
 from edgekit.exporter.dialects.sound import sound_blocks_of
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.exporter.families.hift import HARMONICS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from edgekit.runtime.backends import CPU
 from edgekit.runtime.flow_mouth import FlowMouth
 from edgekit.runtime.model import load_opened
 from edgekit.runtime.probe import answer, hear, speak
@@ -43,7 +44,7 @@ def models(checkpoints, tmp_path_factory):
             for dialect, target in DIALECTS.items():
                 options = ExportOptions(recipe=QUICK, target=target, precision="float32")
                 export(checkpoints[family], folder / dialect, options)
-                made[family].append(load_opened(open_bundle(folder / dialect), threads=1, speak=True))
+                made[family].append(load_opened(open_bundle(folder / dialect), threads=1, speak=True, backend=CPU))
         return made[family]
 
     return make

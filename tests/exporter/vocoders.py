@@ -14,7 +14,7 @@ from edgekit.exporter.folded import FoldedTensors
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import QuantizeSettings
-from edgekit.runtime.ort import OrtEngine
+from edgekit.runtime.backends.ort import OrtEngine
 from tests.reference import hift_case as case
 
 Array = NDArray[np.float32]

@@ -16,7 +16,10 @@ class SoundBlocks(Protocol):
     """See the module docstring."""
 
     def attention(self, g: GraphWriter, q: str, keys: str, values: str, bias: str, *, heads: int, head_dim: int) -> str:
-        """Return attention (B*S, H*D) of q (B, S, H*D) over keys and values (B, H, T, D); ``bias`` (1, 1, S, T)."""
+        """Return attention (B*S, H*D) of q (B, S, H*D) over keys and values (B, H, T, D); ``bias`` (1, 1, S, T).
+
+        keys and values are as products take them, all else is float32.
+        """
         ...
 
     def sliding_attention(

@@ -32,7 +32,7 @@ class StandardSound:
             for table in (at.cos, at.sin)
         ]
         query, key = _rotated(g, q, latest[0], latest[1]), _rotated(g, keys, at.cos, at.sin)
-        return _attend(g, query, key, values, at.bias, heads=heads, head_dim=head_dim)
+        return _attend(g, query, g.narrow(key), g.narrow(values), at.bias, heads=heads, head_dim=head_dim)
 
     def turns(self, g: GraphWriter, pitch: str, rate: int, frame: int, overtones: int) -> tuple[str, str]:
         """Return exact sums of integers, in parts of a Hz.
@@ -53,10 +53,14 @@ class StandardSound:
 
 
 def _attend(g: GraphWriter, query: str, keys: str, values: str, bias: str, *, heads: int, head_dim: int) -> str:
-    """Return attention (B*S, H*D) of query (B, H, S, D) over keys and values (B, H, T, D)."""
-    scaled = g.node("Mul", query, g.constant(head_dim**-0.5))
-    scores = g.node("Add", g.node("MatMul", scaled, g.node("Transpose", keys, perm=[0, 1, 3, 2])), bias)
-    out = g.node("MatMul", g.node("Softmax", scores, axis=-1), values)
+    """Return attention (B*S, H*D) of query (B, H, S, D) over keys and values (B, H, T, D).
+
+    query, bias and what is returned are float32, keys and values as they are multiplied.
+    """
+    scaled = g.narrow(g.node("Mul", query, g.constant(head_dim**-0.5)))
+    scores = g.widen(g.node("MatMul", scaled, g.node("Transpose", keys, perm=[0, 1, 3, 2])))
+    shares = g.narrow(g.node("Softmax", g.node("Add", scores, bias), axis=-1))
+    out = g.widen(g.node("MatMul", shares, values))
     return g.node("Reshape", g.node("Transpose", out, perm=[0, 2, 1, 3]), g.constant([-1, heads * head_dim]))
 
 

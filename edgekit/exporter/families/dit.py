@@ -206,11 +206,11 @@ def _attention(g: GraphWriter, w: Weights, shape: DitShape, x: str, layer: int, 
 
 
 def _keep(g: GraphWriter, w: Weights, shape: DitShape, new: str, name: str, seen: _Seen) -> str:
-    """Write new rows (2, n, H, D) into their slots and return all slots (2, H, capacity, D) as float32.
+    """Write new rows (2, n, H, D) into their slots and return all slots (2, H, capacity, D) as they are multiplied.
 
     Quantised weights are further off than half precision, which halves the largest memory of this family.
     """
-    half = w.precision["decoder"] != "float32"
+    half = w.precision["decoder"] != "float32" or g.activations == "float16"
     size = (ROWS, shape.heads, "capacity", shape.head_dim)
     dtype = "float16" if half else "float32"
     kind: StateKind = "carried" if fixed_shapes(g) else "in-place"
@@ -219,7 +219,7 @@ def _keep(g: GraphWriter, w: Weights, shape: DitShape, new: str, name: str, seen
     new = g.node("Cast", new, to=10) if half else new
     present = g.node("ScatterND", past, seen.places, new, out=f"present.{name}")
     g.output(present, present, dtype, size, kind)
-    return g.node("Cast", present, to=1) if half else present
+    return present if dtype == g.activations else g.node("Cast", present, to=1)
 
 
 def _convolutions(g: GraphWriter, w: Weights, shape: DitShape, x: str, left: str, root: str) -> tuple[str, str]:

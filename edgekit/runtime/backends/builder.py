@@ -17,10 +17,10 @@ from typing import Any
 from edgekit.bundle import Bundle
 from edgekit.errors import BackendError, MissingPackageError, UsageError
 from edgekit.recipe import Target
-from edgekit.runtime.external_data import check_external_data
-from edgekit.runtime.layers import take_layer_census
-from edgekit.runtime.plans import PlanKey, PlanNote, PlanStore
-from edgekit.runtime.sizes import InputSizes, input_sizes
+from edgekit.runtime.backends.external_data import check_external_data
+from edgekit.runtime.backends.layers import take_layer_census
+from edgekit.runtime.backends.plans import PlanKey, PlanNote, PlanStore
+from edgekit.runtime.backends.sizes import InputSizes, input_sizes
 
 Progress = Callable[[str, int, int], None]
 """Called with the component, work done and work in all."""
@@ -144,7 +144,7 @@ def _build_one(trt: Any, bundle: Bundle, name: str, job: _Job) -> Built:  # noqa
     census = take_layer_census(rows, data_bytes, log, len(plan))
     if census.int8 < census.asked:
         raise BackendError(
-            f"{component.graph}: the plan surely holds {census.int8} layers in INT8, the bundle has {census.asked} "
+            f"{component.graph}: the plan surely holds {census.int8} layers in INT8 or less, the bundle has {census.asked} "
             f"({census.weight_bytes} bytes of weights, {data_bytes} in the bundle); use another version than "
             f"{job.kind} {trt.__version__}"
         )

@@ -12,8 +12,8 @@ import numpy as np
 
 from edgekit.bundle import Bundle, Component, TensorSpec
 from edgekit.errors import BackendError, BundleFormatError, MissingPackageError
+from edgekit.runtime.backends.external_data import check_external_data
 from edgekit.runtime.engine import Array, Call, allocate
-from edgekit.runtime.external_data import check_external_data
 
 DIALECTS = ("ort-cpu", "standard")
 _PROVIDER = "CPUExecutionProvider"

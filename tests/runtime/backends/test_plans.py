@@ -5,7 +5,7 @@ import pytest
 
 from edgekit.bundle import open_bundle
 from edgekit.errors import OutputError
-from edgekit.runtime.plans import PlanKey, PlanNote, PlanStore
+from edgekit.runtime.backends.plans import PlanKey, PlanNote, PlanStore
 
 KEY = PlanKey(
     graph="aa", data="bb", builder="tensorrt-rtx", version="1.7.1", device="8.0 to 12.0", sizes="x:(1,):(1,):(2,)"

@@ -3,7 +3,7 @@
 import pytest
 
 from edgekit.bundle import CensusRow
-from edgekit.runtime.layers import take_layer_census
+from edgekit.runtime.backends.layers import take_layer_census
 
 
 def row(numbers, dtype="int8"):

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper
 
 from edgekit.bundle import Requirements, TensorSpec, open_bundle
 from edgekit.errors import BackendError, BundleFormatError, MissingPackageError
-from edgekit.runtime.external_data import check_external_data, external_locations
-from edgekit.runtime.ort import load_component
+from edgekit.runtime.backends.external_data import check_external_data, external_locations
+from edgekit.runtime.backends.ort import load_component
 
 
 def _external(name: str, location: str) -> onnx.TensorProto:
