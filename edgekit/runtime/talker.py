@@ -20,6 +20,7 @@ from edgekit.runtime.mouth import Cut
 from edgekit.runtime.sampler import CodeLimits, Sampler, sampler
 from edgekit.timing import Trace
 
+LONGEST_FRAMES = 24  # of a piece; what plans of the decoder are built for
 _HEAD_TOKENS = 3  # turn start, role, newline: what an answer's turn begins with
 _HEAD_PADS = 4  # of text, beside the codec's own head: nothink, think begin and end, speaker
 
@@ -62,7 +63,7 @@ class TalkerOptions:
     talker_sampling: Sampling | None = None
     code_sampling: Sampling | None = None
     first_frames: int = 2
-    longest_frames: int = 24
+    longest_frames: int = LONGEST_FRAMES
     samplers: tuple[Sampler, Sampler] | None = None
 
 
@@ -361,7 +362,10 @@ class _Sound:
         if not self._waiting:
             return
         with self._trace.span("decoder", self._waiting):
-            samples = self._call.run({"codes": self._codes[: self._waiting], "start": self._start})["samples"]
+            found = self._call.run({"codes": self._codes[: self._waiting], "start": self._start})
+        samples = found["samples"]
+        if "lead" in found:  # where a graph cuts nothing by a value: so many samples are none
+            samples = samples[int(found["lead"][0]) :]
         self._start += self._waiting
         self._waiting = 0
         if len(samples):

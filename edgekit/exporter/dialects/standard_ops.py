@@ -13,7 +13,7 @@ from edgekit.errors import CensusError, UsageError
 from edgekit.exporter.graph import OPSETS
 
 # Which input names the axes, of ops where that may not be computed.
-_AXES = {"ReduceMax": 1, "ReduceMean": 1, "ReduceSum": 1, "Squeeze": 1, "Unsqueeze": 1, "Slice": 3}
+_AXES = {"ReduceL2": 1, "ReduceMax": 1, "ReduceMean": 1, "ReduceSum": 1, "Squeeze": 1, "Unsqueeze": 1, "Slice": 3}
 _MOST_CHOSEN = 3840
 _CODES = (onnx.TensorProto.INT8, onnx.TensorProto.INT4)
 
