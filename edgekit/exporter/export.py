@@ -194,7 +194,7 @@ def _resolve(recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Recipe
 
 def _make(source: _Source, output: Path, recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Manifest:
     recipe = _resolve(recipe, options, dialect)
-    check_dialect(dialect, source.family)
+    check_dialect(dialect)
     offered = {source.family.group(name) for name in source.family.expected()}
     for group in options.groups:
         if group not in offered:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import onnx
@@ -11,8 +10,8 @@ from onnx import numpy_helper
 
 from edgekit.bundle.manifest import Dialect, Struct
 from edgekit.errors import CensusError, UsageError
+from edgekit.exporter.graph import OPSETS
 
-_FAMILIES = ("whisper", "step_audio", "qwen3_omni")  # those whose every block is written in the dialect
 # Which input names the axes, of ops where that may not be computed.
 _AXES = {"ReduceL2": 1, "ReduceMax": 1, "ReduceMean": 1, "ReduceSum": 1, "Squeeze": 1, "Unsqueeze": 1, "Slice": 3}
 _MOST_CHOSEN = 3840
@@ -29,26 +28,16 @@ class AllowList(Struct, frozen=True):
     ops: dict[str, str]
 
 
-class _Named(Protocol):
-    name: str
-
-
 @cache
 def allow_list() -> AllowList:
     """Return the list."""
     return msgspec.toml.decode(Path(__file__).with_name("standard_ops.toml").read_bytes(), type=AllowList)
 
 
-def check_dialect(dialect: Dialect, family: _Named) -> None:
-    """Raise UsageError if a family is not written in the dialect, before any work is done."""
-    if dialect == "ort-cpu":
-        return
-    if dialect != "standard":
+def check_dialect(dialect: Dialect) -> None:
+    """Raise UsageError if no graph is written in the dialect, before any work is done."""
+    if dialect not in OPSETS:
         raise UsageError(f"dialect '{dialect}': no graph is written in it yet; use --target cpu")
-    if family.name not in _FAMILIES:
-        raise UsageError(
-            f"{family.name}: not written in the standard dialect yet, {', '.join(_FAMILIES)} is; use --target cpu"
-        )
 
 
 def check_ops(path: Path) -> None:
