@@ -54,8 +54,9 @@ class TalkerOptions:
     """How a Talker speaks; what is None is as the bundle says, its first speaker for one.
 
     Audio is made in pieces of ``first_frames``, then twice as many each time up to ``longest_frames``: a small first
-    piece is heard early, longer ones cost less. The same ``seed`` gives the same speech; None other speech every time.
-    ``samplers``, of the first code and of the others, choose in place of both samplings and the seed.
+    piece is heard early, longer ones cost less; plans for a GPU admit none beyond LONGEST_FRAMES. The same ``seed``
+    gives the same speech; None other speech every time. ``samplers``, of the first code and of the others, choose in
+    place of both samplings and the seed.
     """
 
     speaker: str | None = None
