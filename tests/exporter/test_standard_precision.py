@@ -12,8 +12,8 @@ from onnx.reference import ReferenceEvaluator
 from edgekit.bundle import open_bundle
 from edgekit.errors import CheckpointError, QualityError, RecipeError
 from edgekit.exporter.checkpoint import open_checkpoint
-from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.dialects import Routing
+from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.families import find_family
 from edgekit.exporter.quality import relative_error
 from edgekit.exporter.quantize import BITS, dequantize_blocks, dividing_block, quantize_blocks, quantize_channels
