@@ -112,7 +112,7 @@ def _member(capability: str) -> str:
 
 def _build_one(trt: Any, bundle: Bundle, name: str, job: _Job) -> Built:  # noqa: ANN401 - TensorRT's module
     component = bundle.manifest.components[name]
-    sizes = input_sizes(bundle.manifest, component, job.context)
+    sizes = input_sizes(bundle.manifest, name, job.context)
     key = plan_key(bundle, name, job.kind, trt.__version__, device=job.device, context_tokens=job.context)
     path = job.store.path(name, key)
     if (held := job.store.open(name, key)) is not None:
@@ -132,9 +132,9 @@ def _build_one(trt: Any, bundle: Bundle, name: str, job: _Job) -> Built:  # noqa
         census = take_layer_census(rows, data_bytes, log, draft.bytes)
         if census.int8 < census.asked:
             raise BackendError(
-                f"{component.graph}: the plan surely holds {census.int8} layers in INT8, the bundle has {census.asked} "
-                f"({census.weight_bytes} bytes of weights, {data_bytes} in the bundle); use another version than "
-                f"{job.kind} {trt.__version__}"
+                f"{component.graph}: the plan surely holds {census.int8} layers in INT8 or INT4, the bundle has "
+                f"{census.asked} ({census.weight_bytes} bytes of weights, {data_bytes} in the bundle); use another "
+                f"version than {job.kind} {trt.__version__}"
             )
         note = PlanNote(
             key=key, int8_layers=census.int8, int8_asked=census.asked, weight_bytes=census.weight_bytes,

@@ -51,7 +51,7 @@ def plan_key(bundle: Bundle, name: str, builder: str, version: str, *, device: s
     """Return the key of a component's plan. Raises BundleFormatError for a free size that no grid tells of."""
     component = bundle.manifest.components[name]
     hashes = {entry.path: entry.sha256 for entry in bundle.manifest.files}
-    sizes = input_sizes(bundle.manifest, component, context_tokens)
+    sizes = input_sizes(bundle.manifest, name, context_tokens)
     return PlanKey(
         graph=hashes[component.graph],
         data=hashes[component.data] if component.data else "",

@@ -134,7 +134,7 @@ def publish(bundle, library, context_tokens=None, *, kind="tensorrt", device="8.
     context_tokens = context_tokens or bundle.manifest.protocol.context_tokens
     store = store or PlanStore(bundle)
     for name, component in bundle.manifest.components.items():
-        sizes = input_sizes(bundle.manifest, component, context_tokens)
+        sizes = input_sizes(bundle.manifest, name, context_tokens)
         bounds = {one: (size.low, size.high) for one, size in sizes.items()}
         plan = json.dumps({"graph": str(bundle.folder / component.graph), "bounds": bounds}).encode()
         key = plan_key(bundle, name, kind, library.__version__, device=device, context_tokens=context_tokens)
