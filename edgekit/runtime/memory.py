@@ -53,8 +53,9 @@ Source: load-memory.md under profiles/x86-2core-amx, made by ``make bench-memory
 BUILDING: dict[Precision, BuildFit] = {
     "float32": BuildFit(weights=1.36, graph=1958.28, base=214.0),
     "int8": BuildFit(weights=1.59, graph=1865.68, base=228.0),
+    "int4": BuildFit(weights=1.72, graph=1267.49, base=375.0),
 }
-"""What TensorRT for RTX 1.7 allocates. Source: build-memory.md, as above."""
+"""What TensorRT for RTX 1.7 allocates. Source: build-memory.md, and build-memory-int4.md, as above."""
 
 
 def total_mib(root: Path = ROOT) -> int:
@@ -134,7 +135,7 @@ def check_load(bundle: Bundle, need: Need, available: float | None, where: str =
 def build_peak_mib(manifest: Manifest, name: str) -> float:
     """Return what the builder is predicted to allocate for the plan of a component, at its peak."""
     component = manifest.components[name]
-    fit = BUILDING["float32" if component.precision == "float32" else "int8"]
+    fit = BUILDING[component.precision]
     graph = next(entry.bytes for entry in manifest.files if entry.path == component.graph)
     return fit.weights * weight_bytes(manifest, [name])[name] / MIB + fit.graph * graph / MIB + fit.base
 
@@ -158,7 +159,7 @@ def check_build(bundle: Bundle, name: str, available: float | None) -> float | N
 def _advice(manifest: Manifest) -> str:
     order: tuple[Precision, ...] = ("float32", "int8", "int4")
     widest = min((order.index(one.precision) for one in manifest.components.values()), default=len(order) - 1)
-    offered = order[widest + 1 : 2 if manifest.dialect == "standard" else 3]
+    offered = order[widest + 1 :]
     smaller = f"export it with --precision {' or '.join(offered)}" if offered else "choose a smaller model"
     return f"end other programs, or {smaller}"
 

@@ -43,7 +43,7 @@ SHAPES = {
     "encoder": (2560, 8, 1, 0),
     "wide": (4096, 1, 6, 4),
 }
-PRECISIONS = ("int8", "float32")
+PRECISIONS = ("int4", "int8", "float32")
 MIB = 1 << 20
 ALLOCATED, RESIDENT = "Peak: allocated", "Peak: resident"
 WEIGHTS, GRAPH = "Largest component: weights", "Largest component: graph"
@@ -54,6 +54,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument("--name", default="build-memory", help="of the files to write")
     parser.add_argument("--target", default="desktop-rtx")
     parser.add_argument("--work", type=Path, help="where bundles and plans go; a temporary folder if absent")
     parser.add_argument("--output", type=Path, default=ROOT / "profiles")
@@ -66,7 +68,7 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
     """Make the bundles, build each of them in every round, and write what was found."""
     bundles = {}
     for shape in args.shapes:
-        for precision in PRECISIONS:
+        for precision in args.precisions:
             subject = f"{shape} {precision}"
             print(f"{subject}: export", flush=True)
             bundles[subject] = make_bundle(folder, shape, precision, args.target)
@@ -89,7 +91,9 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
             findings.add(RESIDENT, subject, "MiB", took.peak_mib)
             findings.add("Time", subject, "s", took.wall_s)
             others.append(took.others_cores)
-    fits = {precision: fit(findings, [one for one in bundles if one.endswith(precision)]) for precision in PRECISIONS}
+    fits = {
+        precision: fit(findings, [one for one in bundles if one.endswith(precision)]) for precision in args.precisions
+    }
     comparison = make_comparison(
         title="Memory that building plans takes",
         question="What does `edgekit build` take at its peak, and how well is it predicted from the bundle?",
@@ -117,7 +121,7 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
         ],
         details={"fit": fits, "shapes": {shape: SHAPES[shape] for shape in args.shapes}},
     )
-    print(save_comparison(comparison, args.output, "build-memory"))
+    print(save_comparison(comparison, args.output, args.name))
 
 
 def make_bundle(folder: Path, shape: str, precision: str, target: str) -> Path:
