@@ -62,7 +62,8 @@ def load_engines(bundle: Bundle, names: Iterable[str], settings: LoadSettings) -
     except (BackendError, MissingPackageError) as error:
         if not settings.allow_fallback or asked == CPU:
             raise
-        return Loaded(_load(bundle, names, CPU, settings), CPU, fallback=f"{asked}: {error}")
+        reason = str(error).removeprefix(f"{asked}: ")
+        return Loaded(_load(bundle, names, CPU, settings), CPU, fallback=f"{asked}: {reason}")
 
 
 def _asked(bundle: Bundle, backend: str | None) -> str:
