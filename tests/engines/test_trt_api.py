@@ -43,7 +43,12 @@ def bundle(tmp_path_factory):
     [
         ("Runtime", ("deserialize_cuda_engine",)),
         ("ICudaEngine", ("num_io_tensors", "get_tensor_name", "get_tensor_dtype", "get_tensor_location",
-                         "device_memory_size_v2", "create_execution_context", "create_runtime_config")),
+                         "device_memory_size_v2", "create_execution_context", "create_runtime_config",
+                         "create_engine_inspector")),
+        ("EngineInspector", ("get_engine_information",)),
+        ("LayerInformationFormat", ("JSON",)),
+        ("IBuilderConfig", ("profiling_verbosity", "progress_monitor", "set_memory_pool_limit")),
+        ("ProfilingVerbosity", ("DETAILED",)),
         ("IExecutionContext", ("set_device_memory", "set_input_shape", "set_tensor_address", "infer_shapes",
                                "get_tensor_shape", "execute_async_v3", "is_stream_capturable")),
         ("IRuntimeConfig", ("set_execution_context_allocation_strategy", "create_runtime_cache", "set_runtime_cache")),

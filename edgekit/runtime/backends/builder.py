@@ -7,18 +7,19 @@ plan was executed.
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from edgekit.bundle import Bundle
+from edgekit.bundle import Bundle, Manifest
 from edgekit.errors import BackendError, UsageError
 from edgekit.recipe import Target
 from edgekit.runtime.backends.device import device_capability
 from edgekit.runtime.backends.external_data import check_external_data
-from edgekit.runtime.backends.layers import take_layer_census
+from edgekit.runtime.backends.layers import count_layers, take_layer_census
 from edgekit.runtime.backends.library import MODULES, load_library, make_logger, one_line
-from edgekit.runtime.backends.plan_stream import write_plan
+from edgekit.runtime.backends.plan_stream import stream_reader, write_plan
 from edgekit.runtime.backends.plans import PORTABLE, PlanDraft, PlanNote, PlanStore, plan_key
 from edgekit.runtime.backends.sizes import InputSizes, input_sizes
 from edgekit.runtime.memory import MIB, ROOT, available_mib, build_peak_mib, check_build
@@ -136,11 +137,37 @@ def _build_one(trt: Any, bundle: Bundle, name: str, job: _Job) -> Built:  # noqa
                 f"{census.asked} ({census.weight_bytes} bytes of weights, {data_bytes} in the bundle); use another "
                 f"version than {job.kind} {trt.__version__}"
             )
+        layers = _inspect(trt, draft) if job.kind == "tensorrt" else {}
+        # A builder that joins layers into fewer than there are linears tells nothing of each.
+        apart = sum(layers.values()) >= census.asked
+        if layers and apart and "int8" not in layers and _rounds_inputs(bundle.manifest, name):
+            raise BackendError(
+                f"{component.graph}: the bundle has INT8 activations, the plan no layer that reads any ({layers}); use "
+                f"another version than {job.kind} {trt.__version__}"
+            )
         note = PlanNote(
             key=key, int8_layers=census.int8, int8_asked=census.asked, weight_bytes=census.weight_bytes,
             build_s=round(time.perf_counter() - started, 3), sha256=draft.sha256, bytes=draft.bytes,
+            layers=layers,
         )  # fmt: skip
         return Built(name, draft.publish(note), note, kept=False)
+
+
+def _rounds_inputs(manifest: Manifest, name: str) -> bool:
+    """Return whether linears of a component take INT8 activations."""
+    static = manifest.recipe.get("quantize", {}).get("encoder_activations") == "static"
+    return static and name in ("encoder", "adapter") and manifest.components[name].precision == "int8"
+
+
+def _inspect(trt: Any, draft: PlanDraft) -> dict[str, int]:  # noqa: ANN401 - TensorRT's module
+    """Return how many layers of a plan work in which type, of a plan for the device that answers here."""
+    logger = make_logger(trt, verbose=False)
+    runtime = trt.Runtime(logger)
+    with closing(draft.reader()) as plan:
+        engine = runtime.deserialize_cuda_engine(stream_reader(trt, plan))
+    if engine is None:
+        raise BackendError(f"{plan.size} bytes of a plan: TensorRT does not take what it built ({logger.error()})")
+    return count_layers(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def _serialise(
@@ -170,6 +197,7 @@ def _serialise(
     timings = f"{job.kind}-{trt.__version__}-{job.device}.timings"
     measures = job.kind == "tensorrt"  # TensorRT for RTX measures nothing before a plan first runs
     if measures:
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector knows names only
         config.set_timing_cache(config.create_timing_cache(job.store.cache(timings)), False)
     if not write_plan(trt, builder, network, config, draft):
         limit, step = "", "export it again"

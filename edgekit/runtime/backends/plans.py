@@ -63,7 +63,10 @@ def plan_key(bundle: Bundle, name: str, builder: str, version: str, *, device: s
 
 
 class PlanNote(Struct, frozen=True):
-    """What a plan's file says after the plan: its key, what the layer census found, and the plan's hash and size."""
+    """What a plan's file says after the plan: its key, what the layer census found, and the plan's hash and size.
+
+    ``layers``: how many work in which type, where an inspector could be asked.
+    """
 
     key: PlanKey
     int8_layers: int
@@ -72,6 +75,7 @@ class PlanNote(Struct, frozen=True):
     build_s: float
     sha256: str
     bytes: int
+    layers: dict[str, int] = {}  # noqa: RUF012 - msgspec copies it
 
 
 class PlanReader:
@@ -114,19 +118,19 @@ class NewFile:
 
     def __init__(self, file: FileIO, temporary: Path) -> None:
         self._file = file
-        self._temporary = temporary
+        self.path = temporary
 
     def write(self, data: bytes | memoryview) -> None:
         """Add bytes."""
         left = memoryview(data)
-        with _told(self._temporary):
+        with _told(self.path):
             while left:
                 left = left[self._file.write(left) :]
 
     def name(self, path: Path) -> Path:
         """Give the file its own name and return it."""
         with _told(path):
-            return self._temporary.replace(path)
+            return self.path.replace(path)
 
 
 class PlanDraft:
@@ -148,6 +152,10 @@ class PlanDraft:
         self._file.write(data)
         self._digest.update(data)
         self.bytes += len(data)
+
+    def reader(self) -> PlanReader:
+        """Return what there is so far, to be read; the caller closes it."""
+        return PlanReader(self._file.path.open("rb"), self.bytes)
 
     def publish(self, note: PlanNote) -> Path:
         """Finish the file with its note, give it its name and return that. Raises OutputError as ``write``."""

@@ -1,9 +1,11 @@
 """The layer census is a lower bound: what a plan's bytes allow to have been widened counts as widened."""
 
+import json
+
 import pytest
 
 from edgekit.bundle import CensusRow
-from edgekit.runtime.backends.layers import take_layer_census
+from edgekit.runtime.backends.layers import count_layers, take_layer_census
 
 
 def row(numbers, dtype="int8"):
@@ -46,3 +48,34 @@ def test_room_between_tensors_widens_none():
     rows = [row(100), row(300), row(257, "float32")]  # 256, 512 and 512 bytes
     assert take_layer_census(rows, 700, [], 1280 + 99).int8 == 2
     assert take_layer_census(rows, 700, [], 1280 + 100).int8 == 1
+
+
+def layer(*inputs, weights=None):
+    described = {"Name": "l", "Inputs": [{"Name": "x", "Format/Datatype": one} for one in inputs]}
+    return described | ({"Weights": {"Type": weights, "Count": 4}} if weights else {})
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"),
+    [
+        (layer("Thirty-two wide channel vectorized row major Int8 format."), "int8"),
+        (layer("Int8", "Half"), "int8"),
+        (layer("Row major linear FP16 format", weights="Int8"), "int8"),
+        (layer("Half", weights="Int4"), "int4"),
+        (layer("Row major linear FP16 format"), "float16"),
+        (layer("BFloat16"), "float16"),
+        (layer("Row major linear FP32"), "float32"),
+        (layer("Float", weights="Half"), "float16"),
+        (layer("Int64"), "untold"),
+        (layer(), "untold"),
+        ("the name alone", "untold"),
+    ],
+)
+def test_a_layer_works_in_the_lowest_type_that_it_reads(told, kind):
+    assert count_layers(json.dumps({"Layers": [told, told], "Bindings": []})) == {kind: 2}
+
+
+def test_kinds_of_layers_are_counted_apart_and_none_is_none():
+    told = [layer("Half"), layer("Int8"), layer("Half"), "name"]
+    assert count_layers(json.dumps({"Layers": told})) == {"int8": 1, "float16": 2, "untold": 1}
+    assert count_layers('{"Layers": []}') == {}
