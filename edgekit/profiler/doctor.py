@@ -25,7 +25,7 @@ from edgekit.profiler.probes import Answer, ask
 from edgekit.recipe import load_target
 
 # The backends that edgekit/runtime has an Engine for.
-_ENGINES = frozenset({"onnxruntime-cpu"})
+_ENGINES = frozenset({"onnxruntime-cpu", "onnxruntime-cuda"})
 _BACKENDS = {
     "CPUExecutionProvider": "onnxruntime-cpu",
     "CUDAExecutionProvider": "onnxruntime-cuda",

@@ -13,7 +13,7 @@ class CrossCache:
 
     The attention op wants contiguous arrays of exactly the positions heard. ``make_room`` lays them out for a number of
     positions still to come, while there is time; where the guess was right, packing at the end copies nothing. Arrays
-    once returned are not written again.
+    once returned are not written again, and marked so, since a GPU then keeps its copy.
     """
 
     def __init__(self, layers: int, heads: int, head_dim: int, max_positions: int) -> None:
@@ -40,6 +40,8 @@ class CrossCache:
         """Return 2 * layers contiguous arrays (1, heads, positions, head_dim), the same ones while nothing is added."""
         if self._laid[0].shape[2] != self.positions:
             self._lay(self.positions, self.positions)
+        for array in self._laid:
+            array.flags.writeable = False
         return self._laid
 
     def reset(self) -> None:

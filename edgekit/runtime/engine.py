@@ -25,7 +25,8 @@ class Call(Protocol):
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once and return every output that is not in-place state. ``carried`` state is kept for the next call.
 
-        An array that is passed again unchanged in identity and shape is not bound again: rewrite it in place.
+        An array that is passed again unchanged in identity and shape is not bound again: rewrite it in place. One that
+        cannot be written (``flags.writeable`` False) is copied to a GPU once, any other at every run.
         """
         ...
 

@@ -12,12 +12,13 @@ from edgekit.bundle import Bundle
 from edgekit.bundle.manifest import Dialect
 from edgekit.errors import BackendError, MissingPackageError, UsageError
 from edgekit.runtime.backends import ort
+from edgekit.runtime.backends.ort_call import Device
 from edgekit.runtime.engine import Engine
 
-CPU = "onnxruntime-cpu"
+CPU, CUDA = "onnxruntime-cpu", "onnxruntime-cuda"
 BACKENDS: dict[Dialect, tuple[str, ...]] = {
     "ort-cpu": (CPU,),
-    "ort-cuda": ("onnxruntime-cuda", CPU),
+    "ort-cuda": (CUDA, CPU),
     "standard": ("tensorrt", "tensorrt-rtx", CPU),
 }
 """What runs a dialect: for ``ort-cuda`` and ``standard`` the CPU is the numerical twin, too slow for use."""
@@ -76,6 +77,7 @@ def _has_only_rtx() -> bool:
 
 
 def _load(bundle: Bundle, names: tuple[str, ...], backend: str, settings: LoadSettings) -> dict[str, Engine]:
-    if backend == CPU:
-        return {name: ort.load_component(bundle, name, settings.threads) for name in names}
+    if backend in (CPU, CUDA):
+        device: Device = "cuda" if backend == CUDA else "cpu"
+        return {name: ort.load_component(bundle, name, settings.threads, device) for name in names}
     raise BackendError(f"{backend}: edgekit runs nothing on it yet; choose --backend {CPU}")
