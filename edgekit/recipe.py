@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from edgekit.bundle.manifest import ComputeLevel, Dialect, GateSettings, GridMode, Precision, Struct
+from edgekit.bundle.manifest import Activations, ComputeLevel, Dialect, GateSettings, GridMode, Precision, Struct
 from edgekit.errors import RecipeError
 from edgekit.resources import resource
 
@@ -31,13 +31,15 @@ class QuantizeSettings(Struct, frozen=True):
     """Block sizes along the input dimension (32, 64 or 128; the largest that divides it is used, at most this).
 
     ``encoder_activations``: scaled anew at each call, or by fixed scales found on the check clips. A target's dialect
-    decides it: onnxruntime's ops on a CPU are dynamic, TensorRT's are static.
+    decides it: onnxruntime's ops on a CPU are dynamic, TensorRT's are static. ``activations``, the target's: what is
+    multiplied by a weight or a cache; norms, sums, softmax and routers stay float32.
     """
 
     backbone_block: int = 128
     experts_block: int = 64
     head_block: int = 128
     encoder_activations: Literal["dynamic", "static"] = "dynamic"
+    activations: Activations = "float32"
 
 
 class GridSettings(Struct, frozen=True):
@@ -119,6 +121,7 @@ class Target(Struct, frozen=True):
     """A device class: which dialect to export and what the device has.
 
     ``compute_capability`` names the GPUs, none for a CPU; ``unified_memory``: GPU and CPU share one pool.
+    ``activations``: what its graphs multiply in, see QuantizeSettings.
     """
 
     name: str
@@ -130,7 +133,13 @@ class Target(Struct, frozen=True):
     note: str = ""
     compute_capability: tuple[str, ...] = ()
     unified_memory: bool = False
+    activations: Activations = "float32"
     stacks: tuple[Stack, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise ValueError, which msgspec tells with the field, for activations that the dialect has not."""
+        if self.activations != "float32" and self.dialect == "ort-cpu":
+            raise ValueError(f"activations '{self.activations}': dialect 'ort-cpu' has float32 only")
 
 
 _T = TypeVar("_T", Recipe, Target)

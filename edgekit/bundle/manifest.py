@@ -12,6 +12,7 @@ FORMAT_VERSION = 1
 
 Dialect = Literal["ort-cpu", "ort-cuda", "standard"]
 Precision = Literal["float32", "int8", "int4"]
+Activations = Literal["float32", "float16"]
 GridMode = Literal["exact", "chunked"]
 GateKind = Literal["speech", "sound", "off"]
 StateKind = Literal["none", "in-place", "carried"]
@@ -65,9 +66,9 @@ class TensorRef(Struct, frozen=True):
 class Embedding(Struct, frozen=True):
     """The token table, looked up by the host.
 
-    ``weight`` is float32 (vocab, width), or unsigned 8-bit / packed 4-bit codes (vocab, blocks, bytes per block) with
-    ``scales`` (vocab, blocks) and zero point 128 or 8; signed 8-bit codes have none. Tied tables point into the head's
-    own bytes.
+    ``weight`` is float32 or float16 (vocab, width), or unsigned 8-bit / packed 4-bit codes (vocab, blocks, bytes per
+    block) with ``scales`` (vocab, blocks) and zero point 128 or 8; signed codes (int8, 4-bit ones packed alike) have
+    none. Tied tables point into the head's own bytes.
     """
 
     weight: TensorRef
@@ -121,6 +122,16 @@ class Grid(Struct, frozen=True):
         segment = self.segment_frames or max(1, frames)
         whole, rest = divmod(frames, segment)
         return whole * -(-segment // self.frames_per_position) - (-rest // self.frames_per_position)
+
+    def kept_frames(self, positions: int, total: int, *, last: bool) -> int:
+        """Return the frames that an encoder call of so many positions is for, ``total`` after it.
+
+        An encoder that takes ``valid`` pools pairs of positions. A ``last`` one, masked, after 4n + 1 others would make
+        a frame of padding: what a graph gives of it is to be cut.
+        """
+        if not self.masks_last_position:
+            return positions
+        return positions // 2 - (last and total % 4 == 2)
 
 
 class Sampling(Struct, frozen=True):

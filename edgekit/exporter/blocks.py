@@ -27,6 +27,11 @@ def rms_norm(g: GraphWriter, w: Weights, x: str, name: str, epsilon: float) -> s
     return blocks_of(g).rms_norm(g, x, w.plain(g, name + ".weight"), epsilon)
 
 
+def fixed_shapes(g: GraphWriter) -> bool:
+    """Return whether no shape of a graph may depend on a value."""
+    return blocks_of(g).fixed_shapes
+
+
 def steps(g: GraphWriter, x: str, start: str) -> Steps:
     """Return the Steps of a call that appends the rows of x (S, width) after ``start`` rows."""
     return blocks_of(g).steps(g, x, start)
@@ -65,7 +70,7 @@ def cached_attention(
 
 def cross_attention(g: GraphWriter, q: str, layer: int, *, heads: int, head_dim: int) -> str:
     """Return attention of q (S, H*D) over the utterance's cross-KV of decoder layer ``layer``."""
-    sound = [g.input(f"cross.{2 * layer + i}", "float32", (1, heads, "sound", head_dim)) for i in (0, 1)]
+    sound = [g.input(f"cross.{2 * layer + i}", g.activations, (1, heads, "sound", head_dim)) for i in (0, 1)]
     return blocks_of(g).attention(g, q, *sound, heads=heads, head_dim=head_dim)
 
 
@@ -183,7 +188,7 @@ def audio_encoder(g: GraphWriter, w: Weights, names: EncoderNames, size: Encoder
     table = w.plain(g, names.positions)
     x = g.node("Add", x, rows_at(g, table, at))
     valid = g.input("valid", "int64", (1,)) if pooled else ""
-    bias = _key_mask(g, at, valid, x) if pooled else ""
+    bias = _key_mask(g, at, valid, x, size.positions) if pooled else ""
     for layer in range(size.layers):
         x = encoder_layer(g, w, names, size, layer, x, at, bias)
     if pooled:
@@ -213,7 +218,10 @@ def _conv_stem(g: GraphWriter, w: Weights, names: EncoderNames, mel: str, start:
     return g.node("Transpose", g.node("Squeeze", two, g.constant([0])), perm=[1, 0])
 
 
-def _key_mask(g: GraphWriter, at: Steps, valid: str, x: str) -> str:
+def _key_mask(g: GraphWriter, at: Steps, valid: str, x: str, capacity: int) -> str:
+    if fixed_shapes(g):  # the same for every row, of the whole cache
+        places = g.constant(np.arange(capacity, dtype=np.int64).reshape(1, 1, 1, -1))
+        return g.node("Where", g.node("Less", places, valid), g.constant(0.0), g.constant(MASKED))
     total = g.node("Squeeze", at.total, g.constant([0]))
     keys = g.node("Range", g.constant(np.array(0)), total, g.constant(np.array(1)))
     row = g.node("Where", g.node("Less", keys, valid), g.constant(0.0), g.constant(MASKED))
@@ -226,12 +234,14 @@ def _pool_pairs(g: GraphWriter, x: str, at: Steps, valid: str) -> str:
 
     Where the utterance ends (``valid`` < total) on 4n + 2 positions, the last pair is padding that would become an
     embedding of its own: it is cut, as the published code cuts the adapter's output to the number of valid frames.
+    Where shapes may not depend on values, who runs the graph cuts it (``Grid.kept_frames``).
     """
     axis, two = g.constant([0]), g.constant([2])
     count = g.node("Div", g.node("Shape", x, start=0, end=1), two)
-    ended = g.node("Less", valid, at.total)
-    extra = g.node("Equal", g.node("Mod", at.total, g.constant([4])), two)
-    count = g.node("Sub", count, g.node("Cast", g.node("And", ended, extra), to=7))
+    if not fixed_shapes(g):
+        ended = g.node("Less", valid, at.total)
+        extra = g.node("Equal", g.node("Mod", at.total, g.constant([4])), two)
+        count = g.node("Sub", count, g.node("Cast", g.node("And", ended, extra), to=7))
     end = g.node("Mul", count, two)
     even = g.node("Slice", x, g.constant([0]), end, axis, two)
     odd = g.node("Slice", x, g.constant([1]), end, axis, two)

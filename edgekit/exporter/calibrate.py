@@ -97,8 +97,13 @@ def _heard(family: Family, engines: list[Engine], clips: list[Float], recipe: Re
     for samples in clips:
         mel = LogMel(front_end, grid)
         start = np.zeros(1, np.int64)
+        adapter.reset()
         for chunk in [*mel.push(samples[: mel.room_samples]), *mel.finish()]:
-            outputs = encoder.run({"mel": chunk.mel, "start": start})
-            start += grid.positions(chunk.frames)
-            outputs |= adapter.run({"frames": outputs["frames"]})
+            positions = grid.positions(chunk.frames)
+            valid = {"valid": start + positions - chunk.last} if grid.masks_last_position else {}
+            outputs = encoder.run({"mel": chunk.mel, "start": start} | valid)
+            start += positions
+            frames = outputs.pop("frames")[: grid.kept_frames(positions, int(start[0]), last=chunk.last)]
+            if len(frames):
+                outputs |= adapter.run({"frames": frames})
             yield {key.removeprefix(OBSERVED): value for key, value in outputs.items() if key.startswith(OBSERVED)}

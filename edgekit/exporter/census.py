@@ -4,7 +4,6 @@
 to an op that would compute with it in float, fails the command.
 """
 
-import math
 from collections.abc import Mapping
 
 from edgekit.bundle import CensusRow, Precision
@@ -16,7 +15,7 @@ from edgekit.recipe import Group
 
 _QUANTISED_OPS = ("MatMulNBits", "DynamicQuantizeMatMul", "QMoE", "Lookup", "DequantizeLinear")
 _FLOAT_PRODUCTS = ("MatMul", "Gemm", "MoE", "Einsum", "FusedMatMul")
-_CODES: Mapping[Precision, tuple[str, ...]] = {"int8": ("uint8", "int8"), "int4": ("uint8",)}
+_CODES: Mapping[Precision, tuple[str, ...]] = {"int8": ("uint8", "int8"), "int4": ("uint8", "int4")}
 
 
 def take_census(family: Family, weights: Mapping[str, WrittenWeight]) -> tuple[CensusRow, ...]:
@@ -57,17 +56,17 @@ def check_census(family: Family, rows: tuple[CensusRow, ...], precision: Mapping
                 f"{at}: stored as {row.dtype} for {row.op}, the recipe says {group} = {precision[group]}; "
                 f"export with --{group} float32 if that is meant"
             )
-        if "4 bit" in row.dtype and precision[group] != "int4":
+        if (row.dtype == "int4" or "4 bit" in row.dtype) and precision[group] != "int4":
             raise CensusError(f"{at}: stored in 4 bits, the recipe says {group} = {precision[group]}; export it again")
     quantised = any(kind != "float32" for kind in precision.values())
     for row in rows:
-        if quantised and row.tensor not in named and row.op in _FLOAT_PRODUCTS and row.dtype == "float32":
-            raise CensusError(f"{row.tensor}: a float32 weight of {row.op} that no recipe names; report this as a bug")
+        if quantised and row.tensor not in named and row.op in _FLOAT_PRODUCTS and row.dtype.startswith("float"):
+            raise CensusError(f"{row.tensor}: a {row.dtype} weight of {row.op} that no recipe names; report this as a bug")
 
 
 def ratio(rows: tuple[CensusRow, ...]) -> float | None:
     """Return bytes / float32 bytes of the quantised linear and expert weights, scales included; None if none is."""
-    quantised = {row.tensor for row in rows if row.op in _QUANTISED_OPS and row.dtype != "float32"}
+    quantised = {row.tensor for row in rows if row.op in _QUANTISED_OPS and not row.dtype.startswith("float")}
     chosen = [row for row in rows if row.tensor.removesuffix(SCALE) in quantised]
     whole = sum(row.float32_bytes for row in chosen)
     return sum(row.bytes for row in chosen) / whole if whole else None
@@ -81,12 +80,14 @@ def _bits(weight: WrittenWeight) -> int:
 
 def _dtype(weight: WrittenWeight) -> str:
     codes = weight.dtype.name
-    return "uint8 (4 bit)" if codes == "uint8" and _bits(weight) == 4 else codes
+    if _bits(weight) != 4:
+        return codes
+    return {"uint8": "uint8 (4 bit)", "int8": "int4"}.get(codes, codes)
 
 
 def _float32_bytes(weight: WrittenWeight) -> int:
-    if weight.dtype.name == "float32":
-        return weight.bytes
+    if weight.dtype.kind == "f":
+        return weight.bytes // weight.dtype.itemsize * 4
     if weight.op in ("MatMulNBits", "Lookup"):  # padding of the last block is not weight
         return weight.shape[0] * int(weight.attributes["K"]) * 4
-    return math.prod(weight.shape) * 4 * 8 // _bits(weight)
+    return weight.bytes * 8 * 4 // _bits(weight)

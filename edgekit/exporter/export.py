@@ -6,7 +6,7 @@ gate only.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from edgekit.bundle import FORMAT_VERSION, Bundle, Manifest, Precision, Requirements, open_bundle
+from edgekit.bundle import FORMAT_VERSION, Bundle, CensusRow, Manifest, Precision, Requirements, open_bundle
 from edgekit.bundle.manifest import Dialect
 from edgekit.errors import CheckpointError, UsageError
 from edgekit.exporter.calibrate import Calibration, calibrate
@@ -24,7 +24,7 @@ from edgekit.exporter.dialects.standard_ops import check_dialect, check_ops
 from edgekit.exporter.dummy import SEED, dummy_recipe, open_dummy
 from edgekit.exporter.families import Family, find_family, open_beside
 from edgekit.exporter.goldens import store_goldens
-from edgekit.exporter.graph import OPSETS, GraphWriter
+from edgekit.exporter.graph import INT4_OPSET, OPSETS, GraphWriter
 from edgekit.exporter.pack import (
     building,
     list_files,
@@ -54,10 +54,6 @@ GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer.json"
 
 _RECIPES = {"step_audio_2": "step-audio-2-mini", "qwen3_omni_moe": "qwen3-omni-30b"}
-_REQUIRES: dict[Dialect, Requirements] = {
-    "ort-cpu": Requirements(opset=OPSETS["ort-cpu"][""], onnxruntime=LOWEST_ONNXRUNTIME),
-    "standard": Requirements(opset=OPSETS["standard"][""], onnxruntime=LOWEST_ONNXRUNTIME, tensorrt=LOWEST_TENSORRT),
-}
 FLOAT = PrecisionSettings(encoder="float32", backbone="float32", experts="float32", head="float32", decoder="float32")
 
 
@@ -111,7 +107,10 @@ def export(checkpoint: str | Path, output: str | Path, options: ExportOptions | 
     recipe = find_recipe(options.recipe, source.config)
     if options.dummy_weights:
         recipe = dummy_recipe(recipe, source.name)
-    return _make(source, Path(output), recipe, options, load_target(options.target).dialect)
+    target = load_target(options.target)
+    how = msgspec.structs.replace(recipe.quantize, activations=target.activations)
+    recipe = msgspec.structs.replace(recipe, quantize=how)
+    return _make(source, Path(output), recipe, options, target.dialect)
 
 
 def quantize(bundle: str | Path, output: str | Path, options: ExportOptions | None = None) -> Manifest:
@@ -195,7 +194,7 @@ def _resolve(recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Recipe
 
 def _make(source: _Source, output: Path, recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Manifest:
     recipe = _resolve(recipe, options, dialect)
-    check_dialect(dialect, source.family, recipe)
+    check_dialect(dialect, source.family)
     offered = {source.family.group(name) for name in source.family.expected()}
     for group in options.groups:
         if group not in offered:
@@ -226,9 +225,10 @@ def _verified(source: _Source, made: Bundle, recipe: Recipe, options: ExportOpti
         return rounded(found | {"twin": "none"})
     runs = bool(recipe.check.clips)
     runs &= sum(row.float32_bytes or row.bytes for row in manifest.census) <= recipe.check.twin_limit_mib << 20
-    if all(kind == "float32" for kind in manifest.precision.values()):
+    plain = all(kind == "float32" for kind in manifest.precision.values())
+    if plain and recipe.quantize.activations == "float32":
         return rounded(found | (_whole_clip(family, made, recipe) if runs else {}))
-    measured = {"weight_error": max(checked["error"].values())}
+    measured = {"weight_error": max(checked["error"].values(), default=0.0)}
     if runs:
         with TemporaryDirectory(prefix=".twin.", dir=made.folder.parent) as folder:
             built = _build(source, Path(folder), _as_float(recipe), manifest.dialect, progress=options.progress)
@@ -252,12 +252,13 @@ def _whole_clip(family: Family, twin: Bundle, recipe: Recipe) -> dict[str, Any]:
 
 
 def _as_float(recipe: Recipe) -> Recipe:
-    return msgspec.structs.replace(recipe, precision=FLOAT)
+    how = msgspec.structs.replace(recipe.quantize, activations="float32")
+    return msgspec.structs.replace(recipe, precision=FLOAT, quantize=how)
 
 
 def _calibrated(source: _Source, recipe: Recipe, dialect: Dialect, beside: Path) -> Calibration | None:
     """Return the ranges of the encoder's INT8 activations where the dialect wants them fixed; None if it does not."""
-    if dialect != "standard" or recipe.precision.encoder == "float32":
+    if dialect != "standard" or recipe.precision.encoder != "int8":
         return None
     w = Weights(source.tensors, _precision(source.family, _as_float(recipe)), recipe.quantize, observes=True)
     return calibrate(source.family, w, recipe, beside)
@@ -294,7 +295,7 @@ def _build(
     w = Weights(JoinedTensors(source.tensors, family), precision, recipe.quantize, report, ranges)
     components = {}
     for name in family.components:
-        with GraphWriter(folder, name, dialect) as g:
+        with GraphWriter(folder, name, dialect, recipe.quantize.activations) as g:
             family.build(name, g, w)
             components[name] = g.close(_component_precision(name, precision))
         if dialect == "standard":
@@ -322,7 +323,7 @@ def _build(
         name=recipe.name or source.name,
         family=family.name,
         dialect=dialect,
-        requires=_REQUIRES[dialect],
+        requires=_requires(dialect, census),
         precision={str(group): kind for group, kind in precision.items()},
         components=components,
         embedding=embedding,
@@ -342,6 +343,15 @@ def _build(
     )
     manifest = with_voices(folder, manifest, source.voices)
     return msgspec.structs.replace(manifest, files=list_files(folder))
+
+
+def _requires(dialect: Dialect, census: Iterable[CensusRow]) -> Requirements:
+    opset = OPSETS[dialect][""]
+    if dialect == "ort-cpu":
+        return Requirements(opset=opset, onnxruntime=LOWEST_ONNXRUNTIME)
+    if any(row.dtype == "int4" for row in census):
+        opset = INT4_OPSET
+    return Requirements(opset=opset, onnxruntime=LOWEST_ONNXRUNTIME, tensorrt=LOWEST_TENSORRT)
 
 
 def _component_precision(component: str, precision: Mapping[Group, Precision]) -> Precision:

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.bundle import Component, Precision, TensorSpec
-from edgekit.bundle.manifest import Dialect, StateKind
+from edgekit.bundle.manifest import Activations, Dialect, StateKind
 
 MICROSOFT = "com.microsoft"
 OPSET = 21
-# TensorRT 10.3 reads operators up to opset 20: dialects/standard_ops.toml.
+# TensorRT 10.3 documents operators up to opset 20: dialects/standard_ops.toml, which also says why INT4 may be newer.
 OPSETS: dict[Dialect, dict[str, int]] = {"ort-cpu": {"": OPSET, MICROSOFT: 1}, "standard": {"": 20}}
 IR_VERSIONS: dict[Dialect, int] = {"ort-cpu": 10, "standard": 9}
+INT4_OPSET, INT4_IR_VERSION = 21, 10  # the first that know the type
 _INLINE_BYTES = 1024  # smaller tensors stay inside the graph file
 _TOLD_BYTES = 32  # longer constants are named by their hash
 _PAGE = 4096  # large tensors start on a page, so that a runtime can map them
@@ -55,11 +56,17 @@ class WeightSlot:
 
 
 class GraphWriter:
-    """Collects nodes, streams weights, and publishes ``NAME.onnx`` with ``NAME.onnx.data`` when closed cleanly."""
+    """Collects nodes, streams weights, and publishes ``NAME.onnx`` with ``NAME.onnx.data`` when closed cleanly.
 
-    def __init__(self, folder: Path, name: str, dialect: Dialect = "ort-cpu") -> None:
+    ``activations``: what products take and give; ``narrow`` and ``widen`` go between it and float32, which all else is.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, dialect: Dialect = "ort-cpu", activations: Activations = "float32"
+    ) -> None:
         self.name = name
         self.dialect: Dialect = dialect
+        self.activations: Activations = activations
         self.graph_file = f"{name}.onnx"
         self.data_file = f"{name}.onnx.data"
         self._folder = folder
@@ -71,6 +78,8 @@ class GraphWriter:
         self._inputs: list[tuple[TensorSpec, onnx.ValueInfoProto]] = []
         self._outputs: list[tuple[TensorSpec, onnx.ValueInfoProto]] = []
         self._shared: dict[str, str] = {}
+        self._casts: dict[tuple[str, str], str] = {}  # value and dtype to what it is in that dtype
+        self._int4 = False
 
     def __enter__(self) -> Self:
         return self
@@ -113,6 +122,28 @@ class GraphWriter:
             self._shared[key] = make()
         return self._shared[key]
 
+    def narrow(self, x: str) -> str:
+        """Return a float32 value as ``activations`` has it: the original where it was widened from one."""
+        return self._cast(x, self.activations, "float32")
+
+    def widen(self, x: str) -> str:
+        """Return a value of ``activations`` as float32: the original where it was narrowed from one."""
+        return self._cast(x, "float32", self.activations)
+
+    def _cast(self, x: str, dtype: str, held: str) -> str:
+        if dtype == held:
+            return x
+        if (x, dtype) not in self._casts:
+            made = self.node("Cast", x, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+            self._casts |= {(x, dtype): made, (made, held): x}
+        return self._casts[x, dtype]
+
+    def _used_nodes(self) -> list[onnx.NodeProto]:
+        """Return the nodes without the casts that nothing reads, since the value they came from was read instead."""
+        read = {name for node in self._nodes for name in node.input} | {spec.name for spec, _ in self._outputs}
+        casts = set(self._casts.values())
+        return [node for node in self._nodes if node.output[0] not in casts or node.output[0] in read]
+
     def constant(self, value: Array | float | Sequence[int]) -> str:
         """Return the name of a small inline constant; equal ones are stored once. Ints become int64, floats float32."""
         array = np.asarray(value)
@@ -127,15 +158,22 @@ class GraphWriter:
         return name
 
     def weight(self, name: str, dtype: str, shape: Sequence[int]) -> WeightSlot:
-        """Reserve room for a named weight tensor; its rows are written through the returned slot."""
+        """Reserve room for a named weight tensor; its rows are written through the returned slot.
+
+        Rows of ``int4`` are written as int8, two numbers a byte with the first in the low half.
+        """
         if name in self._initializers:
             raise AssertionError(f"weight '{name}' is declared twice")
-        kind = np.dtype(dtype)
+        packed = dtype == "int4"
+        self._int4 |= packed
+        kind = np.dtype("int8" if packed else dtype)
+        element = TensorProto.INT4 if packed else helper.np_dtype_to_tensor_dtype(kind)
+        proto = TensorProto(name=name, dims=shape, data_type=element)
+        shape = (*shape[:-1], shape[-1] // 2) if packed else shape
         size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
         step = _PAGE if size >= _PAGE else 64
         offset = -(-self._end // step) * step
         self._end = offset + size
-        proto = TensorProto(name=name, dims=shape, data_type=helper.np_dtype_to_tensor_dtype(kind))
         proto.data_location = TensorProto.EXTERNAL
         for key, text in (("location", self.data_file), ("offset", str(offset)), ("length", str(size))):
             proto.external_data.add(key=key, value=text)
@@ -162,17 +200,18 @@ class GraphWriter:
         if not has_data:
             (self._folder / self.data_file).unlink()
         graph = helper.make_graph(
-            self._nodes,
+            self._used_nodes(),
             self.name,
             [value for _, value in self._inputs],
             [value for _, value in self._outputs],
             list(self._initializers.values()),
         )
+        opsets = OPSETS[self.dialect] | ({"": INT4_OPSET} if self._int4 else {})
         model = helper.make_model(
             graph,
             producer_name="edgekit",
-            ir_version=IR_VERSIONS[self.dialect],
-            opset_imports=[helper.make_opsetid(domain, version) for domain, version in OPSETS[self.dialect].items()],
+            ir_version=INT4_IR_VERSION if self._int4 else IR_VERSIONS[self.dialect],
+            opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()],
         )
         (self._folder / self.graph_file).write_bytes(model.SerializeToString(deterministic=True))
         return Component(

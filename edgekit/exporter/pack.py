@@ -117,12 +117,15 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def tied_embedding(folder: Path, weight: WrittenWeight, scales: WrittenWeight | None) -> Embedding:
     """Return the token table as a view of the head's own bytes."""
     if scales is None:
-        return Embedding(weight=_ref(folder, weight), scales=None, width=weight.shape[1])
-    if weight.op == "DequantizeLinear":  # signed codes, a row of them is one block
-        rows, width = weight.shape
-        codes = msgspec.structs.replace(_ref(folder, weight), shape=(rows, 1, width))
-        steps = msgspec.structs.replace(_ref(folder, scales), shape=(rows, 1))
-        return Embedding(weight=codes, scales=steps, width=width, block_size=width, bits=8)
+        bits = 8 * weight.dtype.itemsize
+        return Embedding(weight=_ref(folder, weight), scales=None, width=weight.shape[1], bits=bits)
+    if weight.op == "DequantizeLinear":  # signed codes; of INT8 a row is one block
+        bits, (rows, count) = int(weight.attributes.get("bits", 8)), weight.shape
+        blocks = scales.bytes // scales.dtype.itemsize // rows
+        codes = msgspec.structs.replace(_ref(folder, weight), shape=(rows, blocks, count // blocks))
+        steps = msgspec.structs.replace(_ref(folder, scales), shape=(rows, blocks))
+        width = count * 8 // bits
+        return Embedding(weight=codes, scales=steps, width=width, block_size=width // blocks, bits=bits)
     return Embedding(
         weight=_ref(folder, weight), scales=_ref(folder, scales), width=int(weight.attributes["K"]),
         block_size=int(weight.attributes["block_size"]), bits=int(weight.attributes["bits"]),

@@ -1,21 +1,23 @@
 """Quantised numbers: symmetric INT8 and INT4 in blocks, INT8 per output channel, and back.
 
 Pure arithmetic on row blocks of a weight (out, in); knows nothing of graphs. Rounding is to nearest even, scales are
-float32, and every weight comes back within half a step of its source (``half_step``), which verification relies on.
+float32 or float16, and every weight comes back within half a step of its source (``half_step``), which verification relies on.
 """
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Precision
+from edgekit.bundle.manifest import Activations
 from edgekit.errors import CheckpointError
 
 Float = NDArray[np.float32]
 Codes = NDArray[Any]
 BLOCKS = (128, 64, 32)
-SMALLEST_EXPERT_BLOCK = 16
+SMALLEST_BLOCK = 16
 BITS: dict[Precision, int] = {"int8": 8, "int4": 4, "float32": 32}
 SCALE = ".scale"  # a weight's scales are stored under its name and this
 
@@ -33,25 +35,32 @@ def choose_block(width: int, at_most: int) -> int:
     return next((block for block in BLOCKS if block <= at_most and width % block == 0), BLOCKS[-1])
 
 
+def dividing_block(width: int, at_most: int) -> int | None:
+    """Return the largest block of 128, 64, 32 or 16 that divides ``width`` and is at most ``at_most``; None if none."""
+    blocks = (*BLOCKS, SMALLEST_BLOCK)
+    return next((block for block in blocks if block <= at_most and width % block == 0), None)
+
+
 def choose_expert_block(hidden: int, inner: int, at_most: int) -> int:
     """Return the largest block of 128, 64, 32 or 16 that divides both widths of an expert and is at most ``at_most``.
 
     Raises CheckpointError if none does: the expert op pads nothing.
     """
-    for block in (*BLOCKS, SMALLEST_EXPERT_BLOCK):
-        if block <= at_most and hidden % block == 0 and inner % block == 0:
-            return block
-    raise CheckpointError(
-        f"experts of {hidden} x {inner}: both widths must be multiples of {SMALLEST_EXPERT_BLOCK} to be quantised; "
-        "export with --experts float32"
-    )
+    if (block := dividing_block(math.gcd(hidden, inner), at_most)) is None:
+        raise CheckpointError(
+            f"experts of {hidden} x {inner}: both widths must be multiples of {SMALLEST_BLOCK} to be quantised; "
+            "export with --experts float32"
+        )
+    return block
 
 
-def quantize_blocks(rows: Float, bits: int, block: int) -> tuple[Codes, Float]:
+def quantize_blocks(
+    rows: Float, bits: int, block: int, stored: Activations = "float32"
+) -> tuple[Codes, NDArray[np.floating[Any]]]:
     """Return codes and scales of ``rows`` (n, width) quantised symmetrically in blocks along the width.
 
     Codes: uint8 (n, blocks, block * bits / 8), zero point 2^(bits-1), two 4-bit codes a byte with the first in the low
-    half. Scales: float32 (n, blocks), largest magnitude / (2^(bits-1) - 1). This is MatMulNBits' and QMoE's layout.
+    half. Scales: ``stored`` (n, blocks), largest magnitude / (2^(bits-1) - 1). This is MatMulNBits' and QMoE's layout.
     """
     count, width = rows.shape
     blocks = -(-width // block)
@@ -59,35 +68,56 @@ def quantize_blocks(rows: Float, bits: int, block: int) -> tuple[Codes, Float]:
         rows = np.pad(rows, ((0, 0), (0, blocks * block - width)))
     values = rows.reshape(count, blocks, block)
     limit = zero_point(bits) - 1
-    scales = (np.abs(values).max(axis=-1) / np.float32(limit)).astype(np.float32)
-    steps = values / np.where(scales == 0, np.float32(1), scales)[..., None]
+    scales = _stored((np.abs(values).max(axis=-1) / np.float32(limit)).astype(np.float32), stored)
+    steps = values / nonzero(scales).astype(np.float32)[..., None]
     codes: Codes = (np.clip(np.rint(steps), -limit, limit) + zero_point(bits)).astype(np.uint8)
     if bits == 4:
         codes = codes[..., 0::2] | (codes[..., 1::2] << 4)
     return codes, scales
 
 
-def dequantize_blocks(codes: Codes, scales: Float, bits: int, width: int) -> Float:
+def turn_sign(codes: Codes, bits: int) -> Codes:
+    """Return codes with a zero point as signed ones without, int8, or the other way round, uint8; packed alike."""
+    turned = codes.view(np.uint8) ^ np.uint8(128 if bits == 8 else 0x88)
+    return turned.view(np.int8) if codes.dtype == np.uint8 else turned
+
+
+def dequantize_blocks(codes: Codes, scales: NDArray[np.floating[Any]], bits: int, width: int) -> Float:
     """Return float32 rows (n, width) of what ``quantize_blocks`` made."""
     if bits == 4:
         pairs: Codes = np.stack([codes & 15, codes >> 4], axis=-1)
         codes = pairs.reshape(*codes.shape[:-1], -1)
-    values = (codes.astype(np.float32) - np.float32(zero_point(bits))) * scales[..., None]
+    values = (codes.astype(np.float32) - np.float32(zero_point(bits))) * scales.astype(np.float32)[..., None]
     return np.ascontiguousarray(values.reshape(codes.shape[0], -1)[:, :width])
 
 
-def quantize_channels(rows: Float) -> tuple[NDArray[np.int8], Float]:
-    """Return int8 codes (n, width) and float32 scales (n,) of ``rows``, one scale for each output channel."""
-    scales = (np.abs(rows).max(axis=1) / np.float32(127)).astype(np.float32)
-    steps = rows / nonzero(scales)[:, None]
+def quantize_channels(
+    rows: Float, stored: Activations = "float32"
+) -> tuple[NDArray[np.int8], NDArray[np.floating[Any]]]:
+    """Return int8 codes (n, width) and ``stored`` scales (n,) of ``rows``, one scale for each output channel."""
+    scales = _stored((np.abs(rows).max(axis=1) / np.float32(127)).astype(np.float32), stored)
+    steps = rows / nonzero(scales).astype(np.float32)[:, None]
     return np.clip(np.rint(steps), -127, 127).astype(np.int8), scales
 
 
-def nonzero(scales: Float) -> Float:
+def _stored(scales: Float, kind: Activations) -> NDArray[np.floating[Any]]:
+    """Return scales as they are stored: in float16 the next one that is not smaller, so that no weight is cut."""
+    if kind == "float32":
+        return scales
+    half = scales.astype(np.float16)
+    return np.where(half.astype(np.float32) < scales, np.nextafter(half, np.float16(np.inf)), half)
+
+
+def nonzero(scales: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     """Return scales in which 1 stands for 0: of codes that are all 0, and TensorRT takes positive ones only."""
-    return np.where(scales == 0, np.float32(1), scales)
+    return np.where(scales == 0, scales.dtype.type(1), scales)
 
 
 def half_step(scales: Float) -> Float:
     """Return the largest distance between a weight and its code, with room for float32 rounding."""
     return scales * np.float32(0.5005) + np.float32(1e-12)
+
+
+def half_float16_step(values: Float) -> Float:
+    """Return the largest distance between a number and the float16 nearest to it."""
+    return np.abs(values) * np.float32(2**-11) + np.float32(2**-25)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgekit.errors import QualityError
 from edgekit.exporter.checkpoint import Tensors, read
 from edgekit.exporter.families import Family
-from edgekit.exporter.quantize import SCALE, dequantize_blocks, half_step
+from edgekit.exporter.quantize import SCALE, dequantize_blocks, half_float16_step, half_step, turn_sign
 from edgekit.exporter.tables import JoinedTensors
 from edgekit.exporter.weights import row_blocks
 from edgekit.exporter.written import WrittenWeight
@@ -51,8 +51,13 @@ def check_weights(
                 raise QualityError(
                     f"{name}: {held.size} numbers in the bundle, {given.size} in the checkpoint; name its own"
                 )
-            allowed = np.float32(0) if scale is None else half_step(scale)
-            distance = np.abs(given.reshape(held.shape) - held)
+            given = given.reshape(held.shape)
+            allowed = np.float32(0)
+            if scale is not None:
+                allowed = half_step(scale)
+            elif weight.dtype == np.float16:
+                allowed = half_float16_step(given)
+            distance = np.abs(given - held)
             if not (distance <= allowed).all():  # NaN fails too
                 worst = np.unravel_index(int(np.argmax(np.nan_to_num(distance, nan=np.inf) - allowed)), distance.shape)
                 bound = float(np.broadcast_to(allowed, distance.shape)[worst])
@@ -64,7 +69,7 @@ def check_weights(
                 sums = squares.setdefault(weight.component, [0.0, 0.0])
                 sums[0] += float(np.square(distance, dtype=np.float64).sum())
                 sums[1] += float(np.square(given, dtype=np.float64).sum())
-        quantised += weight.dtype.name != "float32"
+        quantised += weight.dtype.kind != "f"
         report(done + 1, len(stored))
     error = {component: (off / max(whole, 1e-30)) ** 0.5 for component, (off, whole) in sorted(squares.items())}
     return {"tensors": len(stored), "quantised": quantised, "bound": "half a step", "error": error}
@@ -74,7 +79,7 @@ def _pairs(
     family: Family, weight: WrittenWeight, scales: WrittenWeight | None, source: Tensors, *, banked: bool
 ) -> Iterator[_Pair]:
     name = weight.name
-    if weight.dtype == np.float32:
+    if weight.dtype.kind == "f":
         if banked and len(weight.shape) == 3:
             for expert in range(weight.shape[0]):
                 yield family.expert_rows(source, name, expert), weight.rows(expert, expert + 1)[0], None
@@ -88,7 +93,7 @@ def _pairs(
         scale = scales.read()
         yield read(source, name), weight.read().T.astype(np.float32) * scale[:, None], scale[:, None]
     elif weight.op == "DequantizeLinear":
-        yield from _channel_pairs(family, weight, scales, source, banked=banked)
+        yield from _signed_pairs(family, weight, scales, source, banked=banked)
     else:
         bits, block, width = (int(weight.attributes[key]) for key in ("bits", "block_size", "K"))
         for start, stop in row_blocks(weight.shape[0], width * 4):
@@ -97,11 +102,12 @@ def _pairs(
             yield source.rows(name, start, stop), held, np.repeat(part, block, axis=1)[:, :width]
 
 
-def _channel_pairs(
+def _signed_pairs(
     family: Family, weight: WrittenWeight, scales: WrittenWeight, source: Tensors, *, banked: bool
 ) -> Iterator[_Pair]:
-    """Yield rows of signed codes with a scale for each row; a bank of experts is one expert after another."""
-    total, width = weight.shape
+    """Yield rows of signed codes, of a scale for each row or block; a bank of experts is one expert after another."""
+    bits = int(weight.attributes.get("bits", 8))
+    total, width = weight.shape[0], weight.shape[1] * 8 // bits
     start = expert = 0
     while start < total:
         if banked:
@@ -109,8 +115,9 @@ def _channel_pairs(
         else:
             given = source.rows(weight.name, start, next(row_blocks(total - start, width * 4))[1] + start)
         stop = start + len(given)
-        part = scales.rows(start, stop)[:, None]
-        yield given, weight.rows(start, stop).astype(np.float32) * part, part
+        part = scales.rows(start, stop).astype(np.float32).reshape(len(given), -1)
+        codes = turn_sign(weight.rows(start, stop), bits).reshape(*part.shape, -1)
+        yield given, dequantize_blocks(codes, part, bits, width), np.repeat(part, width // part.shape[1], axis=1)
         start, expert = stop, expert + 1
 
 

@@ -102,10 +102,10 @@ class Weights:
         return blocks_of(g).linear(g, self, x, name, group=group, bias=self.plain(g, bias) if bias else "")
 
     def matrix(self, g: GraphWriter, name: str) -> str:
-        """Store a matrix as float32 under its own name, block by block."""
-        slot = g.weight(name, "float32", self.source.shape(name))
+        """Store a matrix as it is multiplied under its own name, block by block."""
+        slot = g.weight(name, g.activations, self.source.shape(name))
         for row, block in self.blocks(name):
-            slot.write(row, block)
+            slot.write(row, block.astype(g.activations, copy=False))
         return name
 
     def experts(self, g: GraphWriter, x: str, routing: Routing, bank: ExpertBank) -> str:
@@ -126,11 +126,11 @@ class Weights:
         return rows
 
     def expert_matrices(self, g: GraphWriter, bank: ExpertBank) -> tuple[str, str]:
-        """Store both projections of a bank as float32 (experts, rows, width) and return their names."""
-        slots = [g.weight(name, "float32", (bank.experts, rows, width)) for name, rows, width in bank.matrices]
+        """Store both projections of a bank as they are multiplied, (experts, rows, width), and return their names."""
+        slots = [g.weight(name, g.activations, (bank.experts, rows, width)) for name, rows, width in bank.matrices]
         for expert in range(bank.experts):
             for name, slot in zip(bank.names, slots, strict=True):
-                slot.write(expert, self.expert(name, bank, expert)[None])
+                slot.write(expert, self.expert(name, bank, expert)[None].astype(g.activations, copy=False))
         return bank.names
 
 

@@ -23,7 +23,10 @@ _PASSES = ("Reshape", "Transpose", "Identity", "Unsqueeze", "Squeeze")  # ops th
 
 @dataclass(frozen=True, slots=True)
 class WrittenWeight:
-    """One initializer as it stands in the files: ``op`` consumes it, ``attributes`` are that op's."""
+    """One initializer as it stands in the files: ``op`` consumes it, ``attributes`` are that op's.
+
+    INT4 is int8 here, two numbers a byte with the first in the low half; ``attributes`` then have ``bits``.
+    """
 
     component: str
     name: str
@@ -69,12 +72,15 @@ def written_weights(folder: Path, components: Mapping[str, Component]) -> dict[s
                 continue
             assert proto.name not in found, f"{proto.name}: in {found[proto.name].component} and in {name}"
             op, attributes = uses.get(proto.name, ("unused", {}))
+            dtype, shape = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type)), tuple(proto.dims)
+            if proto.data_type == onnx.TensorProto.INT4:
+                dtype, shape, attributes = np.dtype(np.int8), (*shape[:-1], shape[-1] // 2), {**attributes, "bits": 4}
             external = {entry.key: entry.value for entry in proto.external_data}
             found[proto.name] = WrittenWeight(
                 component=name,
                 name=proto.name,
-                dtype=np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type)),
-                shape=tuple(proto.dims),
+                dtype=dtype,
+                shape=shape,
                 op=op,
                 attributes=attributes,
                 file=folder / (external.get("location") or component.graph),
@@ -121,8 +127,8 @@ class BundleTensors:
         self._weights = weights
         if other := [weight for weight in weights.values() if weight.dtype != np.float32]:
             raise CheckpointError(
-                f"{other[0].file.parent}: '{other[0].name}' is {other[0].dtype}; only a float32 bundle can be "
-                "quantised, make one with `edgekit export CHECKPOINT --precision float32`"
+                f"{other[0].file.parent}: '{other[0].name}' is {other[0].dtype}; only weights in float32 can be "
+                "quantised, use `edgekit export CHECKPOINT` with the precision and the target that you want"
             )
 
     def names(self) -> frozenset[str]:

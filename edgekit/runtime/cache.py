@@ -16,14 +16,15 @@ class CrossCache:
     once returned are not written again, and marked so, since a GPU then keeps its copy.
     """
 
-    def __init__(self, layers: int, heads: int, head_dim: int, max_positions: int) -> None:
+    def __init__(self, layers: int, heads: int, head_dim: int, max_positions: int, dtype: str = "float32") -> None:
         self.positions = 0
+        self._dtype = np.dtype(dtype)
         self._shape = (2 * layers, heads, head_dim)
         self._max_positions = max_positions
         self._laid = self._empty(0)
 
     def append(self, cross: Array) -> None:
-        """Add positions. cross: (2 * layers, heads, n, head_dim) float32, copied."""
+        """Add positions. cross: (2 * layers, heads, n, head_dim), copied."""
         assert (cross.shape[0], cross.shape[1], cross.shape[3]) == self._shape, cross.shape
         start, self.positions = self.positions, self.positions + cross.shape[2]
         assert self.positions <= self._max_positions, f"{self.positions} positions, room for {self._max_positions}"
@@ -58,4 +59,4 @@ class CrossCache:
 
     def _empty(self, positions: int) -> list[Array]:
         rows, heads, head_dim = self._shape
-        return [np.empty((1, heads, positions, head_dim), np.float32) for _ in range(rows)]
+        return [np.empty((1, heads, positions, head_dim), self._dtype) for _ in range(rows)]

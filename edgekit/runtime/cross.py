@@ -34,7 +34,7 @@ class CrossDecoder:
             raise BundleFormatError(
                 f"adapter: output 'cross' is {cross.shape}, only its third size may be free; export it again"
             )
-        self._cache = CrossCache(rows // 2, heads, head_dim, setting.manifest.grid.max_positions)
+        self._cache = CrossCache(rows // 2, heads, head_dim, setting.manifest.grid.max_positions, cross.dtype)
         grid = setting.manifest.grid
         # an utterance ends within a chunk: the rest of it and the silence after it, filled to whole chunks
         ending_frames = -(-(grid.tail_frames + 1) // grid.pad_to_frames) * grid.pad_to_frames

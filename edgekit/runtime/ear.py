@@ -60,6 +60,7 @@ class Ear:
             with self._trace.span("encoder", positions):
                 frames = self._encoder.run(inputs)["frames"]
             self._start += positions
+            frames = frames[: self._grid.kept_frames(positions, int(self._start[0]), last=chunk.last)]
             self._chunk_start, self._frames = self._frames, self._frames + chunk.frames
             self.frames_computed += chunk.frames
             if len(frames):  # a last chunk of one masked position has none

@@ -30,7 +30,7 @@ class TokenTable:
         self._scales = None
         self.vocabulary = int(self._weight.shape[0])
         wanted: tuple[int, ...] = (self.vocabulary, self.width)
-        if self._bits != 32:
+        if self._bits < 16:
             if self._bits not in _ZERO_POINTS or embedding.scales is None or embedding.block_size < 1:
                 raise BundleFormatError(
                     f"{bundle.folder}: token table of {self._bits} bits, blocks of {embedding.block_size} and "
@@ -44,7 +44,7 @@ class TokenTable:
                     f"{bundle.folder}: scales of the token table are {self._scales.shape}, "
                     f"the table needs {wanted[:2]}; export it again"
                 )
-        stored = {32: ("float32",), 8: ("uint8", "int8"), 4: ("uint8",)}[self._bits]
+        stored = {32: ("float32",), 16: ("float16",)}.get(self._bits, ("uint8", "int8"))
         if self._weight.shape != wanted or self._weight.dtype.name not in stored:
             raise BundleFormatError(
                 f"{bundle.folder}: token table is {self._weight.dtype} {self._weight.shape}, "
@@ -72,14 +72,16 @@ class TokenTable:
             self.rows((token,))  # raises
         if self._scales is None:
             plain: Array = self._weight[token]
-            return plain
+            return plain.astype(np.float32, copy=False)
         return self._dequantised(self._weight[token], self._scales[token])
 
     def _dequantised(self, codes: Array, scales: Array) -> Array:
         """Return rows (..., width) of codes (..., blocks, bytes) and their scales (..., blocks)."""
-        if self._bits == 4:  # low nibble first
-            codes = np.stack((codes & 15, codes >> 4), axis=-1).reshape(*codes.shape[:-1], 2 * codes.shape[-1])
         signed = codes.dtype.kind == "i"
+        if self._bits == 4:  # low nibble first
+            packed = codes.view(np.uint8) ^ 0x88 if signed else codes  # with a zero point
+            codes = np.stack((packed & 15, packed >> 4), axis=-1).reshape(*codes.shape[:-1], 2 * codes.shape[-1])
+            signed = False
         centred = codes.astype(np.float32) - np.float32(0 if signed else _ZERO_POINTS[self._bits])
         blocks = centred * scales.astype(np.float32)[..., None]
         return np.ascontiguousarray(

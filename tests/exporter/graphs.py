@@ -46,7 +46,8 @@ class Graphs:
             start += positions
             if self.manifest.grid.masks_last_position:
                 inputs["valid"] = np.array([start - last])
-            answers.append(call.run(inputs)["frames"])
+            kept = self.manifest.grid.kept_frames(positions, start, last=last)
+            answers.append(call.run(inputs)["frames"][:kept])
         return answers
 
     def adapt(self, frames: Iterable[Array]) -> Array:

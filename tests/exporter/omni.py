@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Precision
+from edgekit.bundle.manifest import Dialect
 from edgekit.exporter.families.qwen import Qwen
 from edgekit.exporter.families.qwen3_omni import THINKER, Qwen3Omni
 from edgekit.exporter.families.qwen3_omni_talker import SPECIAL_CODES, Talker
@@ -37,7 +38,11 @@ def weights() -> Mapping[str, Array]:
 
 
 def graph(
-    folder: Path, name: str, precision: Precision = "float32", tensors: Mapping[str, Array] | None = None
+    folder: Path,
+    name: str,
+    precision: Precision = "float32",
+    tensors: Mapping[str, Array] | None = None,
+    dialect: Dialect = "ort-cpu",
 ) -> OrtEngine:
     """Return one component built from the weights, or from ``tensors``."""
     thinker, talker = parts()
@@ -46,7 +51,7 @@ def graph(
         if name == "backbone"
         else lambda g, w: talker.build(name, g, w)
     )
-    return engine(folder, name, build, weights() if tensors is None else tensors, precision)
+    return engine(folder, name, build, weights() if tensors is None else tensors, precision, dialect=dialect)
 
 
 def think(made: OrtEngine, experts_per_token: int = 2) -> Rows:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.bundle import Grid, Precision
+from edgekit.bundle.manifest import Dialect
 from edgekit.exporter.families.code2wav import Code2Wav
 from edgekit.exporter.families.qwen3_omni_ears import Qwen3OmniEars
 from edgekit.recipe import GridSettings
@@ -22,9 +23,11 @@ BLOCK, SEGMENT = EARS.grid(GridSettings(mode="exact")), EARS.grid(GridSettings(m
 class Hearing:
     """Encoder and adapter of some ears."""
 
-    def __init__(self, folder: Path, ears: Qwen3OmniEars, weights: Mapping[str, Array], kind: Precision) -> None:
+    def __init__(
+        self, folder: Path, ears: Qwen3OmniEars, weights: Mapping[str, Array], kind: Precision, dialect: Dialect
+    ) -> None:
         self.encoder, self.adapter = (
-            engine(folder, part, lambda g, w, part=part: ears.build(part, g, w), weights, kind)
+            engine(folder, part, lambda g, w, part=part: ears.build(part, g, w), weights, kind, dialect=dialect)
             for part in ("encoder", "adapter")
         )
 
@@ -39,9 +42,14 @@ class Hearing:
         return np.concatenate(heard)
 
 
-def hearing(folder: Path, kind: Precision = "float32", weights: Mapping[str, Array] | None = None) -> Hearing:
+def hearing(
+    folder: Path,
+    kind: Precision = "float32",
+    weights: Mapping[str, Array] | None = None,
+    dialect: Dialect = "ort-cpu",
+) -> Hearing:
     """Return the tiny ears in one precision."""
-    return Hearing(folder, EARS, omni_audio.ears_weights() if weights is None else weights, kind)
+    return Hearing(folder, EARS, omni_audio.ears_weights() if weights is None else weights, kind, dialect)
 
 
 def voice(folder: Path, kind: Precision = "float32", weights: Mapping[str, Array] | None = None) -> OrtEngine:

@@ -8,6 +8,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgekit.bundle import Precision
+from edgekit.bundle.manifest import Dialect
+from edgekit.exporter.dialects.standard_ops import check_ops
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import GROUPS, QuantizeSettings
@@ -43,12 +45,16 @@ def engine(
     build: Callable[[GraphWriter, Weights], None],
     tensors: Mapping[str, Array],
     precision: Precision = "float32",
+    *,
+    dialect: Dialect = "ort-cpu",
 ) -> OrtEngine:
     """Return the component ``name`` that ``build`` writes into ``folder``, every group in one precision."""
     folder.mkdir(parents=True, exist_ok=True)
-    with GraphWriter(folder, name) as g:
+    with GraphWriter(folder, name, dialect) as g:
         build(g, Weights(Held(tensors), dict.fromkeys(GROUPS, precision), SMALL_BLOCKS))
         component = g.close(precision)
+    if dialect == "standard":
+        check_ops(folder / component.graph)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(folder / component.graph), options, providers=["CPUExecutionProvider"])

@@ -26,9 +26,9 @@ def golden():
         return {key: stored[key] for key in stored.files}
 
 
-@pytest.fixture(scope="module")
-def ears(tmp_path_factory):
-    return hearing(tmp_path_factory.mktemp("ears"))
+@pytest.fixture(scope="module", params=["ort-cpu", "standard"])
+def ears(tmp_path_factory, request):
+    return hearing(tmp_path_factory.mktemp("ears"), dialect=request.param)
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,14 @@ TALKED = omni.rows("talked", omni.TALKER_ROWS, 32)
 GOLDEN = goldens.load(omni.GOLDEN)
 
 
-@pytest.fixture(scope="module")
-def graph(tmp_path_factory):
+@pytest.fixture(scope="module", params=["ort-cpu", "standard"])
+def graph(tmp_path_factory, request):
     """Return a function from a component and a precision to its engine, each built once."""
-    return cache(lambda name, precision="float32": graphs.graph(tmp_path_factory.mktemp(name), name, precision))
+
+    def make(name, precision="float32"):
+        return graphs.graph(tmp_path_factory.mktemp(name), name, precision, dialect=request.param)
+
+    return cache(make)
 
 
 def _close(ours, theirs):

@@ -1,4 +1,4 @@
-"""Exported Step-Audio graphs against the stored answers of transformers' modules, called as a stream calls them.
+"""Step-Audio graphs of both dialects against the stored answers of transformers' modules, called as a stream does.
 
 Tolerance: the graphs add in another order than torch does. Values are of the order 1 (frames) to 10 (embeddings and
 logits), where float32 sums of up to 2048 products differ by some 1e-6 to 1e-5; a wrong mask, position or weight is off
@@ -8,7 +8,7 @@ by 1e-1 and more.
 import numpy as np
 import pytest
 
-from tests.exporter.graphs import Writer, exported, split
+from tests.exporter.graphs import STANDARD, Writer, exported, split
 from tests.reference import checkpoints, goldens
 from tests.reference.goldens import GREEDY_TOKENS
 
@@ -24,9 +24,9 @@ PASSAGES = [
 SPLITS = [(0,), (1,), (1, 0), (20, 3), (100, 0)]
 
 
-@pytest.fixture(scope="module")
-def graphs(tmp_path_factory):
-    return exported(tmp_path_factory.mktemp("step-audio"))
+@pytest.fixture(scope="module", params=["cpu", STANDARD], ids=["ort-cpu", "standard"])
+def graphs(tmp_path_factory, request):
+    return exported(tmp_path_factory.mktemp("step-audio"), request.param)
 
 
 @pytest.fixture

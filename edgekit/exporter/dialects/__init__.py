@@ -20,7 +20,12 @@ __all__ = ["Attention", "DialectBlocks", "Routing", "Steps", "blocks_of"]
 
 
 class DialectBlocks(Protocol):
-    """The blocks that differ between dialects; names and shapes as in ``blocks`` and ``weights``."""
+    """The blocks that differ between dialects; names and shapes as in ``blocks`` and ``weights``.
+
+    ``fixed_shapes``: no shape may depend on a value, and every cache has its full length.
+    """
+
+    fixed_shapes: bool
 
     def rms_norm(self, g: GraphWriter, x: str, weight: str, epsilon: float) -> str:
         """Return RMSNorm of x over its last axis, times ``weight``."""

@@ -29,6 +29,8 @@ ACCURACY_INT8_ACTIVATIONS = 4  # MatMulNBits accuracy_level: the only one with a
 class OrtDialect:
     """See the module docstring."""
 
+    fixed_shapes = False
+
     def rms_norm(self, g: GraphWriter, x: str, weight: str, epsilon: float) -> str:
         """Return RMSNorm; see DialectBlocks."""
         return g.node("SimplifiedLayerNormalization", x, weight, axis=-1, epsilon=epsilon)

@@ -1,20 +1,34 @@
 """The ``standard`` dialect: plain ONNX and symmetric Q/DQ, for TensorRT 10.3 and later; see docs/bundle-format.md.
 
 No shape depends on a value but the number of chosen experts: new rows go into a cache of fixed size by ScatterND, what
-may not be seen is masked, and tables are gathered. Weights are signed INT8 with a scale for each output channel. The
-encoder's activations are INT8 too, with the scales in ``Weights.ranges``. What is allowed here is kept in
+may not be seen is masked, and tables are gathered. Weights are signed: INT8 with a scale for each output channel, INT4
+with one for each block. The encoder's activations are INT8 too, with the scales in ``Weights.ranges``; others are
+narrowed to ``GraphWriter.activations`` for each product and widened after it. What is allowed here is kept in
 ``standard_ops``, which every graph is checked against.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from edgekit.errors import CheckpointError
 from edgekit.exporter.dialects.steps import Attention, Routing, Steps
 from edgekit.exporter.graph import GraphWriter
-from edgekit.exporter.quantize import SCALE, nonzero, quantize_channels
+from edgekit.exporter.quantize import (
+    BITS,
+    SCALE,
+    SMALLEST_BLOCK,
+    dividing_block,
+    nonzero,
+    quantize_blocks,
+    quantize_channels,
+    turn_sign,
+)
 
 if TYPE_CHECKING:
+    from edgekit.bundle import Precision
     from edgekit.exporter.weights import ExpertBank, Weights
     from edgekit.recipe import Group
 
@@ -25,6 +39,8 @@ _LARGEST = 127
 
 class StandardDialect:
     """See the module docstring."""
+
+    fixed_shapes = True
 
     def rms_norm(self, g: GraphWriter, x: str, weight: str, epsilon: float) -> str:
         """Return RMSNorm from its parts: the op of that name is newer than TensorRT 10.3."""
@@ -46,90 +62,133 @@ class StandardDialect:
         self, g: GraphWriter, rows: tuple[str, str, str], layer: int, at: Steps, how: Attention
     ) -> str:
         """Return softmax attention over the whole cache, what is not there yet masked."""
-        assert how.heads == how.kv_heads, "one key head for each query head is all that is written yet"
-        assert how.rotary is None, "no rotary positions are written yet"
-        assert not how.bias, "no bias is written yet"
         shape = (1, how.kv_heads, how.capacity, how.head_dim)
-        where = g.shared("cache.places", lambda: _cache_places(g, at, how.kv_heads))
+        where = g.shared(f"cache.places.{how.kv_heads}.{at.places}", lambda: _cache_places(g, at, how.kv_heads))
         held = []
         q, k, v = rows
+        if how.rotary:
+            q, k = (_turned(g, x, at, how.rotary, how.head_dim) for x in (q, k))
         for kind, new in (("key", k), ("value", v)):
-            past = g.input(f"past.{kind}.{layer}", "float32", shape, "carried")
+            past = g.input(f"past.{kind}.{layer}", g.activations, shape, "carried")
             name = f"present.{kind}.{layer}"
-            g.nodes("ScatterND", past, where, _heads(g, new, how.kv_heads, how.head_dim), outs=(name,))
-            g.output(name, name, "float32", shape, "carried")
+            g.nodes("ScatterND", past, where, _heads(g, g.narrow(new), how.kv_heads, how.head_dim), outs=(name,))
+            g.output(name, name, g.activations, shape, "carried")
             held.append(name)
-        seen = g.shared("cache.seen", lambda: _seen(g, at, held[0], causal=how.causal))
-        return _attend(g, q, held[0], held[1], heads=how.heads, head_dim=how.head_dim, seen=seen)
+        seen = g.shared(
+            f"cache.seen.{how.capacity}.{how.causal}.{at.places}", lambda: _seen(g, at, held[0], causal=how.causal)
+        )
+        return _attend(g, q, held[0], held[1], how=how, seen=seen)
 
     def attention(self, g: GraphWriter, q: str, key: str, value: str, *, heads: int, head_dim: int) -> str:
         """Return softmax attention."""
-        return _attend(g, q, key, value, heads=heads, head_dim=head_dim)
+        how = Attention(heads=heads, kv_heads=heads, head_dim=head_dim, capacity="", causal=False)
+        return _attend(g, q, key, value, how=how)
 
     def linear(self, g: GraphWriter, w: "Weights", x: str, name: str, *, group: "Group", bias: str) -> str:
-        """Return Gemm; of INT8 weights dequantised, and for an encoder of activations that went through INT8."""
+        """Return Gemm; of quantised weights dequantised, for an encoder of activations that went through INT8."""
         if w.observes and group == "encoder":
             g.output(x, OBSERVED + name, "float32", ("rows", w.source.shape(name)[1]))
-        if w.precision[group] == "float32":
-            return g.node("Gemm", x, w.matrix(g, name), bias, transB=1)
-        rows, width = w.source.shape(name)
-        codes, scales = g.weight(name, "int8", (rows, width)), g.weight(name + SCALE, "float32", (rows,))
-        for row, block in w.blocks(name):
-            block_codes, block_scales = quantize_channels(block)
-            codes.write(row, block_codes)
-            scales.write(row, nonzero(block_scales))
-        if group == "encoder" and name in w.ranges:
-            x = _rounded(g, x, w.ranges[name])
-        return g.node("Gemm", x, g.node("DequantizeLinear", name, name + SCALE, axis=0), bias, transB=1)
+        precision = w.precision[group]
+        if precision == "float32":
+            weight = w.matrix(g, name)
+        else:
+            weight = _dequantised(g, name, w.source.shape(name), w.blocks(name), precision, w.block(group))
+        x = _rounded(g, x, w.ranges[name]) if precision == "int8" and name in w.ranges else g.narrow(x)
+        if g.activations == "float32":
+            return g.node("Gemm", x, weight, bias, transB=1)
+        out = g.widen(g.node("Gemm", x, weight, transB=1))
+        return g.node("Add", out, bias) if bias else out
 
     def experts(self, g: GraphWriter, w: "Weights", x: str, routing: Routing, bank: "ExpertBank") -> str:
         """Return the experts that any row chose, each computed for all rows and masked.
 
         That is min(experts, rows x chosen) experts: one token expands its own, a long prefill each once.
         """
-        assert not bank.gated, "no gated experts are written yet"
         bias = w.expert_bias(g, bank)
-        first, second = self._matrices(g, w, bank)
+        first, second = expert_matrices(g, w, bank)
         count = g.node(
             "Mul", g.node("Shape", routing.places, start=0, end=1), g.node("Shape", routing.places, start=1, end=2)
         )
         count = g.node("Min", count, g.constant([bank.experts]))
         used = g.node("ReduceMax", routing.mix, g.constant([0]), keepdims=0)
         _, needed = g.nodes("TopK", used, count, outs=(None, None), axis=-1)
-        first, second, bias = (g.node("Gather", one, needed, axis=0) for one in (first, second, bias))
+        first, second = (g.node("Gather", one, needed, axis=0) for one in (first, second))
         batch, last = g.constant([0]), g.constant([2])
-        hidden = g.node("MatMul", g.node("Unsqueeze", x, batch), g.node("Transpose", first, perm=[0, 2, 1]))
-        hidden = g.node("Gelu", g.node("Add", hidden, g.node("Unsqueeze", bias, g.constant([1]))))
+        rows = g.node("Unsqueeze", g.narrow(x), batch)
+        hidden = g.widen(g.node("MatMul", rows, g.node("Transpose", first, perm=[0, 2, 1])))
+        if bias:
+            hidden = g.node("Add", hidden, g.node("Unsqueeze", g.node("Gather", bias, needed, axis=0), g.constant([1])))
+        hidden = _swiglu(g, hidden, bank.inner) if bank.gated else g.node("Gelu", hidden)
         share = g.node(
             "Unsqueeze", g.node("Transpose", g.node("Gather", routing.mix, needed, axis=1), perm=[1, 0]), last
         )
-        out = g.node("MatMul", g.node("Mul", hidden, share), g.node("Transpose", second, perm=[0, 2, 1]))
+        hidden = g.narrow(g.node("Mul", hidden, share))
+        out = g.widen(g.node("MatMul", hidden, g.node("Transpose", second, perm=[0, 2, 1])))
         return g.node("ReduceSum", out, batch, keepdims=0)
 
-    @staticmethod
-    def _matrices(g: GraphWriter, w: "Weights", bank: "ExpertBank") -> tuple[str, str]:
-        """Return both banks as (experts, rows, width), dequantised where they are INT8."""
-        if w.precision[bank.group] == "float32":
-            return w.expert_matrices(g, bank)
-        held = []
-        for name, rows, width in bank.matrices:
-            codes = g.weight(name, "int8", (bank.experts * rows, width))
-            scales = g.weight(name + SCALE, "float32", (bank.experts * rows,))
-            for expert in range(bank.experts):
-                expert_codes, expert_scales = quantize_channels(w.expert(name, bank, expert))
-                codes.write(expert * rows, expert_codes)
-                scales.write(expert * rows, nonzero(expert_scales))
-            whole = g.node("DequantizeLinear", name, name + SCALE, axis=0)
-            held.append(g.node("Reshape", whole, g.constant([bank.experts, rows, width])))
-        return held[0], held[1]
+
+def expert_matrices(g: GraphWriter, w: "Weights", bank: "ExpertBank") -> tuple[str, str]:
+    """Return both banks as (experts, rows, width), dequantised where they are quantised."""
+    precision = w.precision[bank.group]
+    if precision == "float32":
+        return w.expert_matrices(g, bank)
+    held = []
+    for name, rows, width in bank.matrices:
+        blocks = ((expert * rows, w.expert(name, bank, expert)) for expert in range(bank.experts))
+        whole = _dequantised(g, name, (bank.experts * rows, width), blocks, precision, w.settings.experts_block)
+        held.append(g.node("Reshape", whole, g.constant([bank.experts, rows, width])))
+    return held[0], held[1]
+
+
+def _dequantised(
+    g: GraphWriter,
+    name: str,
+    shape: tuple[int, ...],
+    blocks: Iterable[tuple[int, NDArray[np.float32]]],
+    precision: "Precision",
+    at_most: int,
+) -> str:
+    """Store a matrix (rows, width) and return it as it multiplies.
+
+    INT8 has a scale for each row; INT4 one for each block of a row, since TensorRT takes blocks of that alone, and in
+    two dimensions alone.
+    """
+    rows, width = shape
+    if precision == "int8":
+        codes, scales = g.weight(name, "int8", shape), g.weight(name + SCALE, g.activations, (rows,))
+        for row, block in blocks:
+            block_codes, block_scales = quantize_channels(block, g.activations)
+            codes.write(row, block_codes)
+            scales.write(row, nonzero(block_scales))
+        return g.node("DequantizeLinear", name, name + SCALE, axis=0)
+    size = dividing_block(width, at_most)
+    if size is None:
+        raise CheckpointError(
+            f"{name}: {width} wide, INT4 needs a multiple of {SMALLEST_BLOCK}; export this group in int8"
+        )
+    codes, scales = g.weight(name, "int4", shape), g.weight(name + SCALE, g.activations, (rows, width // size))
+    for row, block in blocks:
+        block_codes, block_scales = quantize_blocks(block, BITS["int4"], size, g.activations)
+        codes.write(row, turn_sign(block_codes, BITS["int4"]).reshape(len(block), -1))
+        scales.write(row, nonzero(block_scales))
+    return g.node("DequantizeLinear", name, name + SCALE, axis=1, block_size=size)
+
+
+def _swiglu(g: GraphWriter, hidden: str, inner: int) -> str:
+    """Return ``silu(gate) * up`` of hidden (experts, S, 2 * inner), in which gate and up alternate."""
+    pairs = g.node("Reshape", hidden, g.constant([0, 0, inner, 2]))
+    gate, up = (g.node("Gather", pairs, g.constant(np.array(i)), axis=3) for i in (0, 1))
+    return g.node("Mul", g.node("Mul", gate, g.node("Sigmoid", gate)), up)
 
 
 def _rounded(g: GraphWriter, x: str, largest: float) -> str:
     """Return x after it went through INT8, one node pair for all linears that read it."""
-    step, zero = g.constant(largest / _LARGEST), g.constant(np.array(0, np.int8))
+    size = np.dtype(g.activations).type(largest / _LARGEST)
+    zero = g.constant(np.array(0, np.int8))
+    step, back = g.constant(np.array(size, np.float32)), g.constant(np.array(size))
 
     def make() -> str:
-        return g.node("DequantizeLinear", g.node("QuantizeLinear", x, step, zero), step, zero)
+        return g.node("DequantizeLinear", g.node("QuantizeLinear", x, step, zero), back, zero)
 
     return g.shared(f"rounded.{x}.{step}", make)
 
@@ -162,11 +221,45 @@ def _seen(g: GraphWriter, at: Steps, cache: str, *, causal: bool) -> str:
     return g.node("LessOrEqual", keys, bound)
 
 
-def _attend(g: GraphWriter, q: str, key: str, value: str, *, heads: int, head_dim: int, seen: str = "") -> str:
-    """Return attention of q (S, H*D) over key and value (1, H, T, D), masked by ``seen``."""
-    query = _heads(g, g.node("Mul", q, g.constant(head_dim**-0.5)), heads, head_dim)
-    scores = g.node("MatMul", query, g.node("Transpose", key, perm=[0, 1, 3, 2]))
+def _turned(g: GraphWriter, rows: str, at: Steps, tables: tuple[str, str], head_dim: int) -> str:
+    """Return rows (S, heads * head_dim), each head turned by its row's position."""
+
+    def taken(table: str) -> str:
+        return g.node("Unsqueeze", g.node("Gather", table, at.places, axis=0), g.constant([1]))
+
+    cos, sin = (g.shared(f"rotary.{table}.{at.places}", lambda table=table: taken(table)) for table in tables)
+    split = g.node("Reshape", rows, g.constant([0, -1, head_dim]))
+    first, second = g.nodes("Split", split, outs=(None, None), axis=2, num_outputs=2)
+    turned = g.node(
+        "Concat",
+        g.node("Sub", g.node("Mul", first, cos), g.node("Mul", second, sin)),
+        g.node("Add", g.node("Mul", second, cos), g.node("Mul", first, sin)),
+        axis=2,
+    )
+    return g.node("Reshape", turned, g.constant([0, -1]))
+
+
+def _attend(g: GraphWriter, q: str, key: str, value: str, *, how: Attention, seen: str = "") -> str:
+    """Return attention of q (S, H*D) over key and value (1, KV, T, D), ``how.bias`` added and masked by ``seen``.
+
+    q, bias and the attention are float32, key and value as they are multiplied.
+
+    Query heads that share a key head are multiplied as rows of one, so that no key is copied.
+    """
+    heads, head_dim = how.heads, how.head_dim
+    query = _heads(g, g.narrow(g.node("Mul", q, g.constant(head_dim**-0.5))), heads, head_dim)
+    apart, joined = g.constant([1, heads, -1, 0]), g.constant([1, how.kv_heads, -1, 0])
+    grouped = heads != how.kv_heads
+    query = g.node("Reshape", query, joined) if grouped else query
+    scores = g.widen(g.node("MatMul", query, g.node("Transpose", key, perm=[0, 1, 3, 2])))
+    scores = g.node("Reshape", scores, apart) if grouped else scores
+    if how.bias:
+        scores = g.node("Add", scores, how.bias)
     if seen:
         scores = g.node("Where", seen, scores, g.constant(MASKED))
-    out = g.node("MatMul", g.node("Softmax", scores, axis=-1), value)
-    return g.node("Reshape", g.node("Transpose", out, perm=[0, 2, 1, 3]), g.constant([-1, heads * head_dim]))
+    shares = g.narrow(g.node("Softmax", scores, axis=-1))
+    shares = g.node("Reshape", shares, joined) if grouped else shares
+    out = g.node("MatMul", shares, value)
+    out = g.node("Reshape", out, apart) if grouped else out
+    out = g.node("Reshape", g.node("Transpose", out, perm=[0, 2, 1, 3]), g.constant([-1, heads * head_dim]))
+    return g.widen(out)

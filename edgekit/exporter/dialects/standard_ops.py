@@ -1,6 +1,6 @@
 """The allow-list of the ``standard`` dialect, ``standard_ops.toml``, and the check of every graph against it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -11,19 +11,21 @@ from onnx import numpy_helper
 
 from edgekit.bundle.manifest import Dialect, Struct
 from edgekit.errors import CensusError, UsageError
-from edgekit.recipe import GROUPS, Recipe
 
-_FAMILIES = ("whisper",)  # those whose every block is written in the dialect
+_FAMILIES = ("whisper", "step_audio", "qwen3_omni")  # those whose every block is written in the dialect
 # Which input names the axes, of ops where that may not be computed.
 _AXES = {"ReduceMax": 1, "ReduceMean": 1, "ReduceSum": 1, "Squeeze": 1, "Unsqueeze": 1, "Slice": 3}
 _MOST_CHOSEN = 3840
+_CODES = (onnx.TensorProto.INT8, onnx.TensorProto.INT4)
 
 
 class AllowList(Struct, frozen=True):
-    """Highest opset, the IR version and the ops with their restrictions."""
+    """Highest opset, the IR version, both for graphs that hold INT4, and the ops with their restrictions."""
 
     opset: int
     ir_version: int
+    int4_opset: int
+    int4_ir_version: int
     ops: dict[str, str]
 
 
@@ -37,8 +39,8 @@ def allow_list() -> AllowList:
     return msgspec.toml.decode(Path(__file__).with_name("standard_ops.toml").read_bytes(), type=AllowList)
 
 
-def check_dialect(dialect: Dialect, family: _Named, recipe: Recipe) -> None:
-    """Raise UsageError if a family or a precision is not written in the dialect, before any work is done."""
+def check_dialect(dialect: Dialect, family: _Named) -> None:
+    """Raise UsageError if a family is not written in the dialect, before any work is done."""
     if dialect == "ort-cpu":
         return
     if dialect != "standard":
@@ -47,21 +49,21 @@ def check_dialect(dialect: Dialect, family: _Named, recipe: Recipe) -> None:
         raise UsageError(
             f"{family.name}: not written in the standard dialect yet, {', '.join(_FAMILIES)} is; use --target cpu"
         )
-    for group in GROUPS:
-        if getattr(recipe.precision, group) == "int4":
-            raise UsageError(f"--{group} int4: the standard dialect has float32 and int8 so far; use --{group} int8")
 
 
 def check_ops(path: Path) -> None:
     """Raise CensusError naming the first node of a graph that TensorRT 10.3 would not take."""
     model = onnx.load(str(path), load_external_data=False)
     allowed = allow_list()
-    for opset in model.opset_import:
-        if opset.domain or opset.version > allowed.opset:
-            raise _refused(path, f"opset {opset.version} of '{opset.domain}'", f"opset {allowed.opset} is the highest")
-    if model.ir_version > allowed.ir_version:
-        raise _refused(path, f"IR version {model.ir_version}", f"{allowed.ir_version} is the highest")
     constants = {one.name: one for one in model.graph.initializer}
+    highest, newest = allowed.opset, allowed.ir_version
+    if any(one.data_type == onnx.TensorProto.INT4 for one in constants.values()):
+        highest, newest = allowed.int4_opset, allowed.int4_ir_version
+    for opset in model.opset_import:
+        if opset.domain or opset.version > highest:
+            raise _refused(path, f"opset {opset.version} of '{opset.domain}'", f"opset {highest} is the highest")
+    if model.ir_version > newest:
+        raise _refused(path, f"IR version {model.ir_version}", f"{newest} is the highest")
     for node in model.graph.node:
         if node.domain or node.op_type not in allowed.ops:
             raise _refused(path, f"{node.op_type} '{node.name}'", "is not in the allow-list")
@@ -78,26 +80,32 @@ def _broken_rule(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]
     if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
         return _broken_scale(*given, None, None)
     first = given[0] if given else None
-    if node.op_type == "Gather" and first is not None and first.data_type == onnx.TensorProto.INT8:
-        return "an int8 constant may only be gathered after DequantizeLinear"
+    if node.op_type == "Gather" and first is not None and first.data_type in _CODES:
+        return "a quantised constant may only be gathered after DequantizeLinear"
     if node.op_type == "TopK" and given[1] is not None and numpy_helper.to_array(given[1]).max() >= _MOST_CHOSEN:
         return f"fewer than {_MOST_CHOSEN} may be chosen"
     return ""
 
 
 def _broken_scale(
-    value: onnx.TensorProto | None,  # noqa: ARG001 - codes may be anything
+    value: onnx.TensorProto | None,
     scale: onnx.TensorProto | None,
     zero: onnx.TensorProto | None,
     *_: onnx.TensorProto | None,
 ) -> str:
     if scale is None:
         return "the scale must be an initializer"
+    if value is not None and value.data_type == onnx.TensorProto.INT4 and not _in_blocks(value.dims, scale.dims):
+        return "int4 must be of two dimensions, in whole blocks of a row"
     if not scale.external_data and not (numpy_helper.to_array(scale) > 0).all():
         return "scales must be positive"
     if zero is not None and numpy_helper.to_array(zero).any():
         return "the zero point must be 0"
     return ""
+
+
+def _in_blocks(codes: Sequence[int], scales: Sequence[int]) -> bool:
+    return len(codes) == len(scales) == 2 and codes[0] == scales[0] and codes[1] % (2 * scales[1]) == 0
 
 
 def _refused(path: Path, what: str, rule: str) -> CensusError:

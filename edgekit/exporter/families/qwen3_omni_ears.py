@@ -12,7 +12,7 @@ import numpy as np
 
 from edgekit.bundle import FrontEnd, Grid
 from edgekit.errors import CheckpointError, RecipeError
-from edgekit.exporter.blocks import EncoderShape, LayerNames, encoder_layer, layer_norm, steps
+from edgekit.exporter.blocks import EncoderShape, LayerNames, encoder_layer, fixed_shapes, layer_norm, steps
 from edgekit.exporter.families.config import check_parts, value
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
@@ -147,23 +147,30 @@ class Qwen3OmniEars:
         """Return (S, width) from mel (bins, F): segments, convolved one by one.
 
         As published, a short last segment is padded with zeros to a whole one, unless it is the utterance's only one:
-        past its end a convolution sees what the one before made of zeros, not zeros.
+        past its end a convolution sees what the one before made of zeros, not zeros. Where shapes may not depend on
+        values it is padded too, and zeros are put there before the next convolution.
         """
         frames, segment = g.node("Shape", mel, start=1, end=2), g.constant([SEGMENT_FRAMES])
         alone = g.node("And", g.node("Equal", start, g.constant([0])), g.node("Less", frames, segment))
-        length = g.node("Where", alone, frames, segment)
+        fixed = fixed_shapes(g)
+        length = segment if fixed else g.node("Where", alone, frames, segment)
         count = g.node("Div", g.node("Add", frames, g.constant([SEGMENT_FRAMES - 1])), segment)
         missing = g.node("Sub", g.node("Mul", count, length), frames)
         padded = g.node("Pad", mel, g.node("Concat", g.constant([0, 0, 0]), missing, axis=0))
         shape = g.node("Concat", g.constant([self.size.mel_bins]), count, length, axis=0)
         x = g.node("Transpose", g.node("Reshape", padded, shape), perm=[1, 0, 2])
         x = g.node("Unsqueeze", x, g.constant([1]))
+        ends, size = frames, SEGMENT_FRAMES
         for name in CONVOLUTIONS:
             x = g.node(
                 "Conv", x, w.plain(g, f"{PREFIX}.{name}.weight"), w.plain(g, f"{PREFIX}.{name}.bias"), strides=[2, 2],
                 pads=[1, 1, 1, 1],
             )  # fmt: skip
             x = g.node("Gelu", x)
+            if fixed and name != CONVOLUTIONS[-1]:
+                ends, size = g.node("Div", g.node("Add", ends, g.constant([1])), g.constant([2])), -(-size // 2)
+                beyond = g.node("LessOrEqual", ends, g.constant(np.arange(size, dtype=np.int64)))
+                x = g.node("Where", g.node("And", alone, beyond), g.constant(0.0), x)
         columns = self.channels * -(-self.size.mel_bins // FRAMES_PER_POSITION)
         rows = g.node("Reshape", g.node("Transpose", x, perm=[0, 3, 1, 2]), g.constant([-1, columns]))
         rows = w.linear(g, rows, f"{_STEM}.weight", "encoder")

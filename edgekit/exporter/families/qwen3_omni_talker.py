@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Embedding, Sampling, TalkerSpeech
 from edgekit.errors import CheckpointError
-from edgekit.exporter.blocks import steps
+from edgekit.exporter.blocks import fixed_shapes, steps
 from edgekit.exporter.checkpoint import Tensors
 from edgekit.exporter.families.config import section, value
 from edgekit.exporter.families.qwen import Qwen, QwenNames
@@ -166,16 +166,24 @@ class Talker:
     def _adapter(self, g: GraphWriter, w: Weights) -> None:
         """Project rows of the thinker: its token rows one way, what it made of sound another; each row once."""
         rows = g.input("rows", "float32", ("n", self.thinker_width))
-        heard = g.node("Squeeze", g.input("heard", "bool", ("n", 1)), g.constant([1]))
+        heard = g.input("heard", "bool", ("n", 1))
+        if fixed_shapes(g):  # both for each row
+            text, sound = (self._projected(g, w, rows, part) for part in _PROJECTIONS)
+            g.output(g.node("Where", heard, sound, text), "embeds", "float32", ("n", self.talker.width))
+            return
+        heard = g.node("Squeeze", heard, g.constant([1]))
         count = g.node("Shape", rows, start=0, end=1)
         out = g.node("Expand", g.constant(0.0), g.node("Concat", count, g.constant([self.talker.width]), axis=0))
         for part, chosen in zip(_PROJECTIONS, (g.node("Not", heard), heard), strict=True):
             places = g.node("Transpose", g.node("NonZero", chosen), perm=[1, 0])
-            x = g.node("GatherND", rows, places)
-            x = self._linear(g, w, x, f"talker.{part}.linear_fc1")
-            x = g.node("Mul", x, g.node("Sigmoid", x))
-            out = g.node("ScatterND", out, places, self._linear(g, w, x, f"talker.{part}.linear_fc2"))
+            x = self._projected(g, w, g.node("GatherND", rows, places), part)
+            out = g.node("ScatterND", out, places, x)
         g.output(out, "embeds", "float32", ("n", self.talker.width))
+
+    def _projected(self, g: GraphWriter, w: Weights, x: str, part: str) -> str:
+        x = self._linear(g, w, x, f"talker.{part}.linear_fc1")
+        x = g.node("Mul", x, g.node("Sigmoid", x))
+        return self._linear(g, w, x, f"talker.{part}.linear_fc2")
 
     @staticmethod
     def _linear(g: GraphWriter, w: Weights, x: str, name: str) -> str:
@@ -194,7 +202,10 @@ class Talker:
         g.output(x, "hidden", "float32", ("rows", model.width))
 
     def _predictor(self, g: GraphWriter, w: Weights) -> None:
-        """Write the logits of the last row through head ``step``; the others multiply no row and cost nothing."""
+        """Write the logits of the last row through head ``step``.
+
+        The other heads multiply no row and cost nothing; but where shapes may not depend on values, all multiply it.
+        """
         model = self.predictor
         x = g.input("embeds", "float32", ("tokens", model.width))
         at = steps(g, x, g.input("start", "int64", (1,)))
@@ -202,7 +213,13 @@ class Talker:
         x = model.states(g, w, x, at, "", self.codebooks)[-1]
         last = g.node("Slice", x, g.constant([-1]), g.constant([2**62]), g.constant([0]))
         heads = range(len(self._heads))
+        size = (1, model.vocabulary)
+        if fixed_shapes(g):
+            last = model.normed(g, w, last)
+            every = g.node("Concat", *(w.linear(g, last, name, "decoder") for name in self._heads), axis=0)
+            g.output(g.node("Gather", every, step), "logits", "float32", size)
+            return
         counts = g.node("Cast", g.node("Equal", step, g.constant([*heads])), to=7)  # int64: 1 for this head, else 0
         parts = g.nodes("Split", model.normed(g, w, last), counts, outs=(None,) * len(heads), axis=0)
         made = [w.linear(g, part, name, "decoder") for part, name in zip(parts, self._heads, strict=True)]
-        g.output(g.node("Concat", *made, axis=0), "logits", "float32", (1, model.vocabulary))
+        g.output(g.node("Concat", *made, axis=0), "logits", "float32", size)

@@ -275,11 +275,10 @@ class Whisper:
             key = w.linear(g, frames, f"{root}.k_proj.weight", "encoder")
             val = w.linear(g, frames, f"{root}.v_proj.weight", "encoder", f"{root}.v_proj.bias")
             for part in (key, val):
-                heads = g.node("Transpose", g.node("Reshape", part, split), perm=[1, 0, 2])
+                heads = g.node("Transpose", g.node("Reshape", g.narrow(part), split), perm=[1, 0, 2])
                 parts.append(g.node("Unsqueeze", heads, g.constant([0])))
-        g.output(
-            g.node("Concat", *parts, axis=0), "cross", "float32", (2 * self.layers, self.heads, "frames", head_dim)
-        )
+        size = (2 * self.layers, self.heads, "frames", head_dim)
+        g.output(g.node("Concat", *parts, axis=0), "cross", g.activations, size)
 
     def _backbone(self, g: GraphWriter, w: Weights) -> None:
         width = self.encoder.width

@@ -124,7 +124,7 @@ def _load_builder(kind: str) -> tuple[Any, str]:
 def _build_one(trt: Any, bundle: Bundle, name: str, job: _Job) -> Built:  # noqa: ANN401 - TensorRT's module
     component = bundle.manifest.components[name]
     hashes = {entry.path: entry.sha256 for entry in bundle.manifest.files}
-    sizes = input_sizes(bundle.manifest, component, job.context)
+    sizes = input_sizes(bundle.manifest, name, job.context)
     key = PlanKey(
         graph=hashes[component.graph],
         data=hashes[component.data] if component.data else "",
@@ -144,7 +144,7 @@ def _build_one(trt: Any, bundle: Bundle, name: str, job: _Job) -> Built:  # noqa
     census = take_layer_census(rows, data_bytes, log, len(plan))
     if census.int8 < census.asked:
         raise BackendError(
-            f"{component.graph}: the plan surely holds {census.int8} layers in INT8, the bundle has {census.asked} "
+            f"{component.graph}: the plan surely holds {census.int8} layers in INT8 or less, the bundle has {census.asked} "
             f"({census.weight_bytes} bytes of weights, {data_bytes} in the bundle); use another version than "
             f"{job.kind} {trt.__version__}"
         )

@@ -1,8 +1,8 @@
-"""LayerCensus: how many linears of a plan hold INT8 weights, from what the builder says.
+"""LayerCensus: how many linears of a plan hold INT8 or INT4 weights, from what the builder says.
 
 Without a GPU the layers of a plan cannot be looked into, and a builder may join all of them into one. What can be told
-is a lower bound: a linear whose weights were widened takes at least as many bytes more as it has numbers, so no more
-were widened than the plan has bytes too many. In what precision the products are computed is not told by it.
+is a lower bound: a linear whose weights were widened takes at least twice its bytes, so no more were widened than the
+plan has bytes too many. In what precision the products are computed is not told by it.
 """
 
 import re
@@ -16,7 +16,7 @@ _WEIGHTS = re.compile(r"Total Weights Memory: (\d+) bytes")
 
 @dataclass(frozen=True, slots=True)
 class LayerCensus:
-    """``int8``: linears and experts that surely hold INT8 weights, of ``asked``; ``weight_bytes`` are the plan's."""
+    """``int8``: linears and experts that surely hold weights in INT8 or less, of ``asked``; ``weight_bytes`` are the plan's."""
 
     int8: int
     asked: int
@@ -31,7 +31,7 @@ def take_layer_census(rows: Iterable[CensusRow], data_bytes: int, log: Iterable[
     """
     stated = [int(found[1]) for line in log if (found := _WEIGHTS.search(line))]
     weight_bytes = stated[-1] if stated else plan_bytes
-    numbers = sorted(row.bytes for row in rows if row.dtype == "int8")
+    numbers = sorted(row.bytes for row in rows if row.dtype in ("int8", "int4"))
     left, widened = weight_bytes - data_bytes, 0
     for size in numbers:
         left -= size

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from edgekit.bundle import Component, Manifest
+from edgekit.bundle import Manifest, TalkerSpeech
 from edgekit.errors import BundleFormatError
 
 _USUAL_SHARE = 4  # an utterance is usually about a quarter of the longest one
@@ -29,16 +29,26 @@ def free_sizes(manifest: Manifest, context_tokens: int) -> dict[str, tuple[int, 
         "sound": (1, max(1, longest // _USUAL_SHARE), longest),
         "tokens": (1, 1, context_tokens),
         "rows": (0, 1, context_tokens),  # none: no head is computed
+        "n": (1, 1, context_tokens),
         "context": (context_tokens, context_tokens, context_tokens),
     }
 
 
-def input_sizes(manifest: Manifest, component: Component, context_tokens: int) -> dict[str, InputSizes]:
-    """Return the bounds of every input whose shape is free, and of ``experts_per_token``, by the input's name.
+def _cache_positions(manifest: Manifest, name: str, context_tokens: int) -> int:
+    """Return the most rows that a component is given: what speaks has caches of its own lengths."""
+    if name == "talker" and isinstance(manifest.speech, TalkerSpeech):
+        return manifest.speech.context_frames
+    held = [spec.shape[2] for spec in manifest.components[name].inputs if spec.name == "past.key.0"]
+    return next((size for size in held if isinstance(size, int)), context_tokens)
+
+
+def input_sizes(manifest: Manifest, name: str, context_tokens: int) -> dict[str, InputSizes]:
+    """Return the bounds of every input of a component whose shape is free, and of ``experts_per_token``, by its name.
 
     Raises BundleFormatError for a free size that no grid tells of.
     """
-    sizes = free_sizes(manifest, context_tokens)
+    component = manifest.components[name]
+    sizes = free_sizes(manifest, _cache_positions(manifest, name, context_tokens))
     found = {}
     for spec in component.inputs:
         if unknown := [size for size in spec.shape if isinstance(size, str) and size not in sizes]:

@@ -56,7 +56,8 @@ def test_the_capability_of_a_device_is_two_numbers_or_there_is_none():
 
 def sized(manifest, *inputs, context=64):
     component = msgspec.structs.replace(manifest.components["backbone"], inputs=inputs)
-    return input_sizes(manifest, component, context)
+    manifest = msgspec.structs.replace(manifest, components=manifest.components | {"backbone": component})
+    return input_sizes(manifest, "backbone", context)
 
 
 def test_bounds_admit_every_chunk_every_prompt_and_no_row_at_all(bundle):
