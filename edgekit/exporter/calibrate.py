@@ -20,7 +20,7 @@ from edgekit.exporter.quality import check_clips
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import Recipe
 from edgekit.runtime.backends.ort import open_graph
-from edgekit.runtime.engine import Engine
+from edgekit.runtime.engine import Array, Engine
 from edgekit.runtime.features import LogMel
 
 Float = NDArray[np.float32]
@@ -100,8 +100,10 @@ def _heard(family: Family, engines: list[Engine], clips: list[Float], recipe: Re
         adapter.reset()
         for chunk in [*mel.push(samples[: mel.room_samples]), *mel.finish()]:
             positions = grid.positions(chunk.frames)
-            valid = {"valid": start + positions - chunk.last} if grid.masks_last_position else {}
-            outputs = encoder.run({"mel": chunk.mel, "start": start} | valid)
+            inputs: dict[str, Array] = {"mel": chunk.mel, "start": start}
+            if grid.masks_last_position:
+                inputs["valid"] = start + positions - chunk.last
+            outputs = encoder.run(inputs)
             start += positions
             frames = outputs.pop("frames")[: grid.kept_frames(positions, int(start[0]), last=chunk.last)]
             if len(frames):

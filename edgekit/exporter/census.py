@@ -61,7 +61,9 @@ def check_census(family: Family, rows: tuple[CensusRow, ...], precision: Mapping
     quantised = any(kind != "float32" for kind in precision.values())
     for row in rows:
         if quantised and row.tensor not in named and row.op in _FLOAT_PRODUCTS and row.dtype.startswith("float"):
-            raise CensusError(f"{row.tensor}: a {row.dtype} weight of {row.op} that no recipe names; report this as a bug")
+            raise CensusError(
+                f"{row.tensor}: a {row.dtype} weight of {row.op} that no recipe names; report this as a bug"
+            )
 
 
 def ratio(rows: tuple[CensusRow, ...]) -> float | None:

@@ -21,7 +21,7 @@ from edgekit.exporter.calibrate import Calibration, calibrate
 from edgekit.exporter.census import check_census, take_census
 from edgekit.exporter.checkpoint import Tensors, check_names, open_checkpoint
 from edgekit.exporter.dialects.ort_cuda_ops import check_cuda_ops
-from edgekit.exporter.dialects.standard_ops import check_dialect, check_ops
+from edgekit.exporter.dialects.standard_ops import check_ops
 from edgekit.exporter.dummy import SEED, dummy_recipe, open_dummy
 from edgekit.exporter.families import Family, find_family, open_beside
 from edgekit.exporter.goldens import store_goldens
@@ -195,7 +195,6 @@ def _resolve(recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Recipe
 
 def _make(source: _Source, output: Path, recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Manifest:
     recipe = _resolve(recipe, options, dialect)
-    check_dialect(dialect, source.family)
     offered = {source.family.group(name) for name in source.family.expected()}
     for group in options.groups:
         if group not in offered:

@@ -1,7 +1,8 @@
 """Quantised numbers: symmetric INT8 and INT4 in blocks, INT8 per output channel, and back.
 
 Pure arithmetic on row blocks of a weight (out, in); knows nothing of graphs. Rounding is to nearest even, scales are
-float32 or float16, and every weight comes back within half a step of its source (``half_step``), which verification relies on.
+float32 or float16, and every weight comes back within half a step of its source (``half_step``), which verification
+relies on.
 """
 
 import math
@@ -119,5 +120,5 @@ def half_step(scales: Float) -> Float:
 
 
 def half_float16_step(values: Float) -> Float:
-    """Return the largest distance between a number and the float16 nearest to it."""
+    """Return the largest distance between a float16 and the numbers it is nearest to."""
     return np.abs(values) * np.float32(2**-11) + np.float32(2**-25)

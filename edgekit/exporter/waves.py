@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.exporter.blocks import MASKED, layer_norm
-from edgekit.exporter.graph import MICROSOFT, GraphWriter
+from edgekit.exporter.blocks import MASKED, fixed_shapes, layer_norm
+from edgekit.exporter.dialects.sound import sound_blocks_of
+from edgekit.exporter.dialects.steps import SlidingWindow
+from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 
 SMALLEST_BETA = 1e-9  # what Snake's published code adds before it divides
@@ -31,10 +33,47 @@ def carry(g: GraphWriter, x: str, label: str, shape: Sequence[int], axis: int) -
     return joined
 
 
-def causal_conv(g: GraphWriter, w: Weights, x: str, name: str, *, dilation: int = 1, groups: int = 1) -> str:
-    """Return the convolution ``name`` (.weight, .bias) of x (1, C, T), T columns that look at nothing later."""
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Where sound begins: so many ``columns`` after the first of a stream's first call, at once in every later call.
+
+    fresh: name of int64 (1,), 1 in the first call and 0 later.
+    """
+
+    fresh: str
+    columns: int = 0
+
+    def silence(self, g: GraphWriter, x: str) -> str:
+        """Return x (1, C, T) with zeros before the beginning, where it was not cut there."""
+        if not self.columns or not fixed_shapes(g):
+            return x
+
+        def make() -> str:
+            zero, one = g.constant(np.array(0)), g.constant(np.array(1))
+            count = g.node("Squeeze", g.node("Shape", x, start=2, end=3), g.constant([0]))
+            first = g.node("Mul", self.fresh, g.constant([self.columns]))
+            return g.node("Cast", g.node("GreaterOrEqual", g.node("Range", zero, count, one), first), to=_FLOAT)
+
+        return g.node("Mul", x, g.shared(f"begun.{self.columns}", make))
+
+
+def causal_conv(
+    g: GraphWriter,
+    w: Weights,
+    x: str,
+    name: str,
+    *,
+    dilation: int = 1,
+    groups: int = 1,
+    beginning: Beginning | None = None,
+) -> str:
+    """Return the convolution ``name`` (.weight, .bias) of x (1, C, T), T columns that look at nothing later.
+
+    Nothing before the ``beginning`` is looked at either.
+    """
     _, inputs, kernel = w.source.shape(f"{name}.weight")
     if context := (kernel - 1) * dilation:
+        x = beginning.silence(g, x) if beginning else x
         x = carry(g, x, name, (1, inputs * groups, context), axis=2)
     return g.node(
         "Conv", x, w.plain(g, f"{name}.weight"), w.plain(g, f"{name}.bias"), dilations=[dilation], group=groups
@@ -47,11 +86,12 @@ def spread(g: GraphWriter, w: Weights, x: str, name: str) -> str:
     return g.node("ConvTranspose", x, w.plain(g, f"{name}.weight"), w.plain(g, f"{name}.bias"), strides=[kernel])
 
 
-def held_spread(g: GraphWriter, w: Weights, x: str, name: str, fresh: str) -> str:
+def held_spread(g: GraphWriter, w: Weights, x: str, name: str, beginning: Beginning) -> tuple[str, Beginning]:
     """Return the transposed convolution ``name`` of kernel 2r and stride r, cut by r columns at both ends.
 
     Its r columns number b need columns b and b + 1 of x: the last column of x is held until the next call. T columns
-    give T * r, but (T - 1) * r in the first call, where ``fresh``, int64 (1,), is 1 and 0 later.
+    give T * r, but (T - 1) * r in the first call; where shapes may not depend on values, r columns too many, which lie
+    before the beginning that is returned.
     """
     inputs, _, kernel = w.source.shape(f"{name}.weight")
     rate = kernel // 2
@@ -60,8 +100,11 @@ def held_spread(g: GraphWriter, w: Weights, x: str, name: str, fresh: str) -> st
         "ConvTranspose", x, w.plain(g, f"{name}.weight"), w.plain(g, f"{name}.bias"), strides=[rate],
         pads=[rate, rate],
     )  # fmt: skip
-    first = g.node("Mul", fresh, g.constant([rate]))
-    return g.node("Slice", x, first, g.constant([_END]), g.constant([2]))
+    after = Beginning(beginning.fresh, (beginning.columns + 1) * rate)
+    if fixed_shapes(g):
+        return x, after
+    first = g.node("Mul", beginning.fresh, g.constant([rate]))
+    return g.node("Slice", x, first, g.constant([_END]), g.constant([2])), after
 
 
 def snake(g: GraphWriter, x: str, alpha: str, beta: str) -> str:
@@ -89,19 +132,6 @@ def conv_next(g: GraphWriter, w: Weights, x: str, name: str) -> str:
         rows = g.node("Gemm", rows, w.plain(g, f"{name}.{part}.weight"), w.plain(g, f"{name}.{part}.bias"), transB=1)
         rows = g.node("Gelu", rows) if part == "pwconv1" else g.node("Mul", rows, w.plain(g, f"{name}.gamma"))
     return g.node("Add", x, g.node("Unsqueeze", g.node("Transpose", rows, perm=[1, 0]), batch))
-
-
-@dataclass(frozen=True, slots=True)
-class SlidingWindow:
-    """A call's place in sliding attention: a row sees itself and the ``past`` rows before it.
-
-    Names of rotary tables ``cos`` and ``sin`` (past + S, head_dim / 2) and of the mask ``bias`` (1, 1, S, past + S).
-    """
-
-    past: int
-    cos: str
-    sin: str
-    bias: str
 
 
 def sliding_window(g: GraphWriter, x: str, start: str, *, size: int, head_dim: int, theta: float) -> SlidingWindow:
@@ -143,15 +173,6 @@ def sliding_attention(
 
     Keys are carried unrotated: their place in the window changes from call to call.
     """
-    batch, width = g.constant([0]), heads * head_dim
+    width = heads * head_dim
     keys, values = (carry(g, x, f"{kind}.{layer}", (at.past, width), axis=0) for x, kind in ((k, "key"), (v, "value")))
-
-    def rotated(x: str, first: int) -> str:
-        rows = g.node("Unsqueeze", x, batch)
-        return g.node("RotaryEmbedding", rows, g.constant([first]), at.cos, at.sin, domain=MICROSOFT, num_heads=heads)
-
-    out = g.node(
-        "MultiHeadAttention", rotated(q, at.past), rotated(keys, 0), g.node("Unsqueeze", values, batch), "", "",
-        at.bias, domain=MICROSOFT, num_heads=heads, scale=head_dim**-0.5,
-    )  # fmt: skip
-    return g.node("Squeeze", out, batch)
+    return sound_blocks_of(g).sliding_attention(g, (q, keys, values), at, heads=heads, head_dim=head_dim)

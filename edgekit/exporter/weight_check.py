@@ -51,13 +51,8 @@ def check_weights(
                 raise QualityError(
                     f"{name}: {held.size} numbers in the bundle, {given.size} in the checkpoint; name its own"
                 )
-            given = given.reshape(held.shape)
-            allowed = np.float32(0)
-            if scale is not None:
-                allowed = half_step(scale)
-            elif weight.dtype == np.float16:
-                allowed = half_float16_step(given)
-            distance = np.abs(given - held)
+            allowed = _allowed(weight, held, scale)
+            distance = np.abs(given.reshape(held.shape) - held)
             if not (distance <= allowed).all():  # NaN fails too
                 worst = np.unravel_index(int(np.argmax(np.nan_to_num(distance, nan=np.inf) - allowed)), distance.shape)
                 bound = float(np.broadcast_to(allowed, distance.shape)[worst])
@@ -73,6 +68,12 @@ def check_weights(
         report(done + 1, len(stored))
     error = {component: (off / max(whole, 1e-30)) ** 0.5 for component, (off, whole) in sorted(squares.items())}
     return {"tensors": len(stored), "quantised": quantised, "bound": "half a step", "error": error}
+
+
+def _allowed(weight: WrittenWeight, held: Float, scale: Float | None) -> Float:
+    if scale is not None:
+        return half_step(scale)
+    return half_float16_step(held) if weight.dtype == np.float16 else np.zeros(1, np.float32)
 
 
 def _pairs(

@@ -19,6 +19,7 @@ from edgekit.runtime.voice import FRAMES_PER_CODE, Voice
 KEPT_OLD = 100  # the published limit: attention keeps as many frames as the prompt has, and these
 CONTEXT_CODES = 1500  # 60 s of what the conformer remembers, prompt included
 MASKED = -1e10
+NO_CODE = -1  # stands for a row of zeros in a graph that takes no ``pad``
 
 Frames = NDArray[np.float32]
 
@@ -65,9 +66,9 @@ class Flow:
         self._context = context_codes
         self._prompt_frames = len(voice.mel)
         self._speaker = np.ascontiguousarray(voice.speaker[None])
-        # The prompt's own slots are never given away, so that the next answer can begin behind it again.
         self._most_frames = FRAMES_PER_CODE * most
-        self._capacity = self._prompt_frames + max(self._prompt_frames, KEPT_OLD) + self._most_frames
+        self._capacity = count_slots(self._prompt_frames, self._most_frames)
+        self._counts_pad = any(spec.name == "pad" for spec in encoder.component.inputs)
         self._encoder = encoder.bind({"codes_kept": context_codes, "frames_kept": FRAMES_PER_CODE * context_codes})
         self._steps = [step.bind({"capacity": self._capacity}) for _ in range(speech.steps)]
         self._times = 1 - np.cos(np.linspace(0, 1, speech.steps + 1, dtype=np.float32) * np.float32(0.5 * np.pi))
@@ -143,14 +144,12 @@ class Flow:
         start = place.codes
         if start + count > self._context:
             start = self._behind_prompt.codes
-        found = self._encoder.run(
-            {
-                "codes": np.ascontiguousarray(codes),
-                "start": np.array([start]),
-                "pad": np.array([pad]),
-                "left": place.encoder_left,
-            }
-        )
+        inputs: dict[str, Array] = {"start": np.array([start]), "left": place.encoder_left}
+        if self._counts_pad:
+            inputs |= {"codes": np.ascontiguousarray(codes), "pad": np.array([pad])}
+        else:
+            inputs["codes"] = np.concatenate([codes, np.full(pad, NO_CODE)])
+        found = self._encoder.run(inputs)
         if not len(self._noise):
             self._noise = found["noise"]
         return found["mu"], _Place(start + count, place.slots, found["left_next"], place.step_lefts)
@@ -172,6 +171,14 @@ class Flow:
             time = time + width
             lefts.append(found["left_next"])
         return x, _Place(place.codes, seen, place.encoder_left, tuple(lefts))
+
+
+def count_slots(prompt_frames: int, most_frames: int) -> int:
+    """Return the slots of a stream's attention; ``most_frames``: of one call.
+
+    The prompt's own are never given away, so that the next answer can begin behind it again.
+    """
+    return prompt_frames + max(prompt_frames, KEPT_OLD) + most_frames
 
 
 def _zeros(component: Component, name: str) -> Array:

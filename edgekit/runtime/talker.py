@@ -20,6 +20,7 @@ from edgekit.runtime.mouth import Cut
 from edgekit.runtime.sampler import CodeLimits, Sampler, sampler
 from edgekit.timing import Trace
 
+LONGEST_FRAMES = 24  # of a piece; what plans of the decoder are built for
 _HEAD_TOKENS = 3  # turn start, role, newline: what an answer's turn begins with
 _HEAD_PADS = 4  # of text, beside the codec's own head: nothink, think begin and end, speaker
 
@@ -53,8 +54,9 @@ class TalkerOptions:
     """How a Talker speaks; what is None is as the bundle says, its first speaker for one.
 
     Audio is made in pieces of ``first_frames``, then twice as many each time up to ``longest_frames``: a small first
-    piece is heard early, longer ones cost less. The same ``seed`` gives the same speech; None other speech every time.
-    ``samplers``, of the first code and of the others, choose in place of both samplings and the seed.
+    piece is heard early, longer ones cost less; plans for a GPU admit none beyond LONGEST_FRAMES. The same ``seed``
+    gives the same speech; None other speech every time. ``samplers``, of the first code and of the others, choose in
+    place of both samplings and the seed.
     """
 
     speaker: str | None = None
@@ -62,7 +64,7 @@ class TalkerOptions:
     talker_sampling: Sampling | None = None
     code_sampling: Sampling | None = None
     first_frames: int = 2
-    longest_frames: int = 24
+    longest_frames: int = LONGEST_FRAMES
     samplers: tuple[Sampler, Sampler] | None = None
 
 
@@ -361,7 +363,10 @@ class _Sound:
         if not self._waiting:
             return
         with self._trace.span("decoder", self._waiting):
-            samples = self._call.run({"codes": self._codes[: self._waiting], "start": self._start})["samples"]
+            found = self._call.run({"codes": self._codes[: self._waiting], "start": self._start})
+        samples = found["samples"]
+        if "lead" in found:  # where a graph cuts nothing by a value: so many samples are none
+            samples = samples[int(found["lead"][0]) :]
         self._start += self._waiting
         self._waiting = 0
         if len(samples):

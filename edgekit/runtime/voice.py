@@ -11,6 +11,7 @@ from edgekit.errors import BundleFileError, BundleFormatError
 
 FRAMES_PER_CODE = 2  # codes come at 25 Hz, mel frames at 50 Hz
 LEAST_CODES = 3  # the first codes of a prompt stand for those after its end
+MOST_CODES = 752  # of half a minute, the longest recording that a voice is made of, and two for rounding
 _MAKE = "make it again from its recording"
 
 

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.engines
 HERE = Path(__file__).parent
 JUDGED = HERE.parent / "exporter" / "judged.toml"
 COMPONENTS = ("adapter", "backbone", "encoder")
+KINDS = [("float32", "float16"), ("int8", "float32"), ("int8", "float16"), ("int4", "float32"), ("int4", "float16")]
 # More than 32 MB of INT8 in each of three components, in few layers: a plan also holds a kernel or more for each layer.
 WIDE = {
     "model_type": "whisper", "num_mel_bins": 80, "d_model": 2560, "max_source_positions": 1500,
@@ -31,6 +32,31 @@ WIDE = {
     "decoder_start_token_id": 2,
     "edgekit": {"encoder_attention": "chunk-causal", "chunk_frames": 32, "num_experts": 8, "num_experts_per_tok": 8},
 }  # fmt: skip
+
+
+# More than 32 MB of INT4 in gated experts behind grouped attention, as Qwen3's; ears as small as can be. The kernels of
+# one such layer are some 4 MB, whatever its weights.
+GATED = {
+    "model_type": "step_audio_2", "eos_token_id": [1],
+    "text_config": {
+        "model_type": "qwen3_moe", "hidden_size": 1024, "num_hidden_layers": 1, "num_attention_heads": 16,
+        "num_key_value_heads": 4, "head_dim": 64, "intermediate_size": 1024, "vocab_size": 1024,
+        "max_position_embeddings": 512, "rope_theta": 1e6, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
+        "num_experts": 64, "num_experts_per_tok": 4, "moe_intermediate_size": 768, "norm_topk_prob": True,
+    },
+    "audio_encoder_config": {
+        "n_mels": 80, "n_audio_ctx": 64, "n_audio_state": 64, "n_audio_head": 4, "n_audio_layer": 1, "llm_dim": 1024,
+        "kernel_size": 3, "adapter_stride": 2, "n_codebook_size": 4096,
+    },
+}  # fmt: skip
+
+
+def written_target(folder, activations):
+    path = folder / f"{activations}.toml"
+    path.write_text(
+        (HERE / "rtx.toml").read_text(encoding="utf-8") + f'activations = "{activations}"\n', encoding="utf-8"
+    )
+    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +80,21 @@ def small(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
-    """Return bundles of one wide shape in noise, by precision."""
+    """Return a function: config, precision and activations -> a bundle in noise."""
     folder = tmp_path_factory.mktemp("wide")
-    config = folder / "config.json"
-    config.write_text(json.dumps(WIDE), encoding="utf-8")
-    found = {}
-    for precision in ("int8", "float32"):
-        options = ExportOptions(recipe=HERE / "wide.toml", target=STANDARD, precision=precision, dummy_weights=True)
-        export(config, folder / precision, options)
-        found[precision] = open_bundle(folder / precision)
-    yield found
+
+    def make(config, precision, activations="float32"):
+        path = folder / config["model_type"] / "config.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(config), encoding="utf-8")
+        made = folder / f"{path.parent.name}-{precision}-{activations}"
+        if not made.is_dir():
+            target = written_target(folder, activations)
+            options = ExportOptions(recipe=HERE / "wide.toml", target=target, precision=precision, dummy_weights=True)
+            export(path, made, options)
+        return open_bundle(made)
+
+    yield make
     shutil.rmtree(folder)
 
 
@@ -86,6 +117,24 @@ def test_every_component_builds_in_float_and_int8_and_is_kept_the_second_time(sm
         assert [one.path for one in again] == [one.path for one in built]
 
 
+@pytest.mark.parametrize(("precision", "activations"), KINDS)
+@pytest.mark.parametrize("name", ["whisper-experts", "step-dense", "step-moe-2", "omni"])
+def test_every_graph_of_every_family_builds_in_every_kind(name, precision, activations, target, tmp_path):
+    """Those of the talker and the code predictor among them. INT4 of every group: no sound is heard to calibrate on."""
+    checkpoint = checkpoints.write(tmp_path / "checkpoint", name)
+    groups = {"encoder": "float32"} if precision == "int8" else {}
+    options = ExportOptions(
+        recipe=HERE.parent / "exporter" / "quick.toml", target=written_target(tmp_path, activations),
+        precision=precision, groups=groups,
+    )  # fmt: skip
+    manifest = export(checkpoint, tmp_path / "bundle", options)
+    built = build(open_bundle(tmp_path / "bundle"), target, folder=tmp_path / "plans")
+    assert sorted(one.component for one in built) == sorted(manifest.components)
+    asked = {one.component: one.note.int8_asked for one in built}
+    assert all(one.note.int8_layers == one.note.int8_asked for one in built)
+    assert (asked["backbone"] > 0) == (precision != "float32")
+
+
 def test_a_damaged_plan_is_built_anew(small, target, tmp_path):
     built = build(small("int8"), target, folder=tmp_path)
     damaged = built[0].path.read_bytes()
@@ -102,18 +151,32 @@ def test_another_length_of_the_cache_is_another_plan(small, target, tmp_path):
     assert len({one.path for one in (*whole, *short)}) == len(COMPONENTS) + 1
 
 
-def test_weights_stay_int8_in_the_plan_and_a_float_plan_is_told_from_it(wide, target, tmp_path):
-    plans = {precision: build(bundle, target, folder=tmp_path / precision) for precision, bundle in wide.items()}
-    manifest = wide["int8"].manifest
-    for small_one, large_one in zip(plans["int8"], plans["float32"], strict=True):
-        component = manifest.components[small_one.component]
-        weight_bytes = wide["int8"].file(component.data).stat().st_size
-        rows = [row for row in manifest.census if row.component == small_one.component]
-        assert sum(row.bytes for row in rows if row.dtype == "int8") >= 32e6
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_weights_stay_small_in_the_plan_and_a_float_plan_is_told_from_it(precision, wide, target, tmp_path):
+    small, large = wide(WIDE, precision), wide(WIDE, "float32")
+    check_bytes(small, large, COMPONENTS, target, tmp_path, at_least=32e6 if precision == "int8" else 16e6)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_gated_experts_beside_float16_products_stay_small_too(precision, wide, target, tmp_path):
+    small, large = wide(GATED, precision, "float16"), wide(GATED, "float32", "float16")
+    check_bytes(small, large, ["backbone"], target, tmp_path, at_least=32e6)
+
+
+def check_bytes(small, large, components, target, folder, *, at_least):
+    """Assert that the plans of one bundle are hardly larger than its weights, and those of the other are."""
+    manifest = small.manifest
+    plans = [{one.component: one.note for one in build(bundle, target, folder=folder / bundle.folder.name)}
+             for bundle in (small, large)]  # fmt: skip
+    for name in components:
+        weight_bytes = small.file(manifest.components[name].data).stat().st_size
+        rows = [row for row in manifest.census if row.component == name]
+        assert sum(row.bytes for row in rows if row.dtype in {"int8", "int4"}) >= at_least
         limit = 1.05 * weight_bytes + 1e6
-        assert small_one.note.bytes <= limit, small_one
-        assert large_one.note.bytes > limit, large_one
-        assert take_layer_census(rows, weight_bytes, [], large_one.note.bytes).int8 < small_one.note.int8_asked
+        print(f"{name}: {plans[0][name].bytes / weight_bytes:.3f}, float {plans[1][name].bytes / weight_bytes:.3f}")
+        assert plans[0][name].bytes <= limit, name
+        assert plans[1][name].bytes > limit, name
+        assert take_layer_census(rows, weight_bytes, [], plans[1][name].bytes).int8 < plans[0][name].int8_asked
 
 
 def test_a_graph_that_the_builder_cannot_read_is_one_line(small, target, tmp_path):

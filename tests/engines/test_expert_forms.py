@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgekit.exporter.dialects import Routing
-from edgekit.exporter.dialects.standard import StandardDialect
+from edgekit.exporter.dialects.standard import StandardDialect, expert_matrices
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import ExpertBank, Weights
 from edgekit.recipe import QuantizeSettings
@@ -39,15 +39,16 @@ class Banks:
         return self.bias[start:stop]
 
 
-def write(folder, experts, form):
+def write(folder, experts, form, precision="int8", activations="float32"):
     """Write a router and its experts as ``form`` (g, x, routing, w, bank) puts them; return the graph's path."""
     banks = Banks(experts)
-    w = Weights(banks, {"experts": "int8"}, QuantizeSettings())
+    w = Weights(banks, {"experts": precision}, QuantizeSettings())
     bank = ExpertBank(
         names=("first", "second"), experts=experts, chosen=8, inner=INNER, hidden=HIDDEN, gated=False, bias="bias",
         load=lambda name, expert: getattr(banks, name)[expert],
     )  # fmt: skip
-    with GraphWriter(folder, f"{form.__name__}-{experts}", "standard") as g:
+    name = f"{form.__name__}-{experts}-{precision}-{activations}"
+    with GraphWriter(folder, name, "standard", activations) as g:
         x, count = g.input("x", "float32", ("tokens", HIDDEN)), g.input("count", "int64", (1,))
         router = g.tensor("router", np.random.default_rng(1).standard_normal((HIDDEN, experts), np.float32))
         logits = g.node("MatMul", x, router)
@@ -56,7 +57,7 @@ def write(folder, experts, form):
         ones = g.node("Expand", g.constant(1.0), g.node("Shape", places))
         mix = g.node("ScatterElements", zeros, places, ones, axis=1)
         g.output(form(g, x, Routing(logits, places, mix), w, bank), "y", "float32", ("tokens", HIDDEN))
-        g.close("int8")
+        g.close(precision)
     return folder / g.graph_file
 
 
@@ -66,9 +67,7 @@ def union(g, x, routing, w, bank):
 
 def each_token(g, x, routing, w, bank):
     bias = w.expert_bias(g, bank)
-    first, second = (
-        g.node("Gather", one, routing.places, axis=0) for one in StandardDialect._matrices(g, w, bank)
-    )  # (tokens, chosen, ...)
+    first, second = (g.node("Gather", one, routing.places, axis=0) for one in expert_matrices(g, w, bank))
     column = g.node("Unsqueeze", x, g.constant([1, 3]))
     hidden = g.node("Squeeze", g.node("MatMul", first, column), g.constant([3]))
     hidden = g.node("Gelu", g.node("Add", hidden, g.node("Gather", bias, routing.places, axis=0)))
@@ -78,7 +77,7 @@ def each_token(g, x, routing, w, bank):
 
 def every_expert(g, x, routing, w, bank):
     bias = w.expert_bias(g, bank)
-    first, second = StandardDialect._matrices(g, w, bank)
+    first, second = expert_matrices(g, w, bank)
     hidden = g.node("MatMul", g.node("Unsqueeze", x, g.constant([0])), g.node("Transpose", first, perm=[0, 2, 1]))
     hidden = g.node("Gelu", g.node("Add", hidden, g.node("Unsqueeze", bias, g.constant([1]))))
     share = g.node("Unsqueeze", g.node("Transpose", routing.mix, perm=[1, 0]), g.constant([2]))
@@ -136,3 +135,10 @@ def test_one_token_expands_its_own_experts_however_many_there_are(measured):
 def test_many_tokens_expand_each_expert_once_and_not_for_each_token(measured):
     assert measured["union", 64, 32, 8] < measured["each_token", 64, 32, 8] / 2
     assert measured["union", 64, 32, 8] < 2 * measured["every_expert", 64, 32, 8]
+
+
+@pytest.mark.parametrize(("precision", "activations"), [("int4", "float32"), ("int4", "float16"), ("int8", "float16")])
+def test_in_int4_and_float16_too_one_token_expands_its_own_experts(precision, activations, tmp_path):
+    found = [scratch(write(tmp_path, experts, union, precision, activations), 1, 2) for experts in (16, 64)]
+    print(f"union, {precision}, {activations} products: {found[0] / 1e6:.1f} and {found[1] / 1e6:.1f} MB")
+    assert found[0] == found[1]

@@ -8,14 +8,16 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgekit.bundle import Precision
-from edgekit.bundle.manifest import FlowSpeech, Sampling
+from edgekit.bundle.manifest import Dialect, FlowSpeech, Sampling
 from edgekit.exporter.checkpoint import Tensors
+from edgekit.exporter.dialects.standard_ops import check_ops
 from edgekit.exporter.families.step_audio_flow import Flow as FlowGraphs
 from edgekit.exporter.families.step_audio_flow import FlowShape
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import QuantizeSettings
 from edgekit.runtime.backends.ort import OrtEngine
+from edgekit.runtime.flow import NO_CODE
 from edgekit.runtime.voice import Voice
 from tests.reference.flow_weights import SAMPLE_RATE_HZ
 
@@ -24,15 +26,19 @@ LOOKAHEAD = 3
 STEPS = 10
 
 
-def engines(folder: Path, source: Tensors, shape: FlowShape, precision: Precision = "float32") -> dict[str, OrtEngine]:
+def engines(
+    folder: Path, source: Tensors, shape: FlowShape, precision: Precision = "float32", dialect: Dialect = "ort-cpu"
+) -> dict[str, OrtEngine]:
     """Return both components of a flow, written into ``folder`` and loaded."""
     flow = FlowGraphs(shape)
     weights = Weights(source, {"decoder": precision}, QuantizeSettings())
     loaded = {}
     for name in flow.components:
-        with GraphWriter(folder, name) as g:
+        with GraphWriter(folder, name, dialect) as g:
             flow.build(name, g, weights)
             component = g.close(precision)
+        if dialect == "standard":
+            check_ops(folder / component.graph)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         session = onnxruntime.InferenceSession(
@@ -94,4 +100,6 @@ def _encode(loaded: dict[str, OrtEngine], codes: NDArray[np.int64], pad: int) ->
     encoder = loaded["flow_encoder"]
     left = np.zeros(next(spec.shape for spec in encoder.component.inputs if spec.name == "left"), np.float32)
     call = encoder.bind({"codes_kept": len(codes), "frames_kept": 2 * len(codes)})
+    if all(spec.name != "pad" for spec in encoder.component.inputs):
+        return call.run({"codes": np.concatenate([codes, np.full(pad, NO_CODE)]), "start": np.array([0]), "left": left})
     return call.run({"codes": codes, "start": np.array([0]), "pad": np.array([pad]), "left": left})

@@ -52,15 +52,21 @@ def hearing(
     return Hearing(folder, EARS, omni_audio.ears_weights() if weights is None else weights, kind, dialect)
 
 
-def voice(folder: Path, kind: Precision = "float32", weights: Mapping[str, Array] | None = None) -> OrtEngine:
+def voice(
+    folder: Path,
+    kind: Precision = "float32",
+    weights: Mapping[str, Array] | None = None,
+    dialect: Dialect = "ort-cpu",
+) -> OrtEngine:
     """Return the tiny decoder in one precision."""
-    return engine(folder, "decoder", VOICE.build, omni_audio.voice_weights() if weights is None else weights, kind)
+    tensors = omni_audio.voice_weights() if weights is None else weights
+    return engine(folder, "decoder", VOICE.build, tensors, kind, dialect=dialect)
 
 
 def speak(decoder: OrtEngine, codes: np.ndarray, sizes: Iterable[int]) -> list[Array]:
     """Return the samples of each call on codes (frames, codebooks), fed by ``sizes`` frames; see ``graphs.split``."""
-    call = decoder.bind({})
-    return [
-        call.run({"codes": np.ascontiguousarray(codes[part]), "start": np.array([part.start])})["samples"]
-        for part in split(len(codes), sizes)
-    ]
+    call, spoken = decoder.bind({}), []
+    for part in split(len(codes), sizes):
+        found = call.run({"codes": np.ascontiguousarray(codes[part]), "start": np.array([part.start])})
+        spoken.append(found["samples"][int(found["lead"][0]) if "lead" in found else 0 :])
+    return spoken

@@ -8,7 +8,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgekit.bundle import Precision
-from edgekit.bundle.manifest import Dialect
+from edgekit.bundle.manifest import Activations, Dialect
 from edgekit.exporter.dialects.standard_ops import check_ops
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
@@ -47,10 +47,11 @@ def engine(
     precision: Precision = "float32",
     *,
     dialect: Dialect = "ort-cpu",
+    activations: Activations = "float32",
 ) -> OrtEngine:
     """Return the component ``name`` that ``build`` writes into ``folder``, every group in one precision."""
     folder.mkdir(parents=True, exist_ok=True)
-    with GraphWriter(folder, name, dialect) as g:
+    with GraphWriter(folder, name, dialect, activations) as g:
         build(g, Weights(Held(tensors), dict.fromkeys(GROUPS, precision), SMALL_BLOCKS))
         component = g.close(precision)
     if dialect == "standard":

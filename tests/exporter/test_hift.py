@@ -25,9 +25,9 @@ def golden():
         return dict(stored)
 
 
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
-    return vocoder(tmp_path_factory.mktemp("vocoder"))
+@pytest.fixture(scope="module", params=["ort-cpu", "ort-cuda", "standard"])
+def loaded(request, tmp_path_factory):
+    return vocoder(tmp_path_factory.mktemp("vocoder"), dialect=request.param)
 
 
 def test_the_weights_are_those_the_golden_was_made_with(golden):

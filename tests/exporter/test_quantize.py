@@ -9,8 +9,10 @@ from edgekit.exporter.quantize import (
     choose_expert_block,
     dequantize_blocks,
     half_step,
+    nonzero,
     quantize_blocks,
     quantize_channels,
+    turn_sign,
 )
 
 # Rounding to nearest is at most half a step away; the constants only leave room for float32.
@@ -60,3 +62,34 @@ def test_experts_of_an_odd_width_are_refused_by_size():
     assert choose_expert_block(384, 16, 64) == 16
     with pytest.raises(CheckpointError, match=r"384 x 24.*multiples of 16.*--experts float32"):
         choose_expert_block(384, 24, 64)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("largest", [1e-9, 1e-7, 1e-6, 1e-4, 1e-2, 1.0, 1e4])
+def test_scales_in_float16_cut_no_weight_however_small(bits, largest):
+    """The smallest float16 is 6e-8, the smallest with all its digits 6e-5: rounding to nearest would cut some."""
+    rows = (np.random.default_rng(bits).uniform(-1, 1, (7, 64)) * largest).astype(np.float32)
+    rows[0] = 0
+    codes, scales = quantize_blocks(rows, bits, 32, "float16")
+    assert scales.dtype == np.float16
+    assert (nonzero(scales) > 0).all()
+    back = dequantize_blocks(codes, scales, bits, 64)
+    assert (np.abs(back - rows) <= np.repeat(half_step(scales.astype(np.float32)), 32, axis=1)).all()
+    channels, steps = quantize_channels(rows, "float16")
+    assert steps.dtype == np.float16
+    wide = steps.astype(np.float32)[:, None]
+    assert (np.abs(channels * wide - rows) <= half_step(wide)).all()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_signed_codes_are_those_with_a_zero_point_less_it(bits):
+    rows = np.random.default_rng(4).normal(size=(3, 64)).astype(np.float32)
+    codes, _ = quantize_blocks(rows, bits, 32)
+    signed = turn_sign(codes, bits)
+    assert signed.dtype == np.int8
+    np.testing.assert_array_equal(turn_sign(signed, bits), codes)
+    if bits == 8:
+        np.testing.assert_array_equal(signed.astype(int), codes.astype(int) - 128)
+    else:
+        low = (signed.astype(int) << 28).astype(np.int32) >> 28
+        np.testing.assert_array_equal(low, (codes & 15).astype(int) - 8)

@@ -7,6 +7,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from edgekit.bundle.manifest import Dialect
+from edgekit.exporter.dialects.standard_ops import check_ops
 from edgekit.exporter.families.hift import HiFT
 from edgekit.exporter.folded import FoldedTensors
 from edgekit.exporter.graph import GraphWriter
@@ -24,19 +26,23 @@ def tensors(form: str = "pair") -> FoldedTensors:
     return FoldedTensors(case.Arrays(case.stored(form=form)), "generator.", "hift.")
 
 
-def engine(folder: Path, build: Callable[[GraphWriter, Weights], None], form: str = "pair") -> OrtEngine:
+def engine(
+    folder: Path, build: Callable[[GraphWriter, Weights], None], form: str = "pair", dialect: Dialect = "ort-cpu"
+) -> OrtEngine:
     """Return what ``build`` writes, loaded."""
-    with GraphWriter(folder, "vocoder") as g:
+    with GraphWriter(folder, "vocoder", dialect) as g:
         build(g, Weights(tensors(form), {}, QuantizeSettings()))
         component = g.close("float32")
+    if dialect == "standard":
+        check_ops(folder / component.graph)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return OrtEngine(component, onnxruntime.InferenceSession(str(folder / component.graph), options))
 
 
-def vocoder(folder: Path, form: str = "pair") -> OrtEngine:
+def vocoder(folder: Path, form: str = "pair", dialect: Dialect = "ort-cpu") -> OrtEngine:
     """Return the tiny vocoder, loaded."""
-    return engine(folder, HiFT.of(tensors(form)).build, form)
+    return engine(folder, HiFT.of(tensors(form)).build, form, dialect)
 
 
 def speak(loaded: OrtEngine, mel: Array, noise: Array, kept: Array = NONE) -> tuple[Array, Array]:

@@ -65,7 +65,7 @@ class OrtCudaDialect(OrtDialect):
         narrow = replace(
             how,
             rotary=(g.narrow(how.rotary[0]), g.narrow(how.rotary[1])) if how.rotary else None,
-            bias=_bias_of_rows(g, q, how) if how.bias else "",
+            bias=_bias_of_rows(g, q, how.bias) if how.bias else "",
         )
         attended = super().cached_attention(g, (q, k, v), layer, replace(at, total_scalar=length), narrow)
         return g.widen(attended)
@@ -132,9 +132,7 @@ def _length(g: GraphWriter, cache: str) -> str:
     return g.node("Cast", g.node("Shape", cache, start=2, end=3), to=TensorProto.INT32)
 
 
-def _bias_of_rows(g: GraphWriter, x: str, how: Attention) -> str:
-    """Return a bias (1, 1, 1 or S, T) in float16 for each row of x, as the op wants it."""
-    rows = g.node("Shape", x, start=0, end=1)
-    assert isinstance(how.capacity, int), "a bias is of the whole cache"
-    shape = g.node("Concat", g.constant([1, 1]), rows, g.constant([how.capacity]), axis=0)
-    return g.narrow(g.node("Expand", g.node("Max", how.bias, g.constant(_LOWEST)), shape))
+def _bias_of_rows(g: GraphWriter, x: str, bias: str) -> str:
+    """Return a bias (1, 1 or H, 1 or S, T) in float16 for each row of x, as the op wants it."""
+    shape = g.node("Concat", g.constant([1, 1]), g.node("Shape", x, start=0, end=1), g.constant([1]), axis=0)
+    return g.narrow(g.node("Expand", g.node("Max", bias, g.constant(_LOWEST)), shape))

@@ -69,7 +69,7 @@ def _gives(node: onnx.NodeProto, given: Mapping[str, Any], types: Mapping[str, s
     if node.op_type == "Cast":
         return _type(given["to"])
     if node.op_type == "ConstantOfShape":
-        return _type(given["value"].data_type)
+        return _type(given["value"].data_type) if "value" in given else "float32"
     return _GIVES.get(node.op_type) or types[node.input[node.op_type == "Where"]]
 
 

@@ -92,7 +92,7 @@ class StandardDialect:
         if precision == "float32":
             weight = w.matrix(g, name)
         else:
-            weight = _dequantised(g, name, w.source.shape(name), w.blocks(name), precision, w.block(group))
+            weight = _dequantised(g, name, w.source.shape(name), w.blocks(name), precision, at_most=w.block(group))
         x = _rounded(g, x, w.ranges[name]) if precision == "int8" and name in w.ranges else g.narrow(x)
         if g.activations == "float32":
             return g.node("Gemm", x, weight, bias, transB=1)
@@ -135,7 +135,7 @@ def expert_matrices(g: GraphWriter, w: "Weights", bank: "ExpertBank") -> tuple[s
     held = []
     for name, rows, width in bank.matrices:
         blocks = ((expert * rows, w.expert(name, bank, expert)) for expert in range(bank.experts))
-        whole = _dequantised(g, name, (bank.experts * rows, width), blocks, precision, w.settings.experts_block)
+        whole = _dequantised(g, name, (bank.experts * rows, width), blocks, precision, at_most=w.settings.experts_block)
         held.append(g.node("Reshape", whole, g.constant([bank.experts, rows, width])))
     return held[0], held[1]
 
@@ -146,6 +146,7 @@ def _dequantised(
     shape: tuple[int, ...],
     blocks: Iterable[tuple[int, NDArray[np.float32]]],
     precision: "Precision",
+    *,
     at_most: int,
 ) -> str:
     """Store a matrix (rows, width) and return it as it multiplies.
@@ -225,9 +226,10 @@ def _turned(g: GraphWriter, rows: str, at: Steps, tables: tuple[str, str], head_
     """Return rows (S, heads * head_dim), each head turned by its row's position."""
 
     def taken(table: str) -> str:
-        return g.node("Unsqueeze", g.node("Gather", table, at.places, axis=0), g.constant([1]))
+        rows = g.shared(f"{table}.{at.places}", lambda: g.node("Gather", table, at.places, axis=0))
+        return g.shared(f"{table}.{at.places}.heads", lambda: g.node("Unsqueeze", rows, g.constant([1])))
 
-    cos, sin = (g.shared(f"rotary.{table}.{at.places}", lambda table=table: taken(table)) for table in tables)
+    cos, sin = (taken(table) for table in tables)
     split = g.node("Reshape", rows, g.constant([0, -1, head_dim]))
     first, second = g.nodes("Split", split, outs=(None, None), axis=2, num_outputs=2)
     turned = g.node(

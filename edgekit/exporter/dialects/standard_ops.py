@@ -3,18 +3,16 @@
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import onnx
 from onnx import numpy_helper
 
-from edgekit.bundle.manifest import Dialect, Struct
-from edgekit.errors import CensusError, UsageError
+from edgekit.bundle.manifest import Struct
+from edgekit.errors import CensusError
 
-_FAMILIES = ("whisper", "step_audio", "qwen3_omni")  # those whose every block is written in the dialect
 # Which input names the axes, of ops where that may not be computed.
-_AXES = {"ReduceMax": 1, "ReduceMean": 1, "ReduceSum": 1, "Squeeze": 1, "Unsqueeze": 1, "Slice": 3}
+_AXES = {"ReduceL2": 1, "ReduceMax": 1, "ReduceMean": 1, "ReduceSum": 1, "Squeeze": 1, "Unsqueeze": 1, "Slice": 3}
 _MOST_CHOSEN = 3840
 _CODES = (onnx.TensorProto.INT8, onnx.TensorProto.INT4)
 
@@ -29,22 +27,10 @@ class AllowList(Struct, frozen=True):
     ops: dict[str, str]
 
 
-class _Named(Protocol):
-    name: str
-
-
 @cache
 def allow_list() -> AllowList:
     """Return the list."""
     return msgspec.toml.decode(Path(__file__).with_name("standard_ops.toml").read_bytes(), type=AllowList)
-
-
-def check_dialect(dialect: Dialect, family: _Named) -> None:
-    """Raise UsageError if a family is not written in the dialect, before any work is done."""
-    if dialect != "ort-cpu" and family.name not in _FAMILIES:
-        raise UsageError(
-            f"{family.name}: not written in the {dialect} dialect yet, {', '.join(_FAMILIES)} is; use --target cpu"
-        )
 
 
 def check_ops(path: Path) -> None:

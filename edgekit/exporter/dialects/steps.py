@@ -1,4 +1,4 @@
-"""What every dialect says about a call: where it stands in its cache, how it attends and which experts it asks."""
+"""What every dialect says about a call: where it stands in its cache or stream, how it attends, what it asks."""
 
 from dataclasses import dataclass
 
@@ -42,3 +42,16 @@ class Attention:
     causal: bool
     rotary: tuple[str, str] | None = None
     bias: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SlidingWindow:
+    """A call's place in sliding attention: a row sees itself and the ``past`` rows before it.
+
+    Names of rotary tables ``cos`` and ``sin`` (past + S, head_dim / 2) and of the mask ``bias`` (1, 1, S, past + S).
+    """
+
+    past: int
+    cos: str
+    sin: str
+    bias: str

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import CheckpointError
-from edgekit.exporter.blocks import rms_norm
+from edgekit.exporter.blocks import fixed_shapes, rms_norm
+from edgekit.exporter.dialects.steps import SlidingWindow
 from edgekit.exporter.families.config import check_parts, value
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.waves import (
-    SlidingWindow,
+    Beginning,
     causal_conv,
     conv_next,
     held_spread,
@@ -38,7 +39,8 @@ class Code2Wav:
 
     Inputs ``codes`` int64 (frames, codebooks), at least one frame, and ``start`` int64 (1,), frames decoded before.
     Output ``samples`` float32 (n,): ``samples_per_frame`` for each frame, in the first call ``held_samples`` fewer,
-    which need a frame more. Everything else is carried state.
+    which need a frame more. Where no shape may depend on a value the first call begins with that many samples that are
+    none, and the output ``lead`` int64 (1,) says how many of a call are. Everything else is carried state.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -167,19 +169,26 @@ class Code2Wav:
 
     def _wave(self, g: GraphWriter, w: Weights, x: str, fresh: str) -> str:
         """Return samples (n,) of x (1, width, columns)."""
-        root = f"{PREFIX}.decoder"
-        x = causal_conv(g, w, x, f"{root}.0.conv")
+        root, at = f"{PREFIX}.decoder", Beginning(fresh)
+
+        def conv(value: str, name: str, dilation: int = 1) -> str:
+            return causal_conv(g, w, value, f"{root}.{name}.conv", dilation=dilation, beginning=at)
+
+        def bent(value: str, name: str) -> str:
+            return snake_beta(g, w, value, f"{root}.{name}")
+
+        x = conv(x, "0")
         for index in range(len(self.rates)):
-            block = f"{root}.{index + 1}.block"
-            x = held_spread(g, w, snake_beta(g, w, x, f"{block}.0"), f"{block}.1.conv", fresh)
+            block = f"{index + 1}.block"
+            x, at = held_spread(g, w, bent(x, f"{block}.0"), f"{root}.{block}.1.conv", at)
             for unit, dilation in enumerate(DILATIONS, 2):
-                inner = causal_conv(
-                    g, w, snake_beta(g, w, x, f"{block}.{unit}.act1"), f"{block}.{unit}.conv1.conv", dilation=dilation
-                )
-                inner = causal_conv(g, w, snake_beta(g, w, inner, f"{block}.{unit}.act2"), f"{block}.{unit}.conv2.conv")
-                x = g.node("Add", x, inner)
+                inner = conv(bent(x, f"{block}.{unit}.act1"), f"{block}.{unit}.conv1", dilation)
+                x = g.node("Add", x, conv(bent(inner, f"{block}.{unit}.act2"), f"{block}.{unit}.conv2"))
+        assert at.columns == self.held_samples, (at, self.held_samples)
         last = len(self.rates) + 1
-        x = causal_conv(g, w, snake_beta(g, w, x, f"{root}.{last}"), f"{root}.{last + 1}.conv")
+        x = conv(bent(x, str(last)), str(last + 1))
+        if fixed_shapes(g):
+            g.output(g.node("Mul", fresh, g.constant([at.columns])), "lead", "int64", (1,))
         return g.node("Squeeze", g.node("Clip", x, g.constant(-1.0), g.constant(1.0)), g.constant([0, 1]))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.exporter.blocks import cached_attention, layer_norm, steps
+from edgekit.exporter.blocks import cached_attention, fixed_shapes, layer_norm, steps
 from edgekit.exporter.dialects import Steps
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
@@ -90,31 +90,35 @@ def build_conformer(g: GraphWriter, w: Weights, shape: ConformerShape, root: str
 
     Inputs: ``codes`` (n,); ``start`` (1,), codes in the cache; ``pad`` (1,), rows of zeros that stand for codes after
     the last one; ``left`` (LEFT, width), handed back as ``left_next``, zeros at first. m is n + pad - lookahead: those
-    codes are only looked at, and given again with the next call.
+    codes are only looked at, and given again with the next call. Where no shape may depend on a value there is no
+    ``pad``: a code below 0 stands for a row of zeros.
     """
     codes = g.input("codes", "int64", ("codes",))
     start = g.input("start", "int64", (1,))
-    pad = g.input("pad", "int64", (1,))
+    pad = "" if fixed_shapes(g) else g.input("pad", "int64", (1,))
     left = g.input("left", "float32", (LEFT, shape.width))
     axis, far = g.constant([0]), g.constant([_EVER])
-    x = _embed(g, w, shape, g.node("Gather", w.plain(g, table), codes, axis=0), f"{root}embed.out")
-    zeros = g.node("ConstantOfShape", g.node("Concat", pad, g.constant([shape.width]), axis=0))
-    x = g.node("Concat", x, zeros, axis=0)
+    if pad:
+        x = _embed(g, w, shape, g.node("Gather", w.plain(g, table), codes, axis=0), f"{root}embed.out")
+        zeros = g.node("ConstantOfShape", g.node("Concat", pad, g.constant([shape.width]), axis=0))
+        x = g.node("Concat", x, zeros, axis=0)
+    else:
+        known = g.node("GreaterOrEqual", g.node("Unsqueeze", codes, g.constant([1])), axis)
+        rows = g.node("Gather", w.plain(g, table), g.node("Max", codes, axis), axis=0)
+        x = g.node("Mul", _embed(g, w, shape, rows, f"{root}embed.out"), g.node("Cast", known, to=1))
     before = g.node("Slice", left, g.constant([0]), g.constant([BACK]), axis)
     x, before = _look_ahead(g, w, x, before, f"{root}pre_lookahead_layer")
     names = layer_names(shape, root)
     rates = g.tensor("const.rates", _rates(shape.width))
-    at = steps(g, x, start)
-    places = _relative_positions(g, shape, x, at, rates)
+    stage = _stage(g, shape, x, start, rates, 0, "codes_kept")
     for layer, name in enumerate(names[: shape.layers[0]]):
-        x = _layer(g, w, shape, x, layer, name, at, places, "codes_kept")
+        x = _layer(g, w, shape, x, layer, name, stage)
     above = g.node("Slice", left, g.constant([BACK]), far, axis)
     x, above = _upsample(g, w, shape, x, above, f"{root}up_layer.conv")
     x = _embed(g, w, shape, x, f"{root}up_embed.out")
-    at = steps(g, x, g.node("Mul", start, g.constant([STRIDE])))
-    places = _relative_positions(g, shape, x, at, rates)
+    stage = _stage(g, shape, x, g.node("Mul", start, g.constant([STRIDE])), rates, shape.layers[0], "frames_kept")
     for layer, name in enumerate(names[shape.layers[0] :], shape.layers[0]):
-        x = _layer(g, w, shape, x, layer, name, at, places, "frames_kept")
+        x = _layer(g, w, shape, x, layer, name, stage)
     g.output(g.node("Concat", before, above, axis=0), "left_next", "float32", (LEFT, shape.width))
     return layer_norm(g, w, x, f"{root}after_norm")
 
@@ -159,21 +163,44 @@ def _rates(width: int) -> NDArray[np.float32]:
     return rates
 
 
-def _relative_positions(g: GraphWriter, shape: ConformerShape, x: str, at: Steps, rates: str) -> str:
-    """Return sinusoids (T + S, width) of the distances T - 1 down to -S, sine and cosine side by side."""
-    axis = g.constant([0])
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """Where the layers before the upsampling, or those behind it, stand in their caches of ``room`` positions.
+
+    keys: int64 (1,), how many are scored. places: sinusoids (T + S, width) of their distances, T - 1 down to -S where
+    T are held.
+    """
+
+    at: Steps
+    keys: str
+    places: str
+    room: str
+
+
+def _distances(g: GraphWriter, x: str, at: Steps, keys: str) -> str:
+    """Return float32 (T + S,): how far the last row of x stands behind the first key, and one less each time."""
+    axis, one = g.constant([0]), g.constant([1])
     count = g.node("Shape", x, start=0, end=1)
-    first = g.node("Squeeze", g.node("Sub", at.total, g.constant([1])), axis)
-    end = g.node("Squeeze", g.node("Sub", g.node("Neg", count), g.constant([1])), axis)
-    distances = g.node("Cast", g.node("Range", first, end, g.constant(np.array(-1))), to=1)
+    if fixed_shapes(g):
+        total = g.node("Squeeze", g.node("Add", keys, count), axis)
+        places = g.node("Range", g.constant(np.array(0)), total, g.constant(np.array(1)))
+        return g.node("Cast", g.node("Sub", g.node("Sub", at.total, one), places), to=1)
+    first = g.node("Squeeze", g.node("Sub", at.total, one), axis)
+    end = g.node("Squeeze", g.node("Sub", g.node("Neg", count), one), axis)
+    return g.node("Cast", g.node("Range", first, end, g.constant(np.array(-1))), to=1)
+
+
+def _stage(g: GraphWriter, shape: ConformerShape, x: str, start: str, rates: str, layer: int, room: str) -> _Stage:
+    at = steps(g, x, start)
+    keys = g.node("Shape", f"past.key.{layer}", start=2, end=3) if fixed_shapes(g) else at.total
+    distances = _distances(g, x, at, keys)
     angles = g.node("Mul", g.node("Unsqueeze", distances, g.constant([1])), rates)
     pairs = [g.node("Unsqueeze", g.node(op, angles), g.constant([2])) for op in ("Sin", "Cos")]
-    return g.node("Reshape", g.node("Concat", *pairs, axis=2), g.constant([-1, shape.width]))
+    places = g.node("Reshape", g.node("Concat", *pairs, axis=2), g.constant([-1, shape.width]))
+    return _Stage(at, keys, places, room)
 
 
-def _layer(
-    g: GraphWriter, w: Weights, shape: ConformerShape, x: str, layer: int, name: str, at: Steps, places: str, room: str
-) -> str:
+def _layer(g: GraphWriter, w: Weights, shape: ConformerShape, x: str, layer: int, name: str, stage: _Stage) -> str:
     def linear(value: str, part: str, biased: bool = True) -> str:
         return w.linear(g, value, f"{name}.{part}.weight", "decoder", f"{name}.{part}.bias" if biased else None)
 
@@ -183,18 +210,20 @@ def _layer(
 
     normed = layer_norm(g, w, x, f"{name}.norm_mha", NORM_EPSILON)
     query = linear(normed, "self_attn.linear_q")
-    near = _position_scores(g, shape, biased_query("v"), linear(places, "self_attn.linear_pos", biased=False), at)
+    near = _position_scores(
+        g, shape, biased_query("v"), linear(stage.places, "self_attn.linear_pos", biased=False), stage.keys
+    )
     attended = cached_attention(
         g, biased_query("u"), linear(normed, "self_attn.linear_k", shape.key_bias),
-        linear(normed, "self_attn.linear_v"), layer, at,
-        heads=shape.heads, kv_heads=shape.heads, head_dim=shape.head_dim, capacity=room, causal=False, bias=near,
+        linear(normed, "self_attn.linear_v"), layer, stage.at, heads=shape.heads, kv_heads=shape.heads,
+        head_dim=shape.head_dim, capacity=stage.room, causal=False, bias=near,
     )  # fmt: skip
     x = g.node("Add", x, linear(attended, "self_attn.linear_out"))
     wide = linear(layer_norm(g, w, x, f"{name}.norm_ff", NORM_EPSILON), "feed_forward.w_1")
     return g.node("Add", x, linear(g.node("Mul", wide, g.node("Sigmoid", wide)), "feed_forward.w_2"))
 
 
-def _position_scores(g: GraphWriter, shape: ConformerShape, query: str, places: str, at: Steps) -> str:
+def _position_scores(g: GraphWriter, shape: ConformerShape, query: str, places: str, keys: str) -> str:
     """Return (1, H, S, T): scores of query (S, H*D) with the distance of each key, from places (T + S, H*D).
 
     Row i wants columns S - 1 - i to S - 1 - i + T of the scores with all distances: seen as rows one number shorter
@@ -211,4 +240,4 @@ def _position_scores(g: GraphWriter, shape: ConformerShape, query: str, places: 
     flat = g.node("Reshape", scores, g.constant([shape.heads, -1]))
     flat = g.node("Slice", flat, begin, g.node("Add", begin, g.node("Mul", count, width)), axis)
     shifted = g.node("Reshape", flat, g.node("Concat", g.constant([1, shape.heads]), count, width, axis=0))
-    return g.node("Slice", shifted, g.constant([0]), at.total, g.constant([3]))
+    return g.node("Slice", shifted, g.constant([0]), keys, g.constant([3]))

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.exporter.blocks import layer_norm
-from edgekit.exporter.graph import MICROSOFT, GraphWriter
+from edgekit.bundle.manifest import StateKind
+from edgekit.exporter.blocks import fixed_shapes, layer_norm
+from edgekit.exporter.dialects.sound import sound_blocks_of
+from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 
 ROWS = 2  # guided and unguided
@@ -200,27 +202,24 @@ def _attention(g: GraphWriter, w: Weights, shape: DitShape, x: str, layer: int, 
     q = g.node("Reshape", layer_norm(g, w, q, f"{name}.attn.q_norm"), flat)
     k = layer_norm(g, w, k, f"{name}.attn.k_norm")
     keys, values = (_keep(g, w, shape, new, f"{kind}.{layer}", seen) for kind, new in (("key", k), ("value", v)))
-    out = g.node(
-        "MultiHeadAttention", q, keys, values, "", "", seen.mask, domain=MICROSOFT, num_heads=shape.heads,
-        scale=shape.head_dim**-0.5,
-    )  # fmt: skip
-    return g.node("Reshape", out, g.constant([-1, shape.heads * shape.head_dim]))
+    return sound_blocks_of(g).attention(g, q, keys, values, seen.mask, heads=shape.heads, head_dim=shape.head_dim)
 
 
 def _keep(g: GraphWriter, w: Weights, shape: DitShape, new: str, name: str, seen: _Seen) -> str:
-    """Write new rows (2, n, H, D) into their slots and return all slots (2, H, capacity, D) as float32.
+    """Write new rows (2, n, H, D) into their slots and return all slots (2, H, capacity, D) as they are multiplied.
 
     Quantised weights are further off than half precision, which halves the largest memory of this family.
     """
-    half = w.precision["decoder"] != "float32"
+    half = w.precision["decoder"] != "float32" or g.activations == "float16"
     size = (ROWS, shape.heads, "capacity", shape.head_dim)
     dtype = "float16" if half else "float32"
-    past = g.input(f"past.{name}", dtype, size, "in-place")
+    kind: StateKind = "carried" if fixed_shapes(g) else "in-place"
+    past = g.input(f"past.{name}", dtype, size, kind)
     new = g.node("Transpose", new, perm=[0, 2, 1, 3])
     new = g.node("Cast", new, to=10) if half else new
     present = g.node("ScatterND", past, seen.places, new, out=f"present.{name}")
-    g.output(present, present, dtype, size, "in-place")
-    return g.node("Cast", present, to=1) if half else present
+    g.output(present, present, dtype, size, kind)
+    return present if dtype == g.activations else g.node("Cast", present, to=1)
 
 
 def _convolutions(g: GraphWriter, w: Weights, shape: DitShape, x: str, left: str, root: str) -> tuple[str, str]:

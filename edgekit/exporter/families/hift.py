@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import CheckpointError
 from edgekit.exporter.checkpoint import Tensors
+from edgekit.exporter.dialects.sound import sound_blocks_of
 from edgekit.exporter.folded import FoldedTensors
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.pickled import open_pickled
@@ -42,7 +43,6 @@ SLOPE, LAST_SLOPE = 0.1, 0.01  # of the leaky ReLUs
 LARGEST_MAGNITUDE = 100.0
 LOUDEST = 0.99
 _END = np.iinfo(np.int64).max
-_FLOAT, _DOUBLE = 1, 11  # onnx's element types
 
 Waves = NDArray[np.float64]
 
@@ -197,20 +197,11 @@ def _source(g: GraphWriter, w: Weights, f0: str, kept: str, noise: str) -> str:
     """Return the source after the ``kept`` samples, (new,), of pitches f0 (frames, 1) in Hz and noise (new, HARMONICS).
 
     The published curve of phases is the running sum of the frames' steps, each 480 samples long, joined by straight
-    lines between the middles of the frames and level before the first and after the last. Here it is counted in turns
-    and summed in float64, one number a frame: float32 rounds each by more than a sum of hundreds can bear. Whole turns
-    are dropped from the sum.
+    lines between the middles of the frames and level before the first and after the last. Here it is counted in turns,
+    whole ones dropped, and summed exactly or nearly so.
     """
     row, first = g.constant([0]), g.node("Shape", kept)
-    turn, rate, frame, overtones = (
-        g.node("Cast", g.constant(np.asarray(exact, np.float32)), to=_DOUBLE)
-        for exact in (1, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, np.arange(1, HARMONICS + 1))
-    )
-    sung = g.node("Mul", g.node("Cast", f0, to=_DOUBLE), overtones)
-    step = g.node("Mod", g.node("Div", sung, rate), turn, fmod=1)  # turns a sample, (frames, HARMONICS)
-    moved = g.node("CumSum", g.node("Mul", step, frame), g.constant(np.array(0)))
-    middle = g.node("Cast", g.node("Mod", moved, turn, fmod=1), to=_FLOAT)
-    middle, step = g.node("Unsqueeze", middle, g.constant([1])), g.node("Cast", step, to=_FLOAT)
+    middle, step = sound_blocks_of(g).turns(g, f0, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, HARMONICS)
     later = g.node("Slice", step, g.constant([1]), g.constant([_END]), row)
     still = g.constant(np.zeros((1, HARMONICS), np.float32))
     before, after = (g.node("Concat", *pair, axis=0) for pair in ((still, later), (later, still)))

@@ -144,9 +144,9 @@ def _build_one(trt: Any, bundle: Bundle, name: str, job: _Job) -> Built:  # noqa
     census = take_layer_census(rows, data_bytes, log, len(plan))
     if census.int8 < census.asked:
         raise BackendError(
-            f"{component.graph}: the plan surely holds {census.int8} layers in INT8 or less, the bundle has {census.asked} "
-            f"({census.weight_bytes} bytes of weights, {data_bytes} in the bundle); use another version than "
-            f"{job.kind} {trt.__version__}"
+            f"{component.graph}: the plan surely holds {census.int8} layers in INT8 or INT4, the bundle has "
+            f"{census.asked} ({census.weight_bytes} bytes of weights, {data_bytes} in the bundle); use another version "
+            f"than {job.kind} {trt.__version__}"
         )
     note = PlanNote(
         key=key, int8_layers=census.int8, int8_asked=census.asked, weight_bytes=census.weight_bytes,

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 from edgekit.bundle import CensusRow
 
+_ALIGNED = 256  # bytes; a builder lets each tensor begin on such a boundary
 _WEIGHTS = re.compile(r"Total Weights Memory: (\d+) bytes")
 
 
 @dataclass(frozen=True, slots=True)
 class LayerCensus:
-    """``int8``: linears and experts that surely hold weights in INT8 or less, of ``asked``; ``weight_bytes`` are the plan's."""
+    """``int8``: linears and experts that surely hold INT8 or INT4, of ``asked``; ``weight_bytes`` are the plan's."""
 
     int8: int
     asked: int
@@ -31,8 +32,10 @@ def take_layer_census(rows: Iterable[CensusRow], data_bytes: int, log: Iterable[
     """
     stated = [int(found[1]) for line in log if (found := _WEIGHTS.search(line))]
     weight_bytes = stated[-1] if stated else plan_bytes
+    rows = list(rows)
     numbers = sorted(row.bytes for row in rows if row.dtype in ("int8", "int4"))
-    left, widened = weight_bytes - data_bytes, 0
+    aligned = sum(-(-row.bytes // _ALIGNED) * _ALIGNED for row in rows)  # some lie in the graph's own file
+    left, widened = weight_bytes - max(data_bytes, aligned), 0
     for size in numbers:
         left -= size
         if left < 0:

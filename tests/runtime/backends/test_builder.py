@@ -9,7 +9,12 @@ from edgekit.bundle import ComputeLevel, Grid, TensorSpec, open_bundle
 from edgekit.errors import BackendError, BundleFormatError, MissingPackageError, UsageError
 from edgekit.recipe import Target, load_target
 from edgekit.runtime.backends.builder import build, device_capability
-from edgekit.runtime.backends.sizes import InputSizes, input_sizes
+from edgekit.runtime.backends.sizes import InputSizes, free_sizes, input_sizes
+from edgekit.runtime.flow import count_slots
+from edgekit.runtime.voice import LEAST_CODES, MOST_CODES
+from tests.exporter import flows
+from tests.reference.flow_weights import TINY
+from tests.runtime.talkers import SPEECH
 
 
 def target(*backends):
@@ -94,3 +99,29 @@ def test_experts_go_from_one_to_the_most_that_a_level_has(bundle):
 def test_a_free_size_that_no_grid_tells_of_is_refused(bundle):
     with pytest.raises(BundleFormatError, match=r"input 'x' has the free size 'mystery'"):
         sized(bundle.manifest, TensorSpec(name="x", dtype="float32", shape=("mystery", 2)))
+
+
+def test_bounds_of_a_talker_are_those_of_its_own_caches(bundle):
+    manifest = msgspec.structs.replace(bundle.manifest, speech=msgspec.structs.replace(SPEECH, context_frames=40))
+    assert free_sizes(manifest, "talker_adapter", 64) == {"n": (1, 1, 64)}
+    assert free_sizes(manifest, "talker", 64) == {"tokens": (1, 1, 40), "rows": (0, 1, 40), "context": (40, 40, 40)}
+    assert free_sizes(manifest, "code_predictor", 64) == {"tokens": (1, 1, 4)}
+    assert free_sizes(manifest, "decoder", 64) == {"frames": (1, 24, 24)}
+    assert free_sizes(manifest, "backbone", 64)["context"] == (64, 64, 64)
+
+
+def test_bounds_of_a_flow_admit_the_longest_voice_and_every_piece(bundle):
+    speech = flows.speech(TINY)
+    manifest = msgspec.structs.replace(bundle.manifest, speech=speech)
+    encoder, step, vocoder = (free_sizes(manifest, name, 64) for name in ("flow_encoder", "flow_step", "vocoder"))
+    most = speech.chunk_codes + speech.lookahead_codes
+    assert encoder["codes"] == (4, most, MOST_CODES + 3)  # one code and what is looked ahead to; a whole prompt
+    assert encoder["frames_kept"][0] == 2 * encoder["codes_kept"][0]
+    assert step["frames"] == (2, 2 * speech.chunk_codes, 2 * MOST_CODES)
+    for codes, capacity in ((LEAST_CODES, step["capacity"][0]), (MOST_CODES, step["capacity"][2])):
+        assert capacity == count_slots(2 * codes, 2 * most)
+    for frames, kept, new in zip(*vocoder.values(), strict=True):
+        assert kept + new == 480 * frames
+    # 7 frames were too few to begin with, and a last chunk follows; or 8 were held back
+    assert vocoder["frames"][2] >= 8 + 2 * most
+    assert vocoder["new"][2] >= 480 * (7 + 2 * most)

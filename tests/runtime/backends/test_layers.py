@@ -14,12 +14,12 @@ def row(numbers, dtype="int8"):
 
 
 ROWS = [row(100), row(300), row(200), row(50, "float32")]
-DATA = 1000
+DATA = 2000
 
 
 @pytest.mark.parametrize(
     ("weights", "int8"),
-    [(0, 3), (1000, 3), (1099, 3), (1100, 2), (1299, 2), (1300, 1), (1599, 1), (1600, 0), (9999, 0)],
+    [(0, 3), (2000, 3), (2099, 3), (2100, 2), (2299, 2), (2300, 1), (2599, 1), (2600, 0), (9999, 0)],
 )
 def test_bytes_beyond_the_bundles_own_widen_the_smallest_layers_first(weights, int8):
     found = take_layer_census(ROWS, DATA, ["Building", f"Total Weights Memory: {weights} bytes"], 123456)
@@ -27,11 +27,22 @@ def test_bytes_beyond_the_bundles_own_widen_the_smallest_layers_first(weights, i
 
 
 def test_the_last_statement_of_the_log_counts_and_without_one_the_plans_size():
-    log = ["Total Weights Memory: 5 bytes", "Total Weights Memory: 1100 bytes"]
+    log = ["Total Weights Memory: 5 bytes", "Total Weights Memory: 2100 bytes"]
     assert take_layer_census(ROWS, DATA, log, 0).int8 == 2
-    assert take_layer_census(ROWS, DATA, [], 1300).int8 == 1
+    assert take_layer_census(ROWS, DATA, [], 2300).int8 == 1
 
 
 def test_a_float_component_asks_for_none():
     found = take_layer_census([row(50, "float32")], DATA, [], 5000)
     assert (found.int8, found.asked) == (0, 0)
+
+
+def test_int4_counts_as_int8_does():
+    found = take_layer_census([row(100, "int4"), row(300), row(50, "float16")], DATA, [], 2100)
+    assert (found.int8, found.asked) == (1, 2)
+
+
+def test_room_between_tensors_widens_none():
+    rows = [row(100), row(300), row(257, "float32")]  # 256, 512 and 512 bytes
+    assert take_layer_census(rows, 700, [], 1280 + 99).int8 == 2
+    assert take_layer_census(rows, 700, [], 1280 + 100).int8 == 1
