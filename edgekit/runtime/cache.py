@@ -13,7 +13,7 @@ class CrossCache:
 
     The attention op wants contiguous arrays of exactly the positions heard. ``make_room`` lays them out for a number of
     positions still to come, while there is time; where the guess was right, packing at the end copies nothing. Arrays
-    once returned are not written again, and marked so, since a GPU then keeps its copy.
+    once returned are not written again, and are not writeable either: a backend may keep its own copy of them.
     """
 
     def __init__(self, layers: int, heads: int, head_dim: int, max_positions: int, dtype: str = "float32") -> None:

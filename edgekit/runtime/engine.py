@@ -26,7 +26,7 @@ class Call(Protocol):
         """Run once and return every output that is not in-place state. ``carried`` state is kept for the next call.
 
         An array that is passed again unchanged in identity and shape is not bound again: rewrite it in place. One that
-        cannot be written (``flags.writeable`` False) is copied to a GPU once, any other at every run.
+        is not writeable is never written again: a backend on a device brings it there once and keeps it.
         """
         ...
 

@@ -5,14 +5,13 @@ of the dialects made for GPUs run as their numerical twins.
 """
 
 from collections.abc import Mapping
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from edgekit.bundle import Bundle, Component, TensorSpec
 from edgekit.errors import BackendError, BundleFormatError, MissingPackageError
 from edgekit.runtime.backends.external_data import check_external_data
-from edgekit.runtime.backends.ort_call import Device, OrtCall, one_line
+from edgekit.runtime.backends.ort_call import Device, OrtCall, Recorder, one_line
 from edgekit.runtime.backends.ort_cuda import (
     CUDA,
     FATAL_ONLY,
@@ -52,12 +51,12 @@ class OrtEngine:
         self.nodes = dict(nodes or {})
         self.records = records
         self._session = session
-        self._graph_ids = count(1)
+        self._recorder = Recorder()
 
     def bind(self, sizes: Mapping[str, int]) -> Call:
         """Allocate the component's state tensors, free sizes taken from ``sizes``, and return a Call on them."""
         state = allocate(self.component, sizes)
-        return OrtCall(self._session, self.component, state, self.device, self._graph_ids if self.records else None)
+        return OrtCall(self._session, self.component, state, self.device, self._recorder if self.records else None)
 
 
 def load_component(bundle: Bundle, name: str, threads: int, device: Device = "cpu") -> OrtEngine:

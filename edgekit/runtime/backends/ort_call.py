@@ -6,6 +6,9 @@ name: on ``cpu`` the same code binds memory that numpy shares. Nothing here was 
 
 import weakref
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -23,19 +26,30 @@ _MOST_SEEN = 64
 Shapes = dict[str, tuple[int, ...]]
 
 
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """What the calls of one session share that record graphs: unused numbers for them, and whose turn it is.
+
+    Source: onnxruntime's documentation, CUDA graphs: one run at a time.
+    """
+
+    ids: Iterator[int] = field(default_factory=lambda: count(1))
+    lock: Lock = field(default_factory=Lock)
+
+
 class OrtCall:
     """See the module docstring. Each state buffer is handed to onnxruntime once and stays where it is."""
 
     def __init__(
         self, session: Any, component: Component, state: Mapping[str, Array], device: Device = "cpu",
-        graph_ids: Iterator[int] | None = None,
+        recorder: Recorder | None = None,
     ) -> None:  # fmt: skip
-        """state: what state starts as, by name without ``past.``; graph_ids: unused ones, if graphs are recorded."""
+        """state: what state starts as, by name without ``past.``; recorder: the session's, if it records graphs."""
         import onnxruntime
 
         self._value = onnxruntime.OrtValue
         self._session, self._component, self._device = session, component, device
-        self._graph_ids = graph_ids
+        self._recorder = recorder
         self._graphs: dict[tuple[Any, ...], _Graph] = {}
         self._seen: dict[tuple[Any, ...], Shapes] = {}
         self._options = _run_options(_NO_GRAPH)
@@ -65,7 +79,7 @@ class OrtCall:
         for name, array in inputs.items():
             assert array.flags.c_contiguous, f"{name}: {array.strides} is not contiguous"
         try:
-            found = self._run(inputs) if self._graph_ids is None else self._run_with_graphs(inputs, self._graph_ids)
+            found = self._run_or_replay(inputs, self._recorder) if self._recorder else self._run(inputs)
         except RuntimeError as error:
             raise BackendError(
                 f"{self._component.graph}: onnxruntime failed ({one_line(error)}); run `edgekit verify` on the bundle"
@@ -100,18 +114,19 @@ class OrtCall:
             # The binding keeps the memory's address only: the array must live as long as it does.
             self._inputs[name] = array
 
-    def _run_with_graphs(self, inputs: Mapping[str, Array], graph_ids: Iterator[int]) -> dict[str, Array]:
+    def _run_or_replay(self, inputs: Mapping[str, Array], recorder: Recorder) -> dict[str, Array]:
         """Record a run that comes a second time in the same shapes, and replay it from then on."""
         # What the host reads, such as a number of experts, becomes part of a graph. So do the addresses of carried
         # state, which come by turns.
         host = tuple((name, inputs[name].tobytes()) for name in sorted(self._on_host & inputs.keys()))
         key = (self._turn, host, *((name, array.shape) for name, array in sorted(inputs.items())))
-        graph = self._graphs.get(key)
-        if graph is None and key in self._seen and len(self._graphs) < _MOST_GRAPHS:
-            graph = self._graphs[key] = self._record(inputs, self._seen[key], next(graph_ids))
-        if graph is not None:
-            return graph.run(inputs)
-        found = self._run(inputs)
+        with recorder.lock:
+            graph = self._graphs.get(key)
+            if graph is None and key in self._seen and len(self._graphs) < _MOST_GRAPHS:
+                graph = self._graphs[key] = self._record(inputs, self._seen[key], next(recorder.ids))
+            if graph is not None:
+                return graph.run(inputs)
+            found = self._run(inputs)
         if all(array.size and array.flags.writeable for array in inputs.values()):
             if len(self._seen) == _MOST_SEEN:
                 self._seen.clear()

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import BackendError
-from edgekit.runtime.backends.builder import device_capability
 from edgekit.runtime.backends.ort_call import one_line
 
 CUDA = "CUDAExecutionProvider"
@@ -30,7 +29,7 @@ _SHAPE_OPS = frozenset(
 
 
 def prepare_cuda(onnxruntime: Any) -> None:
-    """Load CUDA's libraries. Raises BackendError where this onnxruntime has no CUDA provider or the machine no GPU."""
+    """Load CUDA's libraries, where they are. Raises BackendError where this onnxruntime has no CUDA provider."""
     if CUDA not in onnxruntime.get_available_providers():
         raise BackendError(
             f"onnxruntime {onnxruntime.__version__}: this build has no {CUDA}; pip uninstall -y onnxruntime, "
@@ -63,8 +62,7 @@ def why_inactive(onnxruntime: Any) -> str:
         if not str(error).startswith("libcuda.so"):
             step = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
         return f"{one_line(error)}; {step}"
-    reason = "no CUDA device answers" if device_capability() is None else "it says not why"
-    return f"{reason}; `edgekit doctor` looks at driver, device and libraries"
+    return "its libraries load, so no device answers; `edgekit doctor` looks at driver and device"
 
 
 def check_placement(path: Path, session: Any) -> dict[str, int]:

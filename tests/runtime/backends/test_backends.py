@@ -1,6 +1,7 @@
 """Which backend runs a bundle, and that none takes the place of another unasked."""
 
 import importlib.util
+from pathlib import Path
 
 import onnxruntime
 import pytest
@@ -8,7 +9,6 @@ import pytest
 import edgekit
 from edgekit.errors import BackendError, EdgeKitError, UsageError
 from edgekit.runtime.backends import CPU
-from edgekit.runtime.backends.builder import device_capability
 from edgekit.runtime.backends.ort_cuda import CUDA
 
 
@@ -43,10 +43,12 @@ def test_an_onnxruntime_without_cuda_is_an_error_that_says_what_to_install(tiny_
         edgekit.load(tiny_bundle(dialect="ort-cuda").folder, threads=1)
 
 
-@pytest.mark.skipif(not built_with_cuda() or device_capability() is not None, reason="needs onnxruntime-gpu and no GPU")
+@pytest.mark.skipif(
+    not built_with_cuda() or Path("/proc/driver/nvidia").exists(), reason="needs onnxruntime-gpu and no GPU"
+)
 def test_a_cuda_provider_that_cannot_start_is_an_error_with_its_reason_and_not_the_cpu(tiny_bundle, capfd):
     asked = r"encoder.onnx: onnxruntime chose CPUExecutionProvider, asked for CUDAExecutionProvider: "
-    with pytest.raises(BackendError, match=asked + r"(lib\S+: cannot open|no CUDA device answers).*; "):
+    with pytest.raises(BackendError, match=asked + r"(lib\S+: cannot open|its libraries load).*; "):
         edgekit.load(tiny_bundle(dialect="ort-cuda").folder, threads=1)
     assert capfd.readouterr() == ("", "")
 
