@@ -130,7 +130,7 @@ def test_where_a_call_stands_is_computed_on_the_gpu(name, bundles):
 
 def test_recorded_steps_of_a_backbone_give_what_plain_ones_give(bundles):
     plain = load_component(bundles("step-moe-4", "int8"), "backbone", 1)
-    recorded = OrtEngine(plain.component, plain._session, records=True)
+    recorded = OrtEngine(plain.component, plain.session, records=True)
     calls = [engine.bind({"context": 32}) for engine in (plain, recorded)]
     rng = np.random.default_rng(4)
     width = plain.component.inputs[0].shape[1]

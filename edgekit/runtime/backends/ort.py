@@ -50,13 +50,13 @@ class OrtEngine:
         self.device: Device = device
         self.nodes = dict(nodes or {})
         self.records = records
-        self._session = session
+        self.session = session
         self._recorder = Recorder()
 
     def bind(self, sizes: Mapping[str, int]) -> Call:
         """Allocate the component's state tensors, free sizes taken from ``sizes``, and return a Call on them."""
         state = allocate(self.component, sizes)
-        return OrtCall(self._session, self.component, state, self.device, self._recorder if self.records else None)
+        return OrtCall(self.session, self.component, state, self.device, self._recorder if self.records else None)
 
 
 def load_component(bundle: Bundle, name: str, threads: int, device: Device = "cpu") -> OrtEngine:

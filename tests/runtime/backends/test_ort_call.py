@@ -14,7 +14,7 @@ from edgekit.runtime.backends.ort_cuda import check_placement, why_inactive
 def engines(bundle, component):
     """Return an engine that runs plainly and one that records what comes again in the same shapes."""
     plain = load_component(open_bundle(bundle.folder), component, 1)
-    return plain, OrtEngine(plain.component, plain._session, records=True)
+    return plain, OrtEngine(plain.component, plain.session, records=True)
 
 
 def step(start, tokens=1, experts=2, seed=0):
