@@ -1,11 +1,10 @@
-"""Plans of every graph that speaks, wide enough that a weight is more than what a plan holds beside it.
+"""Plans of what Step-Audio 2 speaks with, wide enough that a weight is more than what a plan holds beside it.
 
-Built by TensorRT for RTX without a GPU, in one profile for all that a bundle admits; none is executed.
+Built by TensorRT for RTX without a GPU, in one profile for all that a bundle admits; none is executed. What Qwen3-Omni
+speaks with: test_build.py.
 """
 
-import copy
 import json
-import shutil
 
 import pytest
 
@@ -13,76 +12,43 @@ from edgekit.bundle import open_bundle
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.recipe import load_target
 from edgekit.runtime.backends.builder import build
-from tests.engines.test_build import HERE
-from tests.exporter.graphs import STANDARD
-from tests.reference import checkpoints, qwen3_omni
+from tests.engines.test_build import HERE, KINDS, written_target
+from tests.reference import checkpoints
 
 pytestmark = pytest.mark.engines
-SPEAKING = {
-    "qwen3_omni": ("talker_adapter", "talker", "code_predictor", "decoder"),
-    "step_audio": ("flow_encoder", "flow_step", "vocoder"),
-}
 CODES, WIDTH = 97, 256
-SECTION = {
+TOKEN2WAV = {
     "conformer": {"codes": CODES, "width": WIDTH, "heads": 4, "inner": 512, "layers": [2, 1]},
     "dit": {"width": WIDTH, "heads": 4, "head_dim": 64, "inner": 512, "layers": 2},
     "vocoder": {"width": 64, "f0_width": 64},
 }
-
-
-def _omni():
-    config = copy.deepcopy(qwen3_omni.config())
-    talker = config["talker_config"]
-    wide = {"hidden_size": WIDTH, "intermediate_size": 512}
-    talker["text_config"] |= wide | {"moe_intermediate_size": 256, "shared_expert_intermediate_size": 256}
-    talker["code_predictor_config"] |= wide
-    config["code2wav_config"] |= wide | {"num_attention_heads": 4, "num_key_value_heads": 4}
-    return config
-
-
-def _step(folder):
-    shape = checkpoints.StepAudioShape(codes=CODES + 3, text_positions=2048)
-    config = json.loads((checkpoints.write_step_audio(folder, shape) / "config.json").read_text())
-    return config | {"edgekit": {"token2wav": SECTION}}
+LINEARS = {"flow_encoder": 3 * 7, "flow_step": 2 * 7, "vocoder": 0}
 
 
 @pytest.fixture(scope="module")
-def target():
-    return load_target(str(HERE / "rtx.toml"))
+def config(tmp_path_factory):
+    """Return the config of a model that speaks, alone."""
+    folder = tmp_path_factory.mktemp("speaker")
+    shape = checkpoints.StepAudioShape(codes=CODES + 3, text_positions=2048)
+    written = checkpoints.write_step_audio(folder / "checkpoint", shape) / "config.json"
+    plain = json.loads(written.read_text(encoding="utf-8")) | {"edgekit": {"token2wav": TOKEN2WAV}}
+    (folder / "config.json").write_text(json.dumps(plain), encoding="utf-8")
+    return folder / "config.json"
 
 
-@pytest.fixture(scope="module", params=SPEAKING)
-def bundles(request, tmp_path_factory):
-    """Return bundles of one family in noise, by the precision of what speaks."""
-    folder = tmp_path_factory.mktemp(request.param)
-    config = folder / "config.json"
-    config.write_text(
-        json.dumps(_omni() if request.param == "qwen3_omni" else _step(folder / "checkpoint")), encoding="utf-8"
-    )
-    found = {}
-    for precision in ("float32", "int8", "int4"):
-        options = ExportOptions(
-            recipe=HERE.parent / "exporter" / "quick.toml", target=STANDARD, precision="float32",
-            groups={"decoder": precision}, dummy_weights=True,
-        )  # fmt: skip
-        export(config, folder / precision, options)
-        found[precision] = open_bundle(folder / precision)
-    yield found
-    shutil.rmtree(folder)
-
-
-def test_every_graph_of_speech_builds_and_its_weights_stay_as_small_as_they_are(bundles, target, tmp_path):
-    names = SPEAKING[bundles["float32"].manifest.family]
-    weights = {}
-    for precision, bundle in bundles.items():
-        built = {one.component: one.note for one in build(bundle, target, folder=tmp_path / precision)}
-        assert set(names) < built.keys()
-        for name in names:
-            data = bundle.file(bundle.manifest.components[name].data).stat().st_size
-            weights[precision, name] = built[name].weight_bytes
-            assert built[name].weight_bytes < 1.1 * data
-            rows = [row for row in bundle.manifest.census if row.component == name and row.dtype in ("int8", "int4")]
-            assert built[name].int8_asked == len(rows)
-            assert bool(rows) == (precision != "float32" and name != "vocoder")
-    for name in set(names) - {"vocoder"}:
-        assert weights["float32", name] > weights["int8", name] > weights["int4", name]
+@pytest.mark.parametrize(("precision", "activations"), [("float32", "float32"), *KINDS])
+def test_every_graph_that_speaks_builds_and_its_weights_stay_as_small_as_they_are(
+    precision, activations, config, tmp_path
+):
+    options = ExportOptions(
+        recipe=HERE.parent / "exporter" / "quick.toml", target=written_target(tmp_path, activations),
+        precision="float32", groups={"decoder": precision}, dummy_weights=True,
+    )  # fmt: skip
+    export(config, tmp_path / "bundle", options)
+    bundle = open_bundle(tmp_path / "bundle")
+    built = build(bundle, load_target(str(HERE / "rtx.toml")), folder=tmp_path / "plans")
+    notes = {one.component: one.note for one in built}
+    assert notes.keys() == bundle.manifest.components.keys() > LINEARS.keys()
+    for name, count in LINEARS.items():
+        assert notes[name].int8_asked == notes[name].int8_layers == (0 if precision == "float32" else count)
+        assert notes[name].weight_bytes < 1.1 * bundle.file(bundle.manifest.components[name].data).stat().st_size

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from edgekit.bundle import Grid
 from edgekit.errors import RecipeError, UsageError
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.exporter.families.whisper import Whisper
@@ -59,3 +60,15 @@ def test_an_export_measures_what_low_latency_costs_qwen3_omni(mode, chunk_ms, ch
         assert measured["frame_error"] == 0
     else:
         assert 0.01 < measured["frame_error"] < 1
+
+
+@pytest.mark.parametrize(
+    ("positions", "total", "last", "frames"),
+    [(32, 32, False, 16), (32, 64, True, 16), (2, 34, True, 0), (2, 34, False, 1), (31, 63, True, 15), (1, 33, True, 0),
+     (30, 30, True, 14), (28, 60, True, 14)],
+)  # fmt: skip
+def test_a_last_pair_that_is_half_padding_makes_no_frame(positions, total, last, frames):
+    grid = Grid(mode="chunked", chunk_frames=64, max_frames=3000, max_positions=1500, masks_last_position=True)
+    assert grid.kept_frames(positions, total, last=last) == frames
+    plain = Grid(mode="chunked", chunk_frames=64, max_frames=3000, max_positions=1500)
+    assert plain.kept_frames(positions, total, last=last) == positions

@@ -54,6 +54,7 @@ def graph_of(folder, *parts, opset=20, ir_version=9, more=()):
         (("DequantizeLinear", ["codes", "no scale"], {}), "scales must be positive"),
         (("DequantizeLinear", ["codes", "scale", "one"], {}), "the zero point must be 0"),
         (("Gather", ["codes", "axes"], {}), "only be gathered after DequantizeLinear"),
+        (("Pad", ["x", "axes", "", "axes"], {}), "axes may not be given"),
         (("TopK", ["x", "many"], {}), "fewer than 3840"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",

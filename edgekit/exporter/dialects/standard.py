@@ -51,7 +51,7 @@ class StandardDialect:
     def steps(self, g: GraphWriter, x: str, start: str) -> Steps:
         """Return Steps with the position of each new row."""
         count = g.node("Shape", x, start=0, end=1)
-        places = g.node("Add", start, _range(g, count))
+        places = g.node("Add", start, count_up(g, count))
         return Steps(start, g.node("Add", start, count), places=places)
 
     def rows_at(self, g: GraphWriter, table: str, at: Steps) -> str:
@@ -194,7 +194,7 @@ def _rounded(g: GraphWriter, x: str, largest: float) -> str:
     return g.shared(f"rounded.{x}.{step}", make)
 
 
-def _range(g: GraphWriter, count: str) -> str:
+def count_up(g: GraphWriter, count: str) -> str:
     """Return int64 0, 1, ... below ``count`` (1,)."""
     zero, one = g.constant(np.array(0)), g.constant(np.array(1))
     return g.node("Range", zero, g.node("Squeeze", count, g.constant([0])), one)
@@ -217,7 +217,7 @@ def _cache_places(g: GraphWriter, at: Steps, heads: int) -> str:
 
 def _seen(g: GraphWriter, at: Steps, cache: str, *, causal: bool) -> str:
     """Return bool (S, T), or (1, T) if not causal: the keys that each new row may attend to."""
-    keys = _range(g, g.node("Shape", cache, start=2, end=3))
+    keys = count_up(g, g.node("Shape", cache, start=2, end=3))
     bound = g.node("Unsqueeze", at.places, g.constant([1])) if causal else g.node("Sub", at.total, g.constant([1]))
     return g.node("LessOrEqual", keys, bound)
 
@@ -231,14 +231,18 @@ def _turned(g: GraphWriter, rows: str, at: Steps, tables: tuple[str, str], head_
 
     cos, sin = (taken(table) for table in tables)
     split = g.node("Reshape", rows, g.constant([0, -1, head_dim]))
-    first, second = g.nodes("Split", split, outs=(None, None), axis=2, num_outputs=2)
-    turned = g.node(
+    return g.node("Reshape", rotate(g, split, cos, sin), g.constant([0, -1]))
+
+
+def rotate(g: GraphWriter, x: str, cos: str, sin: str) -> str:
+    """Return x (..., head_dim) turned by angles (..., head_dim / 2); a number's pair is in the other half."""
+    first, second = g.nodes("Split", x, outs=(None, None), axis=-1, num_outputs=2)
+    return g.node(
         "Concat",
         g.node("Sub", g.node("Mul", first, cos), g.node("Mul", second, sin)),
         g.node("Add", g.node("Mul", second, cos), g.node("Mul", first, sin)),
-        axis=2,
+        axis=-1,
     )
-    return g.node("Reshape", turned, g.constant([0, -1]))
 
 
 def _attend(g: GraphWriter, q: str, key: str, value: str, *, how: Attention, seen: str = "") -> str:

@@ -14,6 +14,7 @@ from edgekit.errors import CensusError
 # Which input names the axes, of ops where that may not be computed.
 _AXES = {"ReduceL2": 1, "ReduceMax": 1, "ReduceMean": 1, "ReduceSum": 1, "Squeeze": 1, "Unsqueeze": 1, "Slice": 3}
 _MOST_CHOSEN = 3840
+_PAD_INPUTS = 3  # data, pads and the value; axes come after them
 _CODES = (onnx.TensorProto.INT8, onnx.TensorProto.INT4)
 
 
@@ -64,6 +65,8 @@ def _broken_rule(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]
     first = given[0] if given else None
     if node.op_type == "Gather" and first is not None and first.data_type in _CODES:
         return "a quantised constant may only be gathered after DequantizeLinear"
+    if node.op_type == "Pad" and len(given) > _PAD_INPUTS:
+        return "axes may not be given"
     if node.op_type == "TopK" and given[1] is not None and numpy_helper.to_array(given[1]).max() >= _MOST_CHOSEN:
         return f"fewer than {_MOST_CHOSEN} may be chosen"
     return ""

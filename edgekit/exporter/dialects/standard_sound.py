@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from edgekit.exporter.dialects.standard import count_up, rotate
 from edgekit.exporter.dialects.steps import SlidingWindow
 from edgekit.exporter.graph import GraphWriter
 
@@ -31,7 +32,7 @@ class StandardSound:
             g.node("Slice", table, g.constant([at.past]), g.constant([_LAST]), g.constant([0]))
             for table in (at.cos, at.sin)
         ]
-        query, key = _rotated(g, q, latest[0], latest[1]), _rotated(g, keys, at.cos, at.sin)
+        query, key = rotate(g, q, latest[0], latest[1]), rotate(g, keys, at.cos, at.sin)
         return _attend(g, query, g.narrow(key), g.narrow(values), at.bias, heads=heads, head_dim=head_dim)
 
     def turns(self, g: GraphWriter, pitch: str, rate: int, frame: int, overtones: int) -> tuple[str, str]:
@@ -64,23 +65,9 @@ def _attend(g: GraphWriter, query: str, keys: str, values: str, bias: str, *, he
     return g.node("Reshape", g.node("Transpose", out, perm=[0, 2, 1, 3]), g.constant([-1, heads * head_dim]))
 
 
-def _rotated(g: GraphWriter, x: str, cos: str, sin: str) -> str:
-    """Return x (1, H, S, D), each row turned by its own angles (S, D / 2); the halves of a head are the pairs."""
-    one, other = g.nodes("Split", x, outs=(None, None), axis=3, num_outputs=2)
-    first = g.node("Sub", g.node("Mul", one, cos), g.node("Mul", other, sin))
-    second = g.node("Add", g.node("Mul", other, cos), g.node("Mul", one, sin))
-    return g.node("Concat", first, second, axis=3)
-
-
-def _range(g: GraphWriter, count: str) -> str:
-    """Return int64 0, 1, ... below ``count`` (1,)."""
-    zero, one = g.constant(np.array(0)), g.constant(np.array(1))
-    return g.node("Range", zero, g.node("Squeeze", count, g.constant([0])), one)
-
-
 def _running_sum(g: GraphWriter, values: str) -> str:
     """Return int64 (n, 1): the sum of values (n, 1) up to each; CumSum takes no integers and is a loop."""
-    places = _range(g, g.node("Shape", values, start=0, end=1))
+    places = count_up(g, g.node("Shape", values, start=0, end=1))
     later = g.node("GreaterOrEqual", g.node("Unsqueeze", places, g.constant([1])), places)
     row = g.node("Transpose", values, perm=[1, 0])
     held = g.node("Mul", row, g.node("Cast", later, to=_INT64))
