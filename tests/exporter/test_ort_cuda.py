@@ -21,7 +21,9 @@ from edgekit.exporter.graph import IR_VERSIONS, OPSETS, GraphWriter
 from edgekit.exporter.quantize import dequantize_blocks, quantize_blocks
 from edgekit.exporter.weights import ExpertBank, Weights
 from edgekit.recipe import GROUPS, QuantizeSettings, load_target
+from edgekit.runtime.backends import CPU
 from edgekit.runtime.backends.ort import OrtEngine, load_component, open_graph
+from edgekit.runtime.verify import TOLERANCE_QUANTISED, _relative, verify
 from tests.exporter import speaking
 from tests.exporter.graphs import ORT_CUDA, Writer, exported
 from tests.exporter.parts import Held
@@ -113,6 +115,17 @@ def test_a_bundle_passes_the_gate_against_its_float32_twin(precision, bundles):
     measured = bundles("whisper-dense", precision, JUDGED).manifest.verification["measured"]
     assert measured["weight_error"] <= {"int8": 0.01, "float32": 0.0005}[precision]
     assert measured["logit_error"] > 0
+
+
+@pytest.mark.parametrize("precision", ["int8", "float32"])
+def test_goldens_are_met_on_the_cpu_and_leave_room_for_another_rounding(precision, bundles):
+    found = verify(bundles("whisper-dense", precision, JUDGED).folder, threads=1, backend=CPU)
+    assert all(check.passed for check in found.checks)
+    assert {check.tolerance for check in found.checks if "logits" in check.name} == {TOLERANCE_QUANTISED}
+
+
+def test_large_numbers_in_float16_are_compared_as_they_are():
+    assert _relative(np.full(100, 1000, np.float16), np.full(100, 500, np.float16)) == 1.0
 
 
 @pytest.mark.parametrize("name", ["whisper-dense", "step-dense", "step-moe-4"])

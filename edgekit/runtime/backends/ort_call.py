@@ -102,6 +102,8 @@ class OrtCall:
         for name in self._outputs:
             # Anew at every run: a bound output keeps its first shape and its memory, which the caller now holds.
             self._binding.bind_output(name, "cpu")
+        if self._device != "cpu":
+            self._binding.synchronize_inputs()  # binding copied them there
         self._session.run_with_iobinding(self._binding, self._options)
         values = self._binding.get_outputs()[self._states :]
         return {name: value.numpy() for name, value in zip(self._outputs, values, strict=True)}

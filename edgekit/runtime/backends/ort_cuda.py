@@ -22,8 +22,8 @@ _LIBRARY = "libonnxruntime_providers_cuda.so"
 # session.disable_cpu_ep_fallback, which refuses any node there, would refuse nearly every graph.
 _SHAPE_OPS = frozenset(
     {
-        "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Gather", "Identity", "Mul", "Range", "Reshape", "Shape",
-        "Slice", "Squeeze", "Sub", "Unsqueeze",
+        "Add", "And", "Cast", "Concat", "ConstantOfShape", "Div", "Equal", "Gather", "Identity", "Less", "LessOrEqual",
+        "Max", "Min", "Mod", "Mul", "Neg", "Range", "Reshape", "Shape", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where",
     }
 )  # fmt: skip
 
