@@ -122,7 +122,8 @@ class StandardDialect:
         share = g.node(
             "Unsqueeze", g.node("Transpose", g.node("Gather", routing.mix, needed, axis=1), perm=[1, 0]), last
         )
-        hidden = g.narrow(g.node("Mul", hidden, share))
+        none = g.constant(0.0)  # and not a product with 0: an expert may overflow on rows that did not choose it
+        hidden = g.narrow(g.node("Where", g.node("Greater", share, none), g.node("Mul", hidden, share), none))
         out = g.widen(g.node("MatMul", hidden, g.node("Transpose", second, perm=[0, 2, 1])))
         return g.node("ReduceSum", out, batch, keepdims=0)
 
@@ -248,9 +249,8 @@ def rotate(g: GraphWriter, x: str, cos: str, sin: str) -> str:
 def _attend(g: GraphWriter, q: str, key: str, value: str, *, how: Attention, seen: str = "") -> str:
     """Return attention of q (S, H*D) over key and value (1, KV, T, D), ``how.bias`` added and masked by ``seen``.
 
-    q, bias and the attention are float32, key and value as they are multiplied.
-
-    Query heads that share a key head are multiplied as rows of one, so that no key is copied.
+    Key and value come as they are multiplied, all else in float32. Query heads that share a key head are multiplied as
+    rows of one, so that no key is copied.
     """
     heads, head_dim = how.heads, how.head_dim
     query = _heads(g, g.narrow(g.node("Mul", q, g.constant(head_dim**-0.5))), heads, head_dim)
