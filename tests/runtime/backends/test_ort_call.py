@@ -1,5 +1,10 @@
 """OrtCall: recorded runs and copied state, on a GPU's code path with the CPU as its device. No GPU executed this."""
 
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -105,11 +110,42 @@ def test_shapes_may_be_computed_on_the_cpu_and_nothing_else(tmp_path):
         check_placement(path, session)
 
 
-def test_the_library_that_does_not_load_is_named(tmp_path):
-    class Installed:
-        __file__ = str(tmp_path / "__init__.py")
+@pytest.fixture
+def installed(tmp_path):
+    """Return a stand-in for an onnxruntime whose provider library needs another of that name, or none."""
 
-    assert why_inactive(Installed).endswith(
-        "libonnxruntime_providers_cuda.so: cannot open shared object file: No such file or directory; "
-        "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-    )
+    def make(needs=""):
+        compiler = shutil.which("cc")
+        if compiler is None:
+            pytest.skip("no C compiler here to make a library")
+        (tmp_path / "capi").mkdir()
+        (tmp_path / "empty.c").write_text("int empty;")
+        build = [compiler, "-shared", "-fPIC", tmp_path / "empty.c", "-o"]
+        if needs:
+            subprocess.run([*build, tmp_path / needs, f"-Wl,-soname,{needs}"], check=True)
+        linked = ["-Wl,--no-as-needed", tmp_path / needs] if needs else []
+        subprocess.run([*build, tmp_path / "capi" / "libonnxruntime_providers_cuda.so", *linked], check=True)
+        (tmp_path / (needs or "empty.c")).unlink()
+
+        class Installed:
+            __file__ = str(tmp_path / "__init__.py")
+
+        return Installed
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("needs", "step"),
+    [
+        ("libcublasLt.so.13", r"cannot open shared object file: .*; pip install 'onnxruntime-gpu\[cuda,cudnn\]'"),
+        ("libcuda.so.1", r"cannot open shared object file: .*; `edgekit doctor` says what of the driver is missing"),
+        ("", r"its libraries load, so no device answers; `edgekit doctor` looks at driver and device"),
+    ],
+)
+def test_why_the_provider_is_not_active_names_the_library_and_what_to_type(needs, step, installed):
+    if needs == "libcuda.so.1" and Path("/proc/driver/nvidia").exists():
+        pytest.skip("a driver is installed here")
+    told = why_inactive(installed(needs))
+    assert told.startswith(needs)
+    assert re.search(step, told)
