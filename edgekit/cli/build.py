@@ -25,7 +25,7 @@ def build(bundle: Path, target: str, output: Path | None, context_tokens: int | 
 
     One plan serves every length that the bundle admits. What was built before from the same graph, by the same version
     for the same device, is kept; a damaged plan is built anew. Fails if a plan holds fewer INT8 layers than the bundle
-    asks for.
+    asks for, and, before it starts, if there is not the memory to build one.
     """
     from edgekit.bundle import open_bundle
     from edgekit.recipe import load_target

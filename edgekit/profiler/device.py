@@ -13,6 +13,7 @@ from pathlib import Path
 
 import edgekit
 from edgekit.profiler.profiles import Device, Software
+from edgekit.runtime.memory import total_mib
 
 UNKNOWN = "unknown"
 _ROOT = Path("/")
@@ -43,7 +44,7 @@ def describe_device(root: Path = _ROOT, machine: str | None = None, cores: int |
         architecture=machine or UNKNOWN,
         instructions=instructions,
         cores=cores,
-        memory_mib=_memory_mib(root),
+        memory_mib=total_mib(root),
         os=_os_name(root),
         kernel=platform.release().split("-")[0] or UNKNOWN,
         power_mode=_power_mode(root),
@@ -89,17 +90,6 @@ def _slug(board: str, architecture: str, cores: int, instructions: tuple[str, ..
     families = _ARM_FAMILIES if architecture == "arm" else _FAMILIES
     widest = [family for family, needed in families if set(needed) <= set(instructions)][:1]
     return "-".join([architecture, f"{cores}core", *widest])
-
-
-def _memory_mib(root: Path) -> int:
-    """Return what this process may use at most: the machine's memory, or a container's limit if that is less."""
-    found = re.search(r"^MemTotal:\s+(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE)
-    total = int(found.group(1)) >> 10 if found else 0
-    for path in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        limit = _read(root / path).strip()
-        if limit.isdigit() and 0 < int(limit) >> 20 < total:
-            return int(limit) >> 20
-    return total
 
 
 def _os_name(root: Path) -> str:

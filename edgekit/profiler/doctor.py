@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from edgekit.profiler.device import describe_device
-from edgekit.profiler.findings import Finding, numbers, read_text
+from edgekit.profiler.findings import Finding, numbers
 from edgekit.profiler.nvidia import (
     APT,
     DRIVER_LIBRARY,
@@ -23,9 +23,10 @@ from edgekit.profiler.nvidia import (
 )
 from edgekit.profiler.probes import Answer, ask
 from edgekit.recipe import load_target
+from edgekit.runtime.memory import available_mib, total_mib
 
 # The backends that edgekit/runtime has an Engine for.
-_ENGINES = frozenset({"onnxruntime-cpu", "onnxruntime-cuda"})
+_ENGINES = frozenset({"onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"})
 _BACKENDS = {
     "CPUExecutionProvider": "onnxruntime-cpu",
     "CUDAExecutionProvider": "onnxruntime-cuda",
@@ -208,13 +209,11 @@ def _cpu(root: Path) -> Finding:
 
 
 def _memory(root: Path) -> Finding:
-    total = describe_device(root).memory_mib
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", read_text(root / "proc/meminfo"), re.MULTILINE)
-    if not found:
+    available, needed = available_mib(root), load_target("cpu").min_memory_mib
+    if available is None:
         return Finding("memory", "missing", "proc/meminfo does not say")
-    available, needed = min(int(found[1]) >> 10, total), load_target("cpu").min_memory_mib
     shared = "; CPU and GPU share it, and what is available is the budget" if jetson_release(root) else ""
-    text = f"{available} of {total} MiB available{shared}"
+    text = f"{int(available)} of {total_mib(root)} MiB available{shared}"
     if available < needed:
         return Finding("memory", "wrong", f"{text}, the smallest target asks for {needed}", "end other programs")
     return Finding("memory", "ok", text)

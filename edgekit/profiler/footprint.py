@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from edgekit.errors import ProfileError
+from edgekit.runtime.memory import available_mib
 
 _INTERVAL_S = 0.05
 _SPARE_MIB = 256.0  # with less than this to be had, the machine itself is in danger
@@ -61,12 +62,6 @@ def memory_of(pid: int | None = None) -> Memory:
         raise ProfileError(f"{path}: tells no memory; measure on Linux, while the process runs") from error
 
 
-def available_mib() -> float:
-    """Return what the machine can still give to processes, in MiB, caches that it would drop included."""
-    held = dict(_FIELD.findall(Path("/proc/meminfo").read_text(encoding="ascii")))
-    return int(held["MemAvailable"]) / 1024
-
-
 def measure_footprint(command: Sequence[str], *, spare_mib: float = _SPARE_MIB) -> tuple[str, Footprint]:
     """Run a program and return what it wrote to its standard output, and its Footprint.
 
@@ -109,7 +104,7 @@ def _watch(process: "subprocess.Popen[bytes]", spare_mib: float) -> tuple[float,
             continue
         pairs = zip(msgspec.structs.astuple(highest), msgspec.structs.astuple(seen), strict=True)
         highest = Memory(*map(max, pairs))
-        if (left := available_mib()) < spare_mib:
+        if (left := available_mib()) is not None and left < spare_mib:
             raise ProfileError(
                 f"{_name(process.args)}: stopped at {seen.now_mib:,.0f} MiB, {seen.anonymous_mib:,.0f} of them "
                 f"allocated, with {left:,.0f} MiB left on this machine; it needs more memory"

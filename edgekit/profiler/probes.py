@@ -5,20 +5,20 @@ what an answer means.
 """
 
 import base64
-import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edgekit.errors import EdgeKitError
+from edgekit.errors import BackendError, EdgeKitError
+from edgekit.runtime.backends.device import Driver
 
 _TIMEOUT_S = 120  # TensorRT's provider compiles the graph first
 # y = x @ x + x for x (2, 2) float32, opset 13: a library's kernel and one of the provider's own.
@@ -27,8 +27,6 @@ _GRAPH = base64.b64decode(
     "QgQKABAN"
 )
 _CPU = "CPUExecutionProvider"
-# CUdevice_attribute in cuda.h
-_MAJOR, _MINOR = 75, 76
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,27 +66,11 @@ def ask(*arguments: str) -> Answer:
 
 def _cuda(_argument: str) -> dict[str, Any]:
     """Return version and devices as the driver's library gives them; ``error`` if it cannot start."""
-    driver = ctypes.CDLL("libcuda.so.1")
-    if code := driver.cuInit(0):
-        return {"error": f"cuInit answers {code}", "code": code}
-    version, count = ctypes.c_int(), ctypes.c_int()
-    driver.cuDriverGetVersion(ctypes.byref(version))
-    driver.cuDeviceGetCount(ctypes.byref(count))
-    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    return {"cuda": cuda, "devices": [_device(driver, index) for index in range(count.value)]}
-
-
-def _device(driver: ctypes.CDLL, index: int) -> dict[str, Any]:
-    name, major, minor, size = ctypes.create_string_buffer(256), ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
-    driver.cuDeviceGetName(name, len(name), index)
-    driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, index)
-    driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, index)
-    driver.cuDeviceTotalMem_v2(ctypes.byref(size), index)
-    return {
-        "name": name.value.decode(errors="replace"),
-        "compute_capability": f"{major.value}.{minor.value}",
-        "memory_mib": size.value >> 20,
-    }
+    try:
+        driver = Driver()
+        return {"cuda": driver.version(), "devices": [asdict(one) for one in driver.devices()]}
+    except BackendError as error:
+        return {"error": str(error).removeprefix("CUDA: ").partition("; ")[0]}
 
 
 def _tensorrt(module: str) -> dict[str, Any]:
@@ -98,11 +80,7 @@ def _tensorrt(module: str) -> dict[str, Any]:
     """
     library: Any = import_module(module)
     said = {"version": library.__version__, "builds": hasattr(library, "Builder"), "runs": False}
-    try:
-        devices = _cuda("").get("devices", [])
-    except OSError:
-        devices = []
-    if devices:
+    if _cuda("").get("devices"):
         runtime = library.Runtime(library.Logger(library.Logger.ERROR))
         said["runs"] = runtime is not None and runtime.max_threads > 0
     return said

@@ -26,6 +26,8 @@ class CrossCache:
     def append(self, cross: Array) -> None:
         """Add positions. cross: (2 * layers, heads, n, head_dim), copied."""
         assert (cross.shape[0], cross.shape[1], cross.shape[3]) == self._shape, cross.shape
+        if not cross.shape[2]:
+            return
         start, self.positions = self.positions, self.positions + cross.shape[2]
         assert self.positions <= self._max_positions, f"{self.positions} positions, room for {self._max_positions}"
         if self.positions > self._laid[0].shape[2]:

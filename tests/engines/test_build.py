@@ -4,9 +4,14 @@ Run by ``make test-engines``, where the package is installed.
 """
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edgekit.bundle import open_bundle
@@ -14,8 +19,11 @@ from edgekit.errors import BackendError
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.recipe import load_target
 from edgekit.runtime.backends.builder import build
+from edgekit.runtime.backends.device import Driver
 from edgekit.runtime.backends.layers import take_layer_census
+from edgekit.runtime.backends.plan_stream import reader_v2, stream_reader
 from edgekit.runtime.backends.plans import PlanStore
+from edgekit.runtime.memory import build_peak_mib
 from tests.exporter.graphs import STANDARD
 from tests.reference import checkpoints
 
@@ -141,7 +149,46 @@ def test_a_damaged_plan_is_built_anew(small, target, tmp_path):
     built[0].path.write_bytes(damaged[:-1] + bytes([damaged[-1] ^ 1]))
     again = build(small("int8"), target, folder=tmp_path)
     assert [one.kept for one in again] == [False, True, True]
-    assert PlanStore(small("int8"), tmp_path).read(again[0].component, again[0].note.key) is not None
+    _, reader = PlanStore(small("int8"), tmp_path).open(again[0].component, again[0].note.key)
+    reader.close()
+
+
+def test_a_plan_is_read_through_the_class_that_the_library_takes(small, target, tmp_path):
+    trt = pytest.importorskip("tensorrt_rtx")
+    built = build(small("int8"), target, folder=tmp_path)[0]
+    note, plan = PlanStore(small("int8"), tmp_path).open(built.component, built.note.key)
+    with closing(plan):
+        made = reader_v2(trt, plan)
+        assert issubclass(made, trt.IStreamReaderV2)
+        if not has_driver():  # the library's own constructor asks for it
+            with pytest.raises(RuntimeError, match="cuda driver"):
+                stream_reader(trt, plan)
+        reader = made.__new__(made)
+        whole = built.path.read_bytes()[: note.bytes]
+        assert b"".join(iter(lambda: reader.read(5000, 0), b"")) == whole
+        assert reader.seek(-10, trt.SeekPosition.END)
+        assert reader.seek(4, trt.SeekPosition.CUR)
+        assert reader.read(1 << 40, 0) == whole[-6:]
+        assert reader.seek(1, trt.SeekPosition.SET)
+        assert not reader.seek(-2, trt.SeekPosition.CUR)
+        assert reader.read(3, 0) == whole[1:4]
+
+
+def test_a_disk_that_takes_no_plan_ends_the_build_in_one_line(small, target, tmp_path):
+    code = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from edgekit.bundle import open_bundle; from edgekit.recipe import load_target\n"
+        "from edgekit.errors import OutputError; from edgekit.runtime.backends.builder import build\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        "try: build(open_bundle(sys.argv[1]), load_target(sys.argv[2]), folder=Path(sys.argv[3]))\n"
+        "except OutputError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, small("int8").folder, HERE / "rtx.toml", tmp_path / "plans"], check=True,
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
+    )  # fmt: skip
+    assert done.stdout.endswith("File too large; free space, or choose another --output\n"), done
+    assert list((tmp_path / "plans").iterdir()) == []
 
 
 def test_another_length_of_the_cache_is_another_plan(small, target, tmp_path):
@@ -177,6 +224,42 @@ def check_bytes(small, large, components, target, folder, *, at_least):
         assert plans[0][name].bytes <= limit, name
         assert plans[1][name].bytes > limit, name
         assert take_layer_census(rows, weight_bytes, [], plans[1][name].bytes).int8 < plans[0][name].int8_asked
+
+
+def has_driver():
+    try:
+        Driver()
+    except BackendError:
+        return False
+    return True
+
+
+def machine(folder, available_mib):
+    """Return a folder that stands for the root of a machine with so much memory available."""
+    (folder / "proc").mkdir(parents=True)
+    kib = int(available_mib * 1024)
+    (folder / "proc/meminfo").write_text(f"MemTotal:       {kib} kB\nMemAvailable:    {kib} kB\n")
+    return folder
+
+
+def test_a_build_that_would_not_fit_is_refused_before_it_starts(small, target, tmp_path):
+    bundle = small("int8")
+    peak = max(build_peak_mib(bundle.manifest, name) for name in bundle.manifest.components)
+    with pytest.raises(BackendError, match=r"the plan of '\w+' is predicted to take [\d,]+ MiB, this machine has "):
+        build(bundle, target, folder=tmp_path / "plans", root=machine(tmp_path / "less", peak - 1))
+    assert not (tmp_path / "plans").exists()
+    build(bundle, target, folder=tmp_path / "plans", root=machine(tmp_path / "more", peak + 1))
+    # what is there already takes no building
+    again = build(bundle, target, folder=tmp_path / "plans", root=tmp_path / "less")
+    assert all(one.kept for one in again)
+
+
+def test_where_the_gpu_shares_the_memory_kernels_get_what_is_left(small, target, tmp_path):
+    bundle, shared = small("int8"), msgspec.structs.replace(target, unified_memory=True)
+    peak = max(build_peak_mib(bundle.manifest, name) for name in bundle.manifest.components)
+    with pytest.raises(BackendError, match=r"no plan of it with 0 MiB left .*workspace.*; end other programs"):
+        build(bundle, shared, folder=tmp_path / "plans", root=machine(tmp_path / "less", peak + 0.4))
+    assert len(build(bundle, shared, folder=tmp_path / "plans", root=machine(tmp_path / "more", peak + 500))) == 3
 
 
 def test_a_graph_that_the_builder_cannot_read_is_one_line(small, target, tmp_path):

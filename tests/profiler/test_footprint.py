@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from edgekit.errors import ProfileError
-from edgekit.profiler.footprint import available_mib, measure_footprint, memory_of
+from edgekit.profiler.footprint import measure_footprint, memory_of
+from edgekit.runtime.memory import available_mib
 
 HOLD = "import hashlib, sys; held = b'x' * (200 << 20); hashlib.md5(held).digest(); sys.stdout.write('done')"
 MAP = """

@@ -7,13 +7,15 @@ unless that is allowed, and then it is told.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 from edgekit.bundle import Bundle
 from edgekit.bundle.manifest import Dialect
 from edgekit.errors import BackendError, MissingPackageError, UsageError
-from edgekit.runtime.backends import ort
+from edgekit.runtime.backends import ort, trt
 from edgekit.runtime.backends.ort_call import Device
 from edgekit.runtime.engine import Engine
+from edgekit.runtime.memory import ROOT, available_mib, check_load, load_need
 
 CPU, CUDA = "onnxruntime-cpu", "onnxruntime-cuda"
 BACKENDS: dict[Dialect, tuple[str, ...]] = {
@@ -35,19 +37,24 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class LoadSettings:
-    """How engines are loaded. ``backend`` None: the dialect's own. ``threads``: of each engine on the CPU."""
+    """How engines are loaded. ``backend`` None: the dialect's own. ``threads``: of each engine on the CPU.
+
+    ``root``: below it lies what the machine says of its memory; its own unless a test says otherwise.
+    """
 
     threads: int
     context_tokens: int
     backend: str | None = None
     allow_fallback: bool = False
+    root: Path = ROOT
 
 
 def load_engines(bundle: Bundle, names: Iterable[str], settings: LoadSettings) -> Loaded:
     """Return the Engine of each named component, all on one backend.
 
     Raises UsageError for a backend that does not run the bundle's dialect, BackendError or MissingPackageError if the
-    backend is not there or does not take a component. Where ``allow_fallback`` is set these two make the CPU run it.
+    backend is not there, does not take a component, or has not the memory for it. Where ``allow_fallback`` is set these
+    two make the CPU run it.
     """
     asked, names = _asked(bundle, settings.backend), tuple(names)
     try:
@@ -55,7 +62,8 @@ def load_engines(bundle: Bundle, names: Iterable[str], settings: LoadSettings) -
     except (BackendError, MissingPackageError) as error:
         if not settings.allow_fallback or asked == CPU:
             raise
-        return Loaded(_load(bundle, names, CPU, settings), CPU, fallback=f"{asked}: {error}")
+        reason = str(error).removeprefix(f"{asked}: ")
+        return Loaded(_load(bundle, names, CPU, settings), CPU, fallback=f"{asked}: {reason}")
 
 
 def _asked(bundle: Bundle, backend: str | None) -> str:
@@ -77,7 +85,10 @@ def _has_only_rtx() -> bool:
 
 
 def _load(bundle: Bundle, names: tuple[str, ...], backend: str, settings: LoadSettings) -> dict[str, Engine]:
-    if backend in (CPU, CUDA):
-        device: Device = "cuda" if backend == CUDA else "cpu"
-        return {name: ort.load_component(bundle, name, settings.threads, device) for name in names}
-    raise BackendError(f"{backend}: edgekit runs nothing on it yet; choose --backend {CPU}")
+    if backend not in (CPU, CUDA):
+        return dict(trt.load_components(bundle, names, backend, settings.context_tokens))
+    device: Device = "cuda" if backend == CUDA else "cpu"
+    if device == "cpu":
+        need = load_need(bundle, names, settings.context_tokens, backend)
+        check_load(bundle, need, available_mib(settings.root))
+    return {name: ort.load_component(bundle, name, settings.threads, device) for name in names}

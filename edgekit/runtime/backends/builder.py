@@ -5,34 +5,26 @@ progress monitor. With TensorRT for RTX 1.7 every build path was run, without a 
 plan was executed.
 """
 
-import ctypes
-import hashlib
-import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from edgekit.bundle import Bundle
-from edgekit.errors import BackendError, MissingPackageError, UsageError
+from edgekit.errors import BackendError, UsageError
 from edgekit.recipe import Target
+from edgekit.runtime.backends.device import device_capability
 from edgekit.runtime.backends.external_data import check_external_data
 from edgekit.runtime.backends.layers import take_layer_census
-from edgekit.runtime.backends.plans import PlanKey, PlanNote, PlanStore
+from edgekit.runtime.backends.library import MODULES, load_library, make_logger, one_line
+from edgekit.runtime.backends.plan_stream import write_plan
+from edgekit.runtime.backends.plans import PORTABLE, PlanDraft, PlanNote, PlanStore, plan_key
 from edgekit.runtime.backends.sizes import InputSizes, input_sizes
+from edgekit.runtime.memory import MIB, ROOT, available_mib, build_peak_mib, check_build
 
 Progress = Callable[[str, int, int], None]
 """Called with the component, work done and work in all."""
-BUILDERS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-_LOWEST = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 7)}
-_INSTALL = {
-    "tensorrt": "take the one of the device's JetPack, or NVIDIA's package",
-    "tensorrt-rtx": "pip install 'edgekit-audio[rtx]'",
-}
-_MAJOR, _MINOR = 75, 76  # CUdevice_attribute: compute capability
-_SUCCESS = 0
-_PORTABLE = "8.0 to 12.0"  # what TensorRT for RTX builds for unless told otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,30 +37,16 @@ class Built:
     kept: bool
 
 
-def device_capability() -> str | None:
-    """Return the compute capability of the first CUDA device, such as 8.7; None without a driver or a device."""
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    count, parts = ctypes.c_int(0), [ctypes.c_int(0), ctypes.c_int(0)]
-    if cuda.cuInit(0) != _SUCCESS or cuda.cuDeviceGetCount(ctypes.byref(count)) != _SUCCESS or not count.value:
-        return None
-    for part, attribute in zip(parts, (_MAJOR, _MINOR), strict=True):
-        if cuda.cuDeviceGetAttribute(ctypes.byref(part), attribute, 0) != _SUCCESS:
-            return None
-    return f"{parts[0].value}.{parts[1].value}"
-
-
 def build(
     bundle: Bundle, target: Target, *, folder: Path | None = None, context_tokens: int | None = None,
-    progress: Progress = lambda _what, _done, _total: None,
+    progress: Progress = lambda _what, _done, _total: None, root: Path = ROOT,
 ) -> list[Built]:  # fmt: skip
     """Return the plan of every component of a bundle, built now or kept from before.
 
     folder: where plans lie, by default beside the bundle; context_tokens: length of the KV cache, the bundle's own by
-    default. Raises BackendError if the target builds no plans, if the builder refuses a graph, or if a plan holds fewer
-    INT8 layers than the bundle asks for; MissingPackageError without the builder's package.
+    default; root: below it lies what the machine says of its memory. Raises BackendError if the target builds no plans,
+    if there is not the memory for one, if the builder refuses a graph, or if a plan holds fewer INT8 layers than the
+    bundle asks for; MissingPackageError without the builder's package.
     """
     manifest = bundle.manifest
     if manifest.dialect != "standard":
@@ -80,15 +58,19 @@ def build(
     context = most if context_tokens is None else context_tokens
     if not 1 <= context <= most:
         raise UsageError(f"context_tokens: {context}, this bundle has 1 to {most}; choose one of those")
-    kind = next((backend for backend in target.backends if backend in BUILDERS), None)
+    kind = next((backend for backend in target.backends if backend in MODULES), None)
     if kind is None:
         raise BackendError(
             f"target '{target.name}': runs on {', '.join(target.backends)}, which needs no plans; "
             "use the bundle as it is"
         )
-    trt, device = _load_builder(kind)
+    trt, device = _load_builder(kind, target)
+    peaks = {name: build_peak_mib(manifest, name) for name in manifest.components}
     store = PlanStore(bundle, folder)
-    return [_build_one(trt, bundle, name, _Job(kind, device, store, context, progress)) for name in manifest.components]
+    job = _Job(kind, device, store, context, progress, target.unified_memory, root)
+    # What is left behind by one is in the way of the next, so the largest comes first.
+    built = {name: _build_one(trt, bundle, name, job) for name in sorted(peaks, key=lambda name: -peaks[name])}
+    return [built[name] for name in manifest.components]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,61 +80,67 @@ class _Job:
     store: PlanStore
     context: int
     progress: Progress
+    shares_memory: bool
+    root: Path
 
 
-def _load_builder(kind: str) -> tuple[Any, str]:
+def _load_builder(kind: str, target: Target) -> tuple[Any, str]:
     """Return the builder's module and the device that its plans are for."""
-    try:
-        trt = importlib.import_module(BUILDERS[kind])
-    except ImportError as error:
-        raise MissingPackageError(f"{kind}: {error}, and plans are built with it; {_INSTALL[kind]}") from error
-    version = tuple(int(part) for part in trt.__version__.split(".")[:2])
-    if version < _LOWEST[kind]:
-        lowest = ".".join(map(str, _LOWEST[kind]))
-        raise BackendError(f"{kind} {trt.__version__}: too old, {lowest} or newer is needed; {_INSTALL[kind]}")
+    trt = load_library(kind)
     if kind == "tensorrt-rtx":
-        return trt, _PORTABLE
-    device = device_capability()
-    if device is None:  # its builder measures kernels on the device, and crashes the process without one
+        known = trt.ComputeCapability.__members__
+        if odd := [one for one in target.compute_capability if _member(one) not in known]:
+            raise BackendError(
+                f"target '{target.name}': compute capability {odd[0]}, {kind} {trt.__version__} builds for "
+                f"{', '.join(one for one in known if one.startswith('SM'))}; use a target with TensorRT"
+            )
+        return trt, " ".join(target.compute_capability) or PORTABLE
+    try:
+        return trt, device_capability()
+    except BackendError as error:  # its builder measures kernels on the device, and crashes the process without one
         raise BackendError(
-            "tensorrt: no CUDA device answers on this machine, and plans are built on the device they are for; "
+            "tensorrt: no CUDA device answers on this machine, and plans are built on the device they are for "
+            f"({str(error).partition('; ')[0]}); "
             "build there, or for a target with TensorRT for RTX"
-        )
-    return trt, device
+        ) from error
+
+
+def _member(capability: str) -> str:
+    """Return what TensorRT for RTX calls a compute capability: SM86 for 8.6."""
+    return "SM" + capability.replace(".", "")
 
 
 def _build_one(trt: Any, bundle: Bundle, name: str, job: _Job) -> Built:  # noqa: ANN401 - TensorRT's module
     component = bundle.manifest.components[name]
-    hashes = {entry.path: entry.sha256 for entry in bundle.manifest.files}
     sizes = input_sizes(bundle.manifest, name, job.context)
-    key = PlanKey(
-        graph=hashes[component.graph],
-        data=hashes[component.data] if component.data else "",
-        builder=job.kind,
-        version=trt.__version__,
-        device=job.device,
-        sizes=" ".join(f"{key}:{one.low}:{one.usual}:{one.high}" for key, one in sorted(sizes.items())),
-    )
+    key = plan_key(bundle, name, job.kind, trt.__version__, device=job.device, context_tokens=job.context)
     path = job.store.path(name, key)
-    if (held := job.store.read(name, key)) is not None:
-        return Built(name, path, held[0], kept=True)
+    if (held := job.store.open(name, key)) is not None:
+        note, plan = held
+        plan.close()
+        return Built(name, path, note, kept=True)
     check_external_data(bundle.folder, component.graph, component.data)
+    left_mib = check_build(bundle, name, available_mib(job.root))
     started = time.perf_counter()
-    plan, log = _serialise(trt, bundle.folder / component.graph, sizes, job)
     data_bytes = (bundle.folder / component.data).stat().st_size if component.data else 0
     rows = [row for row in bundle.manifest.census if row.component == name]
-    census = take_layer_census(rows, data_bytes, log, len(plan))
-    if census.int8 < census.asked:
-        raise BackendError(
-            f"{component.graph}: the plan surely holds {census.int8} layers in INT8 or INT4, the bundle has "
-            f"{census.asked} ({census.weight_bytes} bytes of weights, {data_bytes} in the bundle); use another version "
-            f"than {job.kind} {trt.__version__}"
-        )
-    note = PlanNote(
-        key=key, int8_layers=census.int8, int8_asked=census.asked, weight_bytes=census.weight_bytes,
-        build_s=round(time.perf_counter() - started, 3), sha256=hashlib.sha256(plan).hexdigest(), bytes=len(plan),
-    )  # fmt: skip
-    return Built(name, job.store.publish(name, note, plan), note, kept=False)
+    with job.store.draft(name) as draft:
+        log = _serialise(
+            trt, bundle.folder / component.graph, sizes, job, draft,
+            workspace_mib=left_mib if job.shares_memory else None,
+        )  # fmt: skip
+        census = take_layer_census(rows, data_bytes, log, draft.bytes)
+        if census.int8 < census.asked:
+            raise BackendError(
+                f"{component.graph}: the plan surely holds {census.int8} layers in INT8 or INT4, the bundle has "
+                f"{census.asked} ({census.weight_bytes} bytes of weights, {data_bytes} in the bundle); use another "
+                f"version than {job.kind} {trt.__version__}"
+            )
+        note = PlanNote(
+            key=key, int8_layers=census.int8, int8_asked=census.asked, weight_bytes=census.weight_bytes,
+            build_s=round(time.perf_counter() - started, 3), sha256=draft.sha256, bytes=draft.bytes,
+        )  # fmt: skip
+        return Built(name, draft.publish(note), note, kept=False)
 
 
 def _serialise(
@@ -160,16 +148,51 @@ def _serialise(
     graph: Path,
     sizes: dict[str, InputSizes],
     job: _Job,
-) -> tuple[memoryview, list[str]]:
-    """Return the plan of one graph and the builder's log."""
-    logger = _make_logger(trt)
+    draft: PlanDraft,
+    *,
+    workspace_mib: float | None,
+) -> list[str]:
+    """Write the plan of one graph, whose kernels may take so much beside it, and return the builder's log."""
+    logger = make_logger(trt, verbose=True)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(graph)):
-        said = _one_line(parser.get_error(0).desc() if parser.num_errors else "no reason given")
+        said = one_line(parser.get_error(0).desc() if parser.num_errors else "no reason given")
         raise BackendError(f"{graph}: {job.kind} {trt.__version__} cannot read it ({said}); export it again")
     config = builder.create_builder_config()
+    if job.kind == "tensorrt-rtx" and job.device != PORTABLE:
+        _name_devices(trt, config, job.device.split())
+    config.add_optimization_profile(_make_profile(builder, network, sizes))
+    if workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(workspace_mib) * MIB)
+    config.progress_monitor = _make_monitor(trt, graph.stem, job.progress)
+    timings = f"{job.kind}-{trt.__version__}-{job.device}.timings"
+    measures = job.kind == "tensorrt"  # TensorRT for RTX measures nothing before a plan first runs
+    if measures:
+        config.set_timing_cache(config.create_timing_cache(job.store.cache(timings)), False)
+    if not write_plan(trt, builder, network, config, draft):
+        limit, step = "", "export it again"
+        if workspace_mib is not None:
+            limit, step = (
+                f" with {workspace_mib:,.0f} MiB left for its kernels",
+                "end other programs, or export it again",
+            )
+        raise BackendError(
+            f"{graph}: {job.kind} {trt.__version__} builds no plan of it{limit} ({logger.error()}); {step}"
+        )
+    if measures and (measured := config.get_timing_cache()) is not None:
+        job.store.keep_cache(timings, memoryview(measured.serialize()))
+    return cast("list[str]", logger.lines)
+
+
+def _name_devices(trt: Any, config: Any, capabilities: list[str]) -> None:  # noqa: ANN401
+    config.num_compute_capabilities = len(capabilities)
+    for index, one in enumerate(capabilities):
+        config.set_compute_capability(getattr(trt.ComputeCapability, _member(one)), index)
+
+
+def _make_profile(builder: Any, network: Any, sizes: dict[str, InputSizes]) -> Any:  # noqa: ANN401
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
@@ -179,41 +202,7 @@ def _serialise(
             profile.set_shape_input(tensor.name, size.low, size.usual, size.high)
         elif any(extent < 0 for extent in tensor.shape):
             profile.set_shape(tensor.name, size.low, size.usual, size.high)
-    config.add_optimization_profile(profile)
-    config.progress_monitor = _make_monitor(trt, graph.stem, job.progress)
-    timings = f"{job.kind}-{trt.__version__}-{job.device}"
-    measures = job.kind == "tensorrt"  # TensorRT for RTX measures nothing before a plan first runs
-    if measures:
-        config.set_timing_cache(config.create_timing_cache(job.store.timing_cache(timings)), False)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise BackendError(
-            f"{graph}: {job.kind} {trt.__version__} builds no plan of it ({logger.error()}); export it again"
-        )
-    if measures and (measured := config.get_timing_cache()) is not None:
-        job.store.keep_timings(timings, memoryview(measured.serialize()))
-    return memoryview(plan), logger.lines
-
-
-def _make_logger(trt: Any) -> Any:  # noqa: ANN401 - a subclass of TensorRT's
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        """Keeps every line; prints none."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.lines: list[str] = []
-            self._errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:  # noqa: ANN401
-            self.lines.append(message)
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self._errors.append(message)
-
-        def error(self) -> str:
-            """Return the first error."""
-            return _one_line(self._errors[0]) if self._errors else "no reason given"
-
-    return Logger()
+    return profile
 
 
 def _make_monitor(trt: Any, component: str, progress: Progress) -> Any:  # noqa: ANN401 - a subclass of TensorRT's
@@ -240,7 +229,3 @@ def _make_monitor(trt: Any, component: str, progress: Progress) -> Any:  # noqa:
                 progress(component, self._steps, self._steps)
 
     return Monitor()
-
-
-def _one_line(text: str) -> str:
-    return " ".join(str(text).split())

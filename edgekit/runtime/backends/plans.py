@@ -1,26 +1,39 @@
 """PlanStore: plans of a bundle beside it, each in one file that says what it was built from.
 
 A plan is a cache: one that is damaged, or was built from another graph, by another version or for another device, is as
-good as none, and its bytes reach no TensorRT.
+good as none, and its bytes reach no TensorRT. A plan is as large as its weights, so it is written, checked and read
+block by block: the file is the plan, then its note as a line of JSON, then a line with the note's size.
 """
 
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
 from edgekit.bundle import Bundle
 from edgekit.bundle.manifest import Struct
 from edgekit.errors import OutputError
+from edgekit.runtime.backends.sizes import input_sizes
 
-_MAGIC = b"edgekit plan 1\n"
-_MAX_HEADER_BYTES = 1 << 16
+_END = b"\nedgekit plan 2 %08d\n"
+_END_BYTES = len(_END % 0)
+_MAX_NOTE_BYTES = 1 << 20  # the sizes of some hundred inputs
+_BLOCK_BYTES = 4 << 20
+PORTABLE = "8.0 to 12.0"
+"""The device of a plan that TensorRT for RTX built for all that it builds for unless told otherwise."""
 
 
 class PlanKey(Struct, frozen=True):
-    """All that decides what a plan is: hashes of graph and weights, what built it for what, sizes and flags."""
+    """All that decides what a plan is: hashes of graph and weights, what built it, and for what sizes.
+
+    ``device``: compute capabilities that it was built for, or PORTABLE.
+    """
 
     graph: str
     data: str
@@ -28,15 +41,29 @@ class PlanKey(Struct, frozen=True):
     version: str
     device: str
     sizes: str
-    flags: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """Return a name for the key."""
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
 
 
+def plan_key(bundle: Bundle, name: str, builder: str, version: str, *, device: str, context_tokens: int) -> PlanKey:
+    """Return the key of a component's plan. Raises BundleFormatError for a free size that no grid tells of."""
+    component = bundle.manifest.components[name]
+    hashes = {entry.path: entry.sha256 for entry in bundle.manifest.files}
+    sizes = input_sizes(bundle.manifest, name, context_tokens)
+    return PlanKey(
+        graph=hashes[component.graph],
+        data=hashes[component.data] if component.data else "",
+        builder=builder,
+        version=version,
+        device=device,
+        sizes=" ".join(f"{one}:{size.low}:{size.usual}:{size.high}" for one, size in sorted(sizes.items())),
+    )
+
+
 class PlanNote(Struct, frozen=True):
-    """What a plan's file says before the plan: its key, what the layer census found, and the plan's hash and size."""
+    """What a plan's file says after the plan: its key, what the layer census found, and the plan's hash and size."""
 
     key: PlanKey
     int8_layers: int
@@ -45,6 +72,89 @@ class PlanNote(Struct, frozen=True):
     build_s: float
     sha256: str
     bytes: int
+
+
+class PlanReader:
+    """A plan as a stream of bytes that was checked; holds no more of it than one read, and lets the page cache go."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.size = size
+        self._file = file
+        self._at = 0
+
+    def read(self, size: int) -> bytes:
+        """Return the next ``size`` bytes, fewer only at the plan's end."""
+        block = self._file.read(min(size, self.size - self._at))
+        _forget(self._file, self._at, len(block))
+        self._at += len(block)
+        return block
+
+    def seek(self, at: int) -> bool:
+        """Go to this byte of the plan; return whether there is such a place."""
+        if not 0 <= at <= self.size:
+            return False
+        self._at = self._file.seek(at)
+        return True
+
+    def tell(self) -> int:
+        """Return the place of the next byte to be read."""
+        return self._at
+
+    def fileno(self) -> int:
+        """Return the descriptor of the file, which begins with the plan."""
+        return self._file.fileno()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class NewFile:
+    """A file that is being written under a temporary name. Raises OutputError if the disk does not take it."""
+
+    def __init__(self, file: FileIO, temporary: Path) -> None:
+        self._file = file
+        self._temporary = temporary
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Add bytes."""
+        left = memoryview(data)
+        with _told(self._temporary):
+            while left:
+                left = left[self._file.write(left) :]
+
+    def name(self, path: Path) -> Path:
+        """Give the file its own name and return it."""
+        with _told(path):
+            return self._temporary.replace(path)
+
+
+class PlanDraft:
+    """A plan that is being written; ``sha256`` and ``bytes`` are of what there is so far."""
+
+    def __init__(self, file: NewFile, place: Callable[[PlanNote], Path]) -> None:
+        self.bytes = 0
+        self._file = file
+        self._place = place
+        self._digest = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the plan in hex."""
+        return self._digest.hexdigest()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Add to the plan. Raises OutputError if the disk does not take it."""
+        self._file.write(data)
+        self._digest.update(data)
+        self.bytes += len(data)
+
+    def publish(self, note: PlanNote) -> Path:
+        """Finish the file with its note, give it its name and return that. Raises OutputError as ``write``."""
+        assert (note.bytes, note.sha256) == (self.bytes, self.sha256), "a note of another plan"
+        line = msgspec.json.encode(note)
+        self._file.write(line + _END % len(line))
+        return self._file.name(self._place(note))
 
 
 class PlanStore:
@@ -59,54 +169,97 @@ class PlanStore:
         """Return where the plan of a component lies or will lie."""
         return self.folder / f"{component}-{key.digest()}.plan"
 
-    def read(self, component: str, key: PlanKey) -> tuple[PlanNote, bytes] | None:
-        """Return the plan with this key, or None if there is none that is whole."""
+    def open(self, component: str, key: PlanKey) -> tuple[PlanNote, PlanReader] | None:
+        """Return the plan with this key, or None if there is none that is whole; the caller closes the reader."""
         try:
-            whole = self.path(component, key).read_bytes()
+            file = self.path(component, key).open("rb")
         except FileNotFoundError:
             return None
-        if not whole.startswith(_MAGIC):
+        note = _read_note(file)
+        if note is None or note.key != key:
+            file.close()
             return None
-        header, _, plan = whole[len(_MAGIC) :].partition(b"\n")
-        if len(header) > _MAX_HEADER_BYTES:
+        reader, digest = PlanReader(file, note.bytes), hashlib.sha256()
+        while block := reader.read(_BLOCK_BYTES):
+            digest.update(block)
+        if note.sha256 != digest.hexdigest():
+            file.close()
             return None
-        try:
-            note = msgspec.json.decode(header, type=PlanNote)
-        except msgspec.MsgspecError:
-            return None
-        if note.key != key or note.bytes != len(plan) or note.sha256 != hashlib.sha256(plan).hexdigest():
-            return None
-        return note, plan
+        reader.seek(0)
+        return note, reader
 
-    def publish(self, component: str, note: PlanNote, plan: bytes | memoryview) -> Path:
-        """Write a plan under a temporary name and rename it. Raises OutputError if the disk does not take it."""
-        path = self.path(component, note.key)
-        self._write(path, _MAGIC, msgspec.json.encode(note), b"\n", plan)
-        return path
+    @contextmanager
+    def draft(self, component: str) -> Iterator[PlanDraft]:
+        """Yield a PlanDraft for a component; what is not published by the end of the block is removed.
 
-    def timing_cache(self, name: str) -> bytes:
-        """Return the timings that earlier builds measured under this name; empty if there are none."""
+        Raises OutputError if the disk does not take it.
+        """
+        with self._new(f"{component}.plan") as file:
+            yield PlanDraft(file, lambda note: self.path(component, note.key))
+
+    def notes(self, component: str) -> list[PlanNote]:
+        """Return what the files of a component's plans say of them; whether a plan is whole is not looked at."""
+        found = []
+        for path in sorted(self.folder.glob(f"{component}-*.plan")):
+            with path.open("rb") as file:
+                if note := _read_note(file):
+                    found.append(note)
+        return found
+
+    def cache(self, file: str) -> bytes:
+        """Return what an earlier run kept in a file beside the plans; empty if there is none."""
         try:
-            return (self.folder / f"{name}.timings").read_bytes()
+            return (self.folder / file).read_bytes()
         except FileNotFoundError:
             return b""
 
-    def keep_timings(self, name: str, timings: bytes | memoryview) -> None:
-        """Write the timings of a build."""
-        self._write(self.folder / f"{name}.timings", timings)
+    def keep_cache(self, file: str, data: bytes | memoryview) -> None:
+        """Keep what was found out at some cost, such as timings. Raises OutputError if the disk does not take it."""
+        with self._new(file) as new:
+            new.write(data)
+            new.name(self.folder / file)
 
-    def _write(self, path: Path, *parts: bytes | memoryview) -> None:
-        temporary: Path | None = None
-        try:
+    @contextmanager
+    def _new(self, name: str) -> Iterator[NewFile]:
+        with _told(self.folder / name):
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=self.folder)
-            temporary = Path(name)
-            with os.fdopen(handle, "wb") as stream:
-                for part in parts:
-                    stream.write(part)
-            temporary.chmod(0o644)
-            temporary.replace(path)
-        except OSError as error:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
-            raise OutputError(f"{path}: {error.strerror}; free space, or choose another --output") from error
+            handle, made = tempfile.mkstemp(prefix=f".{name}.", suffix=".partial", dir=self.folder)
+        temporary = Path(made)
+        try:
+            with os.fdopen(handle, "wb", buffering=0) as file:
+                temporary.chmod(0o644)
+                yield NewFile(file, temporary)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: {error.strerror}; free space, or choose another --output") from error
+
+
+def _read_note(file: BinaryIO) -> PlanNote | None:
+    """Return what a file says behind its plan; None if its end, or the place of it, is not that of a plan."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _END_BYTES))
+    end = file.read()
+    digits = end[-9:-1]
+    length = int(digits) if digits.isdigit() else 0
+    if not 0 < length <= min(_MAX_NOTE_BYTES, size - _END_BYTES) or end != _END % length:
+        return None
+    begin = file.seek(size - _END_BYTES - length)
+    try:
+        note = msgspec.json.decode(file.read(length), type=PlanNote)
+    except msgspec.MsgspecError:
+        return None
+    file.seek(0)
+    return note if note.bytes == begin else None
+
+
+def _forget(file: BinaryIO, at: int, size: int) -> None:
+    """Let the page cache drop what was read: it would displace what others need."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), at, size, os.POSIX_FADV_DONTNEED)

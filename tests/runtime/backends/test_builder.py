@@ -8,7 +8,7 @@ import pytest
 from edgekit.bundle import ComputeLevel, Grid, TensorSpec, open_bundle
 from edgekit.errors import BackendError, BundleFormatError, MissingPackageError, UsageError
 from edgekit.recipe import Target, load_target
-from edgekit.runtime.backends.builder import build, device_capability
+from edgekit.runtime.backends.builder import build
 from edgekit.runtime.backends.sizes import InputSizes, free_sizes, input_sizes
 from edgekit.runtime.flow import count_slots
 from edgekit.runtime.voice import LEAST_CODES, MOST_CODES
@@ -52,11 +52,6 @@ def test_a_builder_that_is_not_installed_is_named_with_the_way_to_it(backend, mo
         pytest.skip(f"{module} is installed here")
     with pytest.raises(MissingPackageError, match=rf"^{backend}: .*; .*{hint}"):
         build(bundle, target("onnxruntime-cpu", backend))
-
-
-def test_the_capability_of_a_device_is_two_numbers_or_there_is_none():
-    found = device_capability()
-    assert found is None or [part.isdigit() for part in found.split(".")] == [True, True]
 
 
 def sized(manifest, *inputs, context=64):

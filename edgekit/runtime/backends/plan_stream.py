@@ -1,0 +1,88 @@
+"""A plan on its way out of TensorRT's builder and into its runtime, block by block: never whole beside their own copy.
+
+With TensorRT for RTX 1.7 plans were written so; its reader's methods were called, but making one needs the driver.
+"""
+
+import mmap
+from typing import Any
+
+from edgekit.errors import OutputError
+from edgekit.runtime.backends.plans import PlanDraft, PlanReader
+
+_BLOCK_BYTES = 8 << 20
+
+
+def write_plan(trt: Any, builder: Any, network: Any, config: Any, draft: PlanDraft) -> bool:  # noqa: ANN401
+    """Build the plan into ``draft``, piece by piece where the builder can, and return whether there is one.
+
+    A plan that is handed over as a whole is in memory once more: see docs/decisions/unified-memory.md.
+    """
+    if not hasattr(builder, "build_serialized_network_to_stream"):
+        plan = builder.build_serialized_network(network, config)
+        if plan is not None:
+            draft.write(memoryview(plan))
+        return plan is not None
+
+    class Writer(trt.IStreamWriter):  # type: ignore[misc]
+        """Keeps the error that ended it: none may pass through the builder's own frames."""
+
+        def __init__(self) -> None:
+            trt.IStreamWriter.__init__(self)
+            self.error: OutputError | None = None
+
+        def write(self, data: bytes) -> int:
+            try:
+                draft.write(data)
+            except OutputError as error:
+                self.error = error
+                return 0
+            return len(data)
+
+    writer = Writer()
+    built = bool(builder.build_serialized_network_to_stream(network, config, writer))
+    if writer.error is not None:
+        raise writer.error
+    return built
+
+
+def stream_reader(trt: Any, plan: PlanReader) -> Any:  # noqa: ANN401 - TensorRT's module and classes
+    """Return what ``deserialize_cuda_engine`` of this TensorRT takes for a plan, which stays open until it returns.
+
+    Asks for a CUDA driver: without one TensorRT raises RuntimeError. Where it has no reader at all the file is mapped:
+    pages of it, which the kernel takes back.
+    """
+    if hasattr(trt, "IStreamReaderV2"):
+        return reader_v2(trt, plan)()
+    if hasattr(trt, "IStreamReader"):
+        return reader_v1(trt, plan)()
+    return memoryview(mmap.mmap(plan.fileno(), 0, access=mmap.ACCESS_READ))[: plan.size]
+
+
+def reader_v2(trt: Any, plan: PlanReader) -> Any:  # noqa: ANN401
+    """Return the reader's class for TensorRT 10.7 and later, and for RTX; it asks again for what a read left out."""
+
+    class Reader(trt.IStreamReaderV2):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IStreamReaderV2.__init__(self)
+
+        def read(self, num_bytes: int, stream: int) -> bytes:  # noqa: ARG002 - the copy is TensorRT's own
+            return plan.read(min(num_bytes, _BLOCK_BYTES))
+
+        def seek(self, offset: int, where: Any) -> bool:  # noqa: ANN401 - a SeekPosition
+            begin = {trt.SeekPosition.SET: 0, trt.SeekPosition.CUR: plan.tell(), trt.SeekPosition.END: plan.size}
+            return plan.seek(begin[where] + offset)
+
+    return Reader
+
+
+def reader_v1(trt: Any, plan: PlanReader) -> Any:  # noqa: ANN401
+    """Return the reader's class for TensorRT 10.3, which is not said to ask again: it gets what it asks for."""
+
+    class Reader(trt.IStreamReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IStreamReader.__init__(self)
+
+        def read(self, num_bytes: int) -> bytes:
+            return plan.read(num_bytes)
+
+    return Reader

@@ -1,0 +1,190 @@
+"""Memory: what there is for a run, what loading a bundle takes of it, and what building a plan takes.
+
+On a board whose GPU shares the memory, what is available is the budget of both. What a library adds to a bundle's own
+bytes was measured; each such figure names the command that finds it.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from edgekit.bundle import Bundle, Manifest, TalkerSpeech
+from edgekit.bundle.manifest import Precision
+from edgekit.errors import BackendError
+
+ROOT = Path("/")
+MIB = 1 << 20
+_CPU = "onnxruntime-cpu"
+_FIELD = re.compile(r"^(\w+):\s+(\d+) kB$", re.MULTILINE)
+# Version 2 and version 1 of control groups: where they lie, limit, use, and what of the use are pages of files.
+_GROUPS = (
+    ("sys/fs/cgroup", "memory.max", "memory.current", ("inactive_file", "active_file")),
+    ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
+     ("total_inactive_file", "total_active_file")),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """MiB that loading takes at least: ``weights``, and ``state`` that is handed from call to call."""
+
+    weights: float
+    state: float
+
+
+@dataclass(frozen=True, slots=True)
+class BuildFit:
+    """MiB at the peak: ``weights`` x those of the weights + ``graph`` x those of the graph's file + ``base``."""
+
+    weights: float
+    graph: float
+    base: float
+
+
+PACKED: dict[Precision, float] = {"float32": 0.958, "int8": 0.842, "int4": 0.762}
+"""Share of the weights that onnxruntime's CPU backend packs into memory of its own, letting the mapped file go.
+
+Source: load-memory.md under profiles/x86-2core-amx, made by ``make bench-memory``.
+"""
+BUILDING: dict[Precision, BuildFit] = {
+    "float32": BuildFit(weights=1.36, graph=1958.28, base=214.0),
+    "int8": BuildFit(weights=1.59, graph=1865.68, base=228.0),
+    "int4": BuildFit(weights=1.72, graph=1267.49, base=375.0),
+}
+"""What TensorRT for RTX 1.7 allocates. Source: build-memory.md, and build-memory-int4.md, as above."""
+
+
+def total_mib(root: Path = ROOT) -> int:
+    """Return what this process may use at most: the machine's memory, or a container's limit if that is less; or 0."""
+    limits = [limit >> 20 for limit, _ in _groups(root)]
+    return min([_meminfo(root).get("MemTotal", 0) >> 10, *limits])
+
+
+def available_mib(root: Path = ROOT) -> float | None:
+    """Return what this process may still take: of the machine, or of its container if that is less; None if not told.
+
+    Pages of files count as available, since the kernel drops them. What a GPU with memory of its own has is its
+    driver's to say.
+    """
+    machine = _meminfo(root).get("MemAvailable")
+    if machine is None:
+        return None
+    return min([machine / 1024, *(max(0, limit - used) / MIB for limit, used in _groups(root))])
+
+
+def weight_bytes(manifest: Manifest, names: Iterable[str] | None = None) -> dict[str, int]:
+    """Return the size of each component's weights, of all of them by default; 0 where the graph holds its own."""
+    sizes = {entry.path: entry.bytes for entry in manifest.files}
+    chosen = manifest.components if names is None else names
+    found = {name: manifest.components[name].data for name in chosen}
+    return {name: sizes[data] if data else 0 for name, data in found.items()}
+
+
+def state_bytes(manifest: Manifest, name: str, context_tokens: int) -> int:
+    """Return the size of what a component is handed from call to call, with a KV cache of ``context_tokens``.
+
+    That is its caches, ``carried`` ones in two buffers, and the keys and values of the longest utterance. What depends
+    on a voice is left out.
+    """
+    sizes = {"context": context_tokens, "sound": manifest.grid.max_positions}
+    if isinstance(manifest.speech, TalkerSpeech):
+        own = {"talker": manifest.speech.context_frames, "code_predictor": manifest.speech.codebooks}
+        sizes["context"] = own.get(name, context_tokens)
+    total = 0
+    for spec in manifest.components[name].inputs:
+        if spec.state == "none" and not spec.name.startswith("cross."):
+            continue
+        shape = [size if isinstance(size, int) else sizes.get(size, 0) for size in spec.shape]
+        total += math.prod(shape) * np.dtype(spec.dtype).itemsize * (2 if spec.state == "carried" else 1)
+    return total
+
+
+def load_need(bundle: Bundle, names: Iterable[str], context_tokens: int, backend: str) -> Need:
+    """Return what loading these components for one stream takes for certain.
+
+    On the CPU a cache takes memory page by page as it is written, so none of it is counted; weights of the ``standard``
+    dialect stay in the mapped file, whose pages the kernel may drop. On a GPU weights lie in its memory as in the file.
+    What a library takes beside that is not counted: on GPUs it was not measured.
+    """
+    manifest, names = bundle.manifest, tuple(names)
+    weights = weight_bytes(manifest, names)
+    if backend != _CPU:
+        state = sum(state_bytes(manifest, name, context_tokens) for name in names)
+        return Need(sum(weights.values()) / MIB, state / MIB)
+    if manifest.dialect != "ort-cpu":
+        return Need(0.0, 0.0)
+    packed = sum(PACKED[manifest.components[name].precision] * size for name, size in weights.items())
+    return Need(packed / MIB, 0.0)
+
+
+def check_load(bundle: Bundle, need: Need, available: float | None, where: str = "this machine") -> None:
+    """Raise BackendError if a Need is more than the MiB that are available; ``where``: whose memory that is."""
+    whole = need.weights + need.state
+    if available is None or whole <= available:
+        return
+    raise BackendError(
+        f"{bundle.folder}: loading it takes at least {whole:,.0f} MiB ({need.weights:,.0f} weights, "
+        f"{need.state:,.0f} caches), {where} has {available:,.0f} MiB available; {_advice(bundle.manifest)}"
+    )
+
+
+def build_peak_mib(manifest: Manifest, name: str) -> float:
+    """Return what the builder is predicted to allocate for the plan of a component, at its peak."""
+    component = manifest.components[name]
+    fit = BUILDING[component.precision]
+    graph = next(entry.bytes for entry in manifest.files if entry.path == component.graph)
+    return fit.weights * weight_bytes(manifest, [name])[name] / MIB + fit.graph * graph / MIB + fit.base
+
+
+def check_build(bundle: Bundle, name: str, available: float | None) -> float | None:
+    """Return what a component's build leaves of the available MiB; None if that is not known.
+
+    Raises BackendError if it would leave nothing: the machine would begin to swap.
+    """
+    if available is None:
+        return None
+    left = available - build_peak_mib(bundle.manifest, name)
+    if left < 0:
+        raise BackendError(
+            f"{bundle.folder}: building the plan of '{name}' is predicted to take {available - left:,.0f} MiB, this "
+            f"machine has {available:,.0f} MiB available; {_advice(bundle.manifest)}"
+        )
+    return left
+
+
+def _advice(manifest: Manifest) -> str:
+    order: tuple[Precision, ...] = ("float32", "int8", "int4")
+    widest = min((order.index(one.precision) for one in manifest.components.values()), default=len(order) - 1)
+    offered = order[widest + 1 :]
+    smaller = f"export it with --precision {' or '.join(offered)}" if offered else "choose a smaller model"
+    return f"end other programs, or {smaller}"
+
+
+def _meminfo(root: Path) -> dict[str, int]:
+    return {key: int(kib) for key, kib in _FIELD.findall(_read(root / "proc/meminfo"))}
+
+
+def _groups(root: Path) -> Iterator[tuple[int, int]]:
+    """Yield limit and use in bytes of every control group that limits this process; pages of files are no use."""
+    own = {line.split(":", 2)[1]: line.split(":", 2)[2] for line in _read(root / "proc/self/cgroup").splitlines()}
+    for (mount, limit_file, used_file, dropped), controllers in zip(_GROUPS, ("", "memory"), strict=True):
+        path = PurePosixPath(own.get(controllers, "/").lstrip("/"))
+        for folder in dict.fromkeys((path, *path.parents)):
+            here = root / mount / folder
+            limit, used = _read(here / limit_file).strip(), _read(here / used_file).strip()
+            if limit.isdigit():
+                stat = dict(line.split(" ", 1) for line in _read(here / "memory.stat").splitlines() if " " in line)
+                files = sum(int(stat.get(name, "0")) for name in dropped)
+                yield int(limit), (int(used) - files if used.isdigit() else 0)
+
+
+def _read(path: Path) -> str:
+    """Return a system file's text, or "" where the machine does not have it or does not let us read it."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,492 @@
+"""Plans on a device in the host's memory: what a stream binds, how runs become graphs, which plans are taken.
+
+The device and TensorRT are the stand-ins of ``host_device.py``; no GPU takes part.
+"""
+
+import gc
+import importlib.util
+
+import msgspec
+import numpy as np
+import pytest
+
+import edgekit
+from edgekit.bundle import open_bundle
+from edgekit.errors import BackendError, BundleFormatError, EdgeKitError, MissingPackageError
+from edgekit.runtime.backends import ort
+from edgekit.runtime.backends.plans import PORTABLE, PlanStore
+from edgekit.runtime.backends.trt import load_components
+from tests.runtime.backends.host_device import HostDevice, publish, tensorrt, tensorrt_rtx
+from tests.runtime.conftest import Graph
+
+WIDTH, CONTEXT = 16, 8  # eight rows take more than the memory that a device gives at least
+
+
+def counting():
+    """Return a backbone: logits of the rows asked for are a running sum of embeds, times the experts chosen."""
+    g = Graph("backbone", 3)
+    x, start = g.input("embeds", "float32", ("tokens", WIDTH)), g.input("start", "int64", (1,))
+    rows, experts = g.input("logit_rows", "int64", ("rows",)), g.input("experts_per_token", "int64", (1,))
+    cross = g.input("cross.0", "float32", (1, 2, "sound", 2))
+    past = g.input("past.sum", "float32", ("context", WIDTH), "carried")
+    one = g.constant(np.array([1]))
+    zero = g.constant(np.array([0]))
+    before = g.node("Gather", past, zero, axis=0)
+    sums = g.node("Add", g.node("CumSum", x, g.constant(np.array(0))), before)
+    last = g.node("Gather", sums, g.constant(np.array([-1])), axis=0)
+    g.node("ScatterND", past, g.node("Unsqueeze", zero, one), last, outs=("present.sum",))
+    g.output("present.sum", "float32", ("context", WIDTH), "carried")
+    heard = g.node("Add", g.node("ReduceSum", cross, keepdims=0), g.node("Cast", start, to=1))
+    many = g.node("ReduceProd", g.node("Expand", g.constant(np.float32(2)), experts), keepdims=0)
+    y = g.node("Add", g.node("Mul", sums, many), heard)
+    g.node("Gather", y, rows, outs=("logits",))
+    g.output("logits", "float32", ("rows", WIDTH))
+    return g
+
+
+@pytest.fixture
+def bundle(tiny_bundle):
+    """A standard bundle whose backbone is ``counting``; its encoder and adapter have no state."""
+    tiny = tiny_bundle(dialect="standard", context_tokens=CONTEXT)
+    components = {"backbone": counting().save(tiny.folder)}
+    g = Graph("adapter", 2)
+    frames, other = g.input("frames", "float32", ("frames", WIDTH)), g.input("other", "float32", ("tokens", WIDTH))
+    g.node("Add", frames, g.node("ReduceSum", other, keepdims=0), outs=("cross",))
+    g.output("cross", "float32", ("frames", WIDTH))
+    components["adapter"] = g.save(tiny.folder)
+    (tiny.folder / "adapter.data").touch()
+    tiny.change(components=components)
+    return open_bundle(tiny.folder)
+
+
+class Pair:
+    """The same component on the stand-in and on onnxruntime; every run must give both the same."""
+
+    def __init__(self, bundle, name="backbone", device=None, library=None):
+        self.device = device or HostDevice()
+        self.library = library or tensorrt(self.device)
+        publish(bundle, self.library)
+        loaded = load_components(bundle, [name], "tensorrt", CONTEXT, library=self.library, device=self.device)
+        self.engine, self.twin = loaded[name], ort.load_component(bundle, name, 1)
+        self.bind()
+
+    def bind(self):
+        self.calls = [engine.bind({"context": CONTEXT}) for engine in (self.engine, self.twin)]
+
+    def reset(self):
+        for call in self.calls:
+            call.reset()
+
+    def run(self, **inputs):
+        found, expected = (call.run(inputs) for call in self.calls)
+        assert found.keys() == expected.keys()
+        for name, array in found.items():
+            np.testing.assert_array_equal(array, expected[name], strict=True)
+        return found
+
+
+def step(tokens=1, rows=None, experts=1, cross=None, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "embeds": rng.standard_normal((tokens, WIDTH)).astype(np.float32),
+        "start": np.array([seed]),
+        "logit_rows": np.arange(tokens if rows is None else rows),
+        "experts_per_token": np.array([experts]),
+        "cross.0": np.ones((1, 2, 3, 2), np.float32) if cross is None else cross,
+    }
+
+
+def test_a_step_that_comes_again_and_again_is_replayed_and_gives_the_same(bundle):
+    pair = Pair(bundle)
+    for seed in range(12):
+        pair.run(**step(seed=seed))
+    # two sides of the state: each is run once before it is captured, and the very first run has no context of its own
+    assert pair.engine.counts == {"eager": 3, "captured": 2, "replayed": 9}
+    assert pair.engine.notes == []
+
+
+def test_state_moves_on_between_runs_of_any_size_and_reset_clears_it(bundle):
+    pair = Pair(bundle)
+    for turn in range(3):
+        for seed, tokens in enumerate((5, 1, 1, 1, 1, 1, 1, 3, 1, 1, 8, 2, 2, 2, 2, 2, 1, 1)):
+            pair.run(**step(tokens, seed=seed + turn))
+        pair.reset()
+    assert pair.engine.counts["replayed"] > pair.engine.counts["eager"] / 2
+
+
+def test_no_rows_no_tokens_heard_and_more_rows_than_before(bundle):
+    pair = Pair(bundle)
+    for rows in (0, 0, 0, 0, 0, 1, 0, 8, 0, 0):
+        tokens = max(rows, 1)
+        assert pair.run(**step(tokens, rows=rows))["logits"].shape == (rows, WIDTH)
+
+
+def test_graphs_of_two_sizes_are_kept_and_a_third_takes_the_place_of_the_older(bundle):
+    pair = Pair(bundle)
+    for _ in range(3):
+        for tokens in (1, 2):
+            for seed in range(6):
+                pair.run(**step(tokens, seed=seed))
+    assert pair.engine.counts["captured"] == 4
+    contexts = pair.library.contexts
+    for seed in range(6):
+        pair.run(**step(3, seed=seed))
+    for seed in range(6):
+        pair.run(**step(2, seed=seed))  # still there
+    assert (pair.engine.counts["captured"], pair.library.contexts) == (6, contexts)
+    for seed in range(6):
+        pair.run(**step(1, seed=seed))  # was given up
+    assert pair.engine.counts["captured"] == 8
+
+
+def test_a_size_that_an_input_sets_by_its_value_is_part_of_what_is_replayed(bundle):
+    pair = Pair(bundle)
+    results = {}
+    for experts in (1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 1, 2, 1, 2):
+        results[experts] = pair.run(**step(experts=experts))["logits"]
+    assert pair.engine.counts["captured"] == 4
+    assert not np.array_equal(results[1], results[2])
+
+
+def test_arrays_that_are_rewritten_in_place_are_read_anew_also_by_a_graph(bundle):
+    pair = Pair(bundle)
+    inputs = step()
+    for seed in range(8):
+        inputs["embeds"][:] = seed
+        inputs["start"][:] = seed
+        pair.run(**inputs)
+    assert pair.engine.counts["replayed"] > 2
+
+
+def test_what_nobody_can_write_goes_to_the_device_once(bundle):
+    pair = Pair(bundle)
+    for number in range(2):
+        cross = np.full((1, 2, 20, 2), number, np.float32)
+        cross.flags.writeable = False
+        pair.device.uploads.clear()
+        for seed in range(8):
+            pair.run(**step(cross=cross, seed=seed))
+        assert pair.device.uploads.count(cross.nbytes) == 1
+        assert max(map(len, pair.device.pinned.values())) < cross.nbytes  # nor does it take memory of the host twice
+    other = cross + 1  # writeable: it may change from run to run
+    for _ in range(6):
+        other += 1
+        pair.run(**step(cross=other))
+    pair.run(**step(cross=cross))
+
+
+def test_outputs_are_the_callers_own(bundle):
+    pair = Pair(bundle)
+    kept = [pair.run(**step(seed=seed))["logits"] for seed in range(8)]
+    copies = [array.copy() for array in kept]
+    pair.run(**step(seed=9))
+    np.testing.assert_array_equal(kept, copies)
+    assert all(array.flags.writeable for array in kept)
+
+
+def test_streams_share_the_engine_and_nothing_else(bundle):
+    pair = Pair(bundle)
+    first, others = pair.calls, []
+    pair.bind()
+    for seed in range(10):
+        for calls in (first, pair.calls):
+            found, expected = (call.run(step(seed=seed + len(others))) for call in calls)
+            np.testing.assert_array_equal(found["logits"], expected["logits"])
+            others.append(seed)
+
+
+def test_a_component_without_state_is_captured_once(bundle):
+    pair = Pair(bundle, "adapter")
+    for seed in range(6):
+        pair.run(frames=np.full((3, WIDTH), seed, np.float32), other=np.ones((2, WIDTH), np.float32))
+    assert pair.engine.counts == {"eager": 2, "captured": 1, "replayed": 4}
+
+
+def test_a_run_that_was_refused_half_way_leaves_nothing_behind(bundle):
+    pair = Pair(bundle, "adapter")
+    three, two = np.ones((3, WIDTH), np.float32), np.ones((2, WIDTH), np.float32)
+    pair.run(frames=three, other=two)
+    with pytest.raises(BackendError, match=r"input 'other' of \(0, 16\) is outside"):
+        pair.calls[0].run({"frames": two, "other": np.ones((0, WIDTH), np.float32)})
+    pair.run(frames=5 * three, other=two)
+
+
+def test_a_capture_that_fails_is_told_and_runs_go_on(bundle):
+    device = HostDevice()
+    device.refuses_capture = True
+    pair = Pair(bundle, device=device)
+    for seed in range(8):
+        pair.run(**step(seed=seed))
+    assert pair.engine.counts == {"eager": 8}
+    assert len(pair.engine.notes) == 1
+    assert "no CUDA graph: CUDA: cuStreamEndCapture answers 901" in pair.engine.notes[0]
+
+
+def test_all_memory_is_given_back_with_the_call(bundle):
+    pair = Pair(bundle)
+    for tokens in (1, 1, 1, 1, 1, 1, 8, 8, 8, 8):
+        pair.run(**step(tokens))
+    assert pair.device.memory
+    assert pair.device.graphs
+    pair.calls = []
+    gc.collect()
+    device = pair.device
+    assert (device.memory, device.pinned, device.graphs, device.streams) == ({}, {}, {}, {})
+
+
+def test_a_size_beyond_the_plan_is_one_line_and_the_stream_goes_on(bundle):
+    pair = Pair(bundle)
+    pair.run(**step(seed=1))
+    with pytest.raises(BackendError, match=r"backbone.onnx: input 'embeds' of \(9, 16\) is outside of what its plan"):
+        pair.calls[0].run(step(CONTEXT + 1))
+    with pytest.raises(BackendError, match=r"infers no shapes \(experts_per_token = 3"):
+        pair.calls[0].run(step(experts=3))
+    for seed in range(6):
+        pair.run(**step(seed=seed))
+
+
+def test_a_run_that_tensorrt_refuses_is_told_in_its_words(bundle):
+    pair = Pair(bundle)
+    context = pair.calls[0]._any.context
+    context.execute_async_v3 = lambda stream: context._engine.logger.log(1, "out of\n  registers")
+    with pytest.raises(BackendError, match=r"TensorRT does not run it \(out of registers\); run `edgekit verify`"):
+        pair.run(**step())
+
+
+def test_an_address_that_tensorrt_refuses_is_told_in_its_words(bundle):
+    pair = Pair(bundle)
+    context = pair.calls[0]._any.context
+    context.set_tensor_address = lambda name, address: context._engine.logger.log(1, "not on this device")
+    with pytest.raises(BackendError, match=r"does not take the address of 'embeds' \(not on this device\)"):
+        pair.run(**step())
+
+
+def test_an_output_whose_size_is_known_after_the_run_only_is_refused(bundle):
+    pair = Pair(bundle)
+    pair.calls[0]._any.context.get_tensor_shape = lambda name: (-1, WIDTH)
+    with pytest.raises(BackendError, match=r"the size of output 'logits' is known after the run only"):
+        pair.run(**step())
+
+
+def test_a_graph_from_before_a_tensor_moved_is_captured_anew(bundle):
+    pair = Pair(bundle)
+    for tokens in (1, 1, 1, 1, 1, 8, 1, 1, 1, 1, 1):
+        pair.run(**step(tokens))
+    assert pair.engine.counts["captured"] == 4
+
+
+def test_what_is_compiled_at_load_is_kept_beside_the_plans(bundle):
+    device = HostDevice()
+    library = tensorrt_rtx(device)
+    store = publish(bundle, library, kind="tensorrt-rtx", device="8.6 8.7")
+
+    def engine():
+        return load_components(bundle, ["backbone"], "tensorrt-rtx", CONTEXT, library=library, device=device)[
+            "backbone"
+        ]
+
+    first = engine()
+    assert first.notes == []
+    first.bind({"context": CONTEXT})
+    (file,) = store.folder.glob("backbone-*.compiled")
+    assert file.read_bytes() == b"compiled"
+    call = engine().bind({"context": CONTEXT})
+    assert file.read_bytes() == b"compiled" * 2
+    for seed in range(6):
+        call.run(step(seed=seed))
+    del call
+    gc.collect()
+    assert file.read_bytes() == b"compiled" * 4  # two contexts more, for the two sides of the state
+    file.write_bytes(b"another driver's")
+    assert engine().notes == [f"{file.name}: of another driver or device, compiled anew"]
+
+
+def test_no_graph_is_captured_while_tensorrt_for_rtx_still_compiles(bundle):
+    device = HostDevice()
+    library = tensorrt_rtx(device)
+    publish(bundle, library, kind="tensorrt-rtx", device=PORTABLE)
+    engine = load_components(bundle, ["backbone"], "tensorrt-rtx", CONTEXT, library=library, device=device)["backbone"]
+    call = engine.bind({"context": CONTEXT})
+    engine._engine.capturable = False
+    for seed in range(6):
+        call.run(step(seed=seed))
+    assert engine.counts == {"eager": 6, "not capturable": 3}
+    engine._engine.capturable = True
+    call.run(step())
+    assert engine.counts["replayed"] == 1
+
+
+@pytest.fixture
+def load(bundle):
+    """Return a function that loads the backbone on the stand-in, where a cache of another length may be asked for."""
+    device = HostDevice()
+    library = tensorrt(device)
+
+    def backbone(context_tokens=CONTEXT):
+        return load_components(
+            bundle, ["backbone"], "tensorrt", context_tokens, library=library, device=device
+        )["backbone"]  # fmt: skip
+
+    backbone.library, backbone.device = library, device
+    return backbone
+
+
+def test_without_plans_the_command_that_builds_them_is_told(load, bundle):
+    command = rf"run `edgekit build {bundle.folder} --target jetson-orin`$"
+    with pytest.raises(BackendError, match=r"^backbone: no plan of it is there \(.*\.plans\); " + command):
+        load()
+    assert load.library.taken == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"version": "10.13.0"}, "for another TensorRT, 10.13.0, here is 10.3.0 ("),
+        ({"device": "11.0"}, "for another device, compute capability 11.0, here is 8.7 ("),
+        ({"builder": "tensorrt-rtx"}, "for another backend, tensorrt-rtx ("),
+        ({"graph": "another"}, "of another export ("),
+        ({"version": "10.13.0", "device": "11.0"}, "here is 10.3.0 and its plan is for another device"),
+    ],
+)
+def test_a_plan_of_something_else_is_told_apart_and_never_deserialised(load, bundle, changes, said):
+    publish(bundle, load.library, **changes)
+    with pytest.raises(BackendError) as refused:
+        load()
+    assert said in str(refused.value)
+    assert load.library.taken == []
+
+
+def test_a_cache_of_another_length_wants_a_plan_of_its_own(load, bundle):
+    publish(bundle, load.library, CONTEXT - 1)
+    with pytest.raises(BackendError, match=r"other sizes, such as another length of the cache \(--context-tokens\)"):
+        load()
+    assert load(CONTEXT - 1)
+    publish(bundle, load.library)
+    assert load()
+
+
+def test_the_nearest_of_many_plans_is_the_one_that_is_told_of(load, bundle):
+    publish(bundle, load.library, version="10.13.0", device="11.0")
+    publish(bundle, load.library, version="10.14.0")
+    with pytest.raises(BackendError, match=r"another TensorRT, 10\.14\.0, here is 10\.3\.0 \("):
+        load()
+
+
+@pytest.mark.parametrize("at", [0, 20])
+def test_a_damaged_plan_is_never_deserialised(load, bundle, at):
+    store = publish(bundle, load.library)
+    (path,) = store.folder.glob("backbone-*.plan")
+    whole = bytearray(path.read_bytes())
+    whole[at] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(BackendError, match=r"damaged, its bytes are not what was built; build it again"):
+        load()
+    assert load.library.taken == []
+
+
+def test_a_bundle_beyond_the_device_s_memory_is_refused_before_a_plan_is_read(load, bundle):
+    publish(bundle, load.library)
+    load.device.left_mib = 0.0
+    with pytest.raises(BackendError, match=r"loading it takes at least .*, the GPU has 0 MiB available; end other"):
+        load()
+    assert load.library.taken == []
+    load.device.left_mib = 1.0  # of which the small bundle takes a few hundred bytes
+    assert load()
+
+
+def test_files_that_are_no_plans_are_passed_over(load, bundle):
+    store = publish(bundle, load.library)
+    end = b"\nedgekit plan 2 %08d\n"
+    for number, content in enumerate((b"", end % 0, b"{}" + end % 2, end % 99999, b"{" * 99999)):
+        (store.folder / f"backbone-{number}.plan").write_bytes(content)
+    assert load()
+
+
+def test_a_runtime_that_does_not_come_up_is_not_used(load, bundle):
+    publish(bundle, load.library)
+
+    class Nothing:
+        def __init__(self, logger):
+            logger.log(1, "CUDA initialization failure with error: 35")
+
+    load.library.Runtime = Nothing
+    with pytest.raises(BackendError, match=r"^tensorrt: no runtime comes up \(CUDA initialization failure .*: 35\); "):
+        load()
+
+
+def test_a_plan_that_tensorrt_does_not_take_is_told_in_its_words(load, bundle):
+    store = publish(bundle, load.library)
+    note = store.notes("backbone")[0]
+    import hashlib
+
+    plan = b"no plan"
+    changed = msgspec.structs.replace(note, sha256=hashlib.sha256(plan).hexdigest(), bytes=len(plan))
+    with store.draft("backbone") as draft:
+        draft.write(plan)
+        draft.publish(changed)
+    with pytest.raises(BackendError, match=r"TensorRT does not take it \(magic tag does not match\); build it again"):
+        load()
+
+
+def test_a_plan_with_other_inputs_than_the_manifest_is_refused(load, bundle):
+    publish(bundle, load.library)
+    component = bundle.manifest.components["backbone"]
+    for spec, said in (
+        ({"name": "embed"}, "'embed"),
+        ({"dtype": "float16"}, "is float32 in its plan, float16 in the manifest"),
+    ):
+        inputs = (msgspec.structs.replace(component.inputs[0], **spec), *component.inputs[1:])
+        changed = msgspec.structs.replace(component, inputs=inputs)
+        components = bundle.manifest.components | {"backbone": changed}
+        odd = msgspec.structs.replace(bundle.manifest, components=components)
+        device = HostDevice()
+        opened = type(bundle)(bundle.folder, odd)
+        library = tensorrt(device)
+        # the plan's bounds go by the names of inputs, so that the key is another one: written for this manifest
+        publish(opened, library)
+        with pytest.raises(BackendError) as refused:
+            load_components(opened, ["backbone"], "tensorrt", CONTEXT, library=library, device=device)
+        assert said in str(refused.value)
+
+
+def test_state_in_place_is_refused(tiny_bundle):
+    opened = open_bundle(tiny_bundle(dialect="standard").folder)
+    device = HostDevice()
+    library = tensorrt(device)
+    publish(opened, library)
+    with pytest.raises(BundleFormatError, match=r"state '.*' is in-place, which TensorRT cannot; export it again"):
+        load_components(
+            opened, ["backbone"], "tensorrt", opened.manifest.protocol.context_tokens, library=library, device=device
+        )
+    with pytest.raises(BundleFormatError, match=r"no component 'decoder', it has adapter, backbone, encoder"):
+        load_components(opened, ["decoder"], "tensorrt", 8, library=library, device=device)
+
+
+@pytest.mark.parametrize(("backend", "module"), [("tensorrt", "tensorrt"), ("tensorrt-rtx", "tensorrt_rtx")])
+def test_a_library_that_is_not_there_is_told_before_anything_else(backend, module, tiny_bundle):
+    if importlib.util.find_spec(module):
+        pytest.skip(f"{module} is installed here")
+    folder = tiny_bundle(dialect="standard").folder
+    with pytest.raises(MissingPackageError, match=rf"^{backend}: No module named '{module}'"):
+        edgekit.load(folder, threads=1, backend=backend)
+
+
+def test_no_device_is_told_before_a_runtime_is_made(bundle):
+    library = tensorrt(HostDevice())
+    library.Runtime = None  # calling it would be an error of another kind
+    publish(bundle, library)
+    try:
+        load_components(bundle, ["backbone"], "tensorrt", CONTEXT, library=library)
+    except EdgeKitError as error:
+        assert str(error).startswith("tensorrt: no CUDA device answers on this machine, CUDA: ")  # noqa: PT017
+    except TypeError:
+        pytest.skip("this machine has a CUDA device")
+
+
+def test_plans_beside_a_bundle_are_found_by_their_component_alone(bundle):
+    library = tensorrt(HostDevice())
+    store = publish(bundle, library)
+    assert {name: len(store.notes(name)) for name in ("adapter", "backbone", "back", "decoder")} == {
+        "adapter": 1, "backbone": 1, "back": 0, "decoder": 0,
+    }  # fmt: skip
+    assert PlanStore(bundle, store.folder / "nowhere").notes("adapter") == []
