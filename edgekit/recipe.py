@@ -140,6 +140,8 @@ class Target(Struct, frozen=True):
         """Raise ValueError, which msgspec tells with the field, for activations that the dialect has not."""
         if self.activations != "float32" and self.dialect == "ort-cpu":
             raise ValueError(f"activations '{self.activations}': dialect 'ort-cpu' has float32 only")
+        if self.activations != "float16" and self.dialect == "ort-cuda":
+            raise ValueError(f"activations '{self.activations}': dialect 'ort-cuda' has float16 only")
 
 
 _T = TypeVar("_T", Recipe, Target)

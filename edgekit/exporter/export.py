@@ -20,7 +20,8 @@ from edgekit.errors import CheckpointError, UsageError
 from edgekit.exporter.calibrate import Calibration, calibrate
 from edgekit.exporter.census import check_census, take_census
 from edgekit.exporter.checkpoint import Tensors, check_names, open_checkpoint
-from edgekit.exporter.dialects.standard_ops import check_dialect, check_ops
+from edgekit.exporter.dialects.ort_cuda_ops import check_cuda_ops
+from edgekit.exporter.dialects.standard_ops import check_ops
 from edgekit.exporter.dummy import SEED, dummy_recipe, open_dummy
 from edgekit.exporter.families import Family, find_family, open_beside
 from edgekit.exporter.goldens import store_goldens
@@ -194,7 +195,6 @@ def _resolve(recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Recipe
 
 def _make(source: _Source, output: Path, recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Manifest:
     recipe = _resolve(recipe, options, dialect)
-    check_dialect(dialect)
     offered = {source.family.group(name) for name in source.family.expected()}
     for group in options.groups:
         if group not in offered:
@@ -300,6 +300,8 @@ def _build(
             components[name] = g.close(_component_precision(name, precision))
         if dialect == "standard":
             check_ops(folder / components[name].graph)
+        if dialect == "ort-cuda" and recipe.quantize.activations == "float16":  # the float twin runs on the CPU only
+            check_cuda_ops(folder / components[name].graph)
     weights = written_weights(folder, components)
     if family.stored(family.embedding) in weights:
         table = weights[family.stored(family.embedding)]
@@ -347,7 +349,7 @@ def _build(
 
 def _requires(dialect: Dialect, census: Iterable[CensusRow]) -> Requirements:
     opset = OPSETS[dialect][""]
-    if dialect == "ort-cpu":
+    if dialect != "standard":
         return Requirements(opset=opset, onnxruntime=LOWEST_ONNXRUNTIME)
     if any(row.dtype == "int4" for row in census):
         opset = INT4_OPSET

@@ -20,8 +20,12 @@ from edgekit.bundle.manifest import Activations, Dialect, StateKind
 MICROSOFT = "com.microsoft"
 OPSET = 21
 # TensorRT 10.3 documents operators up to opset 20: dialects/standard_ops.toml, which also says why INT4 may be newer.
-OPSETS: dict[Dialect, dict[str, int]] = {"ort-cpu": {"": OPSET, MICROSOFT: 1}, "standard": {"": 20}}
-IR_VERSIONS: dict[Dialect, int] = {"ort-cpu": 10, "standard": 9}
+OPSETS: dict[Dialect, dict[str, int]] = {
+    "ort-cpu": {"": OPSET, MICROSOFT: 1},
+    "ort-cuda": {"": OPSET, MICROSOFT: 1},
+    "standard": {"": 20},
+}
+IR_VERSIONS: dict[Dialect, int] = {"ort-cpu": 10, "ort-cuda": 10, "standard": 9}
 INT4_OPSET, INT4_IR_VERSION = 21, 10  # the first that know the type
 _INLINE_BYTES = 1024  # smaller tensors stay inside the graph file
 _TOLD_BYTES = 32  # longer constants are named by their hash

@@ -26,7 +26,7 @@ from edgekit.recipe import load_target
 from edgekit.runtime.memory import available_mib, total_mib
 
 # The backends that edgekit/runtime has an Engine for.
-_ENGINES = frozenset({"onnxruntime-cpu", "tensorrt", "tensorrt-rtx"})
+_ENGINES = frozenset({"onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"})
 _BACKENDS = {
     "CPUExecutionProvider": "onnxruntime-cpu",
     "CUDAExecutionProvider": "onnxruntime-cuda",

@@ -58,21 +58,14 @@ def test_quantize_gives_the_bundle_that_export_gives(cli, checkpoint, bundle, tm
     assert open_bundle(small).manifest == open_bundle(bundle).manifest
 
 
-def test_a_target_whose_dialect_is_not_exported_yet_is_refused_in_one_line(cli, checkpoint, tmp_path):
-    code, out, err = cli("export", checkpoint, "--target", "desktop-cuda", "-o", tmp_path / "b")
-    assert (code, out) == (2, "")
-    assert err.splitlines()[-1].startswith(
-        "edgekit: dialect 'ort-cuda': no graph is written in it yet; use --target cpu"
-    )
-    assert not (tmp_path / "b").exists()
-
-
-@pytest.mark.parametrize("target", ["desktop-rtx", "jetson-orin"])
-def test_a_target_of_tensorrt_gets_a_bundle_of_its_dialect(cli, checkpoint, tmp_path, target):
+@pytest.mark.parametrize(
+    ("target", "dialect"), [("desktop-cuda", "ort-cuda"), ("desktop-rtx", "standard"), ("jetson-orin", "standard")]
+)
+def test_a_target_gets_a_bundle_of_its_dialect(cli, checkpoint, tmp_path, target, dialect):
     arguments = ("--target", target, "--recipe", RECIPE, "--precision", "float32")
     code, _, err = cli("export", checkpoint, "-o", tmp_path / "b", *arguments)
     assert code == 0, err
-    assert open_bundle(tmp_path / "b").manifest.dialect == "standard"
+    assert open_bundle(tmp_path / "b").manifest.dialect == dialect
 
 
 def test_an_output_that_exists_is_kept_unless_told_otherwise(cli, checkpoint, tmp_path):

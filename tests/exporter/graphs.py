@@ -16,7 +16,7 @@ from tests.reference.goldens import Sound
 
 Array = NDArray[np.float32]
 CONTEXT_TOKENS = 128
-STANDARD = str(Path(__file__).parent / "standard.toml")
+STANDARD, ORT_CUDA = (str(Path(__file__).parent / f"{name}.toml") for name in ("standard", "ort-cuda"))
 
 
 class Graphs:

@@ -25,7 +25,7 @@ def golden():
         return dict(stored)
 
 
-@pytest.fixture(scope="module", params=["ort-cpu", "standard"])
+@pytest.fixture(scope="module", params=["ort-cpu", "ort-cuda", "standard"])
 def loaded(request, tmp_path_factory):
     return vocoder(tmp_path_factory.mktemp("vocoder"), dialect=request.param)
 

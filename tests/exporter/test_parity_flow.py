@@ -42,7 +42,7 @@ def source():
     return flow_goldens.weights()
 
 
-@pytest.fixture(scope="module", params=["ort-cpu", "standard"])
+@pytest.fixture(scope="module", params=["ort-cpu", "ort-cuda", "standard"])
 def dialect(request):
     return request.param
 

@@ -26,12 +26,12 @@ def golden():
         return {key: stored[key] for key in stored.files}
 
 
-@pytest.fixture(scope="module", params=["ort-cpu", "standard"])
+@pytest.fixture(scope="module", params=["ort-cpu", "ort-cuda", "standard"])
 def ears(tmp_path_factory, request):
     return hearing(tmp_path_factory.mktemp("ears"), dialect=request.param)
 
 
-@pytest.fixture(scope="module", params=["ort-cpu", "standard"])
+@pytest.fixture(scope="module", params=["ort-cpu", "ort-cuda", "standard"])
 def decoder(tmp_path_factory, request):
     return voice(tmp_path_factory.mktemp("voice"), dialect=request.param)
 

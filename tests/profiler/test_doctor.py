@@ -96,6 +96,7 @@ def test_a_machine_without_a_gpu_is_told_so_and_runs_bundles(machine, tmp_path):
     assert "GPU" not in {finding.name for finding in found.findings}
     assert named(found, "onnxruntime cpu").state == "ok"
     assert found.runs == ("onnxruntime-cpu",)
+    assert {one.name for one in found.backends if one.engine} >= {"onnxruntime-cpu", "onnxruntime-cuda"}
     assert "5175 of 7812 MiB" in named(found, "memory").text
 
 

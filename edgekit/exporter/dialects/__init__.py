@@ -1,13 +1,14 @@
 """Dialects: how the blocks that families share become nodes, for one class of backend each.
 
-``ort-cpu`` uses onnxruntime's own ops; ``standard`` is plain ONNX with symmetric Q/DQ, for TensorRT. A family calls
-``blocks`` and ``weights`` and never sees which one writes its graph.
+``ort-cpu`` and ``ort-cuda`` use onnxruntime's own ops; ``standard`` is plain ONNX with symmetric Q/DQ, for TensorRT. A
+family calls ``blocks`` and ``weights`` and never sees which one writes its graph.
 """
 
 from typing import TYPE_CHECKING, Protocol
 
 from edgekit.bundle.manifest import Dialect
 from edgekit.exporter.dialects.ort import OrtDialect
+from edgekit.exporter.dialects.ort_cuda import OrtCudaDialect
 from edgekit.exporter.dialects.standard import StandardDialect
 from edgekit.exporter.dialects.steps import Attention, Routing, Steps
 from edgekit.exporter.graph import GraphWriter
@@ -61,7 +62,11 @@ class DialectBlocks(Protocol):
         ...
 
 
-_DIALECTS: dict[Dialect, DialectBlocks] = {"ort-cpu": OrtDialect(), "standard": StandardDialect()}
+_DIALECTS: dict[Dialect, DialectBlocks] = {
+    "ort-cpu": OrtDialect(),
+    "ort-cuda": OrtCudaDialect(),
+    "standard": StandardDialect(),
+}
 
 
 def blocks_of(g: GraphWriter) -> DialectBlocks:

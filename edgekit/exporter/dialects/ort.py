@@ -52,7 +52,7 @@ class OrtDialect:
     ) -> str:
         """Return GroupQueryAttention, which writes k and v into the cache it attends to."""
         shape = (1, how.kv_heads, how.capacity, how.head_dim)
-        past = [g.input(f"past.{kind}.{layer}", "float32", shape, "in-place") for kind in ("key", "value")]
+        past = [g.input(f"past.{kind}.{layer}", g.activations, shape, "in-place") for kind in ("key", "value")]
         batch = g.constant([0])
         cos, sin = how.rotary or ("", "")
         attended, *present = g.nodes(
@@ -74,7 +74,7 @@ class OrtDialect:
             scale=how.head_dim**-0.5,
         )
         for name in present:
-            g.output(name, name, "float32", shape, "in-place")
+            g.output(name, name, g.activations, shape, "in-place")
         return g.node("Squeeze", attended, batch)
 
     def attention(self, g: GraphWriter, q: str, key: str, value: str, *, heads: int, head_dim: int) -> str:
@@ -118,11 +118,11 @@ class OrtDialect:
             first, second = w.expert_matrices(g, bank)
             if not bank.gated:
                 return _masked_experts(g, x, routing.mix, bank, bias)
-            # The MoE op has no input for mixing weights. Its own softmax of log(mix) returns them divided by their sum.
-            total = g.node("ReduceSum", routing.mix, g.constant([1]), keepdims=1)
+            # The MoE op has no input for mixing weights.
+            logits, total = as_logits(g, routing.mix)
             mixed = g.node(
-                "MoE", x, g.node("Log", routing.mix), first, bias, second, domain=MICROSOFT, k=bank.chosen,
-                normalize_routing_weights=0, **_activation(bank),
+                "MoE", x, logits, first, bias, second, domain=MICROSOFT, k=bank.chosen,
+                normalize_routing_weights=0, **activation(bank),
             )  # fmt: skip
             return g.node("Mul", mixed, total)
         bits = BITS[w.precision[bank.group]]
@@ -138,11 +138,18 @@ class OrtDialect:
         return g.node(
             "QMoE", x, routing.logits, first, first + SCALE, bias, second, second + SCALE, *[""] * 7, routing.mix,
             domain=MICROSOFT, k=bank.chosen, expert_weight_bits=bits, block_size=block,
-            accuracy_level=ACCURACY_INT8_ACTIVATIONS, normalize_routing_weights=0, **_activation(bank),
+            accuracy_level=ACCURACY_INT8_ACTIVATIONS, normalize_routing_weights=0, **activation(bank),
         )  # fmt: skip
 
 
-def _activation(bank: "ExpertBank") -> dict[str, Any]:
+def as_logits(g: GraphWriter, mix: str) -> tuple[str, str]:
+    """Return logits of which the softmax is ``mix`` (S, experts) divided by its sums (S, 1), and these."""
+    total = g.node("ReduceSum", mix, g.constant([1]), keepdims=1)
+    return g.node("Log", mix), total
+
+
+def activation(bank: "ExpertBank") -> dict[str, Any]:
+    """Return the attributes of MoE and QMoE for what experts do between their projections."""
     if bank.gated:
         return {"activation_type": "swiglu", "swiglu_fusion": 1, "activation_alpha": 1.0, "activation_beta": 0.0}
     return {"activation_type": "gelu"}

@@ -37,7 +37,11 @@ class SoundBlocks(Protocol):
         ...
 
 
-_DIALECTS: dict[Dialect, SoundBlocks] = {"ort-cpu": OrtSound(), "standard": StandardSound()}
+_DIALECTS: dict[Dialect, SoundBlocks] = {
+    "ort-cpu": OrtSound(),
+    "ort-cuda": StandardSound(),
+    "standard": StandardSound(),
+}
 
 
 def sound_blocks_of(g: GraphWriter) -> SoundBlocks:

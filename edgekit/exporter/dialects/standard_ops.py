@@ -8,9 +8,8 @@ import msgspec
 import onnx
 from onnx import numpy_helper
 
-from edgekit.bundle.manifest import Dialect, Struct
-from edgekit.errors import CensusError, UsageError
-from edgekit.exporter.graph import OPSETS
+from edgekit.bundle.manifest import Struct
+from edgekit.errors import CensusError
 
 # Which input names the axes, of ops where that may not be computed.
 _AXES = {"ReduceL2": 1, "ReduceMax": 1, "ReduceMean": 1, "ReduceSum": 1, "Squeeze": 1, "Unsqueeze": 1, "Slice": 3}
@@ -33,12 +32,6 @@ class AllowList(Struct, frozen=True):
 def allow_list() -> AllowList:
     """Return the list."""
     return msgspec.toml.decode(Path(__file__).with_name("standard_ops.toml").read_bytes(), type=AllowList)
-
-
-def check_dialect(dialect: Dialect) -> None:
-    """Raise UsageError if no graph is written in the dialect, before any work is done."""
-    if dialect not in OPSETS:
-        raise UsageError(f"dialect '{dialect}': no graph is written in it yet; use --target cpu")
 
 
 def check_ops(path: Path) -> None:

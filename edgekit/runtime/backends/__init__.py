@@ -13,14 +13,14 @@ from edgekit.bundle import Bundle
 from edgekit.bundle.manifest import Dialect
 from edgekit.errors import BackendError, MissingPackageError, UsageError
 from edgekit.runtime.backends import ort, trt
-from edgekit.runtime.backends.library import MODULES
+from edgekit.runtime.backends.ort_call import Device
 from edgekit.runtime.engine import Engine
 from edgekit.runtime.memory import ROOT, available_mib, check_load, load_need
 
-CPU = "onnxruntime-cpu"
+CPU, CUDA = "onnxruntime-cpu", "onnxruntime-cuda"
 BACKENDS: dict[Dialect, tuple[str, ...]] = {
     "ort-cpu": (CPU,),
-    "ort-cuda": ("onnxruntime-cuda", CPU),
+    "ort-cuda": (CUDA, CPU),
     "standard": ("tensorrt", "tensorrt-rtx", CPU),
 }
 """What runs a dialect: for ``ort-cuda`` and ``standard`` the CPU is the numerical twin, too slow for use."""
@@ -85,10 +85,10 @@ def _has_only_rtx() -> bool:
 
 
 def _load(bundle: Bundle, names: tuple[str, ...], backend: str, settings: LoadSettings) -> dict[str, Engine]:
-    if backend == CPU:
+    if backend not in (CPU, CUDA):
+        return dict(trt.load_components(bundle, names, backend, settings.context_tokens))
+    device: Device = "cuda" if backend == CUDA else "cpu"
+    if device == "cpu":
         need = load_need(bundle, names, settings.context_tokens, backend)
         check_load(bundle, need, available_mib(settings.root))
-        return {name: ort.load_component(bundle, name, settings.threads) for name in names}
-    if backend in MODULES:
-        return dict(trt.load_components(bundle, names, backend, settings.context_tokens))
-    raise BackendError(f"{backend}: edgekit runs nothing on it yet; choose --backend {CPU}")
+    return {name: ort.load_component(bundle, name, settings.threads, device) for name in names}

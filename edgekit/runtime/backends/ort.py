@@ -1,23 +1,28 @@
-"""OrtEngine: a Component on onnxruntime's CPU backend.
+"""OrtEngine: a Component on onnxruntime, on the CPU or on an NVIDIA GPU.
 
-Knows onnxruntime's sessions and bindings and both kinds of state tensors; knows nothing of audio or text. A bundle of
-the ``standard`` dialect, which is made for TensorRT, runs here as its numerical twin.
+Knows onnxruntime's sessions and what a graph must be for a manifest; knows nothing of audio or text. On the CPU bundles
+of the dialects made for GPUs run as their numerical twins.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgekit.bundle import Bundle, Component, TensorSpec
 from edgekit.errors import BackendError, BundleFormatError, MissingPackageError
 from edgekit.runtime.backends.external_data import check_external_data
-from edgekit.runtime.engine import Array, Call, allocate
+from edgekit.runtime.backends.ort_call import Device, OrtCall, Recorder, one_line
+from edgekit.runtime.backends.ort_cuda import (
+    CUDA,
+    FATAL_ONLY,
+    check_placement,
+    cuda_options,
+    prepare_cuda,
+    why_inactive,
+)
+from edgekit.runtime.engine import Call, allocate
 
-DIALECTS = ("ort-cpu", "standard")
-_PROVIDER = "CPUExecutionProvider"
-_FATAL_ONLY = 4  # an error is raised; one line of it is enough
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": CUDA}
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -31,143 +36,111 @@ _DTYPES = {
 
 
 class OrtEngine:
-    """A Component in an onnxruntime session; shared by streams, so it holds no state of theirs."""
+    """A Component in an onnxruntime session; shared by streams, so it holds no state of theirs.
 
-    def __init__(self, component: Component, session: Any) -> None:
+    ``nodes``: how many nodes each provider runs; known of a GPU's sessions only. ``records``: whether CUDA graphs are
+    recorded of calls that come again in the same shapes.
+    """
+
+    def __init__(
+        self, component: Component, session: Any, device: Device = "cpu", nodes: Mapping[str, int] | None = None, *,
+        records: bool = False,
+    ) -> None:  # fmt: skip
         self.component = component
-        self._session = session
+        self.device: Device = device
+        self.nodes = dict(nodes or {})
+        self.records = records
+        self.session = session
+        self._recorder = Recorder()
 
     def bind(self, sizes: Mapping[str, int]) -> Call:
         """Allocate the component's state tensors, free sizes taken from ``sizes``, and return a Call on them."""
-        return OrtCall(self._session, self.component, allocate(self.component, sizes))
+        state = allocate(self.component, sizes)
+        return OrtCall(self.session, self.component, state, self.device, self._recorder if self.records else None)
 
 
-class OrtCall:
-    """One stream's state bound to an OrtEngine: each buffer is handed to onnxruntime once, not at every run."""
+def load_component(bundle: Bundle, name: str, threads: int, device: Device = "cpu") -> OrtEngine:
+    """Return the Component called ``name`` of a bundle, loaded with ``threads`` threads on the CPU.
 
-    def __init__(self, session: Any, component: Component, state: dict[str, Array]) -> None:
-        import onnxruntime
-
-        self._share = onnxruntime.OrtValue.ortvalue_from_numpy  # shares the array's memory on the CPU
-        self._session = session
-        self._component = component
-        self._binding = session.io_binding()
-        self._bound: dict[str, Array] = {}
-        self._carried: list[tuple[Array, Array]] = []
-        for spec in component.inputs:
-            if spec.state == "none":
-                continue
-            name = spec.name.removeprefix("past.")
-            past = state[name]
-            present = past if spec.state == "in-place" else np.zeros_like(past)
-            self._binding.bind_ortvalue_input(spec.name, self._share(past))
-            self._binding.bind_ortvalue_output(f"present.{name}", self._share(present))
-            # The binding keeps the memory's address only: the arrays must live as long as it does.
-            self._bound[spec.name], self._bound[f"present.{name}"] = past, present
-            if spec.state == "carried":
-                self._carried.append((past, present))
-        self._outputs = [spec.name for spec in component.outputs if spec.state == "none"]
-        self._place = {
-            spec.name: index
-            for index, spec in enumerate(
-                [spec for spec in component.outputs if spec.state != "none"]
-                + [spec for spec in component.outputs if spec.state == "none"]
-            )
-        }
-
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once and return every output that is not state, in memory of its own; ``carried`` state moves on.
-
-        Raises BackendError with onnxruntime's own words if the run fails.
-        """
-        for name, array in inputs.items():
-            if self._bound.get(name) is not array:
-                self._bind_input(name, array)
-        for name in self._outputs:
-            # Anew at every run: a bound output keeps its first shape and its memory, which the caller now holds.
-            self._binding.bind_output(name, "cpu")
-        try:
-            self._session.run_with_iobinding(self._binding)
-        except RuntimeError as error:
-            raise BackendError(
-                f"{self._component.graph}: onnxruntime failed ({_one_line(error)}); run `edgekit verify` on the bundle"
-            ) from error
-        for past, present in self._carried:
-            np.copyto(past, present)
-        values = self._binding.get_outputs()
-        return {name: values[self._place[name]].numpy() for name in self._outputs}
-
-    def reset(self) -> None:
-        """Set ``carried`` state to zero."""
-        for past, _ in self._carried:
-            past.fill(0)
-
-    def _bind_input(self, name: str, array: Array) -> None:
-        assert array.flags.c_contiguous, f"{name}: {array.strides} is not contiguous"
-        self._binding.bind_ortvalue_input(name, self._share(array))
-        self._bound[name] = array
-
-
-def load_component(bundle: Bundle, name: str, threads: int) -> OrtEngine:
-    """Return the Component called ``name`` of a bundle, loaded on the CPU with ``threads`` threads.
-
-    Raises BackendError if onnxruntime cannot run it (wrong dialect, too old, refused), BundleFormatError if the graph's
-    signature or external data is not what the manifest says, MissingPackageError without onnxruntime.
+    Raises BackendError if onnxruntime cannot run it on the device (too old, refused, no GPU), BundleFormatError if the
+    graph's signature or external data is not what the manifest says, MissingPackageError without onnxruntime.
     """
     manifest = bundle.manifest
-    if manifest.dialect not in DIALECTS:
-        raise BackendError(
-            f"{bundle.folder}: dialect '{manifest.dialect}' does not run on onnxruntime's CPU backend, "
-            f"{' and '.join(DIALECTS)} do; make one with `edgekit export CHECKPOINT --target cpu -o BUNDLE`"
-        )
     component = manifest.components.get(name)
     if component is None:
         raise BundleFormatError(
             f"{bundle.folder}: no component '{name}', it has {', '.join(manifest.components)}; export it again"
         )
     bundle.file(component.graph)
-    return open_graph(bundle.folder, component, threads, manifest.requires.onnxruntime)
+    return open_graph(bundle.folder, component, threads, manifest.requires.onnxruntime, device)
 
 
-def open_graph(folder: Path, component: Component, threads: int, required: str | None = None) -> OrtEngine:
+def open_graph(
+    folder: Path, component: Component, threads: int, required: str | None = None, device: Device = "cpu"
+) -> OrtEngine:
     """Return a Component whose graph lies in ``folder``, loaded; errors as of ``load_component``."""
-    onnxruntime = _import_onnxruntime(required)
+    onnxruntime = _import_onnxruntime(required, device)
     path = folder / component.graph
     check_external_data(folder, component.graph, component.data)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _FATAL_ONLY
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # A spinning thread burns a core between two pushes, on a device that has few.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    records = False
+    if device == "cuda":
+        prepare_cuda(onnxruntime)
+        # Arrays that stay on the GPU for one utterance lie elsewhere for the next; a graph has the addresses in it.
+        records = not any("sound" in spec.shape for spec in component.inputs)
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[_PROVIDER])
-    except Exception as error:  # onnxruntime has no common base class for its own errors
-        raise BackendError(
-            f"{path}: onnxruntime {onnxruntime.__version__} refuses it ({_one_line(error)}); "
-            "install another onnxruntime or export it again"
-        ) from error
-    if (provider := session.get_providers()[0]) != _PROVIDER:
-        raise BackendError(f"{path}: onnxruntime chose {provider}, asked for {_PROVIDER}; reinstall onnxruntime")
+        session = _open(onnxruntime, path, threads, device, records=records)
+    except BackendError as error:
+        if not records or "graph capture" not in str(error):
+            raise
+        records = False
+        session = _open(onnxruntime, path, threads, device, records=False)
+    nodes = check_placement(path, session) if device == "cuda" else {}
     _check_signature(component.graph, "input", session.get_inputs(), component.inputs)
     _check_signature(component.graph, "output", session.get_outputs(), component.outputs)
     _check_state(component)
-    return OrtEngine(component, session)
+    return OrtEngine(component, session, device, nodes, records=records)
 
 
-def _import_onnxruntime(required: str | None) -> Any:
+def _open(onnxruntime: Any, path: Path, threads: int, device: Device, *, records: bool) -> Any:
+    """Return a session that runs on the device; BackendError if there is none."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = FATAL_ONLY
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # A spinning thread burns a core between two pushes, on a device that has few.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    provider: Any = _PROVIDERS[device]
+    if device == "cuda":
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        provider = (CUDA, cuda_options(records=records))
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+    except Exception as error:  # onnxruntime has no common base class for its own errors
+        raise BackendError(
+            f"{path}: onnxruntime {onnxruntime.__version__} refuses it ({one_line(error)}); "
+            "install another onnxruntime or export it again"
+        ) from error
+    if (active := session.get_providers()[0]) != _PROVIDERS[device]:
+        reason = why_inactive(onnxruntime) if device == "cuda" else "it says not why; reinstall onnxruntime"
+        raise BackendError(f"{path}: onnxruntime chose {active}, asked for {_PROVIDERS[device]}: {reason}")
+    return session
+
+
+def _import_onnxruntime(required: str | None, device: Device) -> Any:
     """Return the onnxruntime module, at least of version ``required``."""
+    extra = "gpu" if device == "cuda" else "cpu"
     try:
         import onnxruntime
     except ImportError as error:
         raise MissingPackageError(
-            f"onnxruntime: {_one_line(error)}, but this bundle runs on it; pip install 'edgekit-audio[cpu]'"
+            f"onnxruntime: {one_line(error)}, but this bundle runs on it; pip install 'edgekit-audio[{extra}]'"
         ) from error
     if required is not None and _version(onnxruntime.__version__) < _version(required):
+        package = "onnxruntime-gpu" if device == "cuda" else "onnxruntime"
         raise BackendError(
             f"onnxruntime {onnxruntime.__version__} is too old, this bundle needs {required} or newer; "
-            f"pip install 'onnxruntime>={required}'"
+            f"pip install '{package}>={required}'"
         )
     return onnxruntime
 
@@ -221,7 +194,3 @@ def _same_shape(found: list[int | str | None], expected: tuple[int | str, ...]) 
 
 def _shape(sizes: list[int | str | None] | tuple[int | str, ...]) -> str:
     return "(" + ", ".join("?" if size is None else str(size) for size in sizes) + ")"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

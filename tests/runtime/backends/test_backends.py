@@ -1,12 +1,19 @@
 """Which backend runs a bundle, and that none takes the place of another unasked."""
 
 import importlib.util
+from pathlib import Path
 
+import onnxruntime
 import pytest
 
 import edgekit
 from edgekit.errors import BackendError, EdgeKitError, UsageError
-from edgekit.runtime.backends import BACKENDS, CPU
+from edgekit.runtime.backends import CPU
+from edgekit.runtime.backends.ort_cuda import CUDA
+
+
+def built_with_cuda():
+    return CUDA in onnxruntime.get_available_providers()
 
 
 def test_an_ort_cpu_bundle_runs_on_the_cpu_and_says_so(tiny_bundle):
@@ -21,17 +28,37 @@ def test_a_backend_that_does_not_run_the_dialect_is_refused_with_those_that_do(t
         edgekit.load(tiny_bundle(dialect="standard").folder, backend="onnxruntime", allow_fallback=True)
 
 
-@pytest.mark.parametrize("dialect", ["standard", "ort-cuda"])
-def test_what_its_dialect_is_made_for_is_asked_for_and_its_absence_is_an_error(dialect, tiny_bundle):
+def test_what_its_dialect_is_made_for_is_asked_for_and_its_absence_is_an_error(tiny_bundle):
     if importlib.util.find_spec("tensorrt") or importlib.util.find_spec("tensorrt_rtx"):
         pytest.skip("a TensorRT is installed here")
-    with pytest.raises(EdgeKitError, match=rf"^{BACKENDS[dialect][0]}: "):
-        edgekit.load(tiny_bundle(dialect=dialect).folder, threads=1)
+    with pytest.raises(EdgeKitError, match=r"^tensorrt: "):
+        edgekit.load(tiny_bundle(dialect="standard").folder, threads=1)
 
 
-@pytest.mark.parametrize("backend", [None, "tensorrt", "tensorrt-rtx"])
-def test_a_fallback_that_is_allowed_runs_on_the_cpu_and_says_why(backend, tiny_bundle):
-    folder = tiny_bundle(dialect="standard").folder
+def test_an_onnxruntime_without_cuda_is_an_error_that_says_what_to_install(tiny_bundle):
+    if built_with_cuda():
+        pytest.skip("this onnxruntime has the CUDA provider")
+    message = r"^onnxruntime 1\.\S+: this build has no CUDA.*; pip uninstall .*pip install 'edgekit-audio\[gpu\]'$"
+    with pytest.raises(BackendError, match=message):
+        edgekit.load(tiny_bundle(dialect="ort-cuda").folder, threads=1)
+
+
+@pytest.mark.skipif(
+    not built_with_cuda() or Path("/proc/driver/nvidia").exists(), reason="needs onnxruntime-gpu and no GPU"
+)
+def test_a_cuda_provider_that_cannot_start_is_an_error_with_its_reason_and_not_the_cpu(tiny_bundle, capfd):
+    asked = r"encoder.onnx: onnxruntime chose CPUExecutionProvider, asked for CUDAExecutionProvider: "
+    with pytest.raises(BackendError, match=asked + r"(lib\S+: cannot open|its libraries load).*; "):
+        edgekit.load(tiny_bundle(dialect="ort-cuda").folder, threads=1)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("dialect", "backend"),
+    [("standard", None), ("standard", "tensorrt"), ("standard", "tensorrt-rtx"), ("ort-cuda", None)],
+)
+def test_a_fallback_that_is_allowed_runs_on_the_cpu_and_says_why(dialect, backend, tiny_bundle):
+    folder = tiny_bundle(dialect=dialect).folder
     with pytest.raises(EdgeKitError) as refused:
         edgekit.load(folder, threads=1, backend=backend)
     model = edgekit.load(folder, threads=1, backend=backend, allow_fallback=True)

@@ -107,12 +107,6 @@ def test_a_graph_pointing_outside_is_refused_before_it_is_loaded(tiny_bundle: Ca
         load_component(open_bundle(bundle.folder), "encoder", 1)
 
 
-def test_another_dialect_names_the_command_that_makes_the_right_one(tiny_bundle: Callable) -> None:
-    bundle = open_bundle(tiny_bundle(dialect="ort-cuda").folder)
-    with pytest.raises(BackendError, match="edgekit export CHECKPOINT --target cpu -o"):
-        load_component(bundle, "encoder", 1)
-
-
 def test_an_older_onnxruntime_than_required_is_refused_with_both_versions(tiny_bundle: Callable) -> None:
     import onnxruntime
 
