@@ -50,6 +50,7 @@ class OrtEngine:
         self.device: Device = device
         self.nodes = dict(nodes or {})
         self.records = records
+        self.notes: list[str] = []
         self.session = session
         self._recorder = Recorder()
 
@@ -82,7 +83,7 @@ def open_graph(
     onnxruntime = _import_onnxruntime(required, device)
     path = folder / component.graph
     check_external_data(folder, component.graph, component.data)
-    records = False
+    records, notes = False, []
     if device == "cuda":
         prepare_cuda(onnxruntime)
         # Arrays that stay on the GPU for one utterance lie elsewhere for the next; a graph has the addresses in it.
@@ -92,13 +93,15 @@ def open_graph(
     except BackendError as error:
         if not records or "graph capture" not in str(error):
             raise
-        records = False
+        records, notes = False, [f"no CUDA graph: {error}"]
         session = _open(onnxruntime, path, threads, device, records=False)
     nodes = check_placement(path, session) if device == "cuda" else {}
     _check_signature(component.graph, "input", session.get_inputs(), component.inputs)
     _check_signature(component.graph, "output", session.get_outputs(), component.outputs)
     _check_state(component)
-    return OrtEngine(component, session, device, nodes, records=records)
+    engine = OrtEngine(component, session, device, nodes, records=records)
+    engine.notes += notes
+    return engine
 
 
 def _open(onnxruntime: Any, path: Path, threads: int, device: Device, *, records: bool) -> Any:
@@ -115,11 +118,12 @@ def _open(onnxruntime: Any, path: Path, threads: int, device: Device, *, records
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         provider = (CUDA, cuda_options(records=records))
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        # Without enable_fallback=0 it prints why the provider does not start, and takes the CPU.
+        session = onnxruntime.InferenceSession(str(path), options, providers=[provider], enable_fallback=0)
     except Exception as error:  # onnxruntime has no common base class for its own errors
+        step = "`edgekit doctor` looks at the device" if device == "cuda" else "install another onnxruntime"
         raise BackendError(
-            f"{path}: onnxruntime {onnxruntime.__version__} refuses it ({one_line(error)}); "
-            "install another onnxruntime or export it again"
+            f"{path}: onnxruntime {onnxruntime.__version__} refuses it ({one_line(error)}); {step}, or export it again"
         ) from error
     if (active := session.get_providers()[0]) != _PROVIDERS[device]:
         reason = why_inactive(onnxruntime) if device == "cuda" else "it says not why; reinstall onnxruntime"

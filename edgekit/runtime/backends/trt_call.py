@@ -122,7 +122,7 @@ class TrtCall:
         try:
             unknown = context.infer_shapes()
         except RuntimeError as error:
-            raise self._error(f"TensorRT infers no shapes ({error}: {self._engine.said()})") from error
+            raise self._error(f"TensorRT infers no shapes, {error}") from error
         if unknown:
             raise self._error(f"TensorRT lacks the size of '{unknown[0]}'")
         lane.outputs = {}
@@ -141,7 +141,7 @@ class TrtCall:
 
     def _put(self, context: Any, name: str, address: int) -> None:  # noqa: ANN401
         if not context.set_tensor_address(name, address):
-            raise self._error(f"TensorRT does not take the address of '{name}' ({self._engine.said()})")
+            raise self._error(f"TensorRT does not take the address of '{name}'")
 
     def _submit(self, lane: "_Lane") -> None:
         """Give the stream one run to do, with the copies before and after it."""
@@ -149,7 +149,7 @@ class TrtCall:
             if not port.on_host and port.held is None and port.nbytes:
                 self._device.copy_in(port.address, port.staging.value, port.nbytes, self._stream.value)
         if not lane.context.execute_async_v3(self._stream.value):
-            raise self._error(f"TensorRT does not run it ({self._engine.said()})")
+            raise self._error("TensorRT does not run it")
         for port in self._outputs.values():
             if not port.on_host and port.nbytes:
                 self._device.copy_out(port.staging.value, port.address, port.nbytes, self._stream.value)
@@ -169,7 +169,8 @@ class TrtCall:
         self._engine.count("captured")
 
     def _error(self, said: str) -> BackendError:
-        return BackendError(f"{self._engine.component.graph}: {said}; run `edgekit verify` on the bundle")
+        graph, why = self._engine.component.graph, self._engine.said()
+        return BackendError(f"{graph}: {said} ({why}); run `edgekit verify` on the bundle")
 
 
 class _Lane:

@@ -239,7 +239,7 @@ def test_a_size_beyond_the_plan_is_one_line_and_the_stream_goes_on(bundle):
     pair.run(**step(seed=1))
     with pytest.raises(BackendError, match=r"backbone.onnx: input 'embeds' of \(9, 16\) is outside of what its plan"):
         pair.calls[0].run(step(CONTEXT + 1))
-    with pytest.raises(BackendError, match=r"infers no shapes \(experts_per_token = 3"):
+    with pytest.raises(BackendError, match=r"infers no shapes, experts_per_token = 3 \("):
         pair.calls[0].run(step(experts=3))
     for seed in range(6):
         pair.run(**step(seed=seed))
@@ -251,6 +251,22 @@ def test_a_run_that_tensorrt_refuses_is_told_in_its_words(bundle):
     context.execute_async_v3 = lambda stream: context._engine.logger.log(1, "out of\n  registers")
     with pytest.raises(BackendError, match=r"TensorRT does not run it \(out of registers\); run `edgekit verify`"):
         pair.run(**step())
+
+
+def test_a_failure_is_told_in_its_own_words_and_not_in_those_of_an_earlier_one(bundle):
+    pair = Pair(bundle)
+    call = pair.calls[0]
+    context = call._any.context
+    shaped, context.set_input_shape = (
+        context.set_input_shape,
+        lambda name, shape: context._engine.logger.log(1, "first"),
+    )
+    with pytest.raises(BackendError, match=r"input 'embeds' of \(1, 16\) is outside .* \(first\); "):
+        call.run(step())
+    context.set_input_shape = shaped
+    context.execute_async_v3 = lambda stream: context._engine.logger.log(1, "second")
+    with pytest.raises(BackendError, match=r"TensorRT does not run it \(second\); "):
+        call.run(step(2))
 
 
 def test_an_address_that_tensorrt_refuses_is_told_in_its_words(bundle):
