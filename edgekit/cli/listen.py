@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.options import stream_options, stream_settings
+from edgekit.cli.options import loading, stream_options, stream_settings
 from edgekit.errors import BundleFileError
 
 if TYPE_CHECKING:
@@ -43,8 +43,6 @@ def listen(
     simulate: Path | None,
     speak: bool,
     threads: int | None,
-    backend: str | None,
-    allow_fallback: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -60,7 +58,7 @@ def listen(
 
     chosen = bundle or default_bundle()
     source = _source(device, simulate)
-    model = edgekit.load(chosen, threads=threads, speak=speak, backend=backend, allow_fallback=allow_fallback)
+    model = edgekit.load(chosen, threads=threads, speak=speak, **loading(options))
     warn(model)
     printer = Printer(as_json=as_json, marks=marks(model))
     daemons: list[Daemon] = []

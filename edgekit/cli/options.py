@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _PRECISION = click.Choice(["float32", "int8", "int4"])
+_LOADING = ("backend", "allow_fallback", "context_tokens", "plans")
 _SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
 _ALL_TURNS = -1
 _GROUPS = {
@@ -62,14 +63,26 @@ def make_options(asked: Mapping[str, Any], progress: "Progress") -> "ExportOptio
 
 
 def backend_options(command: _Command) -> _Command:
-    """Add what every command shares that runs a bundle: on what."""
+    """Add what every command shares that runs a bundle: on what; see ``loading``."""
     added = [
         click.option("--backend", metavar="NAME", help="What runs it; else what its dialect is made for."),
         click.option("--allow-fallback", is_flag=True, help="Run on the CPU where that cannot; every report says so."),
+        click.option("--context-tokens", type=int, metavar="N", help="Length of the KV cache; the bundle's if absent."),
+        click.option(
+            "--plans",
+            metavar="FOLDER",
+            type=click.Path(path_type=Path),
+            help="Where `build -o` put TensorRT's plans; BUNDLE.plans beside the bundle if absent.",
+        ),
     ]
     for option in reversed(added):
         command = option(command)
     return command
+
+
+def loading(asked: dict[str, Any]) -> dict[str, Any]:
+    """Take the values of ``backend_options`` out of a command's options; return them as ``edgekit.load`` has them."""
+    return {name: asked.pop(name) for name in _LOADING}
 
 
 class _Ran(Protocol):

@@ -1,10 +1,11 @@
 """``edgekit profile``. The module cannot have the command's name: the standard library has a ``profile`` too."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from edgekit.cli.options import backend_options, bundle_argument, warn_fallback
+from edgekit.cli.options import backend_options, bundle_argument, loading, warn_fallback
 from edgekit.cli.progress import show_progress
 
 
@@ -33,9 +34,8 @@ def profile(
     warmup: int,
     level: str | None,
     threads: int | None,
-    backend: str | None,
-    allow_fallback: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Measure a bundle on this device.
 
@@ -49,8 +49,7 @@ def profile(
     with show_progress() as progress:
         measured = profile_bundle(
             bundle, clips, paced=realtime, repeat=repeat, warmup=warmup, level=level, threads=threads,
-            backend=backend, allow_fallback=allow_fallback,
-            progress=lambda done, total, _: progress("measuring", done, total),
+            progress=lambda done, total, _: progress("measuring", done, total), **loading(options),
         )  # fmt: skip
     save_profile(measured, output)
     warn_dummy(measured.bundle)

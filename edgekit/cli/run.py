@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.options import bundle_argument, stream_options, stream_settings
+from edgekit.cli.options import bundle_argument, loading, stream_options, stream_settings
 from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ def run(
     partials: bool | None,
     speak: Path | None,
     threads: int | None,
-    backend: str | None,
-    allow_fallback: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -56,9 +54,7 @@ def run(
         raise UsageError(f"--speak: {speak} for {len(files)} files, it holds the answers to one; run them one by one")
     if speak and speak.exists() and files and files[0].exists() and speak.samefile(files[0]):
         raise UsageError(f"--speak: {speak} is the recording itself; write the answers to another file")
-    model = edgekit.load(
-        bundle, threads=threads, speak=speak is not None, backend=backend, allow_fallback=allow_fallback
-    )
+    model = edgekit.load(bundle, threads=threads, speak=speak is not None, **loading(options))
     settings = stream_settings(options)
     settings["partials"] = realtime if partials is None else partials
     warn(model)

@@ -3,10 +3,11 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import click
 
-from edgekit.cli.options import backend_options, bundle_argument, json_option, warn_fallback
+from edgekit.cli.options import backend_options, bundle_argument, json_option, loading, warn_fallback
 from edgekit.errors import UsageError, VerifyError
 
 
@@ -19,7 +20,7 @@ from edgekit.errors import UsageError, VerifyError
 )
 @backend_options
 @json_option
-def verify(bundle: Path, reference: str | None, backend: str | None, allow_fallback: bool, as_json: bool) -> None:
+def verify(bundle: Path, reference: str | None, as_json: bool, **options: Any) -> None:
     """Check that a bundle still gives what it gave when it was made.
 
     Runs the bundle on this machine and compares with the results stored in it; needs no torch.
@@ -28,11 +29,11 @@ def verify(bundle: Path, reference: str | None, backend: str | None, allow_fallb
     if reference is None:
         from edgekit.runtime.verify import verify as compare
 
-        verified = compare(bundle, backend=backend, allow_fallback=allow_fallback)
+        verified = compare(bundle, **loading(options))
         checks, ran = verified.checks, {"backend": verified.backend, "fallback": verified.fallback}
         warn_fallback(verified)
-    elif backend or allow_fallback:
-        raise UsageError("--reference: compares on the CPU; leave out --backend and --allow-fallback")
+    elif any(loading(options).values()):
+        raise UsageError("--reference: compares on the CPU; leave out what chooses a backend")
     else:
         from edgekit.exporter.verify import verify_reference
 

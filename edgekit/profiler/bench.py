@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,16 +56,15 @@ def profile_bundle(
     warmup: int = 1,
     level: str | None = None,
     threads: int | None = None,
-    backend: str | None = None,
-    allow_fallback: bool = False,
     progress: Progress | None = None,
+    **loading: Any,  # noqa: ANN401 - of edgekit.load
 ) -> Profile:
     """Measure a bundle on speech clips (paths of audio files) and return the Profile.
 
     paced: latency passes take as long as the clips last; False pushes them as fast as they are taken, which shows no
     backlog and no waiting. level: pin one compute level; by default latency is measured at the most capable one, cost
-    at all. Raises what ``edgekit.load`` and ``read_clip`` do, UsageError, and ProfileError where a clip shows no
-    utterance.
+    at all. loading: what else ``edgekit.load`` takes. Raises what ``edgekit.load`` and ``read_clip`` do, UsageError,
+    and ProfileError where a clip shows no utterance.
     """
     if not clips:
         raise UsageError("clips: none given, at least one recording of speech is needed; name an audio file")
@@ -72,10 +72,7 @@ def profile_bundle(
         raise UsageError(f"repeat {repeat}, warmup {warmup}: at least 1 and 0 are needed; ask for more")
     used_threads = available_cores() if threads is None else threads
     bundle = open_bundle(bundle_path)
-    model = load_opened(
-        bundle, threads=used_threads, speak=bundle.manifest.speech is not None, backend=backend,
-        allow_fallback=allow_fallback,
-    )  # fmt: skip
+    model = load_opened(bundle, threads=used_threads, speak=bundle.manifest.speech is not None, **loading)
     names = [offered.name for offered in model.manifest.levels if offered.name != SKIP]
     if level is not None and level not in names:
         raise UsageError(f"level: '{level}' is not in this bundle; choose one of: {', '.join(names)}")
@@ -93,7 +90,7 @@ def profile_bundle(
         bench.latency_round(index)
         bench.cost_round(index)
         bench.silence_round()
-        bench.fresh_round(used_threads)
+        bench.fresh_round(used_threads, loading.get("plans"))
     return Profile(
         schema_version=SCHEMA_VERSION,
         date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
@@ -111,6 +108,8 @@ def profile_bundle(
             clips=tuple(clip.facts() for clip in bench.clips),
             backend=model.backend,
             fallback=model.fallback,
+            context_tokens=model.context_tokens,
+            engines={name: dict(engine.counts) for name, engine in model.engines.items() if engine.counts},
         ),
         metrics=bench.metrics(),
         definitions={metric: DEFINITIONS[metric].text for metric in sorted({name for name, *_ in bench.samples})},
@@ -191,6 +190,7 @@ class Bench:
         if not self.pacer.paced:
             notes.append("Input was not paced at real time: latencies hold no backlog and a warm cache.")
         notes += [f"{name}: no words were found in it; it is left out of latency." for name in sorted(self._wordless)]
+        notes += [f"{name}: {note}." for name, engine in self.model.engines.items() for note in engine.notes]
         notes += [f"{name}: its answer was not spoken; it is left out of speech." for name in sorted(self._speechless)]
         return tuple(notes)
 
@@ -241,7 +241,7 @@ class Bench:
         done = run_pass(self.model, faint_noise(_SILENCE_S), self._unpaced, level=self.level)
         self._add("silence_cost", "back to back", done.work_s / done.audio_s)
 
-    def fresh_round(self, threads: int) -> None:
+    def fresh_round(self, threads: int, plans: str | os.PathLike[str] | None = None) -> None:
         """Import, load and run in processes of their own."""
         self._step("fresh process")
         self._add("import_ms", "fresh process", measure_import())
@@ -250,8 +250,11 @@ class Bench:
             path = Path(folder, "samples.npy")
             np.save(path, longest.samples)
             took = measure_fresh(
-                Job(str(self.model.bundle.folder), str(path), threads, None, self.level, self.model.backend)
-            )
+                Job(
+                    str(self.model.bundle.folder), str(path), threads, None, self.level, self.model.backend,
+                    self.model.context_tokens, str(plans) if plans else None,
+                )
+            )  # fmt: skip
         self._add("load_s", "fresh process", took.load_s)
         self._add("peak_memory_mib", "fresh process", took.peak_mib)
 

@@ -26,6 +26,8 @@ class Job(msgspec.Struct, frozen=True):
     gate: str | None
     level: str | None
     backend: str | None = None
+    context_tokens: int | None = None
+    plans: str | None = None
 
 
 class Fresh(msgspec.Struct, frozen=True):
@@ -90,7 +92,9 @@ def _main(text: str) -> None:
     job = msgspec.json.decode(text, type=Job)
     samples = np.load(job.samples)
     begun = time.perf_counter()
-    model = edgekit.load(job.bundle, threads=job.threads, backend=job.backend)
+    model = edgekit.load(
+        job.bundle, threads=job.threads, backend=job.backend, context_tokens=job.context_tokens, plans=job.plans
+    )
     load_s = time.perf_counter() - begun
     loaded_mib = resident_mib(peak=False)
     model.transcribe(samples, gate=job.gate, level=job.level)

@@ -76,7 +76,10 @@ class ClipFacts(Struct, frozen=True):
 
 
 class Settings(Struct, frozen=True):
-    """How it was measured. ``fallback``: why ``backend`` is not the one asked for; empty if it is."""
+    """How it was measured. ``fallback``: why ``backend`` is not the one asked for; empty if it is.
+
+    ``engines``: what each says of its runs, such as nodes by provider; nothing where there is nothing to tell apart.
+    """
 
     threads: int
     warmup: int
@@ -88,6 +91,8 @@ class Settings(Struct, frozen=True):
     clips: tuple[ClipFacts, ...]
     backend: str = "onnxruntime-cpu"
     fallback: str = ""
+    context_tokens: int | None = None
+    engines: dict[str, dict[str, int]] = {}
 
 
 class Metric(Struct, frozen=True):

@@ -12,7 +12,7 @@ from edgekit.errors import MissingPackageError, UsageError
 from edgekit.profiler.diagnosis import diagnose
 from edgekit.profiler.markdown import facts_of_device, markdown_table, number
 from edgekit.profiler.plots import bars, latency_rows, level_rows, timeline
-from edgekit.profiler.profiles import DEFINITIONS, Metric, Pace, Profile
+from edgekit.profiler.profiles import DEFINITIONS, Metric, Pace, Profile, Settings
 
 _TEMPLATE = "report.html.j2"
 _LATENCIES = (
@@ -222,6 +222,15 @@ def _provenance(profiles: Sequence[Profile]) -> list[tuple[str, list[str]]]:
     return [(key, [row.get(key, "-") for row in rows]) for key in dict.fromkeys(key for row in rows for key in row)]
 
 
+def _backend(settings: Settings) -> str:
+    told = [settings.backend + (f" (fallback: {settings.fallback})" if settings.fallback else "")]
+    if settings.context_tokens is not None:
+        told.append(f"a KV cache of {settings.context_tokens:,} tokens")
+    for name, counts in settings.engines.items():
+        told.append(f"{name}: {', '.join(f'{count:,} {what}' for what, count in counts.items())}")
+    return "; ".join(told)
+
+
 def _facts(profile: Profile) -> dict[str, str]:
     bundle, settings = profile.bundle, profile.settings
     seconds = sum(clip.seconds for clip in settings.clips)
@@ -233,7 +242,7 @@ def _facts(profile: Profile) -> dict[str, str]:
         + ", ".join(f"{part} {precision}" for part, precision in bundle.precision.items()),
         "Manifest SHA-256": bundle.manifest_sha256,
         "Grid and gate": f"{bundle.grid}, chunks of {bundle.chunk_ms} ms; gate {bundle.gate}",
-        "Backend": settings.backend + (f" (fallback: {settings.fallback})" if settings.fallback else ""),
+        "Backend": _backend(settings),
         "Settings": f"{settings.threads} threads, level {settings.level}, {settings.warmup} warm-up, "
         f"{settings.repeat} repeats, "
         f"blocks of {settings.block_ms} ms, {'paced at real time' if settings.paced else 'not paced'}",

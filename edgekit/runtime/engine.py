@@ -40,6 +40,16 @@ class Engine(Protocol):
 
     component: Component
 
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What a report shows of how it runs, such as nodes by provider or runs that were replayed."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What was not as hoped, in words."""
+        ...
+
     def bind(self, sizes: Mapping[str, int]) -> Call:
         """Allocate the component's state tensors, free sizes taken from ``sizes``, and return a Call on them."""
         ...

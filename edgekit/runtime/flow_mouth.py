@@ -70,7 +70,7 @@ class _Timed:
     """An Engine whose every run is a span of its name."""
 
     def __init__(self, engine: Engine, name: str, trace: Trace) -> None:
-        self.component = engine.component
+        self.component, self.counts, self.notes = engine.component, engine.counts, engine.notes
         self._engine, self._name, self._trace = engine, name, trace
 
     def bind(self, sizes: Mapping[str, int]) -> Call:

@@ -123,12 +123,14 @@ def load(
     speak: bool = False,
     backend: str | None = None,
     allow_fallback: bool = False,
+    plans: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Return the Model of the bundle at ``path``, checked and loaded.
 
     threads: per engine, by default one per core this process may use. verify_hashes: False skips reading every file
     once more. context_tokens: a shorter KV cache than the bundle's, to save memory. speak: load what speaks, too.
     backend: what runs it, by default what its dialect is made for. allow_fallback: run on the CPU where that cannot.
+    plans: the folder of TensorRT's plans, by default the one beside the bundle.
     Raises what open_bundle and load_engines do, and UsageError for values that cannot be.
     """
     if threads is not None and threads < 1:
@@ -136,7 +138,7 @@ def load(
     bundle = open_bundle(path, check_hashes=verify_hashes)
     return load_opened(
         bundle, threads=threads, context_tokens=context_tokens, speak=speak, backend=backend,
-        allow_fallback=allow_fallback,
+        allow_fallback=allow_fallback, plans=plans,
     )  # fmt: skip
 
 
@@ -148,6 +150,7 @@ def load_opened(
     speak: bool = False,
     backend: str | None = None,
     allow_fallback: bool = False,
+    plans: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Return the Model of a bundle that is already checked, or that the exporter has just written; see ``load``."""
     limit = bundle.manifest.protocol.context_tokens
@@ -159,7 +162,9 @@ def load_opened(
             name = bundle.manifest.name
             raise UsageError(f"speak: {name} writes and does not speak; leave it out or choose another bundle")
         names += SPEAKING[type(bundle.manifest.speech)]
-    settings = LoadSettings(threads or _cores(), context_tokens or limit, backend, allow_fallback)
+    settings = LoadSettings(
+        threads or _cores(), context_tokens or limit, backend, allow_fallback, Path(plans) if plans else None
+    )
     loaded = load_engines(bundle, names, settings)
     model = Model(
         bundle, loaded.engines, TokenTable(bundle), load_tokenizer(bundle), settings.context_tokens, loaded.backend,

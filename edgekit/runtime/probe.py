@@ -211,6 +211,7 @@ class _Recorded:
 
     def __init__(self, engine: Engine) -> None:
         self.component: Component = engine.component
+        self.counts, self.notes = engine.counts, engine.notes
         self.calls: list[tuple[dict[str, Array], dict[str, Array]]] = []
         self._engine = engine
 

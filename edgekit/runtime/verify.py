@@ -58,21 +58,13 @@ def sample_columns(vocabulary: int) -> Array:
     return np.arange(0, vocabulary, max(1, vocabulary // _COLUMNS))
 
 
-def verify(
-    path: str | os.PathLike[str],
-    *,
-    threads: int | None = None,
-    backend: str | None = None,
-    allow_fallback: bool = False,
-) -> Verified:
-    """Return every comparison of a bundle with its goldens; ``backend`` and ``allow_fallback`` as of ``edgekit.load``.
+def verify(path: str | os.PathLike[str], **loading: Any) -> Verified:  # noqa: ANN401 - of edgekit.load
+    """Return every comparison of a bundle with its goldens; ``loading``: what else ``edgekit.load`` takes.
 
     Raises BundleFormatError or BundleFileError for a damaged bundle, VerifyError if it carries no goldens.
     """
     bundle = open_bundle(path)
-    model = load_opened(
-        bundle, threads=threads, speak=_speaks(bundle.manifest), backend=backend, allow_fallback=allow_fallback
-    )
+    model = load_opened(bundle, speak=_speaks(bundle.manifest), **loading)
     return Verified(_checks(model), model.backend, model.fallback)
 
 

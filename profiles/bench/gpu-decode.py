@@ -102,7 +102,7 @@ def measure(name: str, precision: str, args: argparse.Namespace) -> dict[str, An
         ))  # fmt: skip
     bundle = open_bundle(folder)
     backbone = load_component(bundle, "backbone", available_cores(), args.device)
-    row: dict[str, Any] = {"state": [device_state(args.device)], "nodes": backbone.nodes}
+    row: dict[str, Any] = {"state": [device_state(args.device)], "nodes": dict(backbone.counts)}
     row |= compare_numbers(bundle, backbone, args) | decode(bundle, backbone, args)
     row["torch"] = decode_with_torch(config_of(name, tiny=args.tiny)["text_config"], args)
     del backbone

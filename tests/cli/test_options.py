@@ -3,7 +3,7 @@
 import click
 import pytest
 
-from edgekit.cli.options import stream_options, stream_settings
+from edgekit.cli.options import loading, stream_options, stream_settings
 from edgekit.errors import UsageError
 
 
@@ -13,7 +13,8 @@ def settings():
 
     @click.command
     @stream_options
-    def command(threads, backend, allow_fallback, as_json, **options):
+    def command(threads, as_json, **options):
+        loading(options)
         return stream_settings(options)
 
     return lambda *arguments: command.main(map(str, arguments), standalone_mode=False)

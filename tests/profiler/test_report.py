@@ -41,6 +41,20 @@ def test_dummy_weights_are_told_above_every_figure(profile):
         assert "Dummy weights" not in render([profile])
 
 
+def test_a_fallback_is_told_above_every_figure_and_what_ran_stands_with_the_facts(profile):
+    settings = msgspec.structs.replace(
+        profile.settings, fallback="tensorrt: no device", context_tokens=4096, engines={"backbone": {"replayed": 12}}
+    )
+    fallen = msgspec.structs.replace(profile, settings=settings)
+    for render in (render_markdown, render_html):
+        text = render([fallen])
+        told = "Fallback: measured on onnxruntime-cpu, because of tensorrt: no device."
+        assert text.index(told) < text.index("First token, without the decision")
+        assert "a KV cache of 4,096 tokens; backbone: 12 replayed" in text
+        assert render([fallen, profile]).count(told) == 1
+        assert "Fallback" not in render([profile])
+
+
 def test_html_is_one_file_with_plots_and_nothing_from_elsewhere(profile):
     page = render_html([profile])
     assert page.count("<svg") == 3

@@ -39,13 +39,15 @@ class Loaded:
 class LoadSettings:
     """How engines are loaded. ``backend`` None: the dialect's own. ``threads``: of each engine on the CPU.
 
-    ``root``: below it lies what the machine says of its memory; its own unless a test says otherwise.
+    ``plans``: the folder of TensorRT's plans, if it is not the one beside the bundle. ``root``: below it lies what the
+    machine says of its memory; its own unless a test says otherwise.
     """
 
     threads: int
     context_tokens: int
     backend: str | None = None
     allow_fallback: bool = False
+    plans: Path | None = None
     root: Path = ROOT
 
 
@@ -86,7 +88,7 @@ def _has_only_rtx() -> bool:
 
 def _load(bundle: Bundle, names: tuple[str, ...], backend: str, settings: LoadSettings) -> dict[str, Engine]:
     if backend not in (CPU, CUDA):
-        return dict(trt.load_components(bundle, names, backend, settings.context_tokens))
+        return dict(trt.load_components(bundle, names, backend, settings.context_tokens, plans=settings.plans))
     device: Device = "cuda" if backend == CUDA else "cpu"
     if device == "cpu":
         need = load_need(bundle, names, settings.context_tokens, backend)

@@ -38,7 +38,7 @@ _DTYPES = {
 class OrtEngine:
     """A Component in an onnxruntime session; shared by streams, so it holds no state of theirs.
 
-    ``nodes``: how many nodes each provider runs; known of a GPU's sessions only. ``records``: whether CUDA graphs are
+    ``counts``: how many nodes each provider runs; known of a GPU's sessions only. ``records``: whether CUDA graphs are
     recorded of calls that come again in the same shapes.
     """
 
@@ -48,7 +48,8 @@ class OrtEngine:
     ) -> None:  # fmt: skip
         self.component = component
         self.device: Device = device
-        self.nodes = dict(nodes or {})
+        self.counts: Mapping[str, int] = dict(nodes or {})
+        self.notes: tuple[str, ...] = ()
         self.records = records
         self.notes: list[str] = []
         self.session = session

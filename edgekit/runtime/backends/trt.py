@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,14 +38,14 @@ class Place:
 
 def load_components(
     bundle: Bundle, names: Iterable[str], kind: str, context_tokens: int,
-    *, library: Any = None, device: Device | None = None,  # noqa: ANN401 - TensorRT's module
+    *, plans: Path | None = None, library: Any = None, device: Device | None = None,  # noqa: ANN401
 ) -> "dict[str, TrtEngine]":  # fmt: skip
     """Return the Engine of each named component, on the plan that ``edgekit build`` made of it for this device.
 
-    kind: a backend of ``library.MODULES``; context_tokens: length of the KV cache; library, device: in place of that
-    module and of the first CUDA device. Raises MissingPackageError or BackendError if TensorRT, a device, its memory or
-    a plan that fits is not there, and BundleFormatError for a component that the bundle lacks or that TensorRT could
-    not run.
+    kind: a backend of ``library.MODULES``; context_tokens: length of the KV cache; plans: the folder of the plans, if
+    it is not the one beside the bundle; library, device: in place of that module and of the first CUDA device. Raises
+    MissingPackageError or BackendError if TensorRT, a device, its memory or a plan that fits is not there, and
+    BundleFormatError for a component that the bundle lacks or that TensorRT could not run.
     """
     names = tuple(names)
     if absent := [name for name in names if name not in bundle.manifest.components]:
@@ -58,7 +59,7 @@ def load_components(
             device = CudaDevice()  # before a Runtime: without a device that ends the process
         except BackendError as error:
             raise BackendError(f"{kind}: no CUDA device answers on this machine, {error}") from error
-    store = PlanStore(bundle)
+    store = PlanStore(bundle, plans)
     here, version = device.capability, library.__version__
     notes = {
         name: _fitting(
