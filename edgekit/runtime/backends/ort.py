@@ -44,14 +44,13 @@ class OrtEngine:
 
     def __init__(
         self, component: Component, session: Any, device: Device = "cpu", nodes: Mapping[str, int] | None = None, *,
-        records: bool = False,
+        records: bool = False, notes: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         self.component = component
         self.device: Device = device
         self.counts: Mapping[str, int] = dict(nodes or {})
-        self.notes: tuple[str, ...] = ()
+        self.notes = notes
         self.records = records
-        self.notes: list[str] = []
         self.session = session
         self._recorder = Recorder()
 
@@ -84,7 +83,8 @@ def open_graph(
     onnxruntime = _import_onnxruntime(required, device)
     path = folder / component.graph
     check_external_data(folder, component.graph, component.data)
-    records, notes = False, []
+    records = False
+    notes: tuple[str, ...] = ()
     if device == "cuda":
         prepare_cuda(onnxruntime)
         # Arrays that stay on the GPU for one utterance lie elsewhere for the next; a graph has the addresses in it.
@@ -94,15 +94,13 @@ def open_graph(
     except BackendError as error:
         if not records or "graph capture" not in str(error):
             raise
-        records, notes = False, [f"no CUDA graph: {error}"]
+        records, notes = False, (f"no CUDA graph: {error}",)
         session = _open(onnxruntime, path, threads, device, records=False)
     nodes = check_placement(path, session) if device == "cuda" else {}
     _check_signature(component.graph, "input", session.get_inputs(), component.inputs)
     _check_signature(component.graph, "output", session.get_outputs(), component.outputs)
     _check_state(component)
-    engine = OrtEngine(component, session, device, nodes, records=records)
-    engine.notes += notes
-    return engine
+    return OrtEngine(component, session, device, nodes, records=records, notes=notes)
 
 
 def _open(onnxruntime: Any, path: Path, threads: int, device: Device, *, records: bool) -> Any:

@@ -163,7 +163,8 @@ class TrtCall:
             graph = self._device.capture(self._stream.value, lambda: self._submit(lane))
         except BackendError as error:
             self._captures = False
-            self._engine.notes.append(f"no CUDA graph: {error}")
+            if (note := f"no CUDA graph: {error}") not in self._engine.notes:
+                self._engine.notes.append(note)
             return
         lane.graph = Held(graph, self._device.drop_graph)
         self._engine.count("captured")

@@ -218,6 +218,9 @@ def test_a_capture_that_fails_is_told_and_runs_go_on(bundle):
     for seed in range(8):
         pair.run(**step(seed=seed))
     assert pair.engine.counts == {"eager": 8}
+    pair.bind()
+    for seed in range(4):
+        pair.run(**step(seed=seed))
     assert len(pair.engine.notes) == 1
     assert "no CUDA graph: CUDA: cuStreamEndCapture answers 901" in pair.engine.notes[0]
 
