@@ -30,7 +30,6 @@ class TrtCall:
         self._engine, self._device = engine, engine.device
         self._device.use()
         self._stream = Held(self._device.open_stream(), self._device.close_stream)
-        self._scratch = Memory(self._device, engine.scratch_bytes)
         component, host = engine.component, engine.host_tensors
         self._inputs, self._outputs = (
             {spec.name: _Port(self._device, spec, on_host=spec.name in host) for spec in specs if spec.state == "none"}
@@ -58,6 +57,10 @@ class TrtCall:
 
         Raises BackendError with TensorRT's or the driver's own words if the run fails.
         """
+        with self._engine.turn:
+            return self._run(inputs)
+
+    def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         self._device.use()
         self._given.update(inputs)
         sizes = self._stage()
@@ -107,8 +110,8 @@ class TrtCall:
         return pair[self._side]
 
     def _context(self) -> Any:  # noqa: ANN401 - an IExecutionContext
-        context = self._engine.context()
-        context.set_device_memory(self._scratch.value, self._scratch.size)  # shared: runs of one stream take turns
+        context, scratch = self._engine.context(), self._engine.scratch
+        context.set_device_memory(scratch.value, scratch.size)
         return context
 
     def _prepare(self, lane: "_Lane") -> None:

@@ -16,7 +16,7 @@ from edgekit.errors import BackendError, BundleFormatError, EdgeKitError, Missin
 from edgekit.runtime.backends import ort
 from edgekit.runtime.backends.plans import PORTABLE, PlanStore
 from edgekit.runtime.backends.trt import load_components
-from tests.runtime.backends.host_device import HostDevice, publish, tensorrt, tensorrt_rtx
+from tests.runtime.backends.host_device import SCRATCH_BYTES, HostDevice, publish, tensorrt, tensorrt_rtx
 from tests.runtime.conftest import Graph
 
 WIDTH, CONTEXT = 16, 8  # eight rows take more than the memory that a device gives at least
@@ -195,6 +195,26 @@ def test_streams_share_the_engine_and_nothing_else(bundle):
             others.append(seed)
 
 
+def test_calls_share_one_scratch_memory_and_take_turns_with_it(bundle):
+    turns = []
+
+    class Watched(HostDevice):
+        def wait(self, stream):
+            turns.append(pair.engine.turn.locked())
+            super().wait(stream)
+
+    pair = Pair(bundle, device=Watched())
+    first = pair.calls
+    pair.bind()
+    sizes = [len(held) for held in pair.device.memory.values()]
+    assert (sizes.count(SCRATCH_BYTES), len(first)) == (1, 2)
+    pair.run(**step())
+    assert turns == [True]  # still taken while the device works
+    with pytest.raises(BackendError):
+        pair.calls[0].run(step(CONTEXT + 1))
+    assert not pair.engine.turn.locked()
+
+
 def test_a_component_without_state_is_captured_once(bundle):
     pair = Pair(bundle, "adapter")
     for seed in range(6):
@@ -231,7 +251,7 @@ def test_all_memory_is_given_back_with_the_call(bundle):
         pair.run(**step(tokens))
     assert pair.device.memory
     assert pair.device.graphs
-    pair.calls = []
+    pair.calls, pair.engine = [], None
     gc.collect()
     device = pair.device
     assert (device.memory, device.pinned, device.graphs, device.streams) == ({}, {}, {}, {})
