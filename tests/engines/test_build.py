@@ -21,7 +21,7 @@ from edgekit.recipe import load_target
 from edgekit.runtime.backends.builder import build
 from edgekit.runtime.backends.device import Driver
 from edgekit.runtime.backends.layers import take_layer_census
-from edgekit.runtime.backends.plan_stream import reader_v2, stream_reader
+from edgekit.runtime.backends.plan_stream import reader_class, reads_in_blocks, stream_reader
 from edgekit.runtime.backends.plans import PlanStore
 from edgekit.runtime.memory import build_peak_mib
 from tests.exporter.graphs import STANDARD
@@ -158,7 +158,8 @@ def test_a_plan_is_read_through_the_class_that_the_library_takes(small, target, 
     built = build(small("int8"), target, folder=tmp_path)[0]
     note, plan = PlanStore(small("int8"), tmp_path).open(built.component, built.note.key)
     with closing(plan):
-        made = reader_v2(trt, plan)
+        assert reads_in_blocks(trt)
+        made = reader_class(trt, plan)
         assert issubclass(made, trt.IStreamReaderV2)
         if not has_driver():  # the library's own constructor asks for it
             with pytest.raises(RuntimeError, match="cuda driver"):

@@ -97,13 +97,19 @@ def _load_builder(kind: str, target: Target) -> tuple[Any, str]:
             )
         return trt, " ".join(target.compute_capability) or PORTABLE
     try:
-        return trt, device_capability()
+        here = device_capability()
     except BackendError as error:  # its builder measures kernels on the device, and crashes the process without one
         raise BackendError(
             "tensorrt: no CUDA device answers on this machine, and plans are built on the device they are for "
             f"({str(error).partition('; ')[0]}); "
             "build there, or for a target with TensorRT for RTX"
         ) from error
+    if target.compute_capability and here not in target.compute_capability:
+        raise BackendError(
+            f"target '{target.name}': for compute capability {' or '.join(target.compute_capability)}, this machine's "
+            f"is {here}, and plans are built on the device they are for; build there, or for this machine's target"
+        )
+    return trt, here
 
 
 def _member(capability: str) -> str:
@@ -198,7 +204,8 @@ def _serialise(
     measures = job.kind == "tensorrt"  # TensorRT for RTX measures nothing before a plan first runs
     if measures:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector knows names only
-        config.set_timing_cache(config.create_timing_cache(job.store.cache(timings)), False)
+        known = config.create_timing_cache(job.store.cache(timings)) or config.create_timing_cache(b"")
+        config.set_timing_cache(known, False)
     if not write_plan(trt, builder, network, config, draft):
         limit, step = "", "export it again"
         if workspace_mib is not None:

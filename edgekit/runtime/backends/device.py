@@ -127,7 +127,12 @@ class Held:
 
     def __init__(self, value: int, give_back: Callable[[int], None]) -> None:
         self.value = value
-        weakref.finalize(self, give_back, value)
+        weakref.finalize(self, _give_back, give_back, value)
+
+
+def _give_back(give_back: Callable[[int], None], value: int) -> None:
+    with suppress(BackendError):  # once a run broke the device, which was told, it answers every call with that
+        give_back(value)
 
 
 class Memory(Held):
@@ -298,7 +303,7 @@ class CudaDevice:
         self._driver.call("cuStreamBeginCapture_v2", stream, _THREAD_LOCAL)
         try:
             submit()
-        except BackendError:  # which is what is told; a stream that is left capturing takes no more work
+        except BaseException:  # which is what is told; a stream that is left capturing takes no more work
             with suppress(BackendError):
                 self._driver.call("cuStreamEndCapture", stream, byref(graph))
             if graph.value is not None:

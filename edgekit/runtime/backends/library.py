@@ -8,7 +8,7 @@ from edgekit.errors import BackendError, MissingPackageError
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _LOWEST = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 7)}
 _INSTALL = {
-    "tensorrt": "take the one of the device's JetPack, or NVIDIA's package",
+    "tensorrt": "take the one of JetPack 6 or later, or NVIDIA's package",
     "tensorrt-rtx": "pip install 'edgekit-audio[rtx]'",
 }
 
@@ -21,12 +21,18 @@ def load_library(kind: str) -> Any:  # noqa: ANN401 - TensorRT's module
     try:
         trt = importlib.import_module(MODULES[kind])
     except ImportError as error:
-        raise MissingPackageError(f"{kind}: {error}, and plans are built and run with it; {_INSTALL[kind]}") from error
-    version = tuple(int(part) for part in trt.__version__.split(".")[:2])
-    if version < _LOWEST[kind]:
+        raise MissingPackageError(
+            f"{kind}: {one_line(error)}, and plans are built and run with it; {_INSTALL[kind]}"
+        ) from error
+    if version_of(trt) < _LOWEST[kind]:
         lowest = ".".join(map(str, _LOWEST[kind]))
         raise BackendError(f"{kind} {trt.__version__}: too old, {lowest} or newer is needed; {_INSTALL[kind]}")
     return trt
+
+
+def version_of(trt: Any) -> tuple[int, ...]:  # noqa: ANN401 - TensorRT's module
+    """Return the first two numbers of a module's version."""
+    return tuple(int(part) for part in trt.__version__.split(".")[:2])
 
 
 def make_logger(trt: Any, *, verbose: bool) -> Any:  # noqa: ANN401 - a subclass of TensorRT's

@@ -44,12 +44,12 @@ class OrtEngine:
 
     def __init__(
         self, component: Component, session: Any, device: Device = "cpu", nodes: Mapping[str, int] | None = None, *,
-        records: bool = False,
+        records: bool = False, notes: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         self.component = component
         self.device: Device = device
         self.counts: Mapping[str, int] = dict(nodes or {})
-        self.notes: tuple[str, ...] = ()
+        self.notes = notes
         self.records = records
         self.session = session
         self._recorder = Recorder()
@@ -84,6 +84,7 @@ def open_graph(
     path = folder / component.graph
     check_external_data(folder, component.graph, component.data)
     records = False
+    notes: tuple[str, ...] = ()
     if device == "cuda":
         prepare_cuda(onnxruntime)
         # Arrays that stay on the GPU for one utterance lie elsewhere for the next; a graph has the addresses in it.
@@ -93,13 +94,13 @@ def open_graph(
     except BackendError as error:
         if not records or "graph capture" not in str(error):
             raise
-        records = False
+        records, notes = False, (f"no CUDA graph: {error}",)
         session = _open(onnxruntime, path, threads, device, records=False)
     nodes = check_placement(path, session) if device == "cuda" else {}
     _check_signature(component.graph, "input", session.get_inputs(), component.inputs)
     _check_signature(component.graph, "output", session.get_outputs(), component.outputs)
     _check_state(component)
-    return OrtEngine(component, session, device, nodes, records=records)
+    return OrtEngine(component, session, device, nodes, records=records, notes=notes)
 
 
 def _open(onnxruntime: Any, path: Path, threads: int, device: Device, *, records: bool) -> Any:
@@ -116,11 +117,12 @@ def _open(onnxruntime: Any, path: Path, threads: int, device: Device, *, records
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         provider = (CUDA, cuda_options(records=records))
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        # Without enable_fallback=0 it prints why the provider does not start, and takes the CPU.
+        session = onnxruntime.InferenceSession(str(path), options, providers=[provider], enable_fallback=0)
     except Exception as error:  # onnxruntime has no common base class for its own errors
+        step = "`edgekit doctor` looks at the device" if device == "cuda" else "install another onnxruntime"
         raise BackendError(
-            f"{path}: onnxruntime {onnxruntime.__version__} refuses it ({one_line(error)}); "
-            "install another onnxruntime or export it again"
+            f"{path}: onnxruntime {onnxruntime.__version__} refuses it ({one_line(error)}); {step}, or export it again"
         ) from error
     if (active := session.get_providers()[0]) != _PROVIDERS[device]:
         reason = why_inactive(onnxruntime) if device == "cuda" else "it says not why; reinstall onnxruntime"

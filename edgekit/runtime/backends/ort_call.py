@@ -176,7 +176,13 @@ class OrtCall:
 
     def _held(self, array: Array) -> Any:
         """Return a value on the device: the array's own memory on the CPU."""
-        return self._value.ortvalue_from_numpy(array, self._device, 0)
+        try:
+            return self._value.ortvalue_from_numpy(array, self._device, 0)
+        except RuntimeError as error:
+            raise BackendError(
+                f"{self._component.graph}: no place for {array.nbytes} bytes of state on the device "
+                f"({one_line(error)}); end other programs, or take a shorter --context-tokens"
+            ) from error
 
 
 class _Graph:

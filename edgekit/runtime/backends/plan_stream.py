@@ -7,6 +7,7 @@ import mmap
 from typing import Any
 
 from edgekit.errors import OutputError
+from edgekit.runtime.backends.library import version_of
 from edgekit.runtime.backends.plans import PlanDraft, PlanReader
 
 _BLOCK_BYTES = 8 << 20
@@ -48,18 +49,26 @@ def write_plan(trt: Any, builder: Any, network: Any, config: Any, draft: PlanDra
 def stream_reader(trt: Any, plan: PlanReader) -> Any:  # noqa: ANN401 - TensorRT's module and classes
     """Return what ``deserialize_cuda_engine`` of this TensorRT takes for a plan, which stays open until it returns.
 
-    Asks for a CUDA driver: without one TensorRT raises RuntimeError. Where it has no reader at all the file is mapped:
-    pages of it, which the kernel takes back.
+    Asks for a CUDA driver: without one TensorRT raises RuntimeError. Where its reader cannot be used the file is
+    mapped: pages of it, which the kernel takes back.
     """
-    if hasattr(trt, "IStreamReaderV2"):
-        return reader_v2(trt, plan)()
-    if hasattr(trt, "IStreamReader"):
-        return reader_v1(trt, plan)()
+    if reads_in_blocks(trt):
+        return reader_class(trt, plan)()
     return memoryview(mmap.mmap(plan.fileno(), 0, access=mmap.ACCESS_READ))[: plan.size]
 
 
-def reader_v2(trt: Any, plan: PlanReader) -> Any:  # noqa: ANN401
-    """Return the reader's class for TensorRT 10.7 and later, and for RTX; it asks again for what a read left out."""
+def reads_in_blocks(trt: Any) -> bool:  # noqa: ANN401
+    """Return whether this TensorRT's reader asks again for what a read left out.
+
+    The bindings of 10.7 and 10.8 do not, and copy to an address on the device as if it were the host's; 10.3 has an
+    older reader only, which does not say that it asks again. Source: pyCore.cpp in releases 10.3 to 11.1 of TensorRT's
+    public repository.
+    """
+    return hasattr(trt, "IStreamReaderV2") and not (10, 0) <= version_of(trt) < (10, 9)
+
+
+def reader_class(trt: Any, plan: PlanReader) -> Any:  # noqa: ANN401
+    """Return the reader's class for a TensorRT that reads in blocks."""
 
     class Reader(trt.IStreamReaderV2):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -71,18 +80,5 @@ def reader_v2(trt: Any, plan: PlanReader) -> Any:  # noqa: ANN401
         def seek(self, offset: int, where: Any) -> bool:  # noqa: ANN401 - a SeekPosition
             begin = {trt.SeekPosition.SET: 0, trt.SeekPosition.CUR: plan.tell(), trt.SeekPosition.END: plan.size}
             return plan.seek(begin[where] + offset)
-
-    return Reader
-
-
-def reader_v1(trt: Any, plan: PlanReader) -> Any:  # noqa: ANN401
-    """Return the reader's class for TensorRT 10.3, which is not said to ask again: it gets what it asks for."""
-
-    class Reader(trt.IStreamReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.IStreamReader.__init__(self)
-
-        def read(self, num_bytes: int) -> bytes:
-            return plan.read(num_bytes)
 
     return Reader

@@ -18,7 +18,7 @@ import numpy as np
 from edgekit.bundle import Bundle, Component
 from edgekit.errors import BackendError, BundleFormatError, OutputError
 from edgekit.recipe import load_target, target_names
-from edgekit.runtime.backends.device import CudaDevice, Device
+from edgekit.runtime.backends.device import CudaDevice, Device, Memory
 from edgekit.runtime.backends.library import load_library, make_logger
 from edgekit.runtime.backends.plan_stream import stream_reader
 from edgekit.runtime.backends.plans import PORTABLE, PlanKey, PlanNote, PlanStore, plan_key
@@ -163,6 +163,9 @@ class _Compiled:
 class TrtEngine:
     """A Component's plan; shared by streams, so it holds no state of theirs.
 
+    ``scratch``: memory on the device that a run needs beside its inputs and outputs. One for all, since a flow alone
+    has ten Calls; their runs take turns.
+
     ``counts``: runs that were ``eager`` or ``replayed``, and graphs ``captured``; ``notes``: what was not as hoped.
     """
 
@@ -173,6 +176,9 @@ class TrtEngine:
         self.notes: list[str] = []
         self._engine, self._place, self._compiled = engine, place, compiled
         self._lock = threading.Lock()
+        self.turn = threading.Lock()  # of the run that uses ``scratch``, until the device is done with it
+        self.device.use()
+        self.scratch = Memory(self.device, int(engine.device_memory_size_v2))
         trt = place.library
         self._check(trt)
         self.host_tensors = frozenset(
@@ -184,11 +190,6 @@ class TrtEngine:
             self._context_kind.set_execution_context_allocation_strategy(strategy)
             compiled.take_from(self._context_kind, self.notes)
         weakref.finalize(self, compiled.keep, self.notes)
-
-    @property
-    def scratch_bytes(self) -> int:
-        """Memory on the device that a run needs beside its inputs and outputs."""
-        return int(self._engine.device_memory_size_v2)
 
     def bind(self, sizes: Mapping[str, int]) -> Call:
         """Allocate the component's state tensors on the device, free sizes from ``sizes``; return a Call on them."""

@@ -30,7 +30,6 @@ class TrtCall:
         self._engine, self._device = engine, engine.device
         self._device.use()
         self._stream = Held(self._device.open_stream(), self._device.close_stream)
-        self._scratch = Memory(self._device, engine.scratch_bytes)
         component, host = engine.component, engine.host_tensors
         self._inputs, self._outputs = (
             {spec.name: _Port(self._device, spec, on_host=spec.name in host) for spec in specs if spec.state == "none"}
@@ -58,6 +57,10 @@ class TrtCall:
 
         Raises BackendError with TensorRT's or the driver's own words if the run fails.
         """
+        with self._engine.turn:
+            return self._run(inputs)
+
+    def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         self._device.use()
         self._given.update(inputs)
         sizes = self._stage()
@@ -107,8 +110,8 @@ class TrtCall:
         return pair[self._side]
 
     def _context(self) -> Any:  # noqa: ANN401 - an IExecutionContext
-        context = self._engine.context()
-        context.set_device_memory(self._scratch.value, self._scratch.size)  # shared: runs of one stream take turns
+        context, scratch = self._engine.context(), self._engine.scratch
+        context.set_device_memory(scratch.value, scratch.size)
         return context
 
     def _prepare(self, lane: "_Lane") -> None:
@@ -122,7 +125,7 @@ class TrtCall:
         try:
             unknown = context.infer_shapes()
         except RuntimeError as error:
-            raise self._error(f"TensorRT infers no shapes ({error}: {self._engine.said()})") from error
+            raise self._error(f"TensorRT infers no shapes, {error}") from error
         if unknown:
             raise self._error(f"TensorRT lacks the size of '{unknown[0]}'")
         lane.outputs = {}
@@ -141,7 +144,7 @@ class TrtCall:
 
     def _put(self, context: Any, name: str, address: int) -> None:  # noqa: ANN401
         if not context.set_tensor_address(name, address):
-            raise self._error(f"TensorRT does not take the address of '{name}' ({self._engine.said()})")
+            raise self._error(f"TensorRT does not take the address of '{name}'")
 
     def _submit(self, lane: "_Lane") -> None:
         """Give the stream one run to do, with the copies before and after it."""
@@ -149,7 +152,7 @@ class TrtCall:
             if not port.on_host and port.held is None and port.nbytes:
                 self._device.copy_in(port.address, port.staging.value, port.nbytes, self._stream.value)
         if not lane.context.execute_async_v3(self._stream.value):
-            raise self._error(f"TensorRT does not run it ({self._engine.said()})")
+            raise self._error("TensorRT does not run it")
         for port in self._outputs.values():
             if not port.on_host and port.nbytes:
                 self._device.copy_out(port.staging.value, port.address, port.nbytes, self._stream.value)
@@ -163,13 +166,15 @@ class TrtCall:
             graph = self._device.capture(self._stream.value, lambda: self._submit(lane))
         except BackendError as error:
             self._captures = False
-            self._engine.notes.append(f"no CUDA graph: {error}")
+            if (note := f"no CUDA graph: {error}") not in self._engine.notes:
+                self._engine.notes.append(note)
             return
         lane.graph = Held(graph, self._device.drop_graph)
         self._engine.count("captured")
 
     def _error(self, said: str) -> BackendError:
-        return BackendError(f"{self._engine.component.graph}: {said}; run `edgekit verify` on the bundle")
+        graph, why = self._engine.component.graph, self._engine.said()
+        return BackendError(f"{graph}: {said} ({why}); run `edgekit verify` on the bundle")
 
 
 class _Lane:

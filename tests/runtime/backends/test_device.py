@@ -120,15 +120,40 @@ for value in (5, 6):
 def broken():
     submit()
     raise BackendError("TensorRT: does not")
-before = held()
-try:
-    device.capture(stream.value, broken)
-except BackendError as error:
-    print(error, held() - before)
-device.wait(stream.value)  # it no longer captures
+def stopped():
+    submit()
+    raise KeyboardInterrupt("^C")
+for end in (broken, stopped):
+    before = held()
+    try:
+        device.capture(stream.value, end)
+    except (BackendError, KeyboardInterrupt) as error:
+        print(error, held() - before)
+    device.wait(stream.value)  # it no longer captures
 """
     )
-    assert said == "-1\n5\n6\nTensorRT: does not 0\n"
+    assert said == "-1\n5\n6\nTensorRT: does not 0\n^C 0\n"
+
+
+def test_plans_for_another_device_than_the_one_here_are_refused(standin):
+    said = standin(
+        """
+import sys, types
+sys.modules["tensorrt"] = types.SimpleNamespace(__version__="10.3.0.26")
+from edgekit.errors import BackendError
+from edgekit.recipe import load_target
+from edgekit.runtime.backends.builder import _load_builder
+print(_load_builder("tensorrt", load_target("jetson-orin"))[1])
+try:
+    _load_builder("tensorrt", load_target("jetson-thor"))
+except BackendError as error:
+    print(error)
+"""
+    )
+    assert said == (
+        "8.7\ntarget 'jetson-thor': for compute capability 11.0, this machine's is 8.7, and plans are built on the "
+        "device they are for; build there, or for this machine's target\n"
+    )
 
 
 def test_a_call_that_fails_is_told_in_the_driver_s_words(standin):
@@ -182,3 +207,15 @@ def test_memory_is_given_back_with_its_object_and_has_an_address_though_it_is_em
     assert next(iter(device.pinned)) == memory.value
     del memory
     assert not device.pinned
+
+
+def test_a_device_that_takes_nothing_back_any_more_says_so_once_and_not_for_each_memory(capsys):
+    class Broken(HostDevice):
+        def free(self, address):
+            raise BackendError("CUDA: cuMemFree_v2 answers 700 (an illegal memory access was encountered)")
+
+    device = Broken()
+    device.use()
+    memory = Memory(device, 1)
+    del memory
+    assert capsys.readouterr() == ("", "")

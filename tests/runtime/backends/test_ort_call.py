@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekit.bundle import open_bundle
 from edgekit.errors import BackendError
 from edgekit.runtime.backends.ort import OrtEngine, load_component
-from edgekit.runtime.backends.ort_cuda import check_placement, why_inactive
+from edgekit.runtime.backends.ort_cuda import CUDA, check_placement, why_inactive
 
 
 def engines(bundle, component):
@@ -82,6 +83,65 @@ def test_arrays_that_stay_on_the_device_and_empty_ones_are_not_recorded(tiny_bun
     for _ in range(3):
         call.run(fixed)
     assert not call._graphs
+
+
+def test_state_that_the_device_has_no_place_for_is_one_line(tiny_bundle):
+    if CUDA in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has a place on the device")
+    plain = load_component(open_bundle(tiny_bundle("prefix").folder), "backbone", 1)
+    with pytest.raises(BackendError, match=r"^backbone\.onnx: no place for \d+ bytes of state .*; end other [^\n]*$"):
+        OrtEngine(plain.component, plain.session, "cuda").bind({"context": 24})
+
+
+class Starting:
+    """onnxruntime with a CUDA provider that ends as its constructor does: a RuntimeError, of which Python is told."""
+
+    def __init__(self, failure):
+        class Session(onnxruntime.InferenceSession):
+            def _create_inference_session(self, providers, *others):
+                name, options = providers[0] if isinstance(providers[0], tuple) else (providers[0], {})
+                if name == CUDA and (failure != CAPTURE or options["enable_cuda_graph"] == "1"):
+                    raise RuntimeError(failure)
+                super()._create_inference_session(["CPUExecutionProvider"], *others)
+
+            def get_providers(self):
+                return [CUDA]
+
+            def get_provider_graph_assignment_info(self):
+                return []
+
+        self.InferenceSession = Session
+
+    def __getattr__(self, name):
+        return getattr(onnxruntime, name)
+
+    def get_available_providers(self):
+        return [CUDA]
+
+
+CAPTURE = "This session cannot use the graph capture feature as requested by the user"
+
+
+@pytest.fixture
+def starting(monkeypatch):
+    def use(failure):
+        monkeypatch.setitem(sys.modules, "onnxruntime", Starting(failure))
+
+    return use
+
+
+def test_a_provider_that_does_not_start_is_told_in_its_own_words(tiny_bundle, starting, capsys):
+    starting("CUDA failure 2: out of memory\n ; GPU=0")
+    with pytest.raises(BackendError, match=r"refuses it \(CUDA failure 2: out of memory ; GPU=0\); `edgekit doctor` "):
+        load_component(open_bundle(tiny_bundle("prefix").folder), "adapter", 1, "cuda")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_graph_that_cannot_be_recorded_runs_without_and_says_so(tiny_bundle, starting):
+    starting(CAPTURE)
+    engine = load_component(open_bundle(tiny_bundle("prefix").folder), "adapter", 1, "cuda")
+    assert not engine.records
+    assert [note.startswith("no CUDA graph: ") and CAPTURE in note for note in engine.notes] == [True]
 
 
 def session_of(tmp_path, kind, *nodes):

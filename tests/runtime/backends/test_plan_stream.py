@@ -1,6 +1,6 @@
-"""What an older TensorRT is given for a plan. Its base class is stood in for: the library itself is not here.
+"""What each TensorRT is given for a plan. Its base class is stood in for: the library itself is not here.
 
-The reader of newer ones is tested with the library, in tests/engines.
+The reader is tested with the library of TensorRT for RTX, too, in tests/engines.
 """
 
 import hashlib
@@ -32,12 +32,21 @@ def plan(tiny_bundle):
         yield reader
 
 
-def test_a_reader_that_does_not_ask_again_gets_all_it_asks_for(plan):
-    reader = stream_reader(SimpleNamespace(IStreamReader=object), plan)
-    assert [reader.read(size) for size in (0, 7, 500, 10_000, 1)] == [b"", PLAN[:7], PLAN[7:507], PLAN[507:], b""]
-
-
-def test_a_library_without_readers_gets_the_plan_alone_out_of_the_file(plan):
-    with stream_reader(SimpleNamespace(), plan) as given:
+# 10.7 and 10.8 have the class, but do not ask again for what a read left out.
+@pytest.mark.parametrize(("version", "reader"), [("10.3.0.26", None), ("10.7.0.23", object), ("10.8.0.43", object)])
+def test_a_library_whose_reader_cannot_be_used_gets_the_plan_alone_out_of_the_file(version, reader, plan):
+    library = SimpleNamespace(__version__=version, IStreamReader=object)
+    if reader is not None:
+        library.IStreamReaderV2 = reader
+    with stream_reader(library, plan) as given:
         assert given.readonly
         assert given == PLAN
+
+
+@pytest.mark.parametrize("version", ["1.7.1.116", "10.9.0.34", "10.13.3.9", "11.1.0.1"])
+def test_a_library_that_asks_again_gets_a_reader(version, plan):
+    seek = SimpleNamespace(SET=0, CUR=1, END=2)
+    reader = stream_reader(SimpleNamespace(__version__=version, IStreamReaderV2=object, SeekPosition=seek), plan)
+    assert [reader.read(size, 0) for size in (7, 500, 10_000, 1)] == [PLAN[:7], PLAN[7:507], PLAN[507:], b""]
+    assert reader.seek(-3, seek.END)
+    assert reader.read(1 << 40, 0) == PLAN[-3:]

@@ -16,7 +16,7 @@ from edgekit.errors import BackendError, BundleFormatError, EdgeKitError, Missin
 from edgekit.runtime.backends import ort
 from edgekit.runtime.backends.plans import PORTABLE, PlanStore
 from edgekit.runtime.backends.trt import load_components
-from tests.runtime.backends.host_device import HostDevice, publish, tensorrt, tensorrt_rtx
+from tests.runtime.backends.host_device import SCRATCH_BYTES, HostDevice, publish, tensorrt, tensorrt_rtx
 from tests.runtime.conftest import Graph
 
 WIDTH, CONTEXT = 16, 8  # eight rows take more than the memory that a device gives at least
@@ -195,6 +195,26 @@ def test_streams_share_the_engine_and_nothing_else(bundle):
             others.append(seed)
 
 
+def test_calls_share_one_scratch_memory_and_take_turns_with_it(bundle):
+    turns = []
+
+    class Watched(HostDevice):
+        def wait(self, stream):
+            turns.append(pair.engine.turn.locked())
+            super().wait(stream)
+
+    pair = Pair(bundle, device=Watched())
+    first = pair.calls
+    pair.bind()
+    sizes = [len(held) for held in pair.device.memory.values()]
+    assert (sizes.count(SCRATCH_BYTES), len(first)) == (1, 2)
+    pair.run(**step())
+    assert turns == [True]  # still taken while the device works
+    with pytest.raises(BackendError):
+        pair.calls[0].run(step(CONTEXT + 1))
+    assert not pair.engine.turn.locked()
+
+
 def test_a_component_without_state_is_captured_once(bundle):
     pair = Pair(bundle, "adapter")
     for seed in range(6):
@@ -218,6 +238,9 @@ def test_a_capture_that_fails_is_told_and_runs_go_on(bundle):
     for seed in range(8):
         pair.run(**step(seed=seed))
     assert pair.engine.counts == {"eager": 8}
+    pair.bind()
+    for seed in range(4):
+        pair.run(**step(seed=seed))
     assert len(pair.engine.notes) == 1
     assert "no CUDA graph: CUDA: cuStreamEndCapture answers 901" in pair.engine.notes[0]
 
@@ -228,7 +251,7 @@ def test_all_memory_is_given_back_with_the_call(bundle):
         pair.run(**step(tokens))
     assert pair.device.memory
     assert pair.device.graphs
-    pair.calls = []
+    pair.calls, pair.engine = [], None
     gc.collect()
     device = pair.device
     assert (device.memory, device.pinned, device.graphs, device.streams) == ({}, {}, {}, {})
@@ -239,7 +262,7 @@ def test_a_size_beyond_the_plan_is_one_line_and_the_stream_goes_on(bundle):
     pair.run(**step(seed=1))
     with pytest.raises(BackendError, match=r"backbone.onnx: input 'embeds' of \(9, 16\) is outside of what its plan"):
         pair.calls[0].run(step(CONTEXT + 1))
-    with pytest.raises(BackendError, match=r"infers no shapes \(experts_per_token = 3"):
+    with pytest.raises(BackendError, match=r"infers no shapes, experts_per_token = 3 \("):
         pair.calls[0].run(step(experts=3))
     for seed in range(6):
         pair.run(**step(seed=seed))
@@ -251,6 +274,22 @@ def test_a_run_that_tensorrt_refuses_is_told_in_its_words(bundle):
     context.execute_async_v3 = lambda stream: context._engine.logger.log(1, "out of\n  registers")
     with pytest.raises(BackendError, match=r"TensorRT does not run it \(out of registers\); run `edgekit verify`"):
         pair.run(**step())
+
+
+def test_a_failure_is_told_in_its_own_words_and_not_in_those_of_an_earlier_one(bundle):
+    pair = Pair(bundle)
+    call = pair.calls[0]
+    context = call._any.context
+    shaped, context.set_input_shape = (
+        context.set_input_shape,
+        lambda name, shape: context._engine.logger.log(1, "first"),
+    )
+    with pytest.raises(BackendError, match=r"input 'embeds' of \(1, 16\) is outside .* \(first\); "):
+        call.run(step())
+    context.set_input_shape = shaped
+    context.execute_async_v3 = lambda stream: context._engine.logger.log(1, "second")
+    with pytest.raises(BackendError, match=r"TensorRT does not run it \(second\); "):
+        call.run(step(2))
 
 
 def test_an_address_that_tensorrt_refuses_is_told_in_its_words(bundle):
