@@ -51,11 +51,11 @@ PACKED: dict[Precision, float] = {"float32": 0.958, "int8": 0.842, "int4": 0.762
 Source: load-memory.md under profiles/x86-2core-amx, made by ``make bench-memory``.
 """
 BUILDING: dict[Precision, BuildFit] = {
-    "float32": BuildFit(weights=1.36, graph=1958.28, base=214.0),
-    "int8": BuildFit(weights=1.59, graph=1865.68, base=228.0),
-    "int4": BuildFit(weights=1.72, graph=1267.49, base=375.0),
+    "float32": BuildFit(weights=1.32, graph=1647.62, base=214.0),
+    "int8": BuildFit(weights=1.99, graph=1717.96, base=195.0),
+    "int4": BuildFit(weights=2.26, graph=1977.85, base=193.0),
 }
-"""What TensorRT for RTX 1.7 allocates. Source: build-memory.md, and build-memory-int4.md, as above."""
+"""What TensorRT for RTX 1.7 allocates. Source: build-memory.md, as above."""
 
 
 def total_mib(root: Path = ROOT) -> int:
@@ -126,9 +126,10 @@ def check_load(bundle: Bundle, need: Need, available: float | None, where: str =
     whole = need.weights + need.state
     if available is None or whole <= available:
         return
+    step = _advice(bundle.manifest, caches=need.state > 0)
     raise BackendError(
         f"{bundle.folder}: loading it takes at least {whole:,.0f} MiB ({need.weights:,.0f} weights, "
-        f"{need.state:,.0f} caches), {where} has {available:,.0f} MiB available; {_advice(bundle.manifest)}"
+        f"{need.state:,.0f} caches), {where} has {available:,.0f} MiB available; {step}"
     )
 
 
@@ -156,12 +157,12 @@ def check_build(bundle: Bundle, name: str, available: float | None) -> float | N
     return left
 
 
-def _advice(manifest: Manifest) -> str:
+def _advice(manifest: Manifest, *, caches: bool = False) -> str:
     order: tuple[Precision, ...] = ("float32", "int8", "int4")
     widest = min((order.index(one.precision) for one in manifest.components.values()), default=len(order) - 1)
     offered = order[widest + 1 :]
     smaller = f"export it with --precision {' or '.join(offered)}" if offered else "choose a smaller model"
-    return f"end other programs, or {smaller}"
+    return f"end other programs, {'shorten the cache with --context-tokens, ' if caches else ''}or {smaller}"
 
 
 def _meminfo(root: Path) -> dict[str, int]:

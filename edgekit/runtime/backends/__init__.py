@@ -13,6 +13,7 @@ from edgekit.bundle import Bundle
 from edgekit.bundle.manifest import Dialect
 from edgekit.errors import BackendError, MissingPackageError, UsageError
 from edgekit.runtime.backends import ort, trt
+from edgekit.runtime.backends.device import cuda_free_mib
 from edgekit.runtime.backends.ort_call import Device
 from edgekit.runtime.engine import Engine
 from edgekit.runtime.memory import ROOT, available_mib, check_load, load_need
@@ -90,7 +91,9 @@ def _load(bundle: Bundle, names: tuple[str, ...], backend: str, settings: LoadSe
     if backend not in (CPU, CUDA):
         return dict(trt.load_components(bundle, names, backend, settings.context_tokens, plans=settings.plans))
     device: Device = "cuda" if backend == CUDA else "cpu"
-    if device == "cpu":
-        need = load_need(bundle, names, settings.context_tokens, backend)
+    need = load_need(bundle, names, settings.context_tokens, backend)
+    if device == "cuda":
+        check_load(bundle, need, cuda_free_mib(), "the GPU")
+    else:
         check_load(bundle, need, available_mib(settings.root))
     return {name: ort.load_component(bundle, name, settings.threads, device) for name in names}

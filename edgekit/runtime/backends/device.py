@@ -219,6 +219,14 @@ def device_capability() -> str:
     return found[0].compute_capability
 
 
+def cuda_free_mib() -> float | None:
+    """Return how much memory may still be taken on the first CUDA device; None where none answers."""
+    try:
+        return CudaDevice().free_mib()
+    except BackendError:  # which whoever asks for the device next tells better
+        return None
+
+
 class CudaDevice:
     """The first CUDA device, in its primary context, which TensorRT works in, too; see Device."""
 

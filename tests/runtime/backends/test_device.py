@@ -1,14 +1,17 @@
 """The driver's library, called as cuda.h has it: a stand-in in C, in a process of its own; no GPU takes part."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
+from edgekit.bundle import open_bundle
 from edgekit.errors import BackendError
 from edgekit.runtime.backends.device import CudaDevice, Driver, Memory, device_capability
 from tests.runtime.backends.host_device import HostDevice
@@ -74,6 +77,24 @@ print(before is None or abs(device.free_mib() - before) < 1000)
 """
     )
     assert said == "3072.0\nTrue\n"
+
+
+def test_a_bundle_that_the_gpu_has_no_memory_for_is_refused_before_a_session_is_made(standin, tiny_bundle):
+    tiny = tiny_bundle(dialect="ort-cuda")
+    manifest = open_bundle(tiny.folder).manifest
+    protocol = msgspec.structs.replace(manifest.protocol, context_tokens=1 << 30)
+    tiny.change(protocol=protocol)
+    said = standin(
+        f"""
+import edgekit
+from edgekit.errors import BackendError
+try:
+    edgekit.load({str(tiny.folder)!r}, threads=1)
+except BackendError as error:
+    print(error)
+"""
+    )
+    assert re.search(r"loading it takes at least [\d,]+ MiB .*, the GPU has 3,072 MiB available; end other", said), said
 
 
 def test_bytes_go_there_and_back_in_the_order_of_a_stream(standin):
