@@ -101,6 +101,7 @@ def graph(bundle, component):
 def test_every_linear_and_expert_is_stored_in_the_precision_asked_for(name, precision, bundles):
     manifest = bundles(name, precision).manifest
     assert (manifest.dialect, manifest.requires.tensorrt) == ("ort-cuda", None)
+    assert manifest.recipe["quantize"]["encoder_activations"] == "float"
     weights = [row for row in manifest.census if row.op in ("MatMulNBits", "QMoE")]
     codes = [row for row in weights if row.dtype.startswith("uint8")]
     assert {row.dtype for row in codes} == {"uint8 (4 bit)" if precision == "int4" else "uint8"}

@@ -300,7 +300,7 @@ def test_quantising_a_float_bundle_to_int4_gives_the_same_bytes(name, bundles, t
 
 
 def test_float16_weights_are_no_source_to_quantise_from(bundles, tmp_path):
-    with pytest.raises(CheckpointError, match=r"is float16; only weights in float32 can be quantised, use `edgekit ex"):
+    with pytest.raises(CheckpointError, match=r"is float16, only weights in float32 can be quantised; use `edgekit ex"):
         quantize(bundles("whisper-dense", "float32", half=True).folder, tmp_path / "b")
 
 
