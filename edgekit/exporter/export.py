@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -54,6 +54,9 @@ CONFIG = "config.json"
 GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer.json"
 
+_ENCODER_ACTIVATIONS: Mapping[Dialect, Literal["dynamic", "static", "float"]] = {
+    "ort-cpu": "dynamic", "ort-cuda": "float", "standard": "static",
+}  # fmt: skip
 _RECIPES = {"step_audio_2": "step-audio-2-mini", "qwen3_omni_moe": "qwen3-omni-30b"}
 FLOAT = PrecisionSettings(encoder="float32", backbone="float32", experts="float32", head="float32", decoder="float32")
 
@@ -189,7 +192,7 @@ def _resolve(recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Recipe
     }
     asked = {"mode": options.mode, "chunk_ms": options.chunk_ms}
     grid = msgspec.structs.replace(recipe.grid, **{name: one for name, one in asked.items() if one is not None})
-    how = msgspec.structs.replace(recipe.quantize, encoder_activations="static" if dialect == "standard" else "dynamic")
+    how = msgspec.structs.replace(recipe.quantize, encoder_activations=_ENCODER_ACTIVATIONS[dialect])
     return msgspec.structs.replace(recipe, precision=PrecisionSettings(**precision), grid=grid, quantize=how)
 
 

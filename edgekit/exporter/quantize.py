@@ -42,15 +42,15 @@ def dividing_block(width: int, at_most: int) -> int | None:
     return next((block for block in blocks if block <= at_most and width % block == 0), None)
 
 
-def choose_expert_block(hidden: int, inner: int, at_most: int) -> int:
+def choose_expert_block(hidden: int, inner: int, at_most: int, group: str) -> int:
     """Return the largest block of 128, 64, 32 or 16 that divides both widths of an expert and is at most ``at_most``.
 
-    Raises CheckpointError if none does: the expert op pads nothing.
+    Raises CheckpointError, which names the ``group`` of weights, if none does: the expert op pads nothing.
     """
     if (block := dividing_block(math.gcd(hidden, inner), at_most)) is None:
         raise CheckpointError(
             f"experts of {hidden} x {inner}: both widths must be multiples of {SMALLEST_BLOCK} to be quantised; "
-            "export with --experts float32"
+            f"export with --{group} float32"
         )
     return block
 

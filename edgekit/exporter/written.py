@@ -127,8 +127,8 @@ class BundleTensors:
         self._weights = weights
         if other := [weight for weight in weights.values() if weight.dtype != np.float32]:
             raise CheckpointError(
-                f"{other[0].file.parent}: '{other[0].name}' is {other[0].dtype}; only weights in float32 can be "
-                "quantised, use `edgekit export CHECKPOINT` with the precision and the target that you want"
+                f"{other[0].file.parent}: '{other[0].name}' is {other[0].dtype}, only weights in float32 can be "
+                "quantised; use `edgekit export CHECKPOINT` with the precision and the target that you want"
             )
 
     def names(self) -> frozenset[str]:

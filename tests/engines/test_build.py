@@ -17,21 +17,24 @@ import pytest
 from edgekit.bundle import open_bundle
 from edgekit.errors import BackendError
 from edgekit.exporter.export import ExportOptions, export
-from edgekit.recipe import load_target
 from edgekit.runtime.backends.builder import build
 from edgekit.runtime.backends.device import Driver
 from edgekit.runtime.backends.layers import take_layer_census
 from edgekit.runtime.backends.plan_stream import reader_class, reads_in_blocks, stream_reader
 from edgekit.runtime.backends.plans import PlanStore
 from edgekit.runtime.memory import build_peak_mib
-from tests.exporter.graphs import STANDARD
 from tests.reference import checkpoints
 
 pytestmark = pytest.mark.engines
 HERE = Path(__file__).parent
-JUDGED = HERE.parent / "exporter" / "judged.toml"
 COMPONENTS = ("adapter", "backbone", "encoder")
-KINDS = [("float32", "float16"), ("int8", "float32"), ("int8", "float16"), ("int4", "float32"), ("int4", "float16")]
+# Every family in INT8 and INT4, and every kind of number in a family that has experts; targets that ship have float16.
+FAMILIES = [
+    ("whisper-experts", ("float32", "float16")), ("whisper-experts", ("int4", "float16")),
+    ("step-dense", ("int8", "float16")), ("step-dense", ("int4", "float32")),
+    ("step-moe-2", ("float32", "float16")), ("step-moe-2", ("int8", "float32")), ("step-moe-2", ("int4", "float16")),
+    ("omni", ("int8", "float16")), ("omni", ("int4", "float16")),
+]  # fmt: skip
 # More than 32 MB of INT8 in each of three components, in few layers: a plan also holds a kernel or more for each layer.
 WIDE = {
     "model_type": "whisper", "num_mel_bins": 80, "d_model": 2560, "max_source_positions": 1500,
@@ -68,25 +71,6 @@ def written_target(folder, activations):
 
 
 @pytest.fixture(scope="module")
-def target():
-    return load_target(str(HERE / "rtx.toml"))
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """Return a function: precision -> a bundle of whisper-experts."""
-    folder = tmp_path_factory.mktemp("small")
-    checkpoint = checkpoints.write(folder / "checkpoint", "whisper-experts")
-
-    def make(precision):
-        if not (folder / precision).is_dir():
-            export(checkpoint, folder / precision, ExportOptions(recipe=JUDGED, target=STANDARD, precision=precision))
-        return open_bundle(folder / precision)
-
-    return make
-
-
-@pytest.fixture(scope="module")
 def wide(tmp_path_factory):
     """Return a function: config, precision and activations -> a bundle in noise."""
     folder = tmp_path_factory.mktemp("wide")
@@ -106,29 +90,26 @@ def wide(tmp_path_factory):
     shutil.rmtree(folder)
 
 
-def test_every_component_builds_in_float_and_int8_and_is_kept_the_second_time(small, target, tmp_path):
-    for precision in ("float32", "int8"):
-        seen = []
-        built = build(
-            small(precision), target, folder=tmp_path / precision, progress=lambda *said, to=seen: to.append(said)
-        )
-        assert sorted(one.component for one in built) == sorted(COMPONENTS)
-        assert not any(one.kept for one in built)
-        assert {name for name, _, _ in seen} == set(COMPONENTS)
-        asked = {one.component: one.note.int8_asked for one in built}
-        # 2 layers: 6 linears of an encoder layer; 2 of the adapter; 6 and two banks of a decoder layer, and the head
-        expected = {"encoder": 12, "adapter": 4, "backbone": 17}
-        assert asked == (expected if precision == "int8" else dict.fromkeys(expected, 0))
+def test_every_component_builds_in_float_and_int8_and_is_kept_the_second_time(small, target, first_build, plans):
+    folder, quantised, told = first_build
+    assert {name for name, _, _ in told} == set(COMPONENTS)
+    # 2 layers: 6 linears of an encoder layer; 2 of the adapter; 6 and two banks of a decoder layer, and the head
+    asked = {"encoder": 12, "adapter": 4, "backbone": 17}
+    whole = build(small("float32"), target, folder=plans)
+    for built, expected in ((quantised, asked), (whole, dict.fromkeys(asked, 0))):
+        assert [one.component for one in built] == list(COMPONENTS)
+        assert {one.component: one.note.int8_asked for one in built} == expected
         assert all(one.note.int8_layers == one.note.int8_asked for one in built)
-        again = build(small(precision), target, folder=tmp_path / precision)
-        assert all(one.kept for one in again)
-        assert [one.path for one in again] == [one.path for one in built]
+    assert not any(one.kept for one in quantised)
+    again = build(small("int8"), target, folder=folder)
+    assert all(one.kept for one in again)
+    assert [one.path for one in again] == [one.path for one in quantised]
 
 
-@pytest.mark.parametrize(("precision", "activations"), KINDS)
-@pytest.mark.parametrize("name", ["whisper-experts", "step-dense", "step-moe-2", "omni"])
-def test_every_graph_of_every_family_builds_in_every_kind(name, precision, activations, target, tmp_path):
+@pytest.mark.parametrize(("name", "kind"), FAMILIES)
+def test_every_graph_of_every_family_builds(name, kind, target, plans, tmp_path):
     """Those of the talker and the code predictor among them. INT4 of every group: no sound is heard to calibrate on."""
+    precision, activations = kind
     checkpoint = checkpoints.write(tmp_path / "checkpoint", name)
     groups = {"encoder": "float32"} if precision == "int8" else {}
     options = ExportOptions(
@@ -136,27 +117,27 @@ def test_every_graph_of_every_family_builds_in_every_kind(name, precision, activ
         precision=precision, groups=groups,
     )  # fmt: skip
     manifest = export(checkpoint, tmp_path / "bundle", options)
-    built = build(open_bundle(tmp_path / "bundle"), target, folder=tmp_path / "plans")
+    built = build(open_bundle(tmp_path / "bundle"), target, folder=plans)
     assert sorted(one.component for one in built) == sorted(manifest.components)
     asked = {one.component: one.note.int8_asked for one in built}
     assert all(one.note.int8_layers == one.note.int8_asked for one in built)
     assert (asked["backbone"] > 0) == (precision != "float32")
 
 
-def test_a_damaged_plan_is_built_anew(small, target, tmp_path):
-    built = build(small("int8"), target, folder=tmp_path)
-    damaged = built[0].path.read_bytes()
-    built[0].path.write_bytes(damaged[:-1] + bytes([damaged[-1] ^ 1]))
-    again = build(small("int8"), target, folder=tmp_path)
-    assert [one.kept for one in again] == [False, True, True]
-    _, reader = PlanStore(small("int8"), tmp_path).open(again[0].component, again[0].note.key)
+def test_a_damaged_plan_is_built_anew(small, target, built):
+    plan = built["adapter"]
+    damaged = plan.read_bytes()
+    plan.write_bytes(damaged[:1000] + bytes([damaged[1000] ^ 1]) + damaged[1001:])
+    again = build(small("int8"), target, folder=plan.parent)
+    assert [one.component for one in again if not one.kept] == ["adapter"]
+    _, reader = PlanStore(small("int8"), plan.parent).open("adapter", again[0].note.key)
     reader.close()
 
 
-def test_a_plan_is_read_through_the_class_that_the_library_takes(small, target, tmp_path):
+def test_a_plan_is_read_through_the_class_that_the_library_takes(small, first_build):
     trt = pytest.importorskip("tensorrt_rtx")
-    built = build(small("int8"), target, folder=tmp_path)[0]
-    note, plan = PlanStore(small("int8"), tmp_path).open(built.component, built.note.key)
+    folder, (built, *_), _ = first_build
+    note, plan = PlanStore(small("int8"), folder).open(built.component, built.note.key)
     with closing(plan):
         assert reads_in_blocks(trt)
         made = reader_class(trt, plan)
@@ -192,30 +173,29 @@ def test_a_disk_that_takes_no_plan_ends_the_build_in_one_line(small, target, tmp
     assert list((tmp_path / "plans").iterdir()) == []
 
 
-def test_another_length_of_the_cache_is_another_plan(small, target, tmp_path):
-    whole = build(small("int8"), target, folder=tmp_path)
-    short = build(small("int8"), target, folder=tmp_path, context_tokens=64)
+def test_another_length_of_the_cache_is_another_plan(small, target, built):
+    folder = built["backbone"].parent
+    short = build(small("int8"), target, folder=folder, context_tokens=64)
     assert {one.component: one.kept for one in short} == {"encoder": True, "adapter": True, "backbone": False}
-    assert len({one.path for one in (*whole, *short)}) == len(COMPONENTS) + 1
+    assert len({*built.values(), *(one.path for one in short)}) == len(COMPONENTS) + 1
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_weights_stay_small_in_the_plan_and_a_float_plan_is_told_from_it(precision, wide, target, tmp_path):
+def test_weights_stay_small_in_the_plan_and_a_float_plan_is_told_from_it(precision, wide, target, plans):
     small, large = wide(WIDE, precision), wide(WIDE, "float32")
-    check_bytes(small, large, COMPONENTS, target, tmp_path, at_least=32e6 if precision == "int8" else 16e6)
+    check_bytes(small, large, COMPONENTS, target, plans, at_least=32e6 if precision == "int8" else 16e6)
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_gated_experts_beside_float16_products_stay_small_too(precision, wide, target, tmp_path):
+def test_gated_experts_beside_float16_products_stay_small_too(precision, wide, target, plans):
     small, large = wide(GATED, precision, "float16"), wide(GATED, "float32", "float16")
-    check_bytes(small, large, ["backbone"], target, tmp_path, at_least=32e6)
+    check_bytes(small, large, ["backbone"], target, plans, at_least=32e6)
 
 
 def check_bytes(small, large, components, target, folder, *, at_least):
     """Assert that the plans of one bundle are hardly larger than its weights, and those of the other are."""
     manifest = small.manifest
-    plans = [{one.component: one.note for one in build(bundle, target, folder=folder / bundle.folder.name)}
-             for bundle in (small, large)]  # fmt: skip
+    plans = [{one.component: one.note for one in build(bundle, target, folder=folder)} for bundle in (small, large)]
     for name in components:
         weight_bytes = small.file(manifest.components[name].data).stat().st_size
         rows = [row for row in manifest.census if row.component == name]
@@ -243,30 +223,41 @@ def machine(folder, available_mib):
     return folder
 
 
-def test_a_build_that_would_not_fit_is_refused_before_it_starts(small, target, tmp_path):
-    bundle = small("int8")
-    peak = max(build_peak_mib(bundle.manifest, name) for name in bundle.manifest.components)
+def largest(bundle):
+    """Return the component whose build takes the most memory, and how much in MiB."""
+    peaks = {name: build_peak_mib(bundle.manifest, name) for name in bundle.manifest.components}
+    return max(peaks.items(), key=lambda one: one[1])
+
+
+def test_a_build_that_would_not_fit_is_refused_before_it_starts(small, target, built, tmp_path):
+    bundle, folder = small("int8"), built["adapter"].parent
+    name, peak = largest(bundle)
     with pytest.raises(BackendError, match=r"the plan of '\w+' is predicted to take [\d,]+ MiB, this machine has "):
-        build(bundle, target, folder=tmp_path / "plans", root=machine(tmp_path / "less", peak - 1))
-    assert not (tmp_path / "plans").exists()
-    build(bundle, target, folder=tmp_path / "plans", root=machine(tmp_path / "more", peak + 1))
+        build(bundle, target, folder=tmp_path / "none", root=machine(tmp_path / "less", peak - 1))
+    assert not (tmp_path / "none").exists()
+    built[name].unlink()
+    more = build(bundle, target, folder=folder, root=machine(tmp_path / "more", peak + 1))
+    assert [one.component for one in more if not one.kept] == [name]
     # what is there already takes no building
-    again = build(bundle, target, folder=tmp_path / "plans", root=tmp_path / "less")
+    again = build(bundle, target, folder=folder, root=tmp_path / "less")
     assert all(one.kept for one in again)
 
 
-def test_where_the_gpu_shares_the_memory_kernels_get_what_is_left(small, target, tmp_path):
+def test_where_the_gpu_shares_the_memory_kernels_get_what_is_left(small, target, built, tmp_path):
     bundle, shared = small("int8"), msgspec.structs.replace(target, unified_memory=True)
-    peak = max(build_peak_mib(bundle.manifest, name) for name in bundle.manifest.components)
+    folder, (name, peak) = built["adapter"].parent, largest(bundle)
+    built[name].unlink()
     with pytest.raises(BackendError, match=r"no plan of it with 0 MiB left .*workspace.*; end other programs"):
-        build(bundle, shared, folder=tmp_path / "plans", root=machine(tmp_path / "less", peak + 0.4))
-    assert len(build(bundle, shared, folder=tmp_path / "plans", root=machine(tmp_path / "more", peak + 500))) == 3
+        build(bundle, shared, folder=folder, root=machine(tmp_path / "less", peak + 0.4))
+    more = build(bundle, shared, folder=folder, root=machine(tmp_path / "more", peak + 500))
+    assert [one.component for one in more if not one.kept] == [name]
 
 
-def test_a_graph_that_the_builder_cannot_read_is_one_line(small, target, tmp_path):
+def test_a_graph_that_the_builder_cannot_read_is_one_line(small, target, built, tmp_path):
+    built["adapter"].unlink()
     broken = tmp_path / "bundle"
     shutil.copytree(small("int8").folder, broken)
     graph = broken / "adapter.onnx"
     graph.write_bytes(graph.read_bytes().replace(b"Transpose", b"Transposs"))
     with pytest.raises(BackendError, match=r"adapter\.onnx: tensorrt-rtx .* cannot read it \(.+\); export it again$"):
-        build(open_bundle(broken, check_hashes=False), target, folder=tmp_path / "plans")
+        build(open_bundle(broken, check_hashes=False), target, folder=built["adapter"].parent)

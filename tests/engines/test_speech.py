@@ -10,9 +10,8 @@ import pytest
 
 from edgekit.bundle import open_bundle
 from edgekit.exporter.export import ExportOptions, export
-from edgekit.recipe import load_target
 from edgekit.runtime.backends.builder import build
-from tests.engines.test_build import HERE, KINDS, written_target
+from tests.engines.test_build import HERE, written_target
 from tests.reference import checkpoints
 
 pytestmark = pytest.mark.engines
@@ -22,6 +21,7 @@ TOKEN2WAV = {
     "dit": {"width": WIDTH, "heads": 4, "head_dim": 64, "inner": 512, "layers": 2},
     "vocoder": {"width": 64, "f0_width": 64},
 }
+KINDS = [("float32", "float32"), ("float32", "float16"), ("int8", "float32"), ("int8", "float16"), ("int4", "float16")]
 LINEARS = {"flow_encoder": 3 * 7, "flow_step": 2 * 7, "vocoder": 0}
 
 
@@ -36,17 +36,18 @@ def config(tmp_path_factory):
     return folder / "config.json"
 
 
-@pytest.mark.parametrize(("precision", "activations"), [("float32", "float32"), *KINDS])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_graph_that_speaks_builds_and_its_weights_stay_as_small_as_they_are(
-    precision, activations, config, tmp_path
+    kind, config, target, plans, tmp_path
 ):
+    precision, activations = kind
     options = ExportOptions(
         recipe=HERE.parent / "exporter" / "quick.toml", target=written_target(tmp_path, activations),
         precision="float32", groups={"decoder": precision}, dummy_weights=True,
     )  # fmt: skip
     export(config, tmp_path / "bundle", options)
     bundle = open_bundle(tmp_path / "bundle")
-    built = build(bundle, load_target(str(HERE / "rtx.toml")), folder=tmp_path / "plans")
+    built = build(bundle, target, folder=plans)
     notes = {one.component: one.note for one in built}
     assert notes.keys() == bundle.manifest.components.keys() > LINEARS.keys()
     for name, count in LINEARS.items():

@@ -7,17 +7,13 @@ import msgspec
 import pytest
 
 import edgekit
-from edgekit.bundle import open_bundle
 from edgekit.errors import BackendError
-from edgekit.exporter.export import ExportOptions, export
 from edgekit.recipe import load_target
 from edgekit.runtime.backends import CPU
 from edgekit.runtime.backends.builder import build
 from edgekit.runtime.backends.device import Driver
 from edgekit.runtime.backends.library import load_library, make_logger
 from edgekit.runtime.backends.plans import PORTABLE, PlanStore
-from tests.exporter.graphs import STANDARD
-from tests.reference import checkpoints
 
 pytestmark = pytest.mark.engines
 RTX = load_target("desktop-rtx")
@@ -29,13 +25,14 @@ def trt():
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("small")
-    recipe = folder / "recipe.toml"
-    recipe.write_text('[gate]\nkind = "off"\n', encoding="utf-8")
-    checkpoint = checkpoints.write(folder / "checkpoint", "whisper-experts")
-    export(checkpoint, folder / "bundle", ExportOptions(recipe=recipe, target=STANDARD, precision="float32"))
-    return open_bundle(folder / "bundle")
+def bundle(small):
+    return small("float32")
+
+
+@pytest.fixture(scope="module")
+def named(bundle):
+    """Return the plans for the target's devices, beside the bundle."""
+    return build(bundle, RTX)
 
 
 @pytest.mark.parametrize(
@@ -90,19 +87,19 @@ def test_inputs_that_set_sizes_by_their_value_are_the_ones_that_lie_on_the_host(
         assert not any(network.get_output(index).is_shape_tensor for index in range(network.num_outputs))
 
 
-def test_plans_are_built_for_the_devices_of_the_target(bundle, tmp_path):
-    named = build(bundle, RTX, folder=tmp_path)
+def test_plans_are_built_for_the_devices_of_the_target(bundle, named, plans):
+    folder = named[0].path.parent
     assert {one.note.key.device for one in named} == {"8.6 8.9 12.0"}
     one_device = msgspec.structs.replace(RTX, compute_capability=("8.9",))
-    alone = build(bundle, one_device, folder=tmp_path)
+    alone = build(bundle, one_device, folder=folder)
     assert not any(one.kept for one in alone)
     assert {one.note.key.device for one in alone} == {"8.9"}
     # code for one device takes less room than for three: the builder did hear of it
     assert sum(one.note.bytes for one in alone) < sum(one.note.bytes for one in named)
-    portable = build(bundle, msgspec.structs.replace(RTX, compute_capability=()), folder=tmp_path)
+    portable = build(bundle, msgspec.structs.replace(RTX, compute_capability=()), folder=plans)
     assert {one.note.key.device for one in portable} == {PORTABLE}
-    assert all(one.kept for one in build(bundle, RTX, folder=tmp_path))
-    assert len(PlanStore(bundle, tmp_path).notes("backbone")) == 3
+    assert all(one.kept for one in build(bundle, RTX, folder=folder))
+    assert len(PlanStore(bundle, folder).notes("backbone")) == 2
 
 
 def test_a_device_that_tensorrt_for_rtx_does_not_know_is_refused(bundle, tmp_path):
@@ -114,6 +111,7 @@ def test_a_device_that_tensorrt_for_rtx_does_not_know_is_refused(bundle, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("named")
 def test_without_a_device_running_a_plan_is_one_line_and_no_runtime_is_made(bundle):
     try:
         Driver()
@@ -121,7 +119,6 @@ def test_without_a_device_running_a_plan_is_one_line_and_no_runtime_is_made(bund
         pass
     else:
         pytest.skip("this machine has a CUDA driver")
-    build(bundle, RTX)
     # in a process of its own, which a Runtime without a device would end
     code = f"import edgekit; edgekit.load({str(bundle.folder)!r}, threads=1)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

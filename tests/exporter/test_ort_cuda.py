@@ -101,6 +101,7 @@ def graph(bundle, component):
 def test_every_linear_and_expert_is_stored_in_the_precision_asked_for(name, precision, bundles):
     manifest = bundles(name, precision).manifest
     assert (manifest.dialect, manifest.requires.tensorrt) == ("ort-cuda", None)
+    assert manifest.recipe["quantize"]["encoder_activations"] == "float"
     weights = [row for row in manifest.census if row.op in ("MatMulNBits", "QMoE")]
     codes = [row for row in weights if row.dtype.startswith("uint8")]
     assert {row.dtype for row in codes} == {"uint8 (4 bit)" if precision == "int4" else "uint8"}
@@ -201,11 +202,14 @@ def test_experts_are_weighted_by_their_shares(gated, bits, tmp_path):
     np.testing.assert_allclose(engine.bind({}).run({"x": rows, "mix": shares})["y"], wanted, rtol=0, atol=bound)
 
 
-def test_experts_that_the_kernels_do_not_take_are_refused(checkpoint, tmp_path):
-    with pytest.raises(CheckpointError, match=r"experts of 64 x 32: .* multiples of 64; .*--experts float32"):
+@pytest.mark.parametrize(
+    ("name", "groups", "group"), [("whisper-experts", {}, "experts"), ("omni", {"experts": "float32"}, "decoder")]
+)
+def test_experts_that_the_kernels_do_not_take_are_refused(name, groups, group, checkpoint, tmp_path):
+    with pytest.raises(CheckpointError, match=rf"experts of \d+ x \d+: .* of 64; export with --{group} float32$"):
         export(
-            checkpoint("whisper-experts"), tmp_path / "b",
-            ExportOptions(recipe=QUICK, target=ORT_CUDA, precision="int8"),
+            checkpoint(name), tmp_path / "b",
+            ExportOptions(recipe=QUICK, target=ORT_CUDA, precision="int8", groups=groups),
         )  # fmt: skip
     assert not list(tmp_path.iterdir())
 

@@ -59,9 +59,9 @@ def test_the_largest_block_that_divides_is_chosen(width, at_most, block):
 
 
 def test_experts_of_an_odd_width_are_refused_by_size():
-    assert choose_expert_block(384, 16, 64) == 16
-    with pytest.raises(CheckpointError, match=r"384 x 24.*multiples of 16.*--experts float32"):
-        choose_expert_block(384, 24, 64)
+    assert choose_expert_block(384, 16, 64, "experts") == 16
+    with pytest.raises(CheckpointError, match=r"384 x 24.*multiples of 16.*--decoder float32"):
+        choose_expert_block(384, 24, 64, "decoder")
 
 
 @pytest.mark.parametrize("bits", [8, 4])

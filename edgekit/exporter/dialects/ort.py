@@ -126,7 +126,7 @@ class OrtDialect:
             )  # fmt: skip
             return g.node("Mul", mixed, total)
         bits = BITS[w.precision[bank.group]]
-        block = choose_expert_block(bank.hidden, bank.inner, w.settings.experts_block)
+        block = choose_expert_block(bank.hidden, bank.inner, w.settings.experts_block, bank.group)
         for name, rows, width in bank.matrices:
             codes = g.weight(name, "uint8", (bank.experts, rows, width * bits // 8))
             scales = g.weight(name + SCALE, "float32", (bank.experts, rows, width // block))

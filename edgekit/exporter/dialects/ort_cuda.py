@@ -107,7 +107,7 @@ class OrtCudaDialect(OrtDialect):
         if bank.hidden % EXPERT_TILE or bank.inner % EXPERT_TILE:
             raise CheckpointError(
                 f"experts of {bank.hidden} x {bank.inner}: onnxruntime's CUDA kernels want multiples of {EXPERT_TILE}; "
-                "export with --experts float32"
+                f"export with --{bank.group} float32"
             )
         bits = BITS[precision]
         for name, rows, width in bank.matrices:

@@ -92,7 +92,9 @@ class StandardDialect:
         if precision == "float32":
             weight = w.matrix(g, name)
         else:
-            weight = _dequantised(g, name, w.source.shape(name), w.blocks(name), precision, at_most=w.block(group))
+            weight = _dequantised(
+                g, name, w.source.shape(name), w.blocks(name), precision, group=group, at_most=w.block(group)
+            )
         x = _rounded(g, x, w.ranges[name]) if precision == "int8" and name in w.ranges else g.narrow(x)
         if g.activations == "float32":
             return g.node("Gemm", x, weight, bias, transB=1)
@@ -136,7 +138,10 @@ def expert_matrices(g: GraphWriter, w: "Weights", bank: "ExpertBank") -> tuple[s
     held = []
     for name, rows, width in bank.matrices:
         blocks = ((expert * rows, w.expert(name, bank, expert)) for expert in range(bank.experts))
-        whole = _dequantised(g, name, (bank.experts * rows, width), blocks, precision, at_most=w.settings.experts_block)
+        whole = _dequantised(
+            g, name, (bank.experts * rows, width), blocks, precision, group=bank.group,
+            at_most=w.settings.experts_block,
+        )  # fmt: skip
         held.append(g.node("Reshape", whole, g.constant([bank.experts, rows, width])))
     return held[0], held[1]
 
@@ -148,9 +153,10 @@ def _dequantised(
     blocks: Iterable[tuple[int, NDArray[np.float32]]],
     precision: "Precision",
     *,
+    group: "Group",
     at_most: int,
 ) -> str:
-    """Store a matrix (rows, width) and return it as it multiplies.
+    """Store a matrix (rows, width) of a group of weights and return it as it multiplies.
 
     INT8 has a scale for each row; INT4 one for each block of a row, since TensorRT takes blocks of that alone, and in
     two dimensions alone.
@@ -166,7 +172,7 @@ def _dequantised(
     size = dividing_block(width, at_most)
     if size is None:
         raise CheckpointError(
-            f"{name}: {width} wide, INT4 needs a multiple of {SMALLEST_BLOCK}; export this group in int8"
+            f"{name}: {width} wide, INT4 needs a multiple of {SMALLEST_BLOCK}; export with --{group} int8"
         )
     codes, scales = g.weight(name, "int4", shape), g.weight(name + SCALE, g.activations, (rows, width // size))
     for row, block in blocks:

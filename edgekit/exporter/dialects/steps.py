@@ -8,7 +8,7 @@ class Steps:
     """Where a call stands in its cache: names of int64 ``start`` and ``total`` (1,), and of what else a dialect needs.
 
     ``last`` and ``total_scalar`` are the int32 forms of onnxruntime's op; ``places`` int64 (S,) are the positions of
-    the new rows, of the ``standard`` dialect.
+    the new rows, where shapes may not depend on values.
     """
 
     start: str
