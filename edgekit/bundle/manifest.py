@@ -223,7 +223,8 @@ class TalkerSpeech(Struct, frozen=True, tag_field="kind", tag="talker"):
     Components ``talker_adapter``, ``talker``, ``code_predictor`` and ``decoder``; the backbone also writes ``hidden``,
     what the talker hears of sound. A frame is ``codebooks`` codes: the first by ``talker``, the others by
     ``code_predictor``, whose tables stand one after another in ``code_table``, ``codebook_size`` rows each. Text ids:
-    ``turn_start``, the ``roles`` after it, ``tts_*``; codec ids: ``codec_*`` and ``speakers``.
+    ``turn_start``, the ``roles`` after it, ``tts_*``; codec ids: ``codec_*`` and ``speakers``, of whom ``speaker``
+    speaks unless another is asked for; empty: the first by name.
     """
 
     sample_rate_hz: int
@@ -249,6 +250,7 @@ class TalkerSpeech(Struct, frozen=True, tag_field="kind", tag="talker"):
     code_sampling: Sampling
     max_frames: int
     context_frames: int
+    speaker: str = ""
 
 
 class FlowSpeech(Struct, frozen=True, tag_field="kind", tag="flow"):

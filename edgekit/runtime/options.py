@@ -133,9 +133,11 @@ def make_mouth(model: "Model", options: StreamOptions, trace: Trace) -> Mouth | 
     if "decoder" not in model.engines and "vocoder" not in model.engines:
         raise UsageError("speak: the bundle was loaded to write only; load it with speak=True")
     if isinstance(speech, FlowSpeech):
-        name = options.voice or next(iter(speech.voices))
+        name = options.voice or min(speech.voices)
         if name not in speech.voices:
-            raise UsageError(f"voice: '{name}' is not in this bundle; choose one of: {', '.join(speech.voices)}")
+            raise UsageError(
+                f"voice: '{name}' is not in this bundle; choose one of: {', '.join(sorted(speech.voices))}"
+            )
         voice = load_voice(bundle.file(speech.voices[name]), speech.sample_rate_hz)
         return FlowMouth(speech, model.engines, voice, trace, options.seed or 0)
     tables = TalkerTables(model.table, TokenTable(bundle, speech.codec_table), TokenTable(bundle, speech.code_table))

@@ -100,7 +100,7 @@ class Talker:
         self._begun = self._going = False
         texts = self._project(tables.text.rows((speech.tts_pad, speech.tts_bos, speech.tts_eos)))
         self._pad, bos, self._eos = texts[:1], texts[1:2], texts[2:]
-        speaker = _speaker(options.speaker, speech.speakers)
+        speaker = _speaker(options.speaker, speech)
         thoughts = (speech.codec_nothink, speech.codec_think_bos, speech.codec_think_eos)
         codec = tables.codec.rows((*thoughts, speaker, speech.codec_pad, speech.codec_bos))
         silent = np.zeros((_HEAD_TOKENS, tables.codec.width), np.float32)
@@ -388,9 +388,12 @@ def _samplers(speech: TalkerSpeech, options: TalkerOptions) -> tuple[Sampler, Sa
     )
 
 
-def _speaker(name: str | None, speakers: dict[str, int]) -> int:
-    """Return the codec token of a speaker, in any case of letters; the first one for None."""
-    found = next(iter(speakers)) if name is None else name.lower()
-    if found not in speakers:
-        raise UsageError(f"voice: '{name}' is not in this bundle; choose one of: {', '.join(speakers)}")
-    return speakers[found]
+def _speaker(name: str | None, speech: TalkerSpeech) -> int:
+    """Return the codec token of a speaker, in any case of letters; of the bundle's usual one for None."""
+    # A manifest's names have no order: the file is written sorted.
+    found = (speech.speaker or min(speech.speakers)) if name is None else name.lower()
+    if found not in speech.speakers:
+        raise UsageError(
+            f"voice: '{name or found}' is not in this bundle; choose one of: {', '.join(sorted(speech.speakers))}"
+        )
+    return speech.speakers[found]

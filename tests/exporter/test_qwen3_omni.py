@@ -155,6 +155,7 @@ def test_speech_takes_text_ids_from_the_tokenizer_and_codec_ids_from_the_config(
     assert (speech.codec_pad, speech.codec_bos, speech.codec_eos) == (64, 65, 66)
     assert (speech.codec_nothink, speech.codec_think_bos, speech.codec_think_eos) == (67, 68, 69)
     assert speech.speakers == {"ethan": 70, "chelsie": 71}
+    assert speech.speaker == "ethan"  # transformers' generate(speaker="Ethan")
     assert set(speech.codec_suppress) == set(range(64, 1088)) - {66}
     assert (speech.codebooks, speech.codebook_size, speech.samples_per_frame) == (4, 64, 1920)
     assert (speech.context_frames, speech.max_frames) == (512, 256)

@@ -42,6 +42,12 @@ def test_what_a_bundle_says_is_verified_codes_and_sound(bundle):
     assert failed == ["speech (spoken.sound): relative error"]
 
 
+def test_a_float_bundle_says_what_it_said_when_it_was_made(checkpoint, tmp_path):
+    export(checkpoint("omni"), tmp_path / "b", ExportOptions(recipe=JUDGED, precision="float32"))
+    found = {check.name: check.error for check in verify(tmp_path / "b", threads=1).checks if "speech" in check.name}
+    assert found == {"speech (spoken.sound): relative error": 0.0, "speech codes that differ / codes": 0.0}
+
+
 def test_other_codes_are_told_apart(bundle):
     assert _speech(bundle)["speech codes that differ / codes"].passed  # there are codes to compare
     _spoil(bundle, "spoken.codes", lambda codes: codes ^ 1)

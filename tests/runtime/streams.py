@@ -26,7 +26,7 @@ class Logged:
     """An Engine that passes every call on and keeps a copy of what went in."""
 
     def __init__(self, engine: Engine) -> None:
-        self.component = engine.component
+        self.component, self.counts, self.notes = engine.component, engine.counts, engine.notes
         self.engine = engine
         self.calls: list[dict[str, np.ndarray]] = []
 

@@ -110,6 +110,7 @@ class NumpyEngine:
 
     def __init__(self, name: str, call: type["_Call"], maths: Maths) -> None:
         self.component = Component(graph=name, data=None, inputs=(), outputs=(), precision="float32")
+        self.counts, self.notes = {}, ()
         self._call, self._maths = call, maths
 
     def bind(self, sizes: Mapping[str, int]) -> "_Call":

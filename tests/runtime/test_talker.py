@@ -320,11 +320,15 @@ def test_pieces_double_up_to_the_longest(first: int, longest: int, sizes: list[i
         np.testing.assert_array_equal(samples, spoken.maths.sound(codes))
 
 
-@pytest.mark.parametrize(("name", "token"), [(None, 16), ("ann", 16), ("Bob", 17), ("BOB", 17)])
-def test_speakers_are_known_in_any_case_of_letters_and_the_first_speaks_if_none_is_asked_for(
-    name: str | None, token: int
+@pytest.mark.parametrize(
+    ("name", "usual", "token"),
+    [(None, "", 16), (None, "bob", 17), ("ann", "bob", 16), ("Bob", "", 17), ("BOB", "ann", 17)],
+)
+def test_speakers_are_known_in_any_case_of_letters_and_one_speaks_if_none_is_asked_for(
+    name: str | None, usual: str, token: int
 ) -> None:
-    spoken = Spoken(speaker=name)
+    # as a manifest's file may have them: in no order that says anything
+    spoken = Spoken(speaker=name, speech={"speakers": {"bob": 17, "ann": 16}, "speaker": usual})
     spoken.read([*user_turn(7), *HEAD])
     wanted = expected(spoken.maths, _told(spoken.maths, user_turn(7)), ANSWER, speaker=token)
     np.testing.assert_array_equal(spoken.answer(ANSWER)[0], wanted)

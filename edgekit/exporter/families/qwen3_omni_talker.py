@@ -28,6 +28,7 @@ MOST_FRAMES = 4096  # of the talker's cache, 20 KiB each in the published model;
 # Source: the arguments of generate() and of its call of the code predictor, which are the defaults published.
 TALKER_SAMPLING = Sampling(temperature=0.9, top_k=50, repetition_penalty=1.05)
 CODE_SAMPLING = Sampling(temperature=1.0, top_k=50, top_p=0.8)
+USUAL_SPEAKER = "ethan"
 _CODEC_IDS = {f"codec_{name}": f"codec_{name}_id" for name in ("pad", "bos", "nothink", "think_bos", "think_eos")}
 _CODEC_IDS |= {"codec_eos": "codec_eos_token_id"}
 TURN_START, ROLES = "<|im_start|>", ("system", "user", "assistant")
@@ -161,6 +162,7 @@ class Talker:
             code_sampling=CODE_SAMPLING,
             max_frames=frames // 2,
             context_frames=frames,
+            speaker=USUAL_SPEAKER if USUAL_SPEAKER in self._speakers else "",
         )
 
     def _adapter(self, g: GraphWriter, w: Weights) -> None:
