@@ -109,12 +109,14 @@ def test_blocks_are_the_file_in_pieces(tmp_path: Path, samples: int) -> None:
 def test_blocks_hold_one_piece_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "long.wav"
     soundfile.write(path, np.zeros(600 * 8_000, np.int16), 8_000)  # 19 MB as float32
-    tracemalloc.start()
-    seconds = sum(len(piece.samples) / piece.sample_rate_hz for piece in blocks(path, 1.0))
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert seconds == 600
-    assert peak < 1_000_000
+    peaks = []
+    for _ in range(3):  # another test's thread may allocate meanwhile
+        tracemalloc.start()
+        seconds = sum(len(piece.samples) / piece.sample_rate_hz for piece in blocks(path, 1.0))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert seconds == 600
+    assert min(peaks) < 1_000_000
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
