@@ -43,8 +43,8 @@ def build(bundle: Path, target: str, output: Path | None, context_tokens: int | 
         return
     for one in built:
         how = "kept" if one.kept else f"built in {one.note.build_s:.1f} s"
-        asked = one.note.int8_asked
-        layers = f"INT8 or INT4 in {one.note.int8_layers} of {asked} layers" if asked else "no INT8 asked for"
+        asked = one.note.quantised_asked
+        layers = f"INT8 or INT4 in {one.note.quantised_layers} of {asked} layers" if asked else "no INT8 asked for"
         if one.note.layers:
             layers += f", by the inspector {', '.join(f'{count} {kind}' for kind, count in one.note.layers.items())}"
         click.echo(f"{one.component}: {one.note.bytes / 1e6:.1f} MB, {layers}, {how}: {one.path}")

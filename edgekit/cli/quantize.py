@@ -22,7 +22,8 @@ def quantize(
 ) -> None:
     """Write a quantised bundle from a float32 one.
 
-    The result has the same bytes as exporting the checkpoint straight to that precision. Without a precision, int8.
+    The result has the same bytes as exporting the checkpoint straight to that precision. Without a precision, int8. A
+    bundle whose target multiplies in float16 holds rounded weights: export its checkpoint instead.
     """
     from edgekit.exporter.export import quantize as quantize_bundle
 

@@ -98,8 +98,8 @@ def test_every_component_builds_in_float_and_int8_and_is_kept_the_second_time(sm
     whole = build(small("float32"), target, folder=plans)
     for built, expected in ((quantised, asked), (whole, dict.fromkeys(asked, 0))):
         assert [one.component for one in built] == list(COMPONENTS)
-        assert {one.component: one.note.int8_asked for one in built} == expected
-        assert all(one.note.int8_layers == one.note.int8_asked for one in built)
+        assert {one.component: one.note.quantised_asked for one in built} == expected
+        assert all(one.note.quantised_layers == one.note.quantised_asked for one in built)
     assert not any(one.kept for one in quantised)
     again = build(small("int8"), target, folder=folder)
     assert all(one.kept for one in again)
@@ -119,8 +119,8 @@ def test_every_graph_of_every_family_builds(name, kind, target, plans, tmp_path)
     manifest = export(checkpoint, tmp_path / "bundle", options)
     built = build(open_bundle(tmp_path / "bundle"), target, folder=plans)
     assert sorted(one.component for one in built) == sorted(manifest.components)
-    asked = {one.component: one.note.int8_asked for one in built}
-    assert all(one.note.int8_layers == one.note.int8_asked for one in built)
+    asked = {one.component: one.note.quantised_asked for one in built}
+    assert all(one.note.quantised_layers == one.note.quantised_asked for one in built)
     assert (asked["backbone"] > 0) == (precision != "float32")
 
 
@@ -204,7 +204,7 @@ def check_bytes(small, large, components, target, folder, *, at_least):
         print(f"{name}: {plans[0][name].bytes / weight_bytes:.3f}, float {plans[1][name].bytes / weight_bytes:.3f}")
         assert plans[0][name].bytes <= limit, name
         assert plans[1][name].bytes > limit, name
-        assert take_layer_census(rows, weight_bytes, [], plans[1][name].bytes).int8 < plans[0][name].int8_asked
+        assert take_layer_census(rows, weight_bytes, [], plans[1][name].bytes).int8 < plans[0][name].quantised_asked
 
 
 def has_driver():

@@ -51,5 +51,5 @@ def test_every_graph_that_speaks_builds_and_its_weights_stay_as_small_as_they_ar
     notes = {one.component: one.note for one in built}
     assert notes.keys() == bundle.manifest.components.keys() > LINEARS.keys()
     for name, count in LINEARS.items():
-        assert notes[name].int8_asked == notes[name].int8_layers == (0 if precision == "float32" else count)
+        assert notes[name].quantised_asked == notes[name].quantised_layers == (0 if precision == "float32" else count)
         assert notes[name].weight_bytes < 1.1 * bundle.file(bundle.manifest.components[name].data).stat().st_size

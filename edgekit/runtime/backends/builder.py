@@ -137,9 +137,9 @@ def _build_one(trt: Any, bundle: Bundle, name: str, job: _Job) -> Built:  # noqa
             workspace_mib=left_mib if job.shares_memory else None,
         )  # fmt: skip
         census = take_layer_census(rows, data_bytes, log, draft.bytes)
-        if census.int8 < census.asked:
+        if census.quantised < census.asked:
             raise BackendError(
-                f"{component.graph}: the plan surely holds {census.int8} layers in INT8 or INT4, the bundle has "
+                f"{component.graph}: the plan surely holds {census.quantised} layers in INT8 or INT4, the bundle has "
                 f"{census.asked} ({census.weight_bytes} bytes of weights, {data_bytes} in the bundle); use another "
                 f"version than {job.kind} {trt.__version__}"
             )
@@ -152,7 +152,7 @@ def _build_one(trt: Any, bundle: Bundle, name: str, job: _Job) -> Built:  # noqa
                 f"another version than {job.kind} {trt.__version__}"
             )
         note = PlanNote(
-            key=key, int8_layers=census.int8, int8_asked=census.asked, weight_bytes=census.weight_bytes,
+            key=key, quantised_layers=census.quantised, quantised_asked=census.asked, weight_bytes=census.weight_bytes,
             build_s=round(time.perf_counter() - started, 3), sha256=draft.sha256, bytes=draft.bytes,
             layers=layers,
         )  # fmt: skip

@@ -28,9 +28,9 @@ _KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class LayerCensus:
-    """``int8``: linears and experts that surely hold INT8 or INT4, of ``asked``; ``weight_bytes`` are the plan's."""
+    """``quantised``: linears and experts that surely hold INT8 or INT4, of ``asked``; ``weight_bytes``: the plan's."""
 
-    int8: int
+    quantised: int
     asked: int
     weight_bytes: int
 

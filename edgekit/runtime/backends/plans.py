@@ -69,8 +69,8 @@ class PlanNote(Struct, frozen=True):
     """
 
     key: PlanKey
-    int8_layers: int
-    int8_asked: int
+    quantised_layers: int
+    quantised_asked: int
     weight_bytes: int
     build_s: float
     sha256: str

@@ -139,8 +139,8 @@ def publish(bundle, library, context_tokens=None, *, kind="tensorrt", device="8.
         plan = json.dumps({"graph": str(bundle.folder / component.graph), "bounds": bounds}).encode()
         key = plan_key(bundle, name, kind, library.__version__, device=device, context_tokens=context_tokens)
         note = PlanNote(
-            key=msgspec.structs.replace(key, **changes), int8_layers=0, int8_asked=0, weight_bytes=0, build_s=0.0,
-            sha256=hashlib.sha256(plan).hexdigest(), bytes=len(plan),
+            key=msgspec.structs.replace(key, **changes), quantised_layers=0, quantised_asked=0, weight_bytes=0,
+            build_s=0.0, sha256=hashlib.sha256(plan).hexdigest(), bytes=len(plan),
         )  # fmt: skip
         with store.draft(name) as draft:
             draft.write(plan)

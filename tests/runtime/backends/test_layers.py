@@ -25,29 +25,29 @@ DATA = 2000
 )
 def test_bytes_beyond_the_bundles_own_widen_the_smallest_layers_first(weights, int8):
     found = take_layer_census(ROWS, DATA, ["Building", f"Total Weights Memory: {weights} bytes"], 123456)
-    assert (found.int8, found.asked, found.weight_bytes) == (int8, 3, weights)
+    assert (found.quantised, found.asked, found.weight_bytes) == (int8, 3, weights)
 
 
 def test_the_last_statement_of_the_log_counts_and_without_one_the_plans_size():
     log = ["Total Weights Memory: 5 bytes", "Total Weights Memory: 2100 bytes"]
-    assert take_layer_census(ROWS, DATA, log, 0).int8 == 2
-    assert take_layer_census(ROWS, DATA, [], 2300).int8 == 1
+    assert take_layer_census(ROWS, DATA, log, 0).quantised == 2
+    assert take_layer_census(ROWS, DATA, [], 2300).quantised == 1
 
 
 def test_a_float_component_asks_for_none():
     found = take_layer_census([row(50, "float32")], DATA, [], 5000)
-    assert (found.int8, found.asked) == (0, 0)
+    assert (found.quantised, found.asked) == (0, 0)
 
 
 def test_int4_counts_as_int8_does():
     found = take_layer_census([row(100, "int4"), row(300), row(50, "float16")], DATA, [], 2100)
-    assert (found.int8, found.asked) == (1, 2)
+    assert (found.quantised, found.asked) == (1, 2)
 
 
 def test_room_between_tensors_widens_none():
     rows = [row(100), row(300), row(257, "float32")]  # 256, 512 and 512 bytes
-    assert take_layer_census(rows, 700, [], 1280 + 99).int8 == 2
-    assert take_layer_census(rows, 700, [], 1280 + 100).int8 == 1
+    assert take_layer_census(rows, 700, [], 1280 + 99).quantised == 2
+    assert take_layer_census(rows, 700, [], 1280 + 100).quantised == 1
 
 
 def layer(*inputs, weights=None):

@@ -21,8 +21,8 @@ PLAN = bytes(range(256)) * 3
 def plan(tiny_bundle):
     store = PlanStore(open_bundle(tiny_bundle().folder))
     note = PlanNote(
-        key=KEY, int8_layers=0, int8_asked=0, weight_bytes=0, build_s=0.0, sha256=hashlib.sha256(PLAN).hexdigest(),
-        bytes=len(PLAN),
+        key=KEY, quantised_layers=0, quantised_asked=0, weight_bytes=0, build_s=0.0,
+        sha256=hashlib.sha256(PLAN).hexdigest(), bytes=len(PLAN),
     )  # fmt: skip
     with store.draft("encoder") as draft:
         draft.write(PLAN)

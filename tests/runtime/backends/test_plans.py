@@ -27,7 +27,7 @@ def store(tiny_bundle):
 
 def note(key=KEY, plan=PLAN):
     return PlanNote(
-        key=key, int8_layers=3, int8_asked=3, weight_bytes=10, build_s=0.5,
+        key=key, quantised_layers=3, quantised_asked=3, weight_bytes=10, build_s=0.5,
         sha256=hashlib.sha256(plan).hexdigest(), bytes=len(plan),
     )  # fmt: skip
 
