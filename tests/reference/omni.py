@@ -106,6 +106,7 @@ class TorchEngine:
 
     def __init__(self, name: str, call: Callable[[], "TorchCall"]) -> None:
         self.component = Component(graph=name, data=None, inputs=(), outputs=(), precision="float32")
+        self.counts, self.notes = {}, ()
         self._call = call
 
     def bind(self, sizes: Mapping[str, int]) -> "TorchCall":

@@ -39,7 +39,7 @@ def one_thread():
 def ears(tmp_path_factory):
     """Return the graphs of the ears with the published block of 8 s, the reference and both grids."""
     weights, family = omni_audio.ears_weights(FRESH_SEED), Qwen3OmniEars(PUBLISHED_BLOCK)
-    graphs = Hearing(tmp_path_factory.mktemp("ears"), family, weights, "float32")
+    graphs = Hearing(tmp_path_factory.mktemp("ears"), family, weights, "float32", "ort-cpu")
     reference = Qwen3OmniEarsReference(PUBLISHED_BLOCK, weights)
     return family, graphs, reference, {mode: family.grid(GridSettings(mode=mode)) for mode in ("exact", "chunked")}
 
