@@ -86,7 +86,7 @@ def speech(omni: Qwen3OmniMoeForConditionalGeneration, max_frames: int) -> Talke
     eos = config.codec_eos_token_id
     return TalkerSpeech(
         sample_rate_hz=24_000, samples_per_frame=int(omni.code2wav.total_upsample), codebooks=CODEBOOKS,
-        codebook_size=CODES, codec_table=table, code_table=table, speakers=dict(config.speaker_id),
+        codebook_size=CODES, codec_table=table, code_table=table, speakers=dict(config.speaker_id), speaker="ethan",
         turn_start=TURN_START, roles={"system": SYSTEM, "user": USER, "assistant": ASSISTANT}, tts_pad=TTS_PAD,
         tts_bos=TTS_BOS, tts_eos=TTS_EOS, codec_pad=config.codec_pad_id, codec_bos=config.codec_bos_id, codec_eos=eos,
         codec_nothink=config.codec_nothink_id, codec_think_bos=config.codec_think_bos_id,
