@@ -204,7 +204,9 @@ def check_bytes(small, large, components, target, folder, *, at_least):
         print(f"{name}: {plans[0][name].bytes / weight_bytes:.3f}, float {plans[1][name].bytes / weight_bytes:.3f}")
         assert plans[0][name].bytes <= limit, name
         assert plans[1][name].bytes > limit, name
-        assert take_layer_census(rows, weight_bytes, [], plans[1][name].bytes).quantised < plans[0][name].quantised_asked
+        assert (
+            take_layer_census(rows, weight_bytes, [], plans[1][name].bytes).quantised < plans[0][name].quantised_asked
+        )
 
 
 def has_driver():
