@@ -8,7 +8,7 @@ import pytest
 
 import edgekit
 from edgekit.bundle import open_bundle
-from edgekit.exporter.census import ratio
+from edgekit.exporter.checks.census import ratio
 from tests.reference import checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent

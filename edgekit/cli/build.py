@@ -29,7 +29,7 @@ def build(bundle: Path, target: str, output: Path | None, context_tokens: int | 
     """
     from edgekit.bundle import open_bundle
     from edgekit.recipe import load_target
-    from edgekit.runtime.backends.builder import build as build_plans
+    from edgekit.runtime.backends.trt.builder import build as build_plans
 
     with show_progress() as progress:
         built = build_plans(

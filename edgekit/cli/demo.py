@@ -109,7 +109,7 @@ def _export(bundle: Path) -> None:
 
 def _stream(model: "Model") -> None:
     """Play the clip and print the text as it comes."""
-    from edgekit.runtime.pace import paced
+    from edgekit.runtime.audio.pace import paced
 
     shown = ""
 

@@ -20,7 +20,7 @@ def doctor(as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from edgekit.profiler.doctor import examine
+    from edgekit.profiler.doctor.examination import examine
 
     found = examine()
     if as_json:

@@ -46,7 +46,7 @@ def export(
     with the checkpoint, and a quantised bundle is judged against its float32 twin; nothing is published that fails.
     """
     from edgekit.exporter.export import export as export_checkpoint
-    from edgekit.exporter.hub import locate
+    from edgekit.exporter.sources.hub import locate
 
     found = locate(checkpoint, revision=revision, offline=offline, weights=not asked["dummy_weights"])
     with show_progress() as progress:

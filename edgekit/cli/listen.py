@@ -105,9 +105,9 @@ def default_bundle() -> Path:
 
 def _source(device: str | None, simulate: Path | None) -> "Source":
     if simulate is not None:
-        from edgekit.runtime.daemon import Recording
+        from edgekit.runtime.audio.recording import Recording
 
         return Recording(simulate)
-    from edgekit.runtime.audio import Microphone
+    from edgekit.runtime.audio.microphone import Microphone
 
     return Microphone(int(device) if device and device.isdecimal() else device)

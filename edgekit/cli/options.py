@@ -10,8 +10,8 @@ import click
 from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
+    from edgekit.exporter.checks.quality import Progress
     from edgekit.exporter.export import ExportOptions
-    from edgekit.exporter.quality import Progress
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _PRECISION = click.Choice(["float32", "int8", "int4"])

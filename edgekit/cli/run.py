@@ -11,7 +11,7 @@ from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
     from edgekit.cli.printer import Printer
-    from edgekit.runtime.audio import Block
+    from edgekit.runtime.audio.files import Block
     from edgekit.runtime.model import Model
 
 _BLOCK_S = 1.0
@@ -95,6 +95,6 @@ def _run_file(
 
 
 def _chunks(file: Path, realtime: bool, block_s: float) -> "Iterator[tuple[Block, float]]":
-    from edgekit.runtime.pace import chunks, paced
+    from edgekit.runtime.audio.pace import chunks, paced
 
     return paced(file) if realtime else ((chunk, 0.0) for chunk in chunks(file, block_s))

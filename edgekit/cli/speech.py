@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from edgekit.bundle import Manifest
     from edgekit.cli.printer import Printer
+    from edgekit.runtime.audio.playback import TurnTaking
+    from edgekit.runtime.audio.speech_file import SpeechFile
     from edgekit.runtime.events import Audio
-    from edgekit.runtime.playback import TurnTaking
-    from edgekit.runtime.speech_file import SpeechFile
 
 
 class Sink(Protocol):
@@ -25,7 +25,7 @@ def speech_file(path: Path | None, manifest: "Manifest") -> "AbstractContextMana
     """Return the file to speak to, if one was named."""
     if path is None:
         return nullcontext()
-    from edgekit.runtime.speech_file import SpeechFile
+    from edgekit.runtime.audio.speech_file import SpeechFile
 
     return SpeechFile(path, _rate(manifest))
 
@@ -36,7 +36,7 @@ def speaker(manifest: "Manifest", *, speak: bool) -> "Iterator[TurnTaking | None
     if not speak:
         yield None
         return
-    from edgekit.runtime.playback import Playback, TurnTaking
+    from edgekit.runtime.audio.playback import Playback, TurnTaking
 
     with Playback(_rate(manifest)) as playback:
         yield TurnTaking(playback)

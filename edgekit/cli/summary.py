@@ -46,7 +46,7 @@ def census_table(facts: Mapping[str, Any]) -> Iterator[str]:
 
 def summary(folder: Path, manifest: Manifest) -> dict[str, Any]:
     """Return the same facts as plain data."""
-    from edgekit.exporter.census import ratio
+    from edgekit.exporter.checks.census import ratio
 
     components: dict[str, dict[str, int]] = {}
     census: dict[str, dict[str, int]] = {}

@@ -27,7 +27,7 @@ def verify(bundle: Path, reference: str | None, as_json: bool, **options: Any) -
     """
     ran: dict[str, str] = {}
     if reference is None:
-        from edgekit.runtime.verify import verify as compare
+        from edgekit.runtime.judge.verify import verify as compare
 
         verified = compare(bundle, **loading(options))
         checks, ran = verified.checks, {"backend": verified.backend, "fallback": verified.fallback}
@@ -35,7 +35,7 @@ def verify(bundle: Path, reference: str | None, as_json: bool, **options: Any) -
     elif any(loading(options).values()):
         raise UsageError("--reference: compares on the CPU; leave out what chooses a backend")
     else:
-        from edgekit.exporter.verify import verify_reference
+        from edgekit.exporter.checks.verify import verify_reference
 
         checks = verify_reference(bundle, reference)
     if as_json:

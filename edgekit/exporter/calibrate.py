@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import RecipeError
-from edgekit.exporter.dialects.standard import OBSERVED
+from edgekit.exporter.checks.quality import check_clips
+from edgekit.exporter.dialects.standard.dialect import OBSERVED
 from edgekit.exporter.families import Family
 from edgekit.exporter.graph import GraphWriter
-from edgekit.exporter.quality import check_clips
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import Recipe
 from edgekit.runtime.backends.ort import open_graph
 from edgekit.runtime.engine import Array, Engine
-from edgekit.runtime.features import LogMel
+from edgekit.runtime.hear.features import LogMel
 
 Float = NDArray[np.float32]
 _BINS = 2048

@@ -18,13 +18,14 @@ from edgekit.bundle import FORMAT_VERSION, Bundle, CensusRow, Manifest, Precisio
 from edgekit.bundle.manifest import Dialect
 from edgekit.errors import CheckpointError, UsageError
 from edgekit.exporter.calibrate import Calibration, calibrate
-from edgekit.exporter.census import check_census, take_census
-from edgekit.exporter.checkpoint import Tensors, check_names, open_checkpoint
-from edgekit.exporter.dialects.ort_cuda_ops import check_cuda_ops
-from edgekit.exporter.dialects.standard_ops import check_ops
-from edgekit.exporter.dummy import SEED, dummy_recipe, open_dummy
+from edgekit.exporter.checks.census import check_census, take_census
+from edgekit.exporter.checks.goldens import store_goldens
+from edgekit.exporter.checks.quality import Progress, compare, pass_or_waive, rounded, whole_clip_distance
+from edgekit.exporter.checks.weight_check import check_weights
+from edgekit.exporter.checks.written import BundleTensors, written_weights
+from edgekit.exporter.dialects.ort_cuda.ops import check_cuda_ops
+from edgekit.exporter.dialects.standard.ops import check_ops
 from edgekit.exporter.families import Family, find_family, open_beside
-from edgekit.exporter.goldens import store_goldens
 from edgekit.exporter.graph import INT4_OPSET, OPSETS, GraphWriter
 from edgekit.exporter.pack import (
     building,
@@ -35,18 +36,17 @@ from edgekit.exporter.pack import (
     write_manifest,
 )
 from edgekit.exporter.provenance import write_provenance
-from edgekit.exporter.quality import Progress, compare, pass_or_waive, rounded, whole_clip_distance
 from edgekit.exporter.quantize import SCALE
+from edgekit.exporter.sources.checkpoint import Tensors, check_names, open_checkpoint
+from edgekit.exporter.sources.dummy import SEED, dummy_recipe, open_dummy
+from edgekit.exporter.sources.tokenizer import tokenizer_json
 from edgekit.exporter.speech import bundle_voices, prepare_voices, with_voices
 from edgekit.exporter.tables import JoinedTensors, write_tables, written_bundle
-from edgekit.exporter.tokenizer import tokenizer_json
-from edgekit.exporter.weight_check import check_weights
 from edgekit.exporter.weights import Weights
-from edgekit.exporter.written import BundleTensors, written_weights
 from edgekit.recipe import GROUPS, GridSettings, Group, PrecisionSettings, Recipe, load_recipe, load_target
 from edgekit.resources import resource
 from edgekit.runtime.backends.external_data import check_external_data
-from edgekit.runtime.voice import Voice
+from edgekit.runtime.speak.voice import Voice
 
 LOWEST_ONNXRUNTIME = "1.31"  # the oldest version these graphs were run on
 LOWEST_TENSORRT = "10.3"  # of JetPack 6: the version whose ops the graphs keep to; none was executed there

@@ -19,7 +19,7 @@ from edgekit.bundle.manifest import Activations, Dialect, StateKind
 
 MICROSOFT = "com.microsoft"
 OPSET = 21
-# TensorRT 10.3 documents operators up to opset 20: dialects/standard_ops.toml, which also says why INT4 may be newer.
+# TensorRT 10.3 documents operators up to opset 20: dialects/standard/ops.toml, which also says why INT4 may be newer.
 OPSETS: dict[Dialect, dict[str, int]] = {
     "ort-cpu": {"": OPSET, MICROSOFT: 1},
     "ort-cuda": {"": OPSET, MICROSOFT: 1},

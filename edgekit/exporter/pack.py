@@ -20,10 +20,10 @@ import numpy as np
 
 from edgekit.bundle import Embedding, FileEntry, Manifest, TensorRef, encode, hash_file
 from edgekit.errors import OutputError
+from edgekit.exporter.checks.written import WrittenWeight
 from edgekit.exporter.graph import Array
 from edgekit.exporter.quantize import BITS, choose_block, quantize_blocks
 from edgekit.exporter.weights import Weights
-from edgekit.exporter.written import WrittenWeight
 from edgekit.recipe import Group
 
 MANIFEST = "manifest.json"

@@ -8,10 +8,10 @@ import numpy as np
 
 from edgekit.bundle import Bundle, Component, FlowSpeech, Manifest
 from edgekit.errors import CheckpointError
-from edgekit.exporter.checkpoint import Beside
+from edgekit.exporter.sources.checkpoint import Beside
 from edgekit.exporter.voice import prepare_voice
-from edgekit.runtime.flow import check_voice
-from edgekit.runtime.voice import FRAMES_PER_CODE, Voice, load_voice
+from edgekit.runtime.speak.matching import check_voice
+from edgekit.runtime.speak.voice import FRAMES_PER_CODE, Voice, load_voice
 
 FOLDER = "voices"
 DUMMY, DUMMY_CODES = "dummy", 75  # three seconds

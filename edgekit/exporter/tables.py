@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Component, Embedding
-from edgekit.exporter.checkpoint import Tensors
+from edgekit.exporter.checks.written import WrittenWeight, written_embedding, written_weights
 from edgekit.exporter.families import Family
 from edgekit.exporter.pack import write_embedding
+from edgekit.exporter.sources.checkpoint import Tensors
 from edgekit.exporter.weights import Weights
-from edgekit.exporter.written import WrittenWeight, written_embedding, written_weights
 
 
 class JoinedTensors:

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import AudioError, CheckpointError, MissingPackageError
-from edgekit.runtime.audio import read_audio, to_mono
-from edgekit.runtime.features import mel_filters
-from edgekit.runtime.voice import FRAMES_PER_CODE, LEAST_CODES, Voice
+from edgekit.runtime.audio.files import read_audio
+from edgekit.runtime.hear.features import mel_filters
+from edgekit.runtime.hear.resampler import to_mono
+from edgekit.runtime.speak.voice import FRAMES_PER_CODE, LEAST_CODES, Voice
 
 SPEECH_TOKENIZER = "speech_tokenizer_v2_25hz.onnx"
 SPEAKER_MODEL = "campplus.onnx"

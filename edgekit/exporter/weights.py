@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Precision
-from edgekit.exporter.checkpoint import Tensors, read
 from edgekit.exporter.dialects import Routing, blocks_of
 from edgekit.exporter.graph import GraphWriter
+from edgekit.exporter.sources.checkpoint import Tensors, read
 from edgekit.recipe import Group, QuantizeSettings
 
 ROW_BLOCK_BYTES = 16 << 20

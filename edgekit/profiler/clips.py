@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from edgekit.errors import AudioError
 from edgekit.profiler.pacing import BLOCK_SAMPLES, SAMPLE_RATE_HZ
 from edgekit.profiler.profiles import ClipFacts
-from edgekit.runtime.audio import Resampler, read_audio
+from edgekit.runtime.audio.files import read_audio
+from edgekit.runtime.hear.resampler import Resampler
 
 Samples = NDArray[np.float32]
 SPEECH_RANGE_DB = 30.0

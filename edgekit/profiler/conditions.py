@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgekit.errors import ProfileError
 from edgekit.profiler.clips import Samples, speech_blocks
 from edgekit.profiler.pacing import BLOCK_SAMPLES
-from edgekit.runtime.audio import read_audio
+from edgekit.runtime.audio.files import read_audio
 
 RATE_HZ = 16_000
 CLEAN = "clean"

@@ -14,8 +14,8 @@ from edgekit.bundle import GateKind
 from edgekit.errors import ProfileError
 from edgekit.profiler.pacing import Pacer
 from edgekit.profiler.profiles import Timeline, TimelineSpan
+from edgekit.runtime.answer.lookup import agreed
 from edgekit.runtime.events import Audio, Event, SpeechStarted, SpeechStopped, Text, Thought
-from edgekit.runtime.guess import agreed
 from edgekit.runtime.model import Model
 from edgekit.timing import Span
 

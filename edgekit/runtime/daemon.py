@@ -7,22 +7,18 @@ the Policy can choose a cheaper level, and the Ring drops the oldest. Knows noth
 """
 
 import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Protocol
 
 from edgekit.errors import DeviceError, EdgeKitError
-from edgekit.runtime.audio import SAMPLE_RATE_HZ, Samples
+from edgekit.runtime.audio.files import Samples
+from edgekit.runtime.audio.ring import Ring
 from edgekit.runtime.events import Event
-from edgekit.runtime.pace import chunks, paced
-from edgekit.runtime.ring import Ring
+from edgekit.runtime.hear.resampler import SAMPLE_RATE_HZ
 from edgekit.runtime.stream import Stream
-from edgekit.timing import Clock
 
 PUSH_S = 0.1  # at most this much sound in one push: the next one sees a fresh lag
 WAIT_S = 1.0  # a stop signal is noticed at the next sample, or after this if the device has gone silent
@@ -189,65 +185,3 @@ def stopped_by_signals(daemon: Daemon) -> Iterator[None]:
         yield
     finally:
         restore()
-
-
-class Recording:
-    """A Source that plays a file like a microphone, at the speed of sound, on a thread of its own.
-
-    Raises AudioError if the file cannot be read; one that is damaged later ends the source with that error.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        buffer_s: float = 10.0,
-        clock: Clock = time.perf_counter,
-        sleep: Callable[[float], object] | None = None,
-    ) -> None:
-        first = next(chunks(path))
-        self.sample_rate_hz = first.sample_rate_hz
-        self.channels: int = first.samples.shape[1]
-        self.overflows = 0
-        self.ring = Ring(max(1, round(buffer_s * self.sample_rate_hz)) * self.channels)
-        self._stop = threading.Event()
-        self._path, self._clock, self._sleep = path, clock, sleep or self._stop.wait
-        self._failure: Exception | None = None
-        self._thread = threading.Thread(target=self._play, name="edgekit-recording", daemon=True)
-
-    def __enter__(self) -> "Recording":  # noqa: PYI034 - typing.Self needs Python 3.11
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    @property
-    def dropped_samples(self) -> int:
-        """Samples per channel that were played but not read in time."""
-        return self.ring.dropped_samples // self.channels
-
-    def wait(self, timeout_s: float) -> bool:
-        """Sleep until samples are there, at most ``timeout_s``; say whether they are. Raises what ended the file."""
-        if self.ring.wait(timeout_s):
-            return True
-        if self._failure is not None:
-            raise self._failure
-        return False
-
-    def read(self, max_samples: int) -> Samples:
-        """Return the oldest samples that wait, (n, channels) float32 with n <= ``max_samples``. Never blocks."""
-        return self.ring.read(max_samples * self.channels).reshape(-1, self.channels)
-
-    def _play(self) -> None:
-        try:
-            for chunk, _ in paced(self._path, self._clock, self._sleep):
-                if self._stop.is_set():
-                    break
-                self.ring.write(chunk.samples.reshape(-1))
-        except Exception as error:  # noqa: BLE001 - `wait` raises it, where it can be seen
-            self._failure = error
-        finally:
-            self.ring.close()

@@ -15,15 +15,15 @@ from numpy.typing import ArrayLike
 
 from edgekit.bundle import Bundle, FlowSpeech, Manifest, TalkerSpeech, open_bundle
 from edgekit.errors import BundleFormatError, UsageError
-from edgekit.runtime.audio import Block, blocks
+from edgekit.runtime.answer.embedding import TokenTable
+from edgekit.runtime.answer.text import Tokenizer, load_tokenizer
+from edgekit.runtime.audio.files import Block, blocks
 from edgekit.runtime.backends import LoadSettings, load_engines
-from edgekit.runtime.embedding import TokenTable
 from edgekit.runtime.engine import Engine
 from edgekit.runtime.events import Event, Text
 from edgekit.runtime.options import StreamOptions
 from edgekit.runtime.policy import SKIP
 from edgekit.runtime.stream import Stream
-from edgekit.runtime.text import Tokenizer, load_tokenizer
 from edgekit.timing import Trace
 
 COMPONENTS: tuple[str, ...] = ("encoder", "adapter", "backbone")

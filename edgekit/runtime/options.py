@@ -8,17 +8,17 @@ import msgspec
 
 from edgekit.bundle import ComputeLevel, FlowSpeech, GateKind, GateSettings, Sampling, TokenProtocol
 from edgekit.errors import UsageError
-from edgekit.runtime.cross import CrossDecoder
-from edgekit.runtime.decode import Decoder, Setting
-from edgekit.runtime.embedding import TokenTable
+from edgekit.runtime.answer.answerer import Answerer, Setting
+from edgekit.runtime.answer.cross import CrossAnswerer
+from edgekit.runtime.answer.embedding import TokenTable
+from edgekit.runtime.answer.prefix import Asking, PrefixAnswerer
+from edgekit.runtime.answer.sampler import sampler
+from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.events import Audio, Text, Thought
-from edgekit.runtime.flow_mouth import FlowMouth
-from edgekit.runtime.mouth import Mouth
 from edgekit.runtime.policy import Budget
-from edgekit.runtime.prefix import Asking, PrefixDecoder
-from edgekit.runtime.sampler import sampler
-from edgekit.runtime.talker import Talker, TalkerOptions, TalkerTables
-from edgekit.runtime.voice import load_voice
+from edgekit.runtime.speak.flow import FlowSpeaker
+from edgekit.runtime.speak.talker import Talker, TalkerOptions, TalkerTables
+from edgekit.runtime.speak.voice import load_voice
 from edgekit.timing import Trace
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ class StreamOptions:
     hush: Callable[[], bool] | None = None
 
 
-def make_decoder(model: "Model", options: StreamOptions, trace: Trace, mouth: Mouth | None) -> Decoder:
-    """Return the Decoder for the bundle's protocol; raises UsageError for options of the other one."""
+def make_decoder(model: "Model", options: StreamOptions, trace: Trace, mouth: Speaker | None) -> Answerer:
+    """Return the Answerer for the bundle's protocol; raises UsageError for options of the other one."""
     protocol = model.manifest.protocol
     max_tokens = protocol.max_tokens if options.max_tokens is None else options.max_tokens
     if not 0 < max_tokens <= protocol.max_tokens:
@@ -103,9 +103,9 @@ def make_decoder(model: "Model", options: StreamOptions, trace: Trace, mouth: Mo
         if getattr(options, name) not in {None, False}:
             raise UsageError(f"{name}: '{getattr(options, name)}', this bundle has no choice of {name}; leave it out")
     if cross:
-        return CrossDecoder(setting, options.language, options.task)
+        return CrossAnswerer(setting, options.language, options.task)
     asking = Asking(options.system, options.prompt, options.tools, options.turns, options.think)
-    return PrefixDecoder(setting, asking, mouth)
+    return PrefixAnswerer(setting, asking, mouth)
 
 
 def _sampling(asked: Sampling | Mapping[str, float] | None, usual: Sampling) -> Sampling:
@@ -120,7 +120,7 @@ def _sampling(asked: Sampling | Mapping[str, float] | None, usual: Sampling) -> 
     return found
 
 
-def make_mouth(model: "Model", options: StreamOptions, trace: Trace) -> Mouth | None:
+def make_mouth(model: "Model", options: StreamOptions, trace: Trace) -> Speaker | None:
     """Return what speaks the answers, None where nobody asked for speech; raises UsageError where nothing can."""
     if not options.speak:
         if options.voice is not None:
@@ -139,7 +139,7 @@ def make_mouth(model: "Model", options: StreamOptions, trace: Trace) -> Mouth | 
                 f"voice: '{name}' is not in this bundle; choose one of: {', '.join(sorted(speech.voices))}"
             )
         voice = load_voice(bundle.file(speech.voices[name]), speech.sample_rate_hz)
-        return FlowMouth(speech, model.engines, voice, trace, options.seed or 0)
+        return FlowSpeaker(speech, model.engines, voice, trace, options.seed or 0)
     tables = TalkerTables(model.table, TokenTable(bundle, speech.codec_table), TokenTable(bundle, speech.code_table))
     return Talker(speech, model.engines, tables, trace, TalkerOptions(speaker=options.voice, seed=options.seed or 0))
 

@@ -1,11 +1,11 @@
 """Stream: push samples, get events. The heart of EdgeKit; read this first.
 
-    samples -> Resampler -> Gate -> Ear (log-mel, encoder, adapter) -> Decoder (backbone) -> Text
+    samples -> Resampler -> Gate -> Listener (log-mel, encoder, adapter) -> Answerer (backbone) -> Text
 
-Everything up to ``Decoder.hear`` happens while the user talks, on request drafts of the text too; the answer is decoded
-when the Gate closes. All mutable state is here and in what a Stream owns; engines are shared. Every split of the same
-input gives the same events, if the compute level is pinned, or the same lag reported and no deadline set; only drafts
-come as time allows, and change no final text. Knows no files, microphones or threads.
+Everything up to ``Answerer.hear`` happens while the user talks, on request drafts of the text too; the answer is
+decoded when the Gate closes. All mutable state is here and in what a Stream owns; engines are shared. Every split of
+the same input gives the same events, if the compute level is pinned, or the same lag reported and no deadline set; only
+drafts come as time allows, and change no final text. Knows no files, microphones or threads.
 """
 
 from collections.abc import Generator, Iterable, Iterator
@@ -17,9 +17,9 @@ from numpy.typing import ArrayLike
 
 from edgekit.bundle import ComputeLevel
 from edgekit.errors import UsageError
-from edgekit.runtime.audio import Resampler
-from edgekit.runtime.draft import Drafts
-from edgekit.runtime.ear import Ear
+from edgekit.runtime.answer.partials import Partials
+from edgekit.runtime.answer.reply import Reply
+from edgekit.runtime.answer.text import UNFINISHED
 from edgekit.runtime.engine import Array
 from edgekit.runtime.events import (
     Audio,
@@ -32,11 +32,11 @@ from edgekit.runtime.events import (
     SpeechStopped,
     Text,
 )
-from edgekit.runtime.gate import Closed, Gate, Opened, Output, Sound
+from edgekit.runtime.hear.gate import Closed, Gate, Opened, Output, Sound
+from edgekit.runtime.hear.listener import Listener
+from edgekit.runtime.hear.resampler import Resampler
 from edgekit.runtime.options import StreamOptions, find_level, gate_settings, make_decoder, make_mouth
 from edgekit.runtime.policy import SKIP, Budget, Costs, Observation, choose
-from edgekit.runtime.reply import Reply
-from edgekit.runtime.text import UNFINISHED
 from edgekit.timing import Trace
 
 if TYPE_CHECKING:
@@ -63,14 +63,14 @@ class Stream:
         self._rate = manifest.front_end.sample_rate_hz
         self._resampler = Resampler(options.sample_rate_hz, options.channels)
         self._gate = Gate(gate_settings(manifest.gate, options, manifest.protocol), self._rate)
-        self._ear = Ear(manifest, model.engines["encoder"], model.engines["adapter"], self.trace)
+        self._ear = Listener(manifest, model.engines["encoder"], model.engines["adapter"], self.trace)
         self._mouth = make_mouth(model, options, self.trace)
         self._decoder = make_decoder(model, options, self.trace, self._mouth)
         self._tokenizer = model.tokenizer
         self._reply = Reply(
             self._decoder, model.tokenizer, manifest.protocol, self._mouth, self.trace, hush=options.hush
         )
-        self._drafts = Drafts(self._rate, manifest.grid.chunk_frames * manifest.front_end.hop_samples)
+        self._drafts = Partials(self._rate, manifest.grid.chunk_frames * manifest.front_end.hop_samples)
         self._budget = options.budget or Budget()
         working = tuple(level for level in manifest.levels if level.name != SKIP)
         self._pinned = None if options.level is None else find_level(working, options.level)
@@ -80,7 +80,7 @@ class Stream:
         self._pushed = 0  # samples at the caller's rate, dropped ones included
         self._drops: list[tuple[int, float]] = []  # (16 kHz sample, seconds lost before it)
         self._lost_s = 0.0  # seconds lost before any sample that an event may still name
-        self._piece_start = self._piece_end = 0  # 16 kHz samples: what the Ear heard since it last finished
+        self._piece_start = self._piece_end = 0  # 16 kHz samples: what the Listener heard since it last finished
         self._answer_start = 0  # 16 kHz sample where the sound of the next answer began
         self._finished = False
 

@@ -30,7 +30,7 @@ from edgekit.profiler.clips import join_speech, read_clip
 from edgekit.profiler.comparison import Findings, make_comparison, save_comparison
 from edgekit.runtime.backends.ort import OrtEngine
 from edgekit.runtime.engine import Call
-from edgekit.runtime.features import LogMel
+from edgekit.runtime.hear.features import LogMel
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOAT, DYNAMIC, STATIC, WEIGHT_ONLY = "float32", "dynamic INT8", "static INT8 (Q/DQ)", "weight-only INT8 (MatMulNBits)"

@@ -33,7 +33,7 @@ from edgekit.exporter.export import ExportOptions, export
 from edgekit.profiler.clips import join_speech, read_clip
 from edgekit.profiler.comparison import Comparison, Findings, Ratio, make_comparison, save_comparison
 from edgekit.profiler.device import available_cores, describe_device
-from edgekit.profiler.probes import ask
+from edgekit.profiler.doctor.probes import ask
 from edgekit.profiler.traffic import token_bytes
 from edgekit.runtime.backends.ort import OrtEngine, load_component
 from edgekit.runtime.engine import Call, allocate

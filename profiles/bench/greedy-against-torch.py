@@ -24,8 +24,8 @@ from edgekit.exporter.reference.whisper import WhisperReference
 from edgekit.profiler.bench import bundle_facts
 from edgekit.profiler.comparison import bootstrap_ratio, make_comparison, save_comparison
 from edgekit.profiler.device import describe_software, software_digest
-from edgekit.runtime.audio import read_mono
-from edgekit.runtime.probe import answer, hear
+from edgekit.runtime.audio.files import read_mono
+from edgekit.runtime.judge.probe import answer, hear
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 64

@@ -28,7 +28,7 @@ from edgekit.profiler.clips import Samples
 from edgekit.profiler.comparison import Findings, bootstrap_ratio, make_comparison, save_comparison
 from edgekit.profiler.device import software_digest
 from edgekit.profiler.words import Heard
-from edgekit.runtime.audio import read_audio
+from edgekit.runtime.audio.files import read_audio
 from edgekit.runtime.events import Text
 
 ROOT = Path(__file__).resolve().parents[2]

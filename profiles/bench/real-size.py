@@ -137,7 +137,7 @@ def measure(name: str, config: Path, precision: str, args: argparse.Namespace) -
 def estimate(config: Path) -> dict[str, float]:
     """Return the bytes of a config's weights by precision, and the number of ``parameters``."""
     from edgekit.exporter.families import find_family, published_generation
-    from edgekit.exporter.stored import read_object
+    from edgekit.exporter.sources.stored import read_object
 
     read = read_object(config)
     family = find_family(read, published_generation(read))

@@ -22,7 +22,7 @@ import soxr
 from numpy.typing import NDArray
 
 import edgekit
-from edgekit.exporter.speech_quality import (
+from edgekit.exporter.checks.speech_quality import (
     Pair,
     code_mismatches,
     mel_distance_db,
@@ -34,10 +34,10 @@ from edgekit.profiler.clips import read_clip
 from edgekit.profiler.comparison import Findings, Ratio, bootstrap_ratio, make_comparison, save_comparison
 from edgekit.profiler.device import available_cores
 from edgekit.profiler.profiles import BundleFacts
+from edgekit.runtime.audio.speech_file import SpeechFile
 from edgekit.runtime.events import Audio
+from edgekit.runtime.judge.probe import FRAMES, Spoken, answer, hear, speak
 from edgekit.runtime.model import Model
-from edgekit.runtime.probe import FRAMES, Spoken, answer, hear, speak
-from edgekit.runtime.speech_file import SpeechFile
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE_HZ = 16_000

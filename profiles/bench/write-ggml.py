@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import CheckpointError
-from edgekit.exporter.checkpoint import open_checkpoint, read
-from edgekit.runtime.features import mel_filters
+from edgekit.exporter.sources.checkpoint import open_checkpoint, read
+from edgekit.runtime.hear.features import mel_filters
 
 MAGIC = 0x67676D6C
 N_FFT, RATE_HZ = 400, 16_000

@@ -12,7 +12,7 @@ from edgekit.bundle import FlowSpeech, Sampling, open_bundle
 from edgekit.cli.printer import Printer
 from edgekit.cli.speech import sound, speaker, speech_file
 from edgekit.runtime.events import Audio
-from tests.runtime.portaudio import FakePortAudio
+from tests.runtime.audio.portaudio import FakePortAudio
 
 PIECE = Audio(np.linspace(-0.5, 0.5, 1000, dtype=np.float32), 24_000)
 

@@ -8,7 +8,7 @@ import pytest
 from edgekit.bundle import open_bundle
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.recipe import load_target
-from edgekit.runtime.backends.builder import build
+from edgekit.runtime.backends.trt.builder import build
 from tests.exporter.graphs import STANDARD
 from tests.reference import checkpoints
 

@@ -17,11 +17,11 @@ import pytest
 from edgekit.bundle import open_bundle
 from edgekit.errors import BackendError
 from edgekit.exporter.export import ExportOptions, export
-from edgekit.runtime.backends.builder import build
 from edgekit.runtime.backends.device import Driver
-from edgekit.runtime.backends.layers import take_layer_census
-from edgekit.runtime.backends.plan_stream import reader_class, reads_in_blocks, stream_reader
-from edgekit.runtime.backends.plans import PlanStore
+from edgekit.runtime.backends.trt.builder import build
+from edgekit.runtime.backends.trt.layers import take_layer_census
+from edgekit.runtime.backends.trt.plan_stream import reader_class, reads_in_blocks, stream_reader
+from edgekit.runtime.backends.trt.plans import PlanStore
 from edgekit.runtime.memory import build_peak_mib
 from tests.reference import checkpoints
 
@@ -160,7 +160,7 @@ def test_a_disk_that_takes_no_plan_ends_the_build_in_one_line(small, target, tmp
     code = (
         "import resource, signal, sys; from pathlib import Path\n"
         "from edgekit.bundle import open_bundle; from edgekit.recipe import load_target\n"
-        "from edgekit.errors import OutputError; from edgekit.runtime.backends.builder import build\n"
+        "from edgekit.errors import OutputError; from edgekit.runtime.backends.trt.builder import build\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
         "try: build(open_bundle(sys.argv[1]), load_target(sys.argv[2]), folder=Path(sys.argv[3]))\n"
         "except OutputError as error: print(error)\n"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgekit.exporter.dialects import Routing
-from edgekit.exporter.dialects.standard import StandardDialect, expert_matrices
+from edgekit.exporter.dialects.standard.dialect import StandardDialect, expert_matrices
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import ExpertBank, Weights
 from edgekit.recipe import QuantizeSettings

@@ -10,7 +10,7 @@ import pytest
 
 from edgekit.bundle import open_bundle
 from edgekit.exporter.export import ExportOptions, export
-from edgekit.runtime.backends.builder import build
+from edgekit.runtime.backends.trt.builder import build
 from tests.engines.test_build import HERE, written_target
 from tests.reference import checkpoints
 

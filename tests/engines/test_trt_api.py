@@ -10,10 +10,10 @@ import edgekit
 from edgekit.errors import BackendError
 from edgekit.recipe import load_target
 from edgekit.runtime.backends import CPU
-from edgekit.runtime.backends.builder import build
 from edgekit.runtime.backends.device import Driver
-from edgekit.runtime.backends.library import load_library, make_logger
-from edgekit.runtime.backends.plans import PORTABLE, PlanStore
+from edgekit.runtime.backends.trt.builder import build
+from edgekit.runtime.backends.trt.library import load_library, make_logger
+from edgekit.runtime.backends.trt.plans import PORTABLE, PlanStore
 
 pytestmark = pytest.mark.engines
 RTX = load_target("desktop-rtx")

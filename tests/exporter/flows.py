@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Precision
 from edgekit.bundle.manifest import Dialect, FlowSpeech, Sampling
-from edgekit.exporter.checkpoint import Tensors
-from edgekit.exporter.dialects.standard_ops import check_ops
-from edgekit.exporter.families.step_audio_flow import Flow as FlowGraphs
-from edgekit.exporter.families.step_audio_flow import FlowShape
+from edgekit.exporter.dialects.standard.ops import check_ops
+from edgekit.exporter.families.step_audio.flow import Flow as FlowGraphs
+from edgekit.exporter.families.step_audio.flow import FlowShape
 from edgekit.exporter.graph import GraphWriter
+from edgekit.exporter.sources.checkpoint import Tensors
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import QuantizeSettings
 from edgekit.runtime.backends.ort import OrtEngine
-from edgekit.runtime.flow import NO_CODE
-from edgekit.runtime.voice import Voice
+from edgekit.runtime.speak.matching import NO_CODE
+from edgekit.runtime.speak.voice import Voice
 from tests.reference.flow_weights import SAMPLE_RATE_HZ
 
 Array = NDArray[np.float32]

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import open_bundle
 from edgekit.exporter.export import ExportOptions, export
+from edgekit.runtime.answer.embedding import TokenTable
 from edgekit.runtime.backends.ort import load_component
-from edgekit.runtime.embedding import TokenTable
 from tests.reference import checkpoints
 from tests.reference.goldens import Sound
 

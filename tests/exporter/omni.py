@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from edgekit.bundle import Precision
 from edgekit.bundle.manifest import Dialect
 from edgekit.exporter.families.qwen import Qwen
-from edgekit.exporter.families.qwen3_omni import THINKER, Qwen3Omni
-from edgekit.exporter.families.qwen3_omni_talker import SPECIAL_CODES, Talker
+from edgekit.exporter.families.qwen3_omni.family import THINKER, Qwen3Omni
+from edgekit.exporter.families.qwen3_omni.talker import SPECIAL_CODES, Talker
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.runtime.backends.ort import OrtEngine

@@ -7,8 +7,8 @@ import numpy as np
 
 from edgekit.bundle import Grid, Precision
 from edgekit.bundle.manifest import Dialect
-from edgekit.exporter.families.code2wav import Code2Wav
-from edgekit.exporter.families.qwen3_omni_ears import Qwen3OmniEars
+from edgekit.exporter.families.qwen3_omni.code2wav import Code2Wav
+from edgekit.exporter.families.qwen3_omni.ears import Qwen3OmniEars
 from edgekit.recipe import GridSettings
 from edgekit.runtime.backends.ort import OrtEngine
 from tests.exporter.graphs import split

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Precision
 from edgekit.bundle.manifest import Activations, Dialect
-from edgekit.exporter.dialects.standard_ops import check_ops
+from edgekit.exporter.dialects.standard.ops import check_ops
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import GROUPS, QuantizeSettings

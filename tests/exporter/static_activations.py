@@ -14,15 +14,15 @@ import numpy as np
 import onnxruntime
 
 from edgekit.exporter.calibrate import LARGEST_LOSS, best_range
-from edgekit.exporter.checkpoint import Tensors
-from edgekit.exporter.dialects.standard import OBSERVED, StandardDialect
-from edgekit.exporter.families.step_audio_flow import Flow
+from edgekit.exporter.dialects.standard.dialect import OBSERVED, StandardDialect
+from edgekit.exporter.families.step_audio.flow import Flow
 from edgekit.exporter.graph import GraphWriter
+from edgekit.exporter.sources.checkpoint import Tensors
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import GROUPS, QuantizeSettings
 from edgekit.runtime.backends.ort import OrtEngine
 from edgekit.runtime.engine import Array
-from edgekit.runtime.flow import Flow as Stream
+from edgekit.runtime.speak.matching import Flow as Stream
 from tests.exporter import flows, omni_audio
 from tests.exporter.parts import Held
 from tests.reference import flow_weights

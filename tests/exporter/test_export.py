@@ -23,13 +23,13 @@ from edgekit.errors import (
     UsageError,
 )
 from edgekit.exporter import pack, weights
-from edgekit.exporter.census import ratio
-from edgekit.exporter.checkpoint import open_checkpoint
+from edgekit.exporter.checks.census import ratio
+from edgekit.exporter.checks.weight_check import check_weights
+from edgekit.exporter.checks.written import written_embedding, written_weights
 from edgekit.exporter.export import ExportOptions, export, find_recipe, quantize
 from edgekit.exporter.families import find_family
 from edgekit.exporter.quantize import SCALE
-from edgekit.exporter.weight_check import check_weights
-from edgekit.exporter.written import written_embedding, written_weights
+from edgekit.exporter.sources.checkpoint import open_checkpoint
 from tests.reference import checkpoints
 
 QUICK = Path(__file__).parent / "quick.toml"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from edgekit.errors import CheckpointError
-from edgekit.exporter.checkpoint import check_names
-from edgekit.exporter.families.hift import HARMONICS, SAMPLES_PER_FRAME, HiFT, istft, stft
-from edgekit.runtime.vocoder import HELD_FRAMES, Vocoder
+from edgekit.exporter.families.step_audio.hift import HARMONICS, SAMPLES_PER_FRAME, HiFT, istft, stft
+from edgekit.exporter.sources.checkpoint import check_names
+from edgekit.runtime.speak.vocoder import HELD_FRAMES, Vocoder
 from tests.exporter.vocoders import NONE, engine, speak, tensors, vocoder
 from tests.reference import hift_case as case
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekit.bundle import open_bundle
 from edgekit.errors import CensusError, CheckpointError, RecipeError
 from edgekit.exporter.dialects import Routing
-from edgekit.exporter.dialects.ort_cuda_ops import check_cuda_ops, cuda_allow_list
+from edgekit.exporter.dialects.ort_cuda.ops import check_cuda_ops, cuda_allow_list
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.exporter.graph import IR_VERSIONS, OPSETS, GraphWriter
 from edgekit.exporter.quantize import dequantize_blocks, quantize_blocks
@@ -23,7 +23,7 @@ from edgekit.exporter.weights import ExpertBank, Weights
 from edgekit.recipe import GROUPS, QuantizeSettings, load_target
 from edgekit.runtime.backends import CPU
 from edgekit.runtime.backends.ort import OrtEngine, load_component, open_graph
-from edgekit.runtime.verify import TOLERANCE_QUANTISED, _relative, verify
+from edgekit.runtime.judge.verify import TOLERANCE_QUANTISED, _relative, verify
 from tests.exporter import speaking
 from tests.exporter.graphs import ORT_CUDA, Writer, exported
 from tests.exporter.parts import Held

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from edgekit.errors import CheckpointError
-from edgekit.exporter.checkpoint import check_names
-from edgekit.exporter.families.step_audio_flow import GUIDANCE, RELEASED, Flow, draw_noise
-from edgekit.exporter.written import BundleTensors, written_weights
-from edgekit.runtime.flow import Flow as Stream
+from edgekit.exporter.checks.written import BundleTensors, written_weights
+from edgekit.exporter.families.step_audio.flow import GUIDANCE, RELEASED, Flow, draw_noise
+from edgekit.exporter.sources.checkpoint import check_names
+from edgekit.runtime.speak.matching import Flow as Stream
 from tests.exporter import flows
 from tests.reference import flow_goldens
 from tests.reference.flow_weights import TINY, Arrays, draw

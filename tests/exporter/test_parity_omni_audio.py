@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from edgekit.errors import CheckpointError, RecipeError
-from edgekit.exporter.families.code2wav import Code2Wav
-from edgekit.exporter.families.qwen3_omni_ears import Qwen3OmniEars
+from edgekit.exporter.families.qwen3_omni.code2wav import Code2Wav
+from edgekit.exporter.families.qwen3_omni.ears import Qwen3OmniEars
 from edgekit.recipe import GridSettings
 from tests.exporter.omni_audio import BLOCK, EARS, SEGMENT, VOICE, hearing, speak, voice
 from tests.reference import omni_audio

@@ -11,13 +11,13 @@ from safetensors.numpy import load_file, save_file
 import edgekit
 from edgekit.bundle import Bundle, open_bundle
 from edgekit.errors import CheckpointError, QualityError
-from edgekit.exporter.checkpoint import open_checkpoint
-from edgekit.exporter.dummy import open_dummy
+from edgekit.exporter.checks.weight_check import check_weights
 from edgekit.exporter.export import ExportOptions, export, find_recipe
 from edgekit.exporter.families import find_family
-from edgekit.exporter.families.qwen3_omni import Qwen3Omni
+from edgekit.exporter.families.qwen3_omni.family import Qwen3Omni
+from edgekit.exporter.sources.checkpoint import open_checkpoint
+from edgekit.exporter.sources.dummy import open_dummy
 from edgekit.exporter.tables import JoinedTensors, written_bundle
-from edgekit.exporter.weight_check import check_weights
 from tests.exporter.parts import Held
 from tests.exporter.test_export import QUICK
 from tests.reference import qwen3_omni as omni

@@ -10,14 +10,14 @@ import pytest
 import edgekit
 from edgekit.bundle import Sampling, open_bundle
 from edgekit.errors import AudioError, BundleFormatError, CheckpointError
-from edgekit.exporter.checkpoint import SideBySide, open_checkpoint, read
 from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.families import find_family, open_beside
-from edgekit.exporter.families.hift import HiFT
-from edgekit.exporter.families.step_audio_flow import RELEASED
-from edgekit.exporter.families.token2wav import Token2Wav
+from edgekit.exporter.families.step_audio.flow import RELEASED
+from edgekit.exporter.families.step_audio.hift import HiFT
+from edgekit.exporter.families.step_audio.token2wav import Token2Wav
+from edgekit.exporter.sources.checkpoint import SideBySide, open_checkpoint, read
 from edgekit.exporter.voice import SPEAKER_MODEL, SPEECH_TOKENIZER, prepare_voice
-from edgekit.runtime.voice import load_voice
+from edgekit.runtime.speak.voice import load_voice
 from tests.exporter import pickles, speaking
 from tests.exporter.test_export import QUICK
 from tests.exporter.test_voice import speaker_model

@@ -11,10 +11,10 @@ from edgekit.cli import main
 from edgekit.errors import UsageError
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.runtime.events import Audio, Text, Thought
-from edgekit.runtime.flow import Flow
-from edgekit.runtime.flow_mouth import FlowMouth
-from edgekit.runtime.vocoder import Vocoder
-from edgekit.runtime.voice import load_voice
+from edgekit.runtime.speak.flow import FlowSpeaker
+from edgekit.runtime.speak.matching import Flow
+from edgekit.runtime.speak.vocoder import Vocoder
+from edgekit.runtime.speak.voice import load_voice
 from edgekit.timing import Trace
 from tests.exporter import speaking
 from tests.exporter.test_export import QUICK
@@ -136,7 +136,7 @@ def test_a_spoken_answers_text_holds_no_token_of_speech(model):
 def test_a_code_outside_its_range_is_dropped(model):
     speech = model.manifest.speech
     voice = load_voice(model.bundle.file(speech.voices["default_female"]), 24_000)
-    mouth = FlowMouth(speech, model.engines, voice, Trace())
+    mouth = FlowSpeaker(speech, model.engines, voice, Trace())
     codes = np.random.default_rng(1).integers(0, speech.codes, 30).tolist()
 
     def speak(tokens):

@@ -9,21 +9,21 @@ import pytest
 from edgekit.bundle import open_bundle
 from edgekit.errors import CensusError, RecipeError
 from edgekit.exporter.calibrate import best_range, calibrate
-from edgekit.exporter.checkpoint import open_checkpoint
-from edgekit.exporter.dialects.ort import OrtDialect
-from edgekit.exporter.dialects.standard import StandardDialect
-from edgekit.exporter.dialects.standard_ops import check_ops
+from edgekit.exporter.checks.quality import check_clips
+from edgekit.exporter.dialects.ort_cpu import OrtDialect
+from edgekit.exporter.dialects.standard.dialect import StandardDialect
+from edgekit.exporter.dialects.standard.ops import check_ops
 from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.families import find_family
 from edgekit.exporter.graph import OPSETS, GraphWriter
-from edgekit.exporter.quality import check_clips
+from edgekit.exporter.sources.checkpoint import open_checkpoint
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import GROUPS, QuantizeSettings, load_recipe
+from edgekit.runtime.answer.embedding import TokenTable
 from edgekit.runtime.backends import CPU
 from edgekit.runtime.backends.ort import load_component, open_graph
-from edgekit.runtime.embedding import TokenTable
+from edgekit.runtime.judge.probe import answer, hear
 from edgekit.runtime.model import load_opened
-from edgekit.runtime.probe import answer, hear
 from tests.exporter.graphs import STANDARD
 
 HERE = Path(__file__).parent

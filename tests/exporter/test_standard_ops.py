@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.errors import CensusError
-from edgekit.exporter.dialects.standard_ops import allow_list, check_ops
+from edgekit.exporter.dialects.standard.ops import allow_list, check_ops
 from edgekit.exporter.graph import INT4_IR_VERSION, INT4_OPSET, IR_VERSIONS, OPSETS
 
 

@@ -11,17 +11,17 @@ from onnx.reference import ReferenceEvaluator
 
 from edgekit.bundle import open_bundle
 from edgekit.errors import CheckpointError, QualityError, RecipeError
-from edgekit.exporter.checkpoint import open_checkpoint
+from edgekit.exporter.checks.quality import relative_error
+from edgekit.exporter.checks.weight_check import check_weights
 from edgekit.exporter.dialects import Routing
 from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.families import find_family
-from edgekit.exporter.quality import relative_error
 from edgekit.exporter.quantize import BITS, dequantize_blocks, dividing_block, quantize_blocks, quantize_channels
+from edgekit.exporter.sources.checkpoint import open_checkpoint
 from edgekit.exporter.tables import written_bundle
-from edgekit.exporter.weight_check import check_weights
 from edgekit.exporter.weights import ExpertBank
 from edgekit.recipe import load_target
-from edgekit.runtime.embedding import TokenTable
+from edgekit.runtime.answer.embedding import TokenTable
 from tests.exporter.graphs import STANDARD
 from tests.exporter.parts import SMALL_BLOCKS, Held, Rows, engine
 

@@ -11,12 +11,12 @@ import pytest
 from edgekit.bundle import open_bundle
 from edgekit.exporter.dialects.sound import sound_blocks_of
 from edgekit.exporter.export import ExportOptions, export
-from edgekit.exporter.families.hift import HARMONICS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from edgekit.exporter.families.step_audio.hift import HARMONICS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from edgekit.runtime.backends import CPU
-from edgekit.runtime.flow_mouth import FlowMouth
+from edgekit.runtime.judge.probe import answer, hear, speak
 from edgekit.runtime.model import load_opened
-from edgekit.runtime.probe import answer, hear, speak
-from edgekit.runtime.voice import load_voice
+from edgekit.runtime.speak.flow import FlowSpeaker
+from edgekit.runtime.speak.voice import load_voice
 from edgekit.timing import Trace
 from tests.exporter import speaking, vocoders
 from tests.exporter.graphs import STANDARD
@@ -70,7 +70,7 @@ def test_a_flow_says_the_same_samples(count, models):
     for model in models("step_audio"):
         speech = model.manifest.speech
         voice = load_voice(model.bundle.file(speech.voices["default_female"]), speech.sample_rate_hz)
-        mouth = FlowMouth(speech, model.engines, voice, Trace())
+        mouth = FlowSpeaker(speech, model.engines, voice, Trace())
         codes = np.random.default_rng(count).integers(0, speech.codes, count)
         for _ in range(2):  # a second answer begins behind the prompt again
             pieces = [piece.copy() for code in codes for piece in mouth.say(int(code) + speech.first_code)]

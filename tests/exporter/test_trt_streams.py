@@ -14,12 +14,12 @@ import pytest
 from edgekit.bundle import open_bundle
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.runtime.backends import CPU
-from edgekit.runtime.backends.trt import load_components
-from edgekit.runtime.flow_mouth import FlowMouth
+from edgekit.runtime.backends.trt.engine import load_components
+from edgekit.runtime.judge.probe import answer, speak
+from edgekit.runtime.judge.probe import hear as hear_sound
 from edgekit.runtime.model import load_opened
-from edgekit.runtime.probe import answer, speak
-from edgekit.runtime.probe import hear as hear_sound
-from edgekit.runtime.voice import load_voice
+from edgekit.runtime.speak.flow import FlowSpeaker
+from edgekit.runtime.speak.voice import load_voice
 from edgekit.timing import Trace
 from tests.exporter import speaking
 from tests.exporter.graphs import STANDARD
@@ -127,7 +127,7 @@ def test_a_flow_says_the_same_samples_answer_after_answer(models):
     for model in models("speaking"):
         speech = model.manifest.speech
         voice = load_voice(model.bundle.file(speech.voices["default_female"]), speech.sample_rate_hz)
-        mouth = FlowMouth(speech, model.engines, voice, Trace())
+        mouth = FlowSpeaker(speech, model.engines, voice, Trace())
         codes = np.random.default_rng(3).integers(0, speech.codes, 85)  # a chunk is 25: the third of them is replayed
         for _ in range(2):
             pieces = [piece.copy() for code in codes for piece in mouth.say(int(code) + speech.first_code)]

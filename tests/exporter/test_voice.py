@@ -17,7 +17,7 @@ from edgekit.exporter.voice import (
     speaker,
     speech_codes,
 )
-from edgekit.runtime.voice import load_voice
+from edgekit.runtime.speak.voice import load_voice
 
 PROJECTION = np.random.default_rng(1).uniform(-1, 1, (80, 192)).astype(np.float32)
 

@@ -8,10 +8,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgekit.bundle.manifest import Dialect
-from edgekit.exporter.dialects.standard_ops import check_ops
-from edgekit.exporter.families.hift import HiFT
-from edgekit.exporter.folded import FoldedTensors
+from edgekit.exporter.dialects.standard.ops import check_ops
+from edgekit.exporter.families.step_audio.hift import HiFT
 from edgekit.exporter.graph import GraphWriter
+from edgekit.exporter.sources.folded import FoldedTensors
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import QuantizeSettings
 from edgekit.runtime.backends.ort import OrtEngine

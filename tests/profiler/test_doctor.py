@@ -9,8 +9,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from edgekit.profiler import probes
-from edgekit.profiler.doctor import (
+from edgekit.profiler.doctor import probes
+from edgekit.profiler.doctor.examination import (
     _devices,
     _disk,
     _gpu,
@@ -21,8 +21,8 @@ from edgekit.profiler.doctor import (
     _tensorrt,
     examine,
 )
-from edgekit.profiler.findings import numbers
-from edgekit.profiler.nvidia import examine_cuda_libraries, examine_driver, jetson_release, stacks_of
+from edgekit.profiler.doctor.findings import numbers
+from edgekit.profiler.doctor.nvidia import examine_cuda_libraries, examine_driver, jetson_release, stacks_of
 
 JETPACK_6 = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\nKERNEL_VARIANT: oot\n"
 JETPACK_7 = "# R38 (release), REVISION: 2.0, GCID: 41844464, BOARD: generic, EABI: aarch64\n"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from edgekit.runtime.features import mel_filters
+from edgekit.runtime.hear.features import mel_filters
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH, FEED, MELS, SOUND, TEXT, END = 32, 64, 5, 7, 9, 4

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.runtime.voice import Voice
+from edgekit.runtime.speak.voice import Voice
 from tests.reference.flow_weights import TINY, Arrays, digest, draw, draw_codes, draw_voice
 
 FILE = Path(__file__).parents[1] / "goldens" / "flow.npz"
@@ -76,7 +76,7 @@ def load() -> dict[str, NDArray[np.generic]]:
 
 def make() -> dict[str, NDArray[np.generic]]:
     """Return the goldens made anew by the twin."""
-    from edgekit.exporter.families.step_audio_flow import draw_noise
+    from edgekit.exporter.families.step_audio.flow import draw_noise
     from tests.reference.step_audio_flow_twin import FlowTwin
 
     noise = draw_noise(TINY.dit.mel_bins)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.exporter.families.conformer import ConformerShape
-from edgekit.exporter.families.dit import DitShape
-from edgekit.exporter.families.step_audio_flow import Flow, FlowShape
-from edgekit.runtime.voice import FRAMES_PER_CODE, Voice
+from edgekit.exporter.families.step_audio.conformer import ConformerShape
+from edgekit.exporter.families.step_audio.dit import DitShape
+from edgekit.exporter.families.step_audio.flow import Flow, FlowShape
+from edgekit.runtime.speak.voice import FRAMES_PER_CODE, Voice
 
 Array = NDArray[np.float32]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.exporter.families.hift import HiFT
+from edgekit.exporter.families.step_audio.hift import HiFT
 
 Array = NDArray[np.float32]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.exporter.families.code2wav import Code2Wav
-from edgekit.exporter.families.qwen3_omni_ears import Qwen3OmniEars
+from edgekit.exporter.families.qwen3_omni.code2wav import Code2Wav
+from edgekit.exporter.families.qwen3_omni.ears import Qwen3OmniEars
 from tests.reference.checkpoints import Array, Draw, mel_features
 
 GOLDEN = Path(__file__).parents[1] / "goldens" / "omni-audio.npz"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.exporter.families.qwen3_omni import Qwen3Omni
+from edgekit.exporter.families.qwen3_omni.family import Qwen3Omni
 from tests.reference.checkpoints import Array, Draw, publish
 from tests.reference.omni_audio import draw_voice
 from tests.reference.vocabulary import omni_tokenizer

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from edgekit.runtime.voice import Voice
+from edgekit.runtime.speak.voice import Voice
 
 Float = NDArray[np.float32]
 STEPS = 10

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 
 from edgekit.errors import CheckpointError
-from edgekit.exporter.checkpoint import open_checkpoint, read
-from edgekit.exporter.stored import StoredTensors
+from edgekit.exporter.sources.checkpoint import open_checkpoint, read
+from edgekit.exporter.sources.stored import StoredTensors
 
 pytestmark = pytest.mark.reference
 

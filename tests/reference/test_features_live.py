@@ -7,14 +7,14 @@ import pytest
 from numpy.typing import NDArray
 
 from edgekit.bundle import FrontEnd, Grid
-from edgekit.runtime.features import log_mel, mel_filters
+from edgekit.runtime.hear.features import log_mel, mel_filters
 
 transformers = pytest.importorskip("transformers")
 
 pytestmark = pytest.mark.reference
 
 GRID = Grid(mode="exact", chunk_frames=3000, max_frames=3000, max_positions=1500, pad_to_frames=3000)
-GOLDEN = Path(__file__).parents[1] / "runtime" / "goldens" / "whisper_mel_1s.npy"
+GOLDEN = Path(__file__).parents[1] / "runtime" / "hear" / "goldens" / "whisper_mel_1s.npy"
 
 
 def waveform(samples: int) -> NDArray[np.float32]:

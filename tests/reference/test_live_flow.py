@@ -5,8 +5,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from edgekit.exporter.families.step_audio_flow import draw_noise  # noqa: E402
-from edgekit.runtime.flow import Flow  # noqa: E402
+from edgekit.exporter.families.step_audio.flow import draw_noise  # noqa: E402
+from edgekit.runtime.speak.matching import Flow  # noqa: E402
 from tests.exporter import flows  # noqa: E402
 from tests.reference import flow_goldens, step_audio_flow_twin  # noqa: E402
 from tests.reference.flow_weights import TINY, draw, draw_codes, draw_voice  # noqa: E402

@@ -9,8 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from edgekit.exporter.families.hift import HARMONICS, SAMPLES_PER_FRAME, HiFT, _source, istft, stft  # noqa: E402
-from edgekit.runtime.vocoder import Vocoder  # noqa: E402
+from edgekit.exporter.families.step_audio.hift import HARMONICS, SAMPLES_PER_FRAME, HiFT, _source, istft, stft  # noqa: E402
+from edgekit.runtime.speak.vocoder import Vocoder  # noqa: E402
 from tests.exporter.vocoders import engine, speak, vocoder  # noqa: E402
 from tests.reference import hift_case as case  # noqa: E402
 from tests.reference.hift_golden import make, streamed  # noqa: E402

@@ -8,13 +8,13 @@ transformers = pytest.importorskip("transformers")
 
 from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as published  # noqa: E402
 
-from edgekit.exporter.families.code2wav import Code2Wav  # noqa: E402
-from edgekit.exporter.families.qwen3_omni_ears import Qwen3OmniEars  # noqa: E402
+from edgekit.exporter.families.qwen3_omni.code2wav import Code2Wav  # noqa: E402
+from edgekit.exporter.families.qwen3_omni.ears import Qwen3OmniEars  # noqa: E402
 from edgekit.exporter.reference.qwen3_omni_ears import Qwen3OmniEarsReference  # noqa: E402
 from edgekit.recipe import GridSettings  # noqa: E402
 from edgekit.resources import resource  # noqa: E402
-from edgekit.runtime.audio import read_mono  # noqa: E402
-from edgekit.runtime.features import log_mel  # noqa: E402
+from edgekit.runtime.audio.files import read_mono  # noqa: E402
+from edgekit.runtime.hear.features import log_mel  # noqa: E402
 from tests.exporter.omni_audio import Hearing, speak, voice  # noqa: E402 - after the question whether torch is here
 from tests.reference import omni_audio, omni_audio_golden  # noqa: E402
 

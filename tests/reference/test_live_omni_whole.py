@@ -13,9 +13,9 @@ from transformers import Qwen3OmniMoeConfig, Qwen3OmniMoeForConditionalGeneratio
 from transformers.models.whisper import WhisperFeatureExtractor  # noqa: E402
 
 from edgekit.bundle import Sampling  # noqa: E402
-from edgekit.exporter.checkpoint import open_checkpoint, read  # noqa: E402
 from edgekit.exporter.export import ExportOptions, export  # noqa: E402
 from edgekit.exporter.reference.qwen3_omni_ears import Qwen3OmniEarsReference  # noqa: E402
+from edgekit.exporter.sources.checkpoint import open_checkpoint, read  # noqa: E402
 from edgekit.runtime.events import Audio, AudioCut, Text  # noqa: E402
 from edgekit.runtime.model import load  # noqa: E402
 from tests.reference.checkpoints import write  # noqa: E402

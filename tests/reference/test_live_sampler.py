@@ -9,7 +9,7 @@ pytest.importorskip("transformers")
 from transformers.generation import logits_process as published  # noqa: E402
 
 from edgekit.bundle import Sampling  # noqa: E402
-from edgekit.runtime.sampler import remaining  # noqa: E402
+from edgekit.runtime.answer.sampler import remaining  # noqa: E402
 
 pytestmark = pytest.mark.reference
 

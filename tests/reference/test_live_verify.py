@@ -7,8 +7,8 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed: make test-reference installs it")
 
 from edgekit.errors import QualityError, VerifyError
+from edgekit.exporter.checks.verify import verify_reference
 from edgekit.exporter.export import ExportOptions, export
-from edgekit.exporter.verify import verify_reference
 from tests.exporter import pickles, speaking
 from tests.reference import checkpoints, hift_case
 

@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from edgekit.errors import CheckpointError  # noqa: E402
-from edgekit.exporter.checkpoint import read  # noqa: E402
-from edgekit.exporter.families.hift import open_hift  # noqa: E402
-from edgekit.exporter.pickled import open_pickled  # noqa: E402
+from edgekit.exporter.families.step_audio.hift import open_hift  # noqa: E402
+from edgekit.exporter.sources.checkpoint import read  # noqa: E402
+from edgekit.exporter.sources.pickled import open_pickled  # noqa: E402
 from tests.reference import hift_case  # noqa: E402
 
 pytestmark = pytest.mark.reference

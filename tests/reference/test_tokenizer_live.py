@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from edgekit.exporter.tokenizer import tokenizer_json
-from tests.exporter.test_tokenizer import FIRST, write
+from edgekit.exporter.sources.tokenizer import tokenizer_json
+from tests.exporter.sources.test_tokenizer import FIRST, write
 
 pytestmark = pytest.mark.reference
 

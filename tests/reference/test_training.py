@@ -133,7 +133,7 @@ def test_the_whole_window_is_what_transformers_computes(train, samples):
 @pytest.mark.parametrize(("chunk", "tail", "fill"), [(16, 16, 16), (64, 32, 64), (64, 32, 32)])
 def test_the_student_hears_the_features_of_the_streaming_runtime(train, samples, chunk, tail, fill):
     from edgekit.bundle import FrontEnd, Grid
-    from edgekit.runtime.features import LogMel
+    from edgekit.runtime.hear.features import LogMel
 
     grid = Grid("chunked", 2 * chunk, 3000, 1500, tail_frames=2 * tail, pad_to_frames=2 * fill)
     sound = np.random.default_rng(samples).uniform(-0.5, 0.5, samples).astype(np.float32)

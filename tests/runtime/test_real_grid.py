@@ -10,8 +10,8 @@ import edgekit
 from edgekit.bundle import FrontEnd, Grid
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.recipe import GridSettings
-from edgekit.runtime.ear import Ear
-from edgekit.runtime.features import LogMel
+from edgekit.runtime.hear.features import LogMel
+from edgekit.runtime.hear.listener import Listener
 from edgekit.timing import Trace
 from tests.exporter.omni_audio import EARS, hearing
 from tests.reference import checkpoints
@@ -68,14 +68,14 @@ def test_a_step_audio_piece_is_the_published_twenty_five_seconds():
 
 @pytest.fixture(scope="module")
 def omni(model, tmp_path_factory):
-    """Return a function from a grid's mode to an Ear of Qwen3-Omni and its encoder, whose calls are kept."""
+    """Return a function from a grid's mode to an Listener of Qwen3-Omni and its encoder, whose calls are kept."""
     ears = hearing(tmp_path_factory.mktemp("omni"))
 
     def make(mode):
         settings = GridSettings(mode=mode)
         fields = {"front_end": EARS.front_end(settings), "grid": EARS.grid(settings)}
         encoder = Logged(ears.encoder)
-        return Ear(msgspec.structs.replace(model.manifest, **fields), encoder, ears.adapter, Trace()), encoder
+        return Listener(msgspec.structs.replace(model.manifest, **fields), encoder, ears.adapter, Trace()), encoder
 
     return make
 

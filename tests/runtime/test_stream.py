@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from edgekit.errors import AudioError, UsageError
+from edgekit.runtime.answer.sampler import Greedy
 from edgekit.runtime.events import Event, Lag, SpeechStarted, SpeechStopped, Text
-from edgekit.runtime.sampler import Greedy
 from tests.runtime.streams import (
     CHUNK,
     HOP,

@@ -7,9 +7,9 @@ family calls ``blocks`` and ``weights`` and never sees which one writes its grap
 from typing import TYPE_CHECKING, Protocol
 
 from edgekit.bundle.manifest import Dialect
-from edgekit.exporter.dialects.ort import OrtDialect
-from edgekit.exporter.dialects.ort_cuda import OrtCudaDialect
-from edgekit.exporter.dialects.standard import StandardDialect
+from edgekit.exporter.dialects.ort_cpu import OrtDialect
+from edgekit.exporter.dialects.ort_cuda.dialect import OrtCudaDialect
+from edgekit.exporter.dialects.standard.dialect import StandardDialect
 from edgekit.exporter.dialects.steps import Attention, Routing, Steps
 from edgekit.exporter.graph import GraphWriter
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from edgekit.bundle.manifest import Dialect
 from edgekit.exporter.dialects.ort_sound import OrtSound
-from edgekit.exporter.dialects.standard_sound import StandardSound
+from edgekit.exporter.dialects.standard.sound import StandardSound
 from edgekit.exporter.dialects.steps import SlidingWindow
 from edgekit.exporter.graph import GraphWriter
 

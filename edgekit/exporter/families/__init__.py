@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import ComputeLevel, Embedding, FlowSpeech, FrontEnd, Grid, TalkerSpeech, TokenProtocol
 from edgekit.errors import CheckpointError
-from edgekit.exporter.checkpoint import Beside, Tensors
-from edgekit.exporter.families import token2wav
-from edgekit.exporter.families.qwen3_omni import Qwen3Omni
-from edgekit.exporter.families.step_audio import StepAudio
+from edgekit.exporter.families.qwen3_omni.family import Qwen3Omni
+from edgekit.exporter.families.step_audio import token2wav
+from edgekit.exporter.families.step_audio.family import StepAudio
 from edgekit.exporter.families.whisper import Whisper, whisper_generation
 from edgekit.exporter.graph import GraphWriter
-from edgekit.exporter.stored import StoredTensors
+from edgekit.exporter.sources.checkpoint import Beside, Tensors
+from edgekit.exporter.sources.stored import StoredTensors
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import GridSettings, Group
 

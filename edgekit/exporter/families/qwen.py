@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from edgekit.bundle import ComputeLevel
 from edgekit.errors import CheckpointError
 from edgekit.exporter.blocks import cached_attention, rms_norm, rotary_tables, steps
-from edgekit.exporter.checkpoint import Tensors
 from edgekit.exporter.dialects import Steps
 from edgekit.exporter.families.config import check_parts, value
 from edgekit.exporter.families.levels import expert_levels
 from edgekit.exporter.families.qwen_experts import Experts, gated, gated_shapes, stored_bank
 from edgekit.exporter.graph import GraphWriter
+from edgekit.exporter.sources.checkpoint import Tensors
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import Group
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from edgekit.errors import CheckpointError
 from edgekit.exporter.blocks import choose_experts, scatter_mix
-from edgekit.exporter.checkpoint import Tensors
 from edgekit.exporter.dialects import Routing
 from edgekit.exporter.families.config import value
 from edgekit.exporter.graph import GraphWriter
+from edgekit.exporter.sources.checkpoint import Tensors
 from edgekit.exporter.weights import ExpertBank, Weights, stored_expert
 from edgekit.recipe import Group
 

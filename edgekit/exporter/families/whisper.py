@@ -25,12 +25,12 @@ from edgekit.exporter.blocks import (
     scatter_mix,
     steps,
 )
-from edgekit.exporter.checkpoint import Tensors
 from edgekit.exporter.dialects import Routing, Steps
 from edgekit.exporter.families.config import check_parts, section, value
 from edgekit.exporter.families.levels import expert_levels
 from edgekit.exporter.graph import GraphWriter
-from edgekit.exporter.tokenizer import token_id
+from edgekit.exporter.sources.checkpoint import Tensors
+from edgekit.exporter.sources.tokenizer import token_id
 from edgekit.exporter.weights import ExpertBank, Weights, stored_expert
 from edgekit.recipe import GridSettings, Group
 

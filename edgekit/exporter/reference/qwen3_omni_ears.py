@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeAudioEncoderConfig
 from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import Qwen3OmniMoeAudioEncoder
 
-from edgekit.exporter.families.qwen3_omni_ears import PREFIX, Qwen3OmniEars
+from edgekit.exporter.families.qwen3_omni.ears import PREFIX, Qwen3OmniEars
 from edgekit.exporter.reference.whisper import HIDDEN
 
 Array = NDArray[np.float32]

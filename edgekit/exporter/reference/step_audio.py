@@ -15,8 +15,8 @@ from transformers import Qwen2AudioEncoderConfig, Qwen2Config, Qwen2ForCausalLM,
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
-from edgekit.exporter.checkpoint import open_checkpoint, read
 from edgekit.exporter.reference.whisper import HIDDEN, Written, visible
+from edgekit.exporter.sources.checkpoint import open_checkpoint, read
 
 Array = NDArray[np.float32]
 

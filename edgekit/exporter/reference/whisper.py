@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from edgekit.exporter.checkpoint import open_checkpoint, read
+from edgekit.exporter.sources.checkpoint import open_checkpoint, read
 
 Array = NDArray[np.float32]
 HIDDEN = -1e10  # added to the score of a key that may not be attended

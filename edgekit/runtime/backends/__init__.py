@@ -12,9 +12,10 @@ from pathlib import Path
 from edgekit.bundle import Bundle
 from edgekit.bundle.manifest import Dialect
 from edgekit.errors import BackendError, MissingPackageError, UsageError
-from edgekit.runtime.backends import ort, trt
+from edgekit.runtime.backends import ort
 from edgekit.runtime.backends.device import cuda_free_mib
 from edgekit.runtime.backends.ort_call import Device
+from edgekit.runtime.backends.trt import engine as trt
 from edgekit.runtime.engine import Engine
 from edgekit.runtime.memory import ROOT, available_mib, check_load, load_need
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from edgekit.bundle import FlowSpeech, Manifest, TalkerSpeech
 from edgekit.errors import BundleFormatError
-from edgekit.runtime.flow import CONTEXT_CODES, count_slots
-from edgekit.runtime.talker import LONGEST_FRAMES
-from edgekit.runtime.vocoder import HELD_FRAMES
-from edgekit.runtime.voice import FRAMES_PER_CODE, LEAST_CODES, MOST_CODES
+from edgekit.runtime.speak.matching import CONTEXT_CODES, count_slots
+from edgekit.runtime.speak.talker import LONGEST_FRAMES
+from edgekit.runtime.speak.vocoder import HELD_FRAMES
+from edgekit.runtime.speak.voice import FRAMES_PER_CODE, LEAST_CODES, MOST_CODES
 
 _USUAL_SHARE = 4  # an utterance is usually about a quarter of the longest one, and so is a voice's prompt
 
@@ -88,7 +88,7 @@ def _talker_sizes(speech: TalkerSpeech, context_tokens: int) -> dict[str, Sizes]
 
 
 def _flow_sizes(speech: FlowSpeech) -> dict[str, Sizes]:
-    """Return those of each component of a FlowMouth.
+    """Return those of each component of a FlowSpeaker.
 
     A call of the flow is for a voice's prompt, or for a chunk and what it looks ahead to; the vocoder's is for frames
     that it held back and for those of a chunk, or for a chunk and those that were too few to begin with.

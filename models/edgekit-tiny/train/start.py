@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from edgekit.exporter.checkpoint import open_checkpoint, read
+from edgekit.exporter.sources.checkpoint import open_checkpoint, read
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from network import EXPERTS, split_into_experts

@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 
 from edgekit.errors import BackendError
-from edgekit.runtime.backends.plans import PlanNote, PlanStore, plan_key
 from edgekit.runtime.backends.sizes import input_sizes
+from edgekit.runtime.backends.trt.plans import PlanNote, PlanStore, plan_key
 
 GARBAGE = 0xA5
 SCRATCH_BYTES = 1000

@@ -163,7 +163,7 @@ import sys, types
 sys.modules["tensorrt"] = types.SimpleNamespace(__version__="10.3.0.26")
 from edgekit.errors import BackendError
 from edgekit.recipe import load_target
-from edgekit.runtime.backends.builder import _load_builder
+from edgekit.runtime.backends.trt.builder import _load_builder
 print(_load_builder("tensorrt", load_target("jetson-orin"))[1])
 try:
     _load_builder("tensorrt", load_target("jetson-thor"))

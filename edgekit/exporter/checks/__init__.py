@@ -1,0 +1,1 @@
+"""What is proved of a bundle before it is published: census, weights, quality, goldens."""

@@ -1,0 +1,181 @@
+"""`edgekit verify --reference`: a bundle against its checkpoint, run live by torch and transformers on the same grid.
+
+The reference modules are transformers' own; see ``reference``. The bundle's features go into them, so that what is
+compared is encoder, backbone and their weights. Limits are the recipe's for a quantised bundle and rounding for a float
+one.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.bundle import Manifest, open_bundle
+from edgekit.errors import MissingPackageError, VerifyError
+from edgekit.exporter.checks.quality import check_clips, relative_error
+from edgekit.exporter.checks.weight_check import check_weights
+from edgekit.exporter.families import find_family, open_beside
+from edgekit.exporter.sources.checkpoint import open_checkpoint
+from edgekit.exporter.sources.hub import locate
+from edgekit.exporter.tables import written_bundle
+from edgekit.recipe import Recipe
+from edgekit.runtime.answer.sampler import Greedy
+from edgekit.runtime.backends import CPU
+from edgekit.runtime.judge.probe import Answer, Heard, answer, hear
+from edgekit.runtime.judge.verify import Check
+from edgekit.runtime.model import Model, load_opened
+
+if TYPE_CHECKING:
+    from edgekit.exporter.reference.qwen3_omni import Qwen3OmniReference
+    from edgekit.exporter.reference.step_audio import StepAudioReference
+
+Array = NDArray[np.float32]
+FLOAT_ERROR = 1e-4  # sums in another order than torch's
+SURE_LEAD = 1e-3  # a greedy token that leads by less may fall either way
+
+
+def verify_reference(bundle: str | Path, checkpoint: str | Path) -> tuple[Check, ...]:
+    """Return every comparison of a bundle with its checkpoint on the recipe's check clips.
+
+    checkpoint: a folder or an id of the hub. Raises QualityError for a weight that is not the checkpoint's,
+    MissingPackageError without torch and transformers, VerifyError for a family without a reference and, before
+    anything is fetched, for dummy weights.
+    """
+    opened = open_bundle(bundle)
+    if opened.manifest.dummy_seed is not None:
+        raise VerifyError(
+            f"{bundle}: holds dummy weights, no checkpoint has them; run `edgekit verify` without --reference"
+        )
+    model = load_opened(opened, backend=CPU)
+    found = open_checkpoint(locate(checkpoint).folder)
+    whole = open_beside(found)
+    family = find_family(whole.config, found.generation)
+    if family.name != model.manifest.family:
+        raise VerifyError(
+            f"{checkpoint}: is of family {family.name}, the bundle of {model.manifest.family}; name its own"
+        )
+    weights = written_bundle(opened.folder, family, model.manifest.components, model.manifest.tables())
+    checked = check_weights(family, weights, whole.tensors, lambda _done, _total: None)
+    error = max(checked["error"].values(), default=0.0)
+    recipe = msgspec.convert(model.manifest.recipe, Recipe)
+    checks = [Check(f"{checked['tensors']} weights: relative error", error, recipe.limits.weight_error)]
+    compared = _whisper_checks if family.name == "whisper" else _prefix_checks
+    return (*checks, *compared(model, found.folder, recipe))
+
+
+def _whisper_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
+    try:
+        from edgekit.exporter.reference.whisper import WhisperReference
+    except ImportError as error:
+        raise _missing(error) from error
+    manifest = model.manifest
+    prompt = _prompt(manifest)
+    reference = WhisperReference(folder)
+    experts = manifest.levels[-1].experts_per_token
+    frames, logits, leads = [], [], []
+    for samples in check_clips(recipe).values():
+        heard = hear(model, samples)
+        expected = reference.encode(_mel(manifest, heard), _chunk_positions(manifest))
+        frames.append((heard.frames, expected))
+        told = answer(model, heard)
+        rows = reference.logits(expected, [*prompt, *told.tokens], experts)
+        theirs = rows[len(prompt) - 1 :][: len(told.logits)]
+        logits.append((told.logits, theirs))
+        leads.append((told, theirs))
+    return _compared(manifest, recipe, frames, logits, leads)
+
+
+def _prefix_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
+    manifest = model.manifest
+    reference = _prefix_reference(manifest, folder)
+    protocol = manifest.protocol
+    opening = protocol.opening.replace("{system}", protocol.system).replace("{tools}", "")
+    before = model.tokenizer.encode(opening + protocol.before)
+    after = model.tokenizer.encode(protocol.after.replace("{prompt}", protocol.prompt) + protocol.reply)
+    frames, logits, leads = [], [], []
+    for samples in check_clips(recipe).values():
+        heard = hear(model, samples)
+        expected = reference.hear(_mel(manifest, heard), _chunk_positions(manifest))
+        frames.append((np.concatenate(heard.parts), expected))
+        told = answer(model, heard)
+        prompt = np.concatenate([reference.embed(before), expected, reference.embed(after)])
+        embeds = np.concatenate([prompt, reference.embed(list(told.tokens))])
+        rows = reference.logits(embeds, manifest.levels[-1].experts_per_token)
+        theirs = rows[len(prompt) - 1 :][: len(told.logits)]
+        logits.append((told.logits, theirs))
+        leads.append((told, theirs))
+    return _compared(manifest, recipe, frames, logits, leads)
+
+
+def _prefix_reference(manifest: Manifest, folder: Path) -> "StepAudioReference | Qwen3OmniReference":
+    try:
+        if manifest.family == "qwen3_omni":
+            from edgekit.exporter.reference.qwen3_omni import Qwen3OmniReference
+
+            return Qwen3OmniReference.open(folder)
+        from edgekit.exporter.reference.step_audio import StepAudioReference
+    except ImportError as error:
+        raise _missing(error) from error
+    return StepAudioReference(folder)
+
+
+def _compared(
+    manifest: Manifest,
+    recipe: Recipe,
+    frames: Sequence[tuple[Array, Array]],
+    logits: Sequence[tuple[Array, Array]],
+    told: Sequence[tuple[Answer, Array]],
+) -> list[Check]:
+    quantised = any(kind != "float32" for kind in manifest.precision.values())
+    greedy = Greedy(manifest.protocol)
+    differing = steps = 0
+    for ours, theirs in told:
+        for step, (picked, row) in enumerate(zip(ours.picked, theirs, strict=True)):
+            best = greedy.pick(row, first=step == 0)
+            steps += 1
+            differing += best != picked and float(row[best] - row[picked]) >= SURE_LEAD
+    limits = recipe.limits
+    return [
+        Check(
+            "what the backbone hears: relative error",
+            relative_error(frames),
+            limits.frame_error if quantised else FLOAT_ERROR,
+        ),
+        Check(
+            "logits, tokens forced: relative error",
+            relative_error(logits),
+            limits.logit_error if quantised else FLOAT_ERROR,
+        ),
+        Check(
+            "greedy tokens that differ / tokens", differing / max(1, steps), limits.token_mismatch if quantised else 0.0
+        ),
+    ]
+
+
+def _mel(manifest: Manifest, heard: Heard) -> Array:
+    """Return the features of a clip without the columns that neighbouring encoder calls share."""
+    left, right = manifest.grid.left_frames, manifest.grid.right_frames
+    return np.concatenate([mel[:, left : mel.shape[1] - right] for mel in heard.mel], axis=1)
+
+
+def _chunk_positions(manifest: Manifest) -> int:
+    grid = manifest.grid
+    return grid.positions(grid.chunk_frames) if grid.mode == "chunked" else 0
+
+
+def _prompt(manifest: Manifest) -> list[int]:
+    protocol = manifest.protocol
+    if protocol.languages:
+        raise VerifyError(
+            f"{manifest.name}: a multilingual Whisper is not compared live; run `edgekit verify` without --reference"
+        )
+    return [*protocol.start, *protocol.start_tail]
+
+
+def _missing(error: ImportError) -> MissingPackageError:
+    return MissingPackageError(
+        f"{error.name}: not installed, --reference runs it; pip install 'edgekit-audio[reference]'"
+    )

@@ -1,0 +1,138 @@
+"""The ``ort-cuda`` dialect: what onnxruntime's CUDA provider runs fast; see docs/bundle-format.md.
+
+What multiplies is float16, everything else float32. Weights are codes in blocks of 32 with float16 scales and no zero
+points, which its quickest kernels want; a cache is written in place. Shapes depend on no value, and where a call stands
+in its cache is computed on the GPU, so that a step can be recorded as a CUDA graph. What is allowed here is kept in
+``ort_cuda_ops``, which every graph is checked against. None was run on a GPU yet.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from onnx import TensorProto, numpy_helper
+
+from edgekit.errors import CheckpointError
+from edgekit.exporter.dialects.ort_cpu import OrtDialect, activation, as_logits
+from edgekit.exporter.dialects.ort_cuda.ops import BLOCK, EXPERT_TILE
+from edgekit.exporter.dialects.standard.dialect import StandardDialect
+from edgekit.exporter.dialects.steps import Attention, Routing, Steps
+from edgekit.exporter.graph import MICROSOFT, GraphWriter
+from edgekit.exporter.quantize import BITS, SCALE, quantize_blocks
+
+if TYPE_CHECKING:
+    from edgekit.exporter.weights import ExpertBank, Weights
+    from edgekit.recipe import Group
+
+_LOWEST = -6e4  # float16 has nothing below -65504
+
+
+class OrtCudaDialect(OrtDialect):
+    """See the module docstring; what is not here is as in ``ort-cpu``."""
+
+    fixed_shapes = True
+
+    def steps(self, g: GraphWriter, x: str, start: str) -> Steps:
+        """Return Steps counted on the GPU.
+
+        The number of rows is a sum of ones: a shape lies on the host, and what is added to it there would have to be
+        copied over at each call, which no recorded step may do.
+        """
+        one = numpy_helper.from_array(np.array([1], np.int64))
+        ones = g.node("ConstantOfShape", g.node("Shape", x, start=0, end=1), value=one)
+        total = g.node("Add", start, g.node("ReduceSum", ones, keepdims=1))
+        before = g.node("Sub", start, g.constant([1]))
+        last = g.node("Cast", g.node("Sub", total, g.constant([1])), to=TensorProto.INT32)
+        places = g.node("Add", g.node("CumSum", ones, g.constant(np.array(0))), before)
+        return Steps(start, total, last, places=places)
+
+    def rows_at(self, g: GraphWriter, table: str, at: Steps) -> str:
+        """Return the table's rows, gathered: a slice's ends lie on the host."""
+        return g.node("Gather", table, at.places, axis=0)
+
+    def cached_attention(
+        self, g: GraphWriter, rows: tuple[str, str, str], layer: int, at: Steps, how: Attention
+    ) -> str:
+        """Return GroupQueryAttention over a cache in float16, of which it is told the whole length.
+
+        ``last`` says how much of it is filled; the length is a number on the host, and so is the same at each call.
+        """
+        q, k, v = (g.narrow(x) for x in rows)
+        length = (
+            g.constant(np.array([how.capacity], np.int32)) if isinstance(how.capacity, int)
+            else g.shared(f"cache.{how.capacity}", lambda: _length(g, f"past.key.{layer}"))
+        )  # fmt: skip
+        narrow = replace(
+            how,
+            rotary=(g.narrow(how.rotary[0]), g.narrow(how.rotary[1])) if how.rotary else None,
+            bias=_bias_of_rows(g, q, how.bias) if how.bias else "",
+        )
+        attended = super().cached_attention(g, (q, k, v), layer, replace(at, total_scalar=length), narrow)
+        return g.widen(attended)
+
+    def attention(self, g: GraphWriter, q: str, key: str, value: str, *, heads: int, head_dim: int) -> str:
+        """Return MultiHeadAttention in float16."""
+        return g.widen(super().attention(g, g.narrow(q), key, value, heads=heads, head_dim=head_dim))
+
+    def linear(self, g: GraphWriter, w: "Weights", x: str, name: str, *, group: "Group", bias: str) -> str:
+        """Return Gemm or MatMulNBits in float16; the bias is added after it, since the quickest kernels take none."""
+        rows, width = w.source.shape(name)
+        precision = w.precision[group]
+        if precision == "float32":
+            out = g.node("Gemm", g.narrow(x), w.matrix(g, name), transB=1)
+        else:
+            bits, count = BITS[precision], -(-width // BLOCK)
+            codes = g.weight(name, "uint8", (rows, count, BLOCK * bits // 8))
+            scales = g.weight(name + SCALE, g.activations, (rows, count))
+            for row, block in w.blocks(name):
+                block_codes, block_scales = quantize_blocks(block, bits, BLOCK, g.activations)
+                codes.write(row, block_codes)
+                scales.write(row, block_scales)
+            out = g.node(
+                "MatMulNBits", g.narrow(x), name, name + SCALE, domain=MICROSOFT, bits=bits, block_size=BLOCK, K=width,
+                N=rows,
+            )  # fmt: skip
+        out = g.widen(out)
+        return g.node("Add", out, bias) if bias else out
+
+    def experts(self, g: GraphWriter, w: "Weights", x: str, routing: Routing, bank: "ExpertBank") -> str:
+        """Return QMoE of the codes as they are, which onnxruntime lays out for its kernels when it loads them.
+
+        The CUDA kernel does not read mixing weights: its own softmax must give them. Plain float experts are as in
+        ``standard``.
+        """
+        precision = w.precision[bank.group]
+        if precision == "float32":
+            return StandardDialect().experts(g, w, x, routing, bank)
+        if bank.hidden % EXPERT_TILE or bank.inner % EXPERT_TILE:
+            raise CheckpointError(
+                f"experts of {bank.hidden} x {bank.inner}: onnxruntime's CUDA kernels want multiples of {EXPERT_TILE}; "
+                f"export with --{bank.group} float32"
+            )
+        bits = BITS[precision]
+        for name, rows, width in bank.matrices:
+            codes = g.weight(name, "uint8", (bank.experts, rows, width * bits // 8))
+            scales = g.weight(name + SCALE, g.activations, (bank.experts, rows, width // BLOCK))
+            for expert in range(bank.experts):
+                expert_codes, expert_scales = quantize_blocks(w.expert(name, bank, expert), bits, BLOCK, g.activations)
+                codes.write(expert, expert_codes.reshape(1, rows, -1))
+                scales.write(expert, expert_scales[None])
+        first, second = bank.names
+        bias = w.expert_bias(g, bank)
+        logits, total = as_logits(g, routing.mix)
+        out = g.node(
+            "QMoE", g.narrow(x), g.narrow(logits), first, first + SCALE, g.narrow(bias) if bias else "", second,
+            second + SCALE, domain=MICROSOFT, k=bank.chosen, expert_weight_bits=bits, block_size=BLOCK,
+            normalize_routing_weights=0, weights_prepacked=0, **activation(bank),
+        )  # fmt: skip
+        return g.node("Mul", g.widen(out), total)
+
+
+def _length(g: GraphWriter, cache: str) -> str:
+    return g.node("Cast", g.node("Shape", cache, start=2, end=3), to=TensorProto.INT32)
+
+
+def _bias_of_rows(g: GraphWriter, x: str, bias: str) -> str:
+    """Return a bias (1, 1 or H, 1 or S, T) in float16 for each row of x, as the op wants it."""
+    shape = g.node("Concat", g.constant([1, 1]), g.node("Shape", x, start=0, end=1), g.constant([1]), axis=0)
+    return g.narrow(g.node("Expand", g.node("Max", bias, g.constant(_LOWEST)), shape))

@@ -1,0 +1,1 @@
+"""`standard`: plain ONNX and symmetric Q/DQ, for TensorRT."""

@@ -1,0 +1,1 @@
+"""Qwen3-Omni: ears, thinker, talker and what makes sound."""

@@ -1,0 +1,1 @@
+"""Where tensors, configs and tokenizers come from: checkpoints in every container that EdgeKit reads."""

@@ -1,0 +1,1 @@
+"""What is answered: the backbone's side of a stream, its tokens and texts, and the speaker's protocol."""

@@ -1,0 +1,210 @@
+"""The backbone's side of a stream: what it is told while the user talks, and its answer, token by token.
+
+Two ways to attend to sound, by the bundle's protocol: CrossAnswerer (``cross.py``) and PrefixAnswerer (``prefix.py``);
+here is what both need. Knows nothing of samples, utterance bounds or text output.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from edgekit.bundle import ComputeLevel, Manifest
+from edgekit.runtime.answer.embedding import TokenTable
+from edgekit.runtime.answer.lookup import Guess, Lookup
+from edgekit.runtime.answer.loops import loop_start
+from edgekit.runtime.answer.sampler import Sampler
+from edgekit.runtime.answer.text import Tokenizer
+from edgekit.runtime.engine import Array, Engine
+from edgekit.timing import Trace
+
+_SPARE_TOKENS = 8  # an answer to a very short sound may still be a word
+
+_NO_GUESS = Guess()
+Span = Callable[[str, int], AbstractContextManager[None]]
+
+
+def untimed(_name: str, _count: int = 1) -> AbstractContextManager[None]:
+    """Return a span that measures nothing, for runs that are a part of a longer span."""
+    return nullcontext()
+
+
+class Answerer(Protocol):
+    """One stream's conversation with the backbone."""
+
+    def open(self, level: ComputeLevel) -> int:
+        """Begin a turn; return how many earlier ones had to be forgotten for it though they were to be remembered."""
+        ...
+
+    def hear(self, heard: Array, level: ComputeLevel) -> Array | None:
+        """Take one adapter output; return what found no room, to be heard again after the next ``open``, or None."""
+        ...
+
+    def prepare(self) -> None:
+        """Do what can be done before the sound ends; called after each chunk heard while it still goes on."""
+        ...
+
+    def draft(self, level: ComputeLevel, heard_s: float, max_steps: int) -> tuple[int, ...]:
+        """Return the answer to the ``heard_s`` seconds heard so far, or its beginning; none if this decoder cannot.
+
+        At most ``max_steps`` tokens are found one by one, those of the former draft come cheaper. It is for showing,
+        and makes ``answer`` quicker, which does not depend on it otherwise.
+        """
+        ...
+
+    def next_piece(self) -> bool:
+        """Say whether the same utterance goes on when the encoder starts its next piece."""
+        ...
+
+    def tell(self, role: str, text: str, level: ComputeLevel) -> int:
+        """Take a turn in text, such as a question or a tool's result; return how many earlier turns it cost.
+
+        Raises UsageError where that cannot be.
+        """
+        ...
+
+    def think(self, level: ComputeLevel) -> Iterator[int]:
+        """Yield the tokens of a thought that precedes the answer, the end of it included; none if there is none."""
+        ...
+
+    def answer(self, level: ComputeLevel, heard_s: float | None) -> Generator[int, None, None]:
+        """Yield the tokens of the answer to a turn, without the one that ends it; heard_s: seconds of sound, if any."""
+        ...
+
+
+class Backbone:
+    """The backbone's Call with its position in the KV cache; arrays of one-token steps are rewritten, not replaced."""
+
+    def __init__(self, engine: Engine, width: int, context_tokens: int) -> None:
+        names = {spec.name for spec in engine.component.inputs}
+        self._call = engine.bind({"context": context_tokens})
+        self._context = context_tokens
+        self._start = np.zeros(1, np.int64)
+        self._one_row = np.zeros((1, width), np.float32)
+        self._no_rows, self._first_row = np.zeros(0, np.int64), np.zeros(1, np.int64)
+        self._inputs: dict[str, Array] = {"start": self._start}
+        self._experts: Array | None = None
+        if "experts_per_token" in names:
+            self._experts = self._inputs["experts_per_token"] = np.zeros(1, np.int64)
+
+    @property
+    def position(self) -> int:
+        """Tokens in the KV cache."""
+        return int(self._start[0])
+
+    @property
+    def room(self) -> int:
+        """Tokens that still fit into the KV cache."""
+        return self._context - self.position
+
+    def reset(self, cross: Sequence[Array] = ()) -> None:
+        """Forget every token; attend to ``cross``, the packed arrays of a CrossCache, from now on."""
+        self.seek(0)
+        for index, array in enumerate(cross):
+            self._inputs[f"cross.{index}"] = array
+
+    def seek(self, position: int) -> None:
+        """Go on after the first ``position`` tokens, which the cache must hold; later ones are forgotten."""
+        assert 0 <= position <= self._context, position
+        self._start[0] = position
+
+    def append(self, embeds: Array, level: ComputeLevel) -> Array | None:
+        """Add embeddings (n, hidden) and ask for no logits, which costs no head.
+
+        Return ``hidden`` (n, hidden), what a talker hears of them, where the backbone writes it.
+        """
+        return self._run(embeds, self._no_rows, level).get("hidden")
+
+    def logits(self, embeds: Array, level: ComputeLevel, last: int = 1) -> Array:
+        """Add embeddings (n, hidden) and return the logits (last, vocabulary) after each of the ``last`` ones."""
+        if len(embeds) == 1:
+            self._one_row[:] = embeds
+            return self._run(self._one_row, self._first_row, level)["logits"]
+        return self._run(embeds, np.arange(len(embeds) - last, len(embeds)), level)["logits"]
+
+    def _run(self, embeds: Array, rows: Array, level: ComputeLevel) -> dict[str, Array]:
+        assert len(embeds) <= self.room, f"{len(embeds)} tokens, room for {self.room}"
+        if self._experts is not None:
+            self._experts[0] = level.experts_per_token
+        self._inputs["embeds"], self._inputs["logit_rows"] = embeds, rows
+        outputs = self._call.run(self._inputs)
+        self._start += len(embeds)
+        return outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What every decoder of a stream needs."""
+
+    manifest: Manifest
+    engine: Engine
+    table: TokenTable
+    tokenizer: Tokenizer
+    sampler: Sampler
+    trace: Trace
+    context_tokens: int
+    max_tokens: int
+
+    def backbone(self) -> Backbone:
+        """Return a Backbone with a KV cache of its own."""
+        return Backbone(self.engine, self.table.width, self.context_tokens)
+
+    def tokens(
+        self,
+        backbone: Backbone,
+        prompt: Array,
+        level: ComputeLevel,
+        heard_s: float | None,
+        *,
+        guess: Guess = _NO_GUESS,
+        at_most: int | None = None,
+        sampler: Sampler | None = None,
+    ) -> Iterator[int]:
+        """Prefill the prompt's rows (n, hidden) and yield tokens until one of the protocol's ends is met.
+
+        heard_s: seconds of sound that limit how much is said about them, if they do; at_most: tokens in place of
+        ``max_tokens``; sampler: one in place of the answers' own.
+
+        The guess decides what this costs and not what it yields, settled tokens apart: whatever is checked in one run
+        goes through the same choice, token by token, and what the KV cache holds beyond the last one is replaced.
+        """
+        protocol, span = self.manifest.protocol, self.trace.span if guess.timed else untimed
+        sampler = sampler or self.sampler
+        limit = self.max_tokens if at_most is None else at_most
+        limit = min(limit, backbone.room - len(prompt) + 1)  # the last token is not read back
+        if protocol.max_tokens_per_s is not None and heard_s is not None:
+            limit = min(limit, int(protocol.max_tokens_per_s * heard_s) + _SPARE_TOKENS)
+        said = list(guess.tokens[: guess.settled])
+        lookup = Lookup(guess.tokens, len(said))
+        answer_start = backbone.position + len(prompt)
+
+        def take(rows: Array, checked: Sequence[int]) -> int | None:
+            """Choose the token after each row while those that were checked are right; return how many, None to end."""
+            for right, logits in enumerate(rows):
+                token = sampler.pick(logits, first=not said)
+                if token in protocol.stop:
+                    return None
+                said.append(token)
+                if len(said) >= limit or loop_start(said, protocol.max_repeats) is not None:
+                    return None
+                if token not in checked[right : right + 1]:
+                    return right
+            raise AssertionError("after the row of the last checked token any token is new")
+
+        first, steps, checked = True, 0, lookup.next(limit - len(said) - 1)
+        while first or checked or steps != guess.max_steps:
+            before, unread = len(said), prompt
+            if said:  # the last of them is chosen, not read
+                backbone.seek(answer_start + before - 1)
+                unread = self.table.rows(said[-1:])
+            name = "prefill" if first or checked else "decode"
+            with span(name, len(unread) + len(checked)):
+                embeds = np.concatenate((unread, self.table.rows(checked))) if checked else unread
+                right = take(backbone.logits(embeds, level, last=1 + len(checked)), checked)
+            yield from said[before:]
+            if right is None:
+                return
+            lookup.follow(said, right)
+            first, steps, checked = False, steps + (name == "decode"), lookup.next(limit - len(said) - 1)

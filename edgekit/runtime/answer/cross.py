@@ -1,0 +1,122 @@
+"""CrossAnswerer: a backbone that attends to the utterance through a cross-KV beside its tokens, as Whisper does."""
+
+from collections.abc import Generator, Iterator
+
+import numpy as np
+
+from edgekit.bundle import ComputeLevel
+from edgekit.errors import BundleFormatError, UsageError
+from edgekit.runtime.answer.answerer import Setting, Span, untimed
+from edgekit.runtime.answer.cache import CrossCache
+from edgekit.runtime.answer.lookup import Guess, agreed
+from edgekit.runtime.answer.sampler import Greedy, Sampler
+from edgekit.runtime.engine import Array
+
+OPEN_TOKENS = 12  # of a draft, checked again by the next: what ordinary speech says in three seconds
+_DEFAULT_TASK = "transcribe"
+
+
+class CrossAnswerer:
+    """Sound goes into a CrossCache; the backbone reads it for the answer, and before that for drafts.
+
+    A draft guesses what the next draft and the answer will be. The answer checks all of it against all of the sound; a
+    draft only the last tokens of the former one, since what two drafts agreed on long ago rarely changes.
+    """
+
+    def __init__(self, setting: Setting, language: str | None, task: str | None) -> None:
+        """Raise UsageError for a language or task that the bundle does not have."""
+        protocol = setting.manifest.protocol
+        self._setting = setting
+        self._backbone = setting.backbone()
+        (cross,) = (spec for spec in setting.manifest.components["adapter"].outputs if spec.name == "cross")
+        rows, heads, _, head_dim = cross.shape
+        if not (isinstance(rows, int) and isinstance(heads, int) and isinstance(head_dim, int)):
+            raise BundleFormatError(
+                f"adapter: output 'cross' is {cross.shape}, only its third size may be free; export it again"
+            )
+        self._cache = CrossCache(rows // 2, heads, head_dim, setting.manifest.grid.max_positions, cross.dtype)
+        grid = setting.manifest.grid
+        # an utterance ends within a chunk: the rest of it and the silence after it, filled to whole chunks
+        ending_frames = -(-(grid.tail_frames + 1) // grid.pad_to_frames) * grid.pad_to_frames
+        self._ending_positions = ending_frames // grid.frames_per_position
+        self._likeliest = Greedy(protocol)  # of drafts: they come as time allows, and must not change what is drawn
+        self._prompt: list[int] = []  # of the last draft, as far as it was read with it
+        self._draft: tuple[int, ...] = ()
+        self._agreed = 0  # tokens of it that the draft before had too
+        self._start = list(protocol.start)
+        self._languages = [] if language is not None else list(protocol.languages.values())
+        self._rest: list[int] = []
+        if language is not None:
+            self._rest.append(_choice("language", language, protocol.languages))
+        if task is not None or protocol.tasks:
+            self._rest.append(_choice("task", task or _DEFAULT_TASK, protocol.tasks))
+        self._rest += protocol.start_tail
+        needed = len(self._start) + bool(self._languages) + len(self._rest)
+        if needed > setting.context_tokens:
+            raise UsageError(
+                f"context_tokens: {setting.context_tokens}, the start of an answer alone takes {needed}; "
+                "load the bundle with more"
+            )
+
+    def open(self, level: ComputeLevel) -> int:  # noqa: ARG002 - the other decoder needs it
+        """Begin an utterance; nothing is computed and nothing was remembered."""
+        self._cache.reset()
+        self._prompt, self._draft, self._agreed = [], (), 0
+        return 0
+
+    def hear(self, heard: Array, level: ComputeLevel) -> None:  # noqa: ARG002 - the other decoder needs it
+        """Take ``cross`` (2 * layers, heads, n, head_dim); the Grid ends an utterance before there is no room."""
+        self._cache.append(heard)
+
+    def prepare(self) -> None:
+        """Lay the cross-KV out for the chunks that an ending utterance still brings."""
+        self._cache.make_room(self._ending_positions)
+
+    def draft(self, level: ComputeLevel, heard_s: float, max_steps: int) -> tuple[int, ...]:
+        """Return tokens; see Answerer. Only the last ones of the former draft are checked again, to bound the cost."""
+        with self._setting.trace.span("draft"):
+            former, self._prompt = self._prompt, self._begin(level, untimed)
+            settled = max(0, self._agreed - OPEN_TOKENS) if self._prompt == former else 0
+            guess = Guess(self._draft, settled, max_steps, timed=False)
+            draft = (*self._draft[:settled], *self._answer(level, heard_s, guess, self._likeliest))
+            self._draft, self._agreed = draft, agreed(self._draft, draft)
+        return self._draft
+
+    def next_piece(self) -> bool:
+        """Return False: one piece of sound is one answer."""
+        return False
+
+    def tell(self, role: str, text: str, level: ComputeLevel) -> int:  # noqa: ARG002 - as Answerer has it
+        """Raise UsageError: such a model hears sound only."""
+        raise UsageError("text: this bundle writes down speech and answers no questions; use one that converses")
+
+    def think(self, level: ComputeLevel) -> Iterator[int]:  # noqa: ARG002 - as Answerer has it
+        """Yield nothing: such a model has no thoughts."""
+        return iter(())
+
+    def answer(self, level: ComputeLevel, heard_s: float | None) -> Generator[int, None, None]:
+        """Yield tokens; see Answerer. Without a given language the likeliest one is chosen first."""
+        self._prompt = self._begin(level, self._setting.trace.span)
+        yield from self._answer(level, heard_s, Guess(self._draft))
+
+    def _begin(self, level: ComputeLevel, span: Span) -> list[int]:
+        """Attend to all that was heard and return the prompt that is still to be read."""
+        self._backbone.reset(self._cache.packed())
+        if not self._languages:
+            return self._start + self._rest
+        with span("prefill", len(self._start)):
+            (logits,) = self._backbone.logits(self._setting.table.rows(self._start), level)
+        return [self._languages[int(np.argmax(logits[self._languages]))], *self._rest]
+
+    def _answer(
+        self, level: ComputeLevel, heard_s: float | None, guess: Guess, sampler: Sampler | None = None
+    ) -> Iterator[int]:
+        rows = self._setting.table.rows(self._prompt)
+        return self._setting.tokens(self._backbone, rows, level, heard_s, guess=guess, sampler=sampler)
+
+
+def _choice(kind: str, name: str, known: dict[str, int]) -> int:
+    if name not in known:
+        offered = f"choose one of: {', '.join(known)}" if known else f"it has no choice of {kind}: leave it out"
+        raise UsageError(f"{kind}: '{name}' is not in this bundle; {offered}")
+    return known[name]

@@ -1,0 +1,303 @@
+"""PrefixAnswerer: a backbone in whose token stream the embeddings of sound stand, between texts.
+
+Keeps the turns of a conversation in one KV cache. Knows what was read and what was said, and what of it still fits.
+"""
+
+import re
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgekit.bundle import ComputeLevel, Thinking
+from edgekit.errors import UsageError
+from edgekit.runtime.answer.answerer import Setting
+from edgekit.runtime.answer.speaker import Speaker
+from edgekit.runtime.answer.text import Detokenizer, Tokenizer
+from edgekit.runtime.engine import Array
+
+_ROOM_FOR_SOUND = 4  # of the context, one part in: what older turns make way for
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How answers are asked for; what is None is as the bundle says.
+
+    ``turns``: how many earlier turns an answer remembers at most, None for all that fit. ``think``: whether a thought
+    comes first, or of how many tokens at most.
+    """
+
+    system: str | None = None
+    prompt: str | None = None
+    tools: str | None = None
+    turns: int | None = 0
+    think: bool | int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """Rows (n, hidden) that follow each other: of ``tokens``, or of sound (None); ``said`` by the model itself."""
+
+    tokens: tuple[int, ...] | None
+    rows: Array
+    said: bool = False
+
+
+class PrefixAnswerer:
+    """Sound goes into the backbone's own KV cache, between the protocol's texts, while the user still talks.
+
+    It writes no drafts: such a model may reply instead of writing down, and a reply to half a question is no use.
+    """
+
+    def __init__(self, setting: Setting, asking: Asking, mouth: Speaker | None = None) -> None:
+        """Raise UsageError for a name the bundle does not have, or if the texts around it leave no room for sound."""
+        protocol, encode = setting.manifest.protocol, setting.tokenizer.encode
+        self._setting, self._mouth, self._turns_kept = setting, mouth, asking.turns
+        self._backbone = setting.backbone()
+        self._thinking, self._thought_tokens = _thought(protocol.thinking, asking.think)
+        question = protocol.questions.get(asking.prompt or "")
+        asked, prompt = (question.system, question.prompt) if question else (None, asking.prompt)
+        system = protocol.system if asking.system is None and asked is None else None
+        for name, text in (("system", asking.system), ("prompt", asking.prompt), ("tools", asking.tools)):
+            _check_text(setting.tokenizer, name, text)
+        if asking.tools is not None and not protocol.tools:
+            raise UsageError("tools: this bundle was not made to call tools; leave them out")
+        texts = {
+            "{system}": "\n".join(text for text in (asking.system, asked, system) if text is not None),
+            "{tools}": protocol.tools.replace("{tools}", asking.tools) if asking.tools is not None else "",
+            "{prompt}": protocol.prompt if prompt is None else prompt,
+        }
+        self._opening = encode(_filled(protocol.opening, texts))
+        self._before, self._between = encode(protocol.before), encode(protocol.between)
+        self._after = encode(_filled(protocol.after, texts) + protocol.reply)
+        self._reply, self._again = encode(protocol.reply), encode(protocol.again)
+        begun = protocol.thinking.none if protocol.thinking and not self._thinking and protocol.thinking.usual else ""
+        self._lead = encode(begun + (protocol.speak if mouth else ""))
+        fixed = len(self._opening) + len(self._before) + len(self._after) + len(self._lead)
+        self._reserve = len(self._after) + len(self._lead) + min(setting.max_tokens, setting.context_tokens // 4)
+        if setting.context_tokens - len(self._opening) - len(self._before) - self._reserve < 1:
+            raise UsageError(
+                f"context_tokens: {setting.context_tokens}, the prompt takes {fixed} and the answer "
+                f"{self._reserve - len(self._after) - len(self._lead)}; shorten the prompt or load the bundle with more"
+            )
+        self._opened = False
+        self._past: list[list[_Part]] = []  # turns in the first `_held` tokens of the KV cache, but for `_unread`
+        self._held = 0
+        self._turn: list[_Part] = []
+        self._unread: list[_Part] = []
+        self._turn_start = 0  # tokens in the KV cache before this turn
+        self._pending: list[int] = []  # text that goes in with the next sound
+        self._told = False
+        self._turn_open = False  # begun, and neither answered nor undone
+        self._begun: list[int] | None = None  # what the answer goes on from where a thought came first
+
+    def open(self, level: ComputeLevel) -> int:
+        """Begin a turn; see Answerer. The conversation's opening is read once and kept."""
+        forgotten = self._make_way(level)
+        if self._past:
+            self._read(self._again, level)
+        self._turn, self._turn_start = [], self._backbone.position
+        self._begun, self._told, self._turn_open = None, False, True
+        self._pending = self._before
+        return forgotten
+
+    def hear(self, heard: Array, level: ComputeLevel) -> Array | None:
+        """Prefill embeddings (n, hidden); see Answerer. A lone output larger than the KV cache is cut in two."""
+        room = self._backbone.room - self._reserve - len(self._pending)
+        if room < 1 or (self._heard_any() and len(heard) > room):
+            return heard
+        texts = [self._text(self._pending)] if self._pending else []
+        self._append([*texts, _Part(None, heard[:room])], level)
+        self._pending = []
+        return heard[room:] if len(heard) > room else None
+
+    def tell(self, role: str, text: str, level: ComputeLevel) -> int:
+        """Add a turn in text; see Answerer. All earlier ones go where it finds no room beside them."""
+        protocol = self._setting.manifest.protocol
+        if role not in protocol.roles:
+            known = f"choose one of: {', '.join(protocol.roles)}" if protocol.roles else "it takes sound only"
+            raise UsageError(f"role: '{role}' is not in this bundle; {known}")
+        _check_text(self._setting.tokenizer, "text", text)
+        turn = self._setting.tokenizer.encode(_filled(protocol.turn, {"{role}": protocol.roles[role], "{text}": text}))
+        alone = self._setting.context_tokens - len(self._opening) - self._reserve
+        if len(turn) > alone:
+            raise UsageError(
+                f"text: takes {len(turn)} tokens, there is room for {alone}; shorten it or load the bundle with more "
+                "context_tokens"
+            )
+        forgotten = 0
+        if len(turn) > self._backbone.room - self._reserve:
+            forgotten, self._past = len(self._past), []
+            self._begin(level)
+            self._turn, self._turn_start = [], self._backbone.position
+        self._read(turn, level)
+        self._pending, self._told = [], True
+        return forgotten
+
+    def prepare(self) -> None:
+        """Do nothing: hearing is the prefill."""
+
+    def draft(self, level: ComputeLevel, heard_s: float, max_steps: int) -> tuple[int, ...]:  # noqa: ARG002 - as Answerer has it
+        """Return nothing; see the class."""
+        return ()
+
+    def next_piece(self) -> bool:
+        """Return True: the text ``between`` pieces goes in with the next piece's first embeddings."""
+        self._pending = self._between
+        return True
+
+    def think(self, level: ComputeLevel) -> Iterator[int]:
+        """Yield the tokens of a thought; see Answerer. Its end is written by EdgeKit where the model finds none."""
+        if self._thinking is None or not (self._told or self._heard_any()):
+            return
+        thinking, encode = self._thinking, self._setting.tokenizer.encode
+        close = encode(thinking.close)
+        prompt = self._ask() + encode(thinking.open)
+        start = self._backbone.position + len(prompt)
+        detokenizer, text, closed = Detokenizer(self._setting.tokenizer), "", False
+        thought: list[int] = []
+        rows = self._setting.table.rows(prompt)
+        at_most = max(1, (self._backbone.room - len(prompt)) // 2)  # the other half is for the answer
+        if self._thought_tokens is not None:
+            at_most = min(at_most, self._thought_tokens)
+        for token in self._setting.tokens(self._backbone, rows, level, None, at_most=at_most):
+            thought.append(token)
+            text += detokenizer.push(token)
+            closed = thought[-len(close) :] == close or thinking.close in text
+            yield token
+            if closed:
+                break
+        then = thinking.then if not text.partition(thinking.close)[2] else ""  # a token may hold the end and a newline
+        speak = self._setting.manifest.protocol.speak if self._mouth else ""
+        unread = thought[self._backbone.position - start :]
+        self._begun = unread + encode(("" if closed else thinking.close) + then + speak)
+
+    def answer(self, level: ComputeLevel, heard_s: float | None) -> Generator[int, None, None]:
+        """Yield tokens; see Answerer. A thought before them is not remembered, as the published templates have it."""
+        if not self._told and not self._heard_any():
+            return
+        thought = self._begun is not None
+        prompt = self._begun if self._begun is not None else self._ask() + self._lead
+        start = self._backbone.position + len(prompt)
+        said: list[int] = []
+        try:
+            for token in self._setting.tokens(self._backbone, self._setting.table.rows(prompt), level, heard_s):
+                said.append(token)
+                yield token
+        except GeneratorExit:  # who listens has heard enough
+            self._remember(said, start, thought=thought)
+            raise
+        self._remember(said, start, thought=thought)
+
+    def _heard_any(self) -> bool:
+        """Return whether sound is in this turn: of a hundredth of a second nothing reaches the backbone."""
+        return any(part.tokens is None for part in self._turn)
+
+    def _ask(self) -> list[int]:
+        """Return what leads to a reply, and take note of it as a part of this turn."""
+        asked = self._text(self._reply if self._told else self._after)
+        assert asked.tokens is not None, "a text has tokens"
+        self._turn.append(asked)
+        if self._mouth:
+            self._mouth.read(asked.tokens, asked.rows, None)
+        return list(asked.tokens)
+
+    def _remember(self, said: Sequence[int], start: int, *, thought: bool) -> None:
+        """Close the turn: what the KV cache lacks of it is read at the beginning of the next."""
+        answer = [
+            _Part(part.tokens, part.rows, said=True) for part in map(self._text, (self._lead, said)) if part.tokens
+        ]
+        read = self._backbone.position
+        if thought:
+            read = self._turn_start + sum(len(part.rows) for part in self._turn)
+            self._backbone.seek(read)
+            self._unread = answer
+        else:
+            rest = self._text(said[read - start :])
+            self._unread = [_Part(rest.tokens, rest.rows, said=True)] if rest.tokens else []
+        self._held, self._turn_open = read, False
+        self._past.append([*self._turn, *answer])
+
+    def _make_way(self, level: ComputeLevel) -> int:
+        """Drop the oldest turns beyond what is wanted and what fits; return how many. Reads what is not read yet."""
+        sizes = [sum(len(part.rows) for part in turn) + len(self._again) for turn in self._past]
+        room = self._setting.context_tokens - len(self._opening) - len(self._before) - self._reserve
+        room -= self._setting.context_tokens // _ROOM_FOR_SOUND
+        wanted = kept = len(sizes) if self._turns_kept is None else min(self._turns_kept, len(sizes))
+        full = sum(sizes[len(sizes) - kept :]) > room
+        while kept and full and sum(sizes[-kept:]) > room // 2:  # half of it, so that this is not due at every turn
+            kept -= 1
+        undone = self._mouth is not None and self._turn_open  # what it read cannot be taken back alone
+        if not kept or kept < len(sizes) or undone:
+            self._begin(level)
+            self._past = self._past[len(sizes) - kept :]
+            for index, turn in enumerate(self._past):
+                again = [self._text(self._again)] if index and self._again else []
+                self._append([*again, *turn], level)
+        else:
+            self._backbone.seek(self._held)  # a turn that came to nothing is undone
+            if self._unread:
+                self._append(self._unread, level)
+        self._held, self._unread = self._backbone.position, []
+        return wanted - kept
+
+    def _begin(self, level: ComputeLevel) -> None:
+        """Forget all but the conversation's opening."""
+        if self._mouth:
+            self._mouth.open()
+        if not self._opened:
+            self._backbone.reset()
+            self._opened = True
+            if self._opening:
+                self._append([self._text(self._opening)], level)
+            return
+        self._backbone.seek(len(self._opening))
+        if self._mouth and self._opening:
+            opening = self._text(self._opening)
+            self._mouth.read(opening.tokens, opening.rows, None)
+
+    def _read(self, tokens: Sequence[int], level: ComputeLevel) -> None:
+        if tokens:
+            self._append([self._text(tokens)], level)
+
+    def _text(self, tokens: Sequence[int]) -> _Part:
+        return _Part(tuple(tokens), self._setting.table.rows(tokens))
+
+    def _append(self, parts: Sequence[_Part], level: ComputeLevel) -> None:
+        """Prefill parts in one run, let the Speaker read along, and take note of them as this turn's."""
+        embeds = np.concatenate([part.rows for part in parts])
+        with self._setting.trace.span("prefill", len(embeds)):
+            hidden = self._backbone.append(embeds, level)
+        self._turn += parts
+        if self._mouth is None:
+            return
+        at = 0
+        for part in parts:
+            stop = at + len(part.rows)
+            if not part.said:
+                self._mouth.read(part.tokens, part.rows, None if hidden is None else hidden[at:stop])
+            at = stop
+
+
+def _filled(template: str, texts: dict[str, str]) -> str:
+    """Return a template with its names replaced; what stands in the texts themselves is left alone."""
+    return re.sub("|".join(map(re.escape, texts)), lambda found: texts[found[0]], template)
+
+
+def _check_text(tokenizer: Tokenizer, name: str, text: str | None) -> None:
+    """Raise UsageError for a text that would open or close turns of its own."""
+    if text and (mark := tokenizer.mark_in(text)):
+        raise UsageError(f"{name}: holds '{mark}', a mark of the model's own; write it otherwise")
+
+
+def _thought(thinking: Thinking | None, asked: bool | int | None) -> tuple[Thinking | None, int | None]:
+    """Return how to think, None for not at all, and the most tokens of a thought, None for no limit of its own."""
+    if thinking is None:
+        if asked:
+            raise UsageError("think: this bundle was not made to think; leave it out")
+        return None, None
+    if asked is None or isinstance(asked, bool):
+        return (thinking if (thinking.usual if asked is None else asked) else None), None
+    if asked < 0:
+        raise UsageError(f"think: {asked} tokens, must be 0 or more, on or off; correct it")
+    return (thinking if asked else None), asked or None

@@ -1,0 +1,205 @@
+"""Playback: a spoken answer through the loudspeaker, as it comes, until it is over or the user speaks again.
+
+    worker: play -> Ring -> PortAudio callback
+
+One thread, the worker, calls everything but the callback, which copies and counts and nothing else. Knows samples,
+rates and PortAudio; knows nothing of how speech is made.
+"""
+
+import threading
+from collections.abc import Callable
+from types import ModuleType, TracebackType
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import DeviceError
+from edgekit.runtime.audio.portaudio import is_busy, load_portaudio
+from edgekit.runtime.audio.ring import Ring
+from edgekit.runtime.events import Audio, Event, SpeechStarted
+from edgekit.runtime.hear.resampler import Resampler
+
+Samples = NDArray[np.float32]
+
+SPEECH_RATE_HZ = 24_000
+_BLOCK_S = 0.01  # what is left to play after a flush, at most, beside the device's own buffer
+_STALLED_S = 5.0  # longer than any device buffers
+_LOOK_S = 0.1  # between two looks at whether to stop
+
+
+class Flags(Protocol):
+    """What PortAudio says about the samples that it asks for."""
+
+    @property
+    def output_underflow(self) -> bool:
+        """It had to make up sound before these, because it was called back too late."""
+        ...
+
+
+class Playback:
+    """A loudspeaker, playing while in a ``with`` block; leaving it stops at once, ``drain`` plays to the end first.
+
+    Plays at ``sample_rate_hz`` if the device can, else at the device's own rate: ``device_rate_hz`` says which. At most
+    ``buffer_s`` seconds wait; a model that speaks faster than that drops the oldest. ``underruns``: how often an answer
+    was broken off because its next sample came too late; the silence between two answers is none. ``portaudio`` stands
+    in for the sounddevice module. Raises DeviceError if PortAudio or the device is missing, busy or refuses,
+    MissingPackageError without sounddevice.
+    """
+
+    def __init__(
+        self,
+        sample_rate_hz: int = SPEECH_RATE_HZ,
+        device: int | str | None = None,
+        buffer_s: float = 600.0,
+        portaudio: ModuleType | None = None,
+    ) -> None:
+        self._portaudio = portaudio or load_portaudio("speaker")
+        self.device_rate_hz, channels = self._choose(device, sample_rate_hz)
+        self.ring = Ring(max(1, round(buffer_s * self.device_rate_hz)))
+        self.underruns = 0  # the callback's
+        self._short = False  # the callback's: it found too few samples last time
+        self._block = max(1, round(_BLOCK_S * self.device_rate_hz))
+        self._resampler: Resampler | None = None
+        self._resampled_hz = self.device_rate_hz
+        self._speaking = False
+        self._answer_start = -1  # position in the ring of the last answer's first sample
+        self._ending = False
+        self._ended = threading.Event()
+        try:
+            self._stream = self._portaudio.OutputStream(
+                samplerate=self.device_rate_hz,
+                device=device,
+                channels=channels,
+                dtype="float32",
+                callback=self._give,
+                finished_callback=self._ended.set,
+            )
+        except self._portaudio.PortAudioError as error:
+            raise _refusal(error) from error
+
+    def __enter__(self) -> "Playback":  # noqa: PYI034 - typing.Self needs Python 3.11
+        try:
+            self._stream.start()
+        except self._portaudio.PortAudioError as error:
+            self._stream.close()
+            raise _refusal(error) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
+
+    def play(self, samples: Samples, sample_rate_hz: int) -> None:
+        """Append a piece of an answer, (n,) float32 in [-1, 1]. Never waits; DeviceError if the device has stopped."""
+        if self._ended.is_set():
+            raise _stopped()
+        if sample_rate_hz != self._resampled_hz:
+            self._write(self._rest())
+            same = sample_rate_hz == self.device_rate_hz
+            self._resampler = None if same else Resampler(sample_rate_hz, 1, "speech", self.device_rate_hz)
+            self._resampled_hz = sample_rate_hz
+        self._write(samples if self._resampler is None else self._resampler.push(samples))
+
+    def finish(self) -> None:
+        """End the answer: what ``play`` gets next is another one."""
+        self._write(self._rest())
+        self._speaking = False
+
+    def flush(self) -> None:
+        """Stop speaking at once: drop what is not played yet."""
+        self._rest()
+        self._speaking = False
+        self.ring.discard()
+
+    def drain(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Wait until all is played or ``stopped``, and stop for good. Raises DeviceError if the device stops before."""
+        self.finish()
+        self._ending = True
+        left_s = self.ring.available_samples / self.device_rate_hz + _STALLED_S
+        while left_s > 0 and not self._ended.wait(min(left_s, _LOOK_S)):
+            if stopped():
+                return
+            left_s -= _LOOK_S
+        if self.ring.available_samples or not self._ended.is_set():
+            raise _stopped()
+
+    def _rest(self) -> Samples:
+        return np.zeros(0, np.float32) if self._resampler is None else self._resampler.finish()
+
+    def _write(self, samples: Samples) -> None:
+        if not len(samples):
+            return
+        if not self._speaking:
+            self._answer_start = self.ring.written_samples
+            self._speaking = True
+        for start in range(0, len(samples), self._block):
+            self.ring.write(samples[start : start + self._block])
+
+    def _choose(self, device: int | str | None, sample_rate_hz: int) -> tuple[int, int]:
+        """Return the rate and the number of channels to open the device with, mono at ``sample_rate_hz`` first."""
+        try:
+            facts = self._portaudio.query_devices(device, "output")
+        except (ValueError, self._portaudio.PortAudioError) as error:
+            raise DeviceError(f"speaker: none found ({error}); plug one in, or run without --speak") from error
+        rates = (sample_rate_hz, int(facts["default_samplerate"]))
+        choices = [
+            (rate, channels) for rate in rates for channels in (1, 2) if channels <= facts["max_output_channels"]
+        ]
+        for rate, channels in choices:
+            try:
+                self._portaudio.check_output_settings(
+                    device=device, channels=channels, dtype="float32", samplerate=rate
+                )
+            except self._portaudio.PortAudioError:  # opening it tells a busy device from one that cannot do this
+                continue
+            return rate, channels
+        return rates[1], 1
+
+    def _give(self, out: Samples, frames: int, time: object, flags: Flags) -> None:
+        """PortAudio's callback: copy and count, nothing else. out: (frames, channels), to be filled."""
+        del time
+        samples = self.ring.read(frames)
+        out[: len(samples)] = samples[:, None]
+        out[len(samples) :] = 0.0
+        if len(samples) and (self._short or flags.output_underflow):
+            position = self.ring.processed_samples + self.ring.dropped_samples - len(samples)
+            self.underruns += position != self._answer_start
+        self._short = len(samples) < frames
+        if self._short and self._ending:
+            raise self._portaudio.CallbackStop
+
+
+class TurnTaking:
+    """Plays a stream's answers and lets the user interrupt them. ``audio`` is for ``on_audio``; ``event`` gets every
+    event that a push returned, in order.
+    """
+
+    def __init__(self, playback: Playback) -> None:
+        self.playback = playback
+        self._ahead = 0  # pieces that are played already, while their events are still to come
+
+    def audio(self, audio: Audio) -> None:
+        """Play a piece at the moment it exists."""
+        self._ahead += 1
+        self.playback.play(audio.samples, audio.sample_rate_hz)
+
+    def event(self, event: Event) -> None:
+        """End the answer with its last piece; fall silent where the user begins to speak."""
+        if isinstance(event, Audio):
+            self._ahead -= 1
+            if self._ahead == 0:
+                self.playback.finish()
+        elif isinstance(event, SpeechStarted) and self._ahead == 0:  # else what is played answers this very speech
+            self.playback.flush()
+
+
+def _stopped() -> DeviceError:
+    return DeviceError("speaker: it stopped taking sound while in use; check its plug, then start again")
+
+
+def _refusal(error: Exception) -> DeviceError:
+    if is_busy(error):
+        return DeviceError("speaker: busy, another program holds it; stop that program, or run without --speak")
+    return DeviceError(f"speaker: {error}; choose another default output, or run without --speak")

@@ -1,0 +1,1 @@
+"""TensorRT, full or for RTX: plans are built, kept beside a bundle, and run."""

@@ -1,0 +1,205 @@
+"""Gate: decides which samples count, with hysteresis and pre-roll.
+
+Knows thresholds and durations, not how sound is told from silence: that is a Detector's work. Samples are judged in
+windows of fixed size counted from the first one, so every split of the input gives the same outputs.
+"""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.bundle.manifest import GateSettings
+from edgekit.errors import UsageError
+from edgekit.runtime.hear.novelty import Novelty
+from edgekit.runtime.hear.vad import Silero
+
+Samples = NDArray[np.float32]
+
+
+class Detector(Protocol):
+    """Scores windows of sound in the order they come."""
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of one window."""
+        ...
+
+    def score(self, window: Samples) -> float:
+        """Return how much the next window, (window_samples,) float32, counts; more is surer."""
+        ...
+
+    def reset(self) -> None:
+        """Forget everything heard."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Sound counts from sample ``at_sample`` on, pre-roll included."""
+
+    at_sample: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sound:
+    """The next samples that count, (n,) float32, no gap since Opened; pre-roll and pauses are not ``sounding``."""
+
+    samples: Samples
+    sounding: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The last sounding window ended at ``end_sample``; that became known at ``decided_sample``."""
+
+    end_sample: int
+    decided_sample: int
+
+
+Output = Opened | Sound | Closed
+
+
+class AlwaysOn:
+    """Detector of the gate kind ``off``: every window counts."""
+
+    window_samples = 512
+
+    def score(self, window: Samples) -> float:
+        """Return 1.0 for any window."""
+        del window
+        return 1.0
+
+    def reset(self) -> None:
+        """Do nothing: there is nothing to forget."""
+
+
+class Gate:
+    """The gate of one stream.
+
+    Opens when ``min_sound_ms`` of windows have scored ``start``, then at least ``stop``; closes after
+    ``min_silence_ms`` of windows below ``stop``. Until that is decided the silence is handed out too: a stream cannot
+    wait for it.
+    """
+
+    def __init__(self, settings: GateSettings, rate: int = 16_000, detector: Detector | None = None) -> None:
+        self._detector = _detector(settings, rate) if detector is None else detector
+        self._window = self._detector.window_samples
+        off = settings.kind == "off"
+        self._start, self._stop = (1.0, 1.0) if off else (settings.start, settings.stop)
+        self._sound_windows = 1 if off else self._windows(settings.min_sound_ms, rate)
+        self._silence_windows = self._windows(settings.min_silence_ms, rate)
+        self._pre_roll = 0 if off else math.ceil(settings.pre_roll_ms * rate / 1000)
+        self.is_open = False
+        self.pushed_samples = self.passed_samples = self.gated_samples = 0
+        self._probability = 0.0
+        self._partial: Samples = np.zeros(0, np.float32)
+        self._held: deque[Samples] = deque()  # windows that a later opening may still hand out
+        self._run = 0  # windows in a row: sounding while closed, silent while open
+        self._end = 0
+
+    @property
+    def probability(self) -> float:
+        """The last window's score: a probability for ``speech``, decibels for ``sound``, 1.0 for ``off``."""
+        return self._probability
+
+    @property
+    def pending_samples(self) -> int:
+        """Samples neither passed nor gated yet."""
+        return self.pushed_samples - self.passed_samples - self.gated_samples
+
+    def push(self, samples: Samples) -> list[Output]:
+        """Return what ``samples``, (n,) float32, decide, in order."""
+        samples = np.asarray(samples, np.float32)
+        if samples.ndim != 1:
+            raise UsageError(f"samples: shape {samples.shape}, mono (n,) is needed; average the channels first")
+        self.pushed_samples += samples.size
+        waiting = np.concatenate([self._partial, samples])  # a copy: the caller may reuse its buffer
+        whole = waiting.size - waiting.size % self._window
+        self._partial = waiting[whole:].copy()
+        outputs: list[Output] = []
+        for start in range(0, whole, self._window):
+            outputs += self._judge(waiting[start : start + self._window])
+        return outputs
+
+    def finish(self) -> list[Output]:
+        """Return the rest and close; an incomplete last window is judged as if silence followed. Starts afresh."""
+        outputs: list[Output] = []
+        if self._partial.size:
+            rest, self._partial = self._partial, np.zeros(0, np.float32)
+            outputs += self._judge(rest)
+        if self.is_open:
+            outputs.append(self._close(self.pushed_samples))
+        self._forget_all_but(0)
+        self._run = 0
+        self._detector.reset()
+        return outputs
+
+    def _windows(self, milliseconds: int, rate: int) -> int:
+        return max(1, math.ceil(milliseconds * rate / 1000 / self._window))
+
+    def _judge(self, samples: Samples) -> list[Output]:
+        """Score one window and return what follows from it; a shorter ``samples`` is the stream's last."""
+        window = np.pad(samples, (0, self._window - samples.size))
+        self._probability = self._detector.score(window)
+        if self.is_open:
+            return self._judge_open(samples)
+        self._held.append(samples.copy())
+        sounding = self._probability >= (self._stop if self._run else self._start)
+        self._run = self._run + 1 if sounding else 0
+        if self._run < self._sound_windows:
+            self._forget_all_but(self._pre_roll + self._run * self._window)
+            return []
+        return self._open(samples.size)
+
+    def _judge_open(self, samples: Samples) -> list[Output]:
+        self.passed_samples += samples.size
+        position = self.passed_samples + self.gated_samples
+        sounding = self._probability >= self._stop
+        if sounding:
+            self._run, self._end = 0, position
+        else:
+            self._run += 1
+        if self._run < self._silence_windows:
+            return [Sound(samples, sounding)]
+        return [Sound(samples, sounding), self._close(position)]
+
+    def _open(self, last: int) -> list[Output]:
+        sounding = (self._run - 1) * self._window + last
+        self._forget_all_but(self._pre_roll + sounding)
+        samples = np.concatenate(list(self._held))
+        self._held.clear()
+        at = self.passed_samples + self.gated_samples
+        self.passed_samples += samples.size
+        self.is_open, self._run, self._end = True, 0, at + samples.size
+        before, counted = np.split(samples, [samples.size - sounding])
+        pre_roll = [Sound(before, sounding=False)] if before.size else []
+        return [Opened(at), *pre_roll, Sound(counted, sounding=True)]
+
+    def _close(self, position: int) -> Closed:
+        self.is_open, self._run = False, 0
+        return Closed(self._end, position)
+
+    def _forget_all_but(self, samples: int) -> None:
+        """Gate the oldest held samples until at most ``samples`` are left."""
+        excess = sum(window.size for window in self._held) - samples
+        while excess > 0:
+            oldest = self._held.popleft()
+            if oldest.size > excess:
+                self._held.appendleft(oldest[excess:])
+            gone = min(oldest.size, excess)
+            self.gated_samples += gone
+            excess -= gone
+
+
+def _detector(settings: GateSettings, rate: int) -> Detector:
+    if settings.kind == "off":
+        return AlwaysOn()
+    if settings.kind == "sound":
+        return Novelty(rate)
+    if rate != Silero.sample_rate_hz:
+        raise UsageError(f"gate: {rate} Hz, the speech gate hears {Silero.sample_rate_hz} Hz; resample first")
+    return Silero()

@@ -1,0 +1,69 @@
+"""Listener: sound of one utterance to what the backbone hears of it, chunk by chunk on the bundle's Grid.
+
+Knows log-mel, encoder and adapter and their state; knows nothing of when an utterance begins or ends, nor of text.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from edgekit.bundle import Manifest
+from edgekit.runtime.engine import Array, Engine
+from edgekit.runtime.hear.features import LogMel, MelChunk
+from edgekit.timing import Trace
+
+
+class Listener:
+    """One stream's front half. A piece of sound starts with the first push, or the first after ``finish``."""
+
+    def __init__(self, manifest: Manifest, encoder: Engine, adapter: Engine, trace: Trace) -> None:
+        self.frames_computed = 0
+        self._trace, self._grid = trace, manifest.grid
+        self._hop = manifest.front_end.hop_samples
+        self._mel = LogMel(manifest.front_end, manifest.grid)
+        self._encoder, self._adapter = encoder.bind({}), adapter.bind({})
+        (self._heard,) = (spec.name for spec in adapter.component.outputs if spec.state == "none")
+        self._start, self._valid = np.zeros(1, np.int64), np.zeros(1, np.int64)
+        self._chunk_start = self._frames = 0  # mel frames encoded of this piece, before and with the last chunk
+
+    @property
+    def room_samples(self) -> int:
+        """Samples that this piece still takes; it must be finished when there are none."""
+        return self._mel.room_samples
+
+    @property
+    def chunk_samples(self) -> tuple[int, int]:
+        """Bounds of the chunk just yielded, in samples since the piece's first; the last may lie in added silence."""
+        return self._chunk_start * self._hop, self._frames * self._hop
+
+    def push(self, samples: Array) -> Iterator[Array]:
+        """Yield an adapter output per chunk that ``samples``, (n,) float32 at 16 kHz, complete. Take all of them."""
+        with self._trace.span("features", len(samples)):
+            chunks = self._mel.push(samples)
+        yield from self._encode(chunks)
+
+    def finish(self) -> Iterator[Array]:
+        """Yield the outputs of the rest of the piece, silence at its end included, and be ready for the next."""
+        with self._trace.span("features"):
+            chunks = self._mel.finish()
+        yield from self._encode(chunks)
+        self._adapter.reset()
+        self._start[0] = self._chunk_start = self._frames = 0
+
+    def _encode(self, chunks: Iterable[MelChunk]) -> Iterator[Array]:
+        for chunk in chunks:
+            positions = self._grid.positions(chunk.frames)
+            inputs: dict[str, Array] = {"mel": chunk.mel, "start": self._start}
+            if self._grid.masks_last_position:
+                self._valid[0] = self._start[0] + positions - chunk.last
+                inputs["valid"] = self._valid
+            with self._trace.span("encoder", positions):
+                frames = self._encoder.run(inputs)["frames"]
+            self._start += positions
+            frames = frames[: self._grid.kept_frames(positions, int(self._start[0]), last=chunk.last)]
+            self._chunk_start, self._frames = self._frames, self._frames + chunk.frames
+            self.frames_computed += chunk.frames
+            if len(frames):  # a last chunk of one masked position has none
+                with self._trace.span("adapter", len(frames)):
+                    heard = self._adapter.run({"frames": frames})[self._heard]
+                yield heard

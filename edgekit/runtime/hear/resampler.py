@@ -1,0 +1,100 @@
+"""Resampler: sound of any rate and channels to mono of one rate, the same bits for every split of the input."""
+
+from importlib import import_module
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import AudioError, MissingPackageError, UsageError
+
+Samples = NDArray[np.float32]
+
+SAMPLE_RATE_HZ = 16_000
+MAX_CHANNELS = 64  # more is an array (channels, n), not a recording
+
+
+def to_mono(samples: Samples) -> Samples:
+    """Return the mean of the channels, (n,) float32; ``samples``: (n, channels)."""
+    if samples.shape[1] == 1:
+        return samples[:, 0]
+    mean: NDArray[np.float64] = samples.mean(axis=1, dtype=np.float64)
+    return mean.astype(np.float32)
+
+
+def check_finite(samples: Samples, name: str, position: int) -> None:
+    """Raise AudioError if a sample is NaN or infinite, naming the first; ``position`` is that of ``samples[0]``."""
+    if not np.isfinite(samples).all():
+        finite = np.isfinite(samples).reshape(len(samples), -1).all(axis=1)
+        index = position + int(finite.argmin())
+        raise AudioError(
+            f"{name}: sample {index} is NaN or infinite, finite ones are needed; repair or record it again"
+        )
+
+
+class Resampler:
+    """Turns sound of any rate and channels into mono of ``rate_out``, in blocks of 20 ms counted from the first sample.
+
+    Because the blocks are fixed, every split of the input gives the same bits. ``name`` is what errors call the sound.
+    """
+
+    def __init__(self, rate_in: int, channels: int, name: str = "input", rate_out: int = SAMPLE_RATE_HZ) -> None:
+        if rate_in < 1 or channels < 1:
+            raise UsageError(f"{name}: {rate_in} Hz and {channels} channels, at least 1 of each is needed; give both")
+        if channels > MAX_CHANNELS:
+            raise UsageError(
+                f"{name}: {channels} channels, at most {MAX_CHANNELS} are heard; transpose the samples to (n, channels)"
+            )
+        self._rate, self._rate_out, self._name = rate_in, rate_out, name
+        self._block = np.zeros((max(1, rate_in // 50), channels), np.float32)
+        self._soxr = _soxr() if rate_in != rate_out else None
+        self._reset()
+
+    def push(self, samples: Samples) -> Samples:
+        """Return the mono samples, (n,) float32, that new ``samples``, (n, channels) or mono (n,), complete.
+
+        Raises AudioError at a NaN or an infinity, naming its position since the first sample.
+        """
+        channels = self._block.shape[1]
+        samples = np.asarray(samples, np.float32)
+        if samples.ndim == 1 and channels == 1:
+            samples = samples[:, None]
+        if samples.ndim != 2 or samples.shape[1] != channels:
+            raise UsageError(f"{self._name}: shape {samples.shape}, (n, {channels}) was announced; push that")
+        check_finite(samples, self._name, self._pushed)
+        self._pushed += len(samples)
+        outputs = []
+        while len(samples):
+            taken = samples[: len(self._block) - self._filled]
+            self._block[self._filled : self._filled + len(taken)] = taken
+            self._filled += len(taken)
+            samples = samples[len(taken) :]
+            if self._filled == len(self._block):
+                outputs.append(self._convert(last=False))
+        return np.concatenate([np.zeros(0, np.float32), *outputs])
+
+    def finish(self) -> Samples:
+        """Return the remaining samples and start afresh."""
+        rest = self._convert(last=True)
+        self._reset()
+        return rest
+
+    def _reset(self) -> None:
+        self._pushed = self._filled = 0
+        if self._soxr is not None:
+            self._stream = self._soxr.ResampleStream(self._rate, self._rate_out, 1, dtype="float32", quality="HQ")
+
+    def _convert(self, *, last: bool) -> Samples:
+        mono = to_mono(self._block[: self._filled])
+        self._filled = 0
+        if self._soxr is None:
+            return mono.copy()
+        samples: Samples = self._stream.resample_chunk(np.ascontiguousarray(mono), last=last)
+        return samples
+
+
+def _soxr() -> ModuleType:
+    try:
+        return import_module("soxr")
+    except ImportError as error:
+        raise MissingPackageError(f"soxr: {error}, resampling needs it; `pip install soxr`") from error

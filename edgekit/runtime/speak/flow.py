@@ -1,0 +1,89 @@
+"""FlowSpeaker: the mouth of Step-Audio 2, whose answers hold speech codes among their tokens.
+
+    code tokens -> Flow -> log-mel -> Vocoder -> samples
+
+Knows which tokens are sound; knows nothing of what was said before, which the backbone itself remembers.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from edgekit.bundle import FlowSpeech
+from edgekit.runtime.answer.speaker import Cut
+from edgekit.runtime.engine import Array, Call, Engine
+from edgekit.runtime.speak.matching import Flow
+from edgekit.runtime.speak.vocoder import Vocoder
+from edgekit.runtime.speak.voice import FRAMES_PER_CODE, Voice
+from edgekit.timing import Trace
+
+
+class FlowSpeaker:
+    """One stream's voice; a Speaker. It cuts nothing itself: where a limit ends the answer, its speech ends with it."""
+
+    def __init__(
+        self, speech: FlowSpeech, engines: Mapping[str, Engine], voice: Voice, trace: Trace, seed: int = 0
+    ) -> None:
+        """Read the voice's prompt, which takes as long as speaking it. Raises what Flow does."""
+        self.sample_rate_hz = speech.sample_rate_hz
+        self.cut: Cut | None = None
+        self._speech, self._speaking = speech, False
+        encoder, step = (_Timed(engines[name], name, trace) for name in ("flow_encoder", "flow_step"))
+        self._flow = Flow(encoder, step, voice, speech)
+        self._vocoder = Vocoder(
+            _Timed(engines["vocoder"], "vocoder", trace), speech.samples_per_code // FRAMES_PER_CODE, seed
+        )
+
+    def open(self) -> None:
+        """Begin a conversation; see Speaker. An answer that was being spoken ends."""
+        self._flow.open()
+        self._vocoder.reset()
+        self._speaking = False
+
+    def read(self, tokens: Sequence[int] | None, rows: Array, hidden: Array | None) -> None:  # noqa: ARG002 - as Speaker
+        """Take nothing: the backbone says what is spoken. An answer that was being spoken ends."""
+        if self._speaking:
+            self.open()
+
+    def takes(self, token: int) -> bool:
+        """Return whether a token is a speech code, padding, or a mark around them."""
+        return token >= self._speech.first_code or token in (self._speech.start, self._speech.end)
+
+    def say(self, token: int) -> Iterator[Array]:
+        """Take a token and yield samples; see Speaker. What is no code is dropped, as published."""
+        if 0 <= (code := token - self._speech.first_code) < self._speech.codes:
+            self._speaking = True
+            yield from self._sound(self._flow.push([code]), last=False)
+
+    def finish(self) -> Iterator[Array]:
+        """Yield the rest of the answer; see Speaker."""
+        self._speaking = False
+        yield from self._sound(self._flow.finish(), last=True)
+
+    def _sound(self, mel: Array, *, last: bool) -> Iterator[Array]:
+        if not len(mel) and not last:
+            return
+        samples = self._vocoder.push(mel, last=last)
+        if len(samples):
+            yield samples
+
+
+class _Timed:
+    """An Engine whose every run is a span of its name."""
+
+    def __init__(self, engine: Engine, name: str, trace: Trace) -> None:
+        self.component, self.counts, self.notes = engine.component, engine.counts, engine.notes
+        self._engine, self._name, self._trace = engine, name, trace
+
+    def bind(self, sizes: Mapping[str, int]) -> Call:
+        return _TimedCall(self._engine.bind(sizes), self._name, self._trace)
+
+
+class _TimedCall:
+    def __init__(self, call: Call, name: str, trace: Trace) -> None:
+        self._call, self._name, self._trace = call, name, trace
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        with self._trace.span(self._name):
+            return self._call.run(inputs)
+
+    def reset(self) -> None:
+        self._call.reset()

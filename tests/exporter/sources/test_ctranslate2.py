@@ -1,0 +1,375 @@
+"""CTranslate2's Whisper container: every number arrives under its Hugging Face name, and nothing else is let in.
+
+The containers here are written by `container`, from the layout in ctranslate2's specs/model_spec.py; the live test
+(tests/reference) reads containers that ctranslate2 itself wrote.
+"""
+
+import json
+import struct
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from edgekit.errors import CheckpointError
+from edgekit.exporter.sources.checkpoint import open_checkpoint, read
+from edgekit.exporter.sources.ctranslate2 import CTranslate2Checkpoint
+
+KINDS = ["float32", "int8", "int16", "int32", "float16", "bfloat16"]
+WIDTH, MELS, FEED, VOCABULARY, SOUND, TEXT = 6, 5, 8, 30, 7, 9
+LAYERS = {"encoder": 2, "decoder": 1}
+MARKS = ["endoftext", "startoftranscript", "en", "de", "translate", "transcribe", "startoflm", "startofprev"]
+MARKS += ["nospeech", "notimestamps"]
+SETTINGS = {"suppress_ids": [1, 2], "suppress_ids_begin": [3], "alignment_heads": [[0, 1]], "lang_ids": [22]}
+
+
+def word(text: str) -> bytes:
+    return struct.pack("<H", len(text.encode()) + 1) + text.encode() + b"\0"
+
+
+def variable(name: str, values: np.ndarray) -> bytes:
+    head = word(name) + struct.pack("<B", values.ndim) + struct.pack(f"<{values.ndim}I", *values.shape)
+    return head + struct.pack("<BI", KINDS.index(values.dtype.name), values.nbytes) + values.tobytes()
+
+
+def container(
+    variables: dict[str, np.ndarray],
+    aliases: dict[str, str],
+    version: int = 6,
+    spec: str = "WhisperSpec",
+    revision: int = 3,
+) -> bytes:
+    """Return the bytes of a model.bin."""
+    parts = [struct.pack("<I", version), word(spec), struct.pack("<II", revision, len(variables))]
+    parts += [variable(name, values) for name, values in sorted(variables.items())]
+    parts += [struct.pack("<I", len(aliases)), *(word(alias) + word(name) for alias, name in aliases.items())]
+    return b"".join(parts)
+
+
+SELF, CROSS = "self_attn.", "encoder_attn."
+# Container module -> the Hugging Face linears fused in it, rows of each, columns.
+LINEARS = {
+    "self_attention/linear_0": ([f"{SELF}q_proj", f"{SELF}k_proj", f"{SELF}v_proj"], WIDTH, WIDTH),
+    "self_attention/linear_1": ([f"{SELF}out_proj"], WIDTH, WIDTH),
+    "attention/linear_0": ([f"{CROSS}q_proj"], WIDTH, WIDTH),
+    "attention/linear_1": ([f"{CROSS}k_proj", f"{CROSS}v_proj"], WIDTH, WIDTH),
+    "attention/linear_2": ([f"{CROSS}out_proj"], WIDTH, WIDTH),
+    "ffn/linear_0": (["fc1"], FEED, WIDTH),
+    "ffn/linear_1": (["fc2"], WIDTH, FEED),
+}
+NORMS = {
+    "self_attention/layer_norm": "self_attn_layer_norm",
+    "attention/layer_norm": "encoder_attn_layer_norm",
+    "ffn/layer_norm": "final_layer_norm",
+}
+SHAPES = {
+    "encoder/position_encodings/encodings": ("model.encoder.embed_positions.weight", (SOUND, WIDTH)),
+    "decoder/position_encodings/encodings": ("model.decoder.embed_positions.weight", (TEXT, WIDTH)),
+    "encoder/conv1/weight": ("model.encoder.conv1.weight", (WIDTH, MELS, 3)),
+    "encoder/conv1/bias": ("model.encoder.conv1.bias", (WIDTH,)),
+    "encoder/conv2/weight": ("model.encoder.conv2.weight", (WIDTH, WIDTH, 3)),
+    "encoder/conv2/bias": ("model.encoder.conv2.bias", (WIDTH,)),
+    "decoder/embeddings/weight": ("model.decoder.embed_tokens.weight", (VOCABULARY, WIDTH)),
+}
+SCALARS = {"activation": 3, "alibi": 0, "pre_norm": 1, "scale_embeddings": 0, "start_from_zero_embedding": 0}
+SCALARS |= {"alibi_use_positive_positions": 1, "scale_alibi": 0}
+
+
+def whisper(kind: object = np.float16, seed: int = 0) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return (container variables, Hugging Face tensors) of one tiny random Whisper; key biases are zero."""
+    rng = np.random.default_rng(seed)
+    norms = {f"{side}/layer_norm": f"model.{side}.layer_norm" for side in LAYERS}
+    linears = {}
+    for side, layer in [(side, layer) for side, count in LAYERS.items() for layer in range(count)]:
+        here, there = f"{side}/layer_{layer}/", f"model.{side}.layers.{layer}."
+        mine = [module for module in [*NORMS, *LINEARS] if side == "decoder" or not module.startswith("attention")]
+        norms |= {here + module: there + NORMS[module] for module in mine if module in NORMS}
+        linears |= {here + module: (there, *LINEARS[module]) for module in mine if module in LINEARS}
+    shapes = SHAPES | {f"{module}/gamma": (f"{name}.weight", (WIDTH,)) for module, name in norms.items()}
+    shapes |= {f"{module}/beta": (f"{name}.bias", (WIDTH,)) for module, name in norms.items()}
+
+    stored = {variable: rng.standard_normal(shape).astype(kind) for variable, (_, shape) in shapes.items()}
+    wanted = {name: stored[variable] for variable, (name, _) in shapes.items()}
+    for module, (there, parts, rows, columns) in linears.items():
+        weights = {f"{there}{part}.weight": rng.standard_normal((rows, columns)).astype(kind) for part in parts}
+        biases = {f"{there}{part}.bias": rng.standard_normal(rows).astype(kind) for part in parts}
+        for name in biases:
+            biases[name] *= not name.endswith("k_proj.bias")
+        stored[f"{module}/weight"] = np.concatenate(list(weights.values()))
+        stored[f"{module}/bias"] = np.concatenate(list(biases.values()))
+        wanted |= weights | {name: bias for name, bias in biases.items() if not name.endswith("k_proj.bias")}
+    stored |= {f"decoder/{name}": np.asarray(value, np.int8) for name, value in SCALARS.items()}
+    stored |= {f"{side}/num_heads": np.asarray(2, np.int16) for side in LAYERS}
+    stored |= {"decoder/alignment_layer": np.asarray(-1, np.int16), "decoder/alignment_heads": np.asarray(1, np.int16)}
+    return stored, wanted
+
+
+TIED = {"decoder/projection/weight": "decoder/embeddings/weight"}
+
+
+def write(folder: Path, content: bytes, vocabulary: int = VOCABULARY) -> Path:
+    """Write model.bin, config.json and tokenizer.json; returns the folder."""
+    folder.mkdir(exist_ok=True)
+    (folder / "model.bin").write_bytes(content)
+    (folder / "config.json").write_text(json.dumps(SETTINGS))
+    start = vocabulary - len(MARKS)
+    added = [{"id": start + i, "content": f"<|{mark}|>"} for i, mark in enumerate(MARKS)]
+    (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    return folder
+
+
+def refusal(path: Path) -> str:
+    """Return the one line with which a checkpoint is refused."""
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(path)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_every_tensor_arrives_under_its_hugging_face_name(tmp_path, kind):
+    stored, wanted = whisper(kind)
+    checkpoint = open_checkpoint(write(tmp_path, container(stored, TIED)))
+
+    assert isinstance(checkpoint, CTranslate2Checkpoint)
+    assert checkpoint.names() == wanted.keys()
+    for name, values in wanted.items():
+        assert checkpoint.shape(name) == values.shape
+        np.testing.assert_array_equal(read(checkpoint, name), values.astype(np.float32), strict=True)
+
+
+def test_row_blocks_of_a_fused_tensor_stay_inside_their_part(tmp_path):
+    stored, wanted = whisper()
+    checkpoint = open_checkpoint(write(tmp_path, container(stored, TIED)))
+    for part in ("q_proj", "k_proj", "v_proj"):
+        name = f"model.encoder.layers.1.self_attn.{part}.weight"
+        for start in range(WIDTH + 1):
+            for stop in range(start, WIDTH + 1):
+                np.testing.assert_array_equal(checkpoint.rows(name, start, stop), wanted[name][start:stop])
+
+
+def test_the_config_says_what_the_container_holds(tmp_path):
+    checkpoint = open_checkpoint(write(tmp_path, container(whisper()[0], TIED)))
+    sizes = {
+        "d_model": WIDTH,
+        "vocab_size": VOCABULARY,
+        "num_mel_bins": MELS,
+        "max_source_positions": SOUND,
+        "max_target_positions": TEXT,
+        "encoder_layers": 2,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": FEED,
+        "decoder_ffn_dim": FEED,
+        "decoder_start_token_id": 21,
+        "eos_token_id": 20,
+    }
+    assert checkpoint.config | sizes == checkpoint.config
+    assert checkpoint.config["model_type"] == "whisper"
+    assert checkpoint.config["tie_word_embeddings"] is True
+
+
+def test_an_english_only_checkpoint_forces_no_timestamps(tmp_path):
+    generation = open_checkpoint(write(tmp_path, container(whisper()[0], TIED))).generation
+    assert generation["is_multilingual"] is False
+    assert generation["forced_decoder_ids"] == [[1, 29]]
+    assert generation["no_timestamps_token_id"] == 29
+    assert generation["suppress_tokens"] == [1, 2]
+    assert generation["begin_suppress_tokens"] == [3]
+    assert generation["alignment_heads"] == [[0, 1]]
+    assert "lang_to_id" not in generation
+
+
+@pytest.mark.parametrize(("vocabulary", "multilingual"), [(51864, False), (51865, True), (51866, True)])
+def test_the_vocabulary_size_decides_whether_languages_and_tasks_are_named(tmp_path, vocabulary, multilingual):
+    stored = whisper()[0] | {"decoder/embeddings/weight": np.zeros((vocabulary, WIDTH), np.float16)}
+    generation = open_checkpoint(write(tmp_path, container(stored, TIED), vocabulary)).generation
+
+    assert generation["is_multilingual"] is multilingual
+    if multilingual:
+        start = vocabulary - len(MARKS)
+        assert generation["lang_to_id"] == {"<|en|>": start + 2, "<|de|>": start + 3}
+        assert generation["task_to_id"] == {"transcribe": start + 5, "translate": start + 4}
+        assert generation["forced_decoder_ids"] == [[1, None], [2, start + 5], [3, start + 9]]
+
+
+def test_a_variable_stored_as_an_alias_reads_as_its_target(tmp_path):
+    stored, wanted = whisper()
+    kept, alias = "decoder/layer_norm/beta", "encoder/layer_norm/beta"
+    del stored[alias]
+    checkpoint = open_checkpoint(write(tmp_path, container(stored, TIED | {alias: kept})))
+    assert checkpoint.names() == wanted.keys()
+    np.testing.assert_array_equal(
+        read(checkpoint, "model.encoder.layer_norm.bias"), wanted["model.decoder.layer_norm.bias"]
+    )
+
+
+def test_an_untied_projection_is_a_tensor_of_its_own(tmp_path):
+    stored, wanted = whisper()
+    stored["decoder/projection/weight"] = stored["decoder/embeddings/weight"] * 2
+    checkpoint = open_checkpoint(write(tmp_path, container(stored, {})))
+    assert checkpoint.names() == wanted.keys() | {"proj_out.weight"}
+    assert checkpoint.config["tie_word_embeddings"] is False
+
+
+@pytest.mark.parametrize(
+    "where", ["encoder/layer_1/self_attention/linear_0/bias", "decoder/layer_0/attention/linear_1/bias"]
+)
+def test_a_key_bias_that_is_not_zero_is_refused(tmp_path, where):
+    stored, _ = whisper()
+    keys = stored[where][WIDTH : 2 * WIDTH] if "self" in where else stored[where][:WIDTH]
+    keys[4] = 0.5
+    line = refusal(write(tmp_path, container(stored, TIED)))
+    assert "k_proj.bias: 0.5 at index 4, Whisper's keys have no bias" in line
+
+
+def test_an_int8_container_is_refused_by_name(tmp_path):
+    stored, _ = whisper()
+    name = "decoder/layer_0/ffn/linear_0/weight"
+    stored[name] = np.ones((FEED, WIDTH), np.int8)
+    assert f"pre-quantised checkpoint ({name}, I8)" in refusal(write(tmp_path, container(stored, TIED)))
+    stored[f"{name}_scale"] = np.ones(FEED, np.float32)
+    assert f"pre-quantised checkpoint ({name}, I8)" in refusal(write(tmp_path, container(stored, TIED)))
+
+
+def test_a_scale_alone_is_refused_as_quantised(tmp_path):
+    stored, _ = whisper()
+    for scale in (np.ones(FEED, np.float32), np.asarray(1, np.float32), np.asarray(1, np.int8)):
+        stored["decoder/layer_0/ffn/linear_0/weight_scale"] = scale
+        line = refusal(write(tmp_path, container(stored, TIED)))
+        assert "pre-quantised checkpoint (decoder/layer_0/ffn/linear_0/weight_scale" in line
+
+
+@pytest.mark.parametrize(
+    ("keywords", "said"),
+    [
+        ({"version": 5}, "container version 5, export reads 6"),
+        ({"spec": "TransformerSpec", "revision": 7}, "holds TransformerSpec revision 7"),
+        ({"revision": 2}, "holds WhisperSpec revision 2"),
+    ],
+)
+def test_another_kind_of_container_is_refused(tmp_path, keywords, said):
+    assert said in refusal(write(tmp_path, container(whisper()[0], TIED, **keywords)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "encoder/conv3/weight",
+        "decoder/layer_0/ffn/linear_0_noact/weight",
+        "decoder/layer_00/ffn/linear_1/weight",
+        "loose",
+    ],
+)
+def test_a_variable_that_whisper_lacks_is_refused_by_name(tmp_path, name):
+    stored = whisper()[0] | {name: np.ones((2, 2), np.float16)}
+    assert f"variable {name} [2, 2] is no part of Whisper" in refusal(write(tmp_path, container(stored, TIED)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("activation", 0), ("pre_norm", 0), ("alibi", 1), ("scale_embeddings", 1), ("sliding_window", 4)],
+)
+def test_a_scalar_that_changes_the_arithmetic_is_refused(tmp_path, name, value):
+    stored = whisper()[0] | {f"decoder/{name}": np.asarray(value, np.int8)}
+    assert f"decoder/{name} is {value}" in refusal(write(tmp_path, container(stored, TIED)))
+
+
+@pytest.mark.parametrize("heads", [0, -1, 4])
+def test_heads_that_do_not_divide_the_width_are_refused(tmp_path, heads):
+    stored = whisper()[0] | {"encoder/num_heads": np.asarray(heads, np.int16)}
+    assert f"encoder/num_heads is {heads}, must divide 6" in refusal(write(tmp_path, container(stored, TIED)))
+
+
+@pytest.mark.parametrize(
+    "name", ["decoder/embeddings/weight", "encoder/conv1/weight", "encoder/layer_0/ffn/linear_0/weight"]
+)
+def test_a_missing_or_flat_variable_that_sets_a_size_is_refused(tmp_path, name):
+    stored, _ = whisper()
+    aliases = {} if name == "decoder/embeddings/weight" else TIED
+    flat = container(stored | {name: np.ones(4, np.float16)}, aliases)
+    del stored[name]
+    for content in (flat, container(stored, aliases)):
+        assert "axes; convert it again" in refusal(write(tmp_path, content))
+
+
+def test_a_container_without_layers_is_refused(tmp_path):
+    stored = {name: values for name, values in whisper()[0].items() if "layer_0" not in name and "layer_1" not in name}
+    assert "must have 2 axes" in refusal(write(tmp_path, container(stored, TIED)))
+
+
+def test_every_cut_of_a_container_is_refused(tmp_path):
+    content = container({"decoder/alibi": np.asarray(0, np.int8), "encoder/conv1/bias": np.ones(2, np.float16)}, TIED)
+    for size in range(1, len(content)):
+        assert "model.bin" in refusal(write(tmp_path, content[:size]))
+    assert "bytes after the last alias" in refusal(write(tmp_path, container(whisper()[0], TIED) + b"\0"))
+
+
+HEAD = struct.pack("<I", 6) + word("WhisperSpec") + struct.pack("<I", 3)
+BIAS = variable("encoder/conv1/bias", np.ones(2, np.float16))
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ([BIAS[:-1]], "ends inside encoder/conv1/bias"),
+        ([BIAS, BIAS], "encoder/conv1/bias appears twice"),
+        ([word("a") + struct.pack("<BIBI", 1, 2, 4, 6) + b"000000"], "a has 6 bytes, its shape needs 4"),
+        ([word("a") + struct.pack("<BIBI", 1, 2, 6, 4) + b"0000"], "a has number type 6, must be below 6"),
+        ([b"\x02\x00\xff\x00" + BIAS], "is not UTF-8"),
+        (
+            [word("a") + struct.pack("<B", 9) + b"\xff" * 36 + struct.pack("<BI", 0, 0)],
+            "a has 0 bytes, its shape needs",
+        ),
+    ],
+)
+def test_a_damaged_list_of_variables_is_refused(tmp_path, variables, said):
+    content = HEAD + struct.pack("<I", len(variables)) + b"".join(variables)
+    assert said in refusal(write(tmp_path, content))
+
+
+def test_an_alias_of_nothing_is_refused(tmp_path):
+    line = refusal(write(tmp_path, container(whisper()[0], {"decoder/projection/weight": "decoder/none/weight"})))
+    assert "decoder/projection/weight stands for decoder/none/weight, which is not stored" in line
+
+
+def test_a_fused_variable_of_unequal_parts_is_refused(tmp_path):
+    name = "encoder/layer_0/self_attention/linear_0/weight"
+    stored = whisper()[0] | {name: np.ones((3 * WIDTH + 1, WIDTH), np.float16)}
+    assert f"{name}: 19 rows, must be 3 equal parts" in refusal(write(tmp_path, container(stored, TIED)))
+
+
+def test_a_weight_that_is_not_finite_is_named_with_its_hugging_face_index(tmp_path):
+    stored, _ = whisper()
+    stored["encoder/layer_0/self_attention/linear_0/weight"][2 * WIDTH + 1, 3] = np.nan
+    checkpoint = open_checkpoint(write(tmp_path, container(stored, TIED)))
+    with pytest.raises(
+        CheckpointError, match=r"^model\.encoder\.layers\.0\.self_attn\.v_proj\.weight: nan at index \[1, 3\]"
+    ):
+        read(checkpoint, "model.encoder.layers.0.self_attn.v_proj.weight")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("tokenizer.json", "{}", "no readable added_tokens"),
+        ("tokenizer.json", '{"added_tokens": [{"id": 1}]}', "no readable added_tokens"),
+        ("tokenizer.json", '{"added_tokens": []}', "no special token <|endoftext|>"),
+        ("config.json", '{"suppress_ids": ["a"]}', "suppress_ids is ['a'], must be a list of token ids"),
+        ("config.json", "[]", "must be an object"),
+    ],
+)
+def test_unusable_files_beside_the_container_are_refused(tmp_path, file, text, said):
+    write(tmp_path, container(whisper()[0], TIED))
+    (tmp_path / file).write_text(text)
+    assert said in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "config.json"])
+def test_missing_files_beside_the_container_are_named(tmp_path, file):
+    write(tmp_path, container(whisper()[0], TIED))
+    (tmp_path / file).unlink()
+    assert f"{tmp_path / file}: No such file" in refusal(tmp_path)

@@ -1,0 +1,190 @@
+"""Tokenizers: taken as published or built from vocab.json and merges.txt, with the checkpoint's own ids."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tokenizers
+
+from edgekit.errors import CheckpointError
+from edgekit.exporter.sources.tokenizer import token_id, tokenizer_json
+
+MERGES = [
+    ("h", "e"),
+    ("l", "l"),
+    ("he", "ll"),
+    ("hell", "o"),
+    ("Ġ", "hello"),
+    ("1", "2"),
+    ("ĊĊ", "Ċ"),
+    ("Ċ", "Ċ"),
+    ("_", "l"),
+]
+EOT = {
+    "content": "<|EOT|>",
+    "special": True,
+    "normalized": False,
+    "lstrip": False,
+    "rstrip": False,
+    "single_word": False,
+}
+
+
+def write(folder: Path, added: dict[str, int] | None = None, decoder: dict[str, object] | None = None) -> Path:
+    """Write vocab.json, merges.txt, tokenizer_config.json and perhaps added_tokens.json; returns the folder."""
+    folder.mkdir(exist_ok=True)
+    pieces = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    pieces += [left + right for left, right in sorted(MERGES, key=lambda pair: len("".join(pair)))]
+    (folder / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(pieces)}), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in MERGES), ""]
+    (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
+    config = {"tokenizer_class": "Qwen2Tokenizer"} | ({"added_tokens_decoder": decoder} if decoder else {})
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    if added is not None:
+        (folder / "added_tokens.json").write_text(json.dumps(added))
+    return folder
+
+
+FIRST = 256 + len(MERGES)  # the first id behind the vocabulary
+
+
+def pieces(text: str, said: str) -> list[str]:
+    return tokenizers.Tokenizer.from_str(text).encode(said).tokens
+
+
+def refusal(folder: Path) -> str:
+    """Return the one line with which a tokenizer is refused."""
+    with pytest.raises(CheckpointError) as caught:
+        tokenizer_json(folder)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+def test_a_published_tokenizer_is_taken_as_it_is(tmp_path):
+    text = tokenizer_json(write(tmp_path / "parts", {"<|EOT|>": FIRST}))
+    folder = tmp_path / "published"
+    folder.mkdir()
+    published = json.dumps(json.loads(text), indent=1)
+    (folder / "tokenizer.json").write_text(published, encoding="utf-8")
+    assert tokenizer_json(folder) == published
+
+
+def test_a_built_tokenizer_cuts_as_qwen2_does(tmp_path):
+    text = tokenizer_json(write(tmp_path))
+    assert pieces(text, "hello hello") == ["hello", "Ġhello"]
+    # Each digit stands alone, though the merges would join them; line breaks stay together.
+    assert pieces(text, "12") == ["1", "2"]
+    assert pieces(text, "l\n\n") == ["l", "ĊĊ"]
+    assert pieces(text, "  l") == ["Ġ", "Ġ", "l"]
+    # One sign before letters belongs to them.
+    assert pieces(text, "_l") == ["_l"]
+    # One apostrophe ending, upper case too.
+    assert pieces(text, "l'S") == ["l", "'", "S"]
+
+
+def test_text_is_composed_before_it_is_cut(tmp_path):
+    text = tokenizer_json(write(tmp_path))
+    assert pieces(text, "e\u0301") == pieces(text, "\u00e9") == ["Ã", "©"]
+
+
+@pytest.mark.parametrize("said", ["", "hello", " hello\n", "12 l'ré 你好 \U0001f399<|EOT|>!"])
+def test_what_is_encoded_decodes_to_itself(tmp_path, said):
+    loaded = tokenizers.Tokenizer.from_str(tokenizer_json(write(tmp_path, {"<|EOT|>": FIRST})))
+    assert loaded.decode(loaded.encode(said).ids, skip_special_tokens=False) == said
+
+
+@pytest.mark.parametrize("gap", [0, 1, 2000])
+def test_added_tokens_keep_their_ids_also_behind_a_gap(tmp_path, gap):
+    added = {"<audio_patch>": FIRST + 1 + gap, "<|EOT|>": FIRST}
+    text = tokenizer_json(write(tmp_path, added))
+    loaded = tokenizers.Tokenizer.from_str(text)
+
+    for token, number in added.items():
+        assert token_id(text, token) == number == loaded.token_to_id(token)
+    assert loaded.encode("hello<|EOT|><audio_patch>").ids[1:] == [FIRST, FIRST + 1 + gap]
+    assert loaded.decode([FIRST + 1 + gap]) == "<audio_patch>"
+
+
+def test_added_tokens_come_from_either_list(tmp_path):
+    text = tokenizer_json(write(tmp_path, {"<tts_end>": FIRST + 1}, {str(FIRST): EOT}))
+    assert (token_id(text, "<|EOT|>"), token_id(text, "<tts_end>")) == (FIRST, FIRST + 1)
+    loaded = tokenizers.Tokenizer.from_str(text)
+    # Special says: left out of decoded text. added_tokens.json alone does not say it.
+    assert loaded.decode([FIRST, FIRST + 1]) == "<tts_end>"
+
+
+def test_special_tokens_map_says_which_added_tokens_are_special(tmp_path):
+    write(tmp_path, {"<a>": FIRST, "<b>": FIRST + 1, "<c>": FIRST + 2})
+    named = {"eos_token": {"content": "<a>"}, "additional_special_tokens": ["<b>"]}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(named))
+    loaded = tokenizers.Tokenizer.from_str(tokenizer_json(tmp_path))
+    assert loaded.decode([FIRST, FIRST + 1, FIRST + 2]) == "<c>"
+
+
+def test_the_same_tokenizer_gives_the_same_bytes_in_any_file_order(tmp_path):
+    added = {"<a>": FIRST, "<b>": FIRST + 1}
+    first = tokenizer_json(write(tmp_path / "one", added))
+    second = write(tmp_path / "two", dict(reversed(added.items())))
+    vocabulary = json.loads((second / "vocab.json").read_text(encoding="utf-8"))
+    (second / "vocab.json").write_text(json.dumps(dict(reversed(vocabulary.items()))), encoding="utf-8")
+    assert tokenizer_json(second) == first
+
+
+def test_a_token_that_is_no_added_token_is_found_in_the_vocabulary(tmp_path):
+    assert token_id(tokenizer_json(write(tmp_path)), "hello") == tokenizers.Tokenizer.from_str(
+        tokenizer_json(tmp_path)
+    ).token_to_id("hello")
+
+
+def test_a_missing_special_token_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"^tokenizer\.json: no special token <\|BOT\|>"):
+        token_id(tokenizer_json(write(tmp_path)), "<|BOT|>")
+
+
+def test_two_tokens_with_one_id_are_refused(tmp_path):
+    assert "share id 5" in refusal(write(tmp_path, {"<a>": 5}))
+
+
+def test_two_lists_that_disagree_are_refused(tmp_path):
+    line = refusal(write(tmp_path, {"<|EOT|>": FIRST + 3}, {str(FIRST): EOT}))
+    assert f"<|EOT|> has id {FIRST + 3}, tokenizer_config.json says {FIRST}" in line
+
+
+def test_a_published_tokenizer_whose_ids_would_move_is_refused(tmp_path):
+    content = json.loads(tokenizer_json(write(tmp_path, {"<a>": FIRST})))
+    content["added_tokens"][0]["id"] = FIRST + 7
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    assert f"<a> has id {FIRST + 7}, loads as {FIRST}" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("tokenizer.json", "{}", "not a tokenizer"),
+        ("tokenizer.json", "[]", "must be an object"),
+        ("tokenizer.json", "", "not readable as JSON"),
+        ("vocab.json", '{"a": -1}', "an id is not a whole number"),
+        ("vocab.json", '{"a": "1"}', "an id is not a whole number"),
+        ("merges.txt", "#version: 0.2\nh e\nh e l\n", "line 3 is 'h e l', must be two pieces"),
+        ("merges.txt", "h\n", "line 1 is 'h', must be two pieces"),
+        ("merges.txt", "h e\nzz z\n", "not a tokenizer"),
+        ("added_tokens.json", '{"<a>": "x"}', "must be a whole number"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": []}', "added_tokens_decoder is not readable"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"x": {"content": "y"}}}', "not readable"),
+        ("tokenizer_config.json", '{"tokenizer_class": "GPT2Tokenizer"}', "GPT2Tokenizer needs a tokenizer.json"),
+    ],
+)
+def test_a_damaged_tokenizer_file_is_refused(tmp_path, file, text, said):
+    write(tmp_path, {})
+    (tmp_path / file).write_text(text)
+    line = refusal(tmp_path)
+    assert said in line
+    assert str(tmp_path) in line
+
+
+@pytest.mark.parametrize("file", ["vocab.json", "merges.txt"])
+def test_a_missing_tokenizer_file_is_named(tmp_path, file):
+    write(tmp_path)
+    (tmp_path / file).unlink()
+    assert file in refusal(tmp_path)

@@ -1,0 +1,30 @@
+"""What counts as a loop, at its edges."""
+
+import pytest
+
+from edgekit.runtime.answer.loops import LONGEST_PHRASE, loop_start
+
+
+@pytest.mark.parametrize(
+    ("tokens", "kept"),
+    [
+        ([], None),
+        ([1] * 11, None),  # eleven alike are shorter than a loop
+        ([1] * 12, 1),
+        ([5, 6] + [1] * 12, 3),
+        ([5] + [1, 2, 3, 4] * 3, 5),
+        ([5] + [1, 2, 3, 4] * 2, None),
+        ([5] + [1, 2] * 5, None),  # five times, but ten tokens together
+        ([5] + [1, 2] * 6, 3),
+        ([1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 9], None),
+        ([1, 2, 3, 4] * 3 + [9], None),  # it went on
+        (list(range(LONGEST_PHRASE)) * 3, LONGEST_PHRASE),
+        (list(range(LONGEST_PHRASE + 1)) * 3, None),
+    ],
+)
+def test_a_loop_is_three_repeats_that_are_long_together(tokens, kept):
+    assert loop_start(tokens, 3) == kept
+
+
+def test_without_a_number_of_repeats_nothing_is_a_loop():
+    assert loop_start([1] * 100, None) is None

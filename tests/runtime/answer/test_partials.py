@@ -1,0 +1,270 @@
+"""Partials: text while the user talks, revised as more is heard, and the same final text as without."""
+
+import itertools
+import os.path
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgekit.bundle import GateSettings
+from edgekit.runtime.answer.partials import Partials
+from edgekit.runtime.events import Event, SpeechStarted, SpeechStopped, Text
+from edgekit.runtime.model import Model
+from edgekit.runtime.stream import Stream
+from tests.runtime.streams import CHUNK, PIECE, RATE, run, sound_of
+
+FOUR = 12 * 512  # windows of the gate: four chunks with what they need to hear beyond their end, and not five
+
+
+def _stream(model: Model, **options: Any) -> Stream:
+    """Return a Stream with partials whose clock stands still, so that drafts cost nothing."""
+    stream = model.stream(**({"partials": True, "level": "full"} | options))
+    stream.trace.clock = lambda: 0.0
+    return stream
+
+
+def _texts(events: list[Event], *, final: bool) -> list[Text]:
+    return [event for event in events if isinstance(event, Text) and event.final == final]
+
+
+def _drafts(stream: Stream) -> int:
+    return sum(span.name == "draft" for span in stream.trace.spans)
+
+
+def test_text_comes_while_the_user_talks_and_each_replaces_the_one_before(load: Callable) -> None:
+    model = load()
+    shares = set()
+    for seed in range(8):
+        events = _stream(model).push(sound_of(FOUR, seed))
+        partials = _texts(events, final=False)
+        assert [text.end_s for text in partials] == [CHUNK * chunks / RATE for chunks in (1, 2, 3, 4)]
+        assert {text.start_s for text in partials} == {0.0}
+        assert _texts(events, final=True) == []
+        before = ""
+        for text in partials:
+            assert text.text
+            assert text.stable == len(os.path.commonprefix([before, text.text]))  # noqa: RUF071 - of characters
+            shares.add((text.stable > 0, text.stable < len(text.text)))
+            before = text.text
+        assert partials[0].stable == 0
+    assert shares >= {(False, True), (True, True)}  # all of it revised, and some
+
+
+@pytest.fixture(scope="module")
+def shared() -> dict[str, Any]:
+    """Return a place to keep a model for all examples of a test."""
+    return {}
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    cuts=st.lists(st.integers(0, 4 * PIECE), max_size=12),
+    gate=st.sampled_from(["off", "sound"]),
+    lag_ms=st.sampled_from([0.0, 1.0, 19.0, 21.0, 500.0]),
+)
+def test_any_split_gives_the_same_final_texts_as_without_partials(
+    load: Callable, shared: dict[str, Any], cuts: list[int], gate: str, lag_ms: float
+) -> None:
+    model = shared.setdefault("model", None) or load()
+    shared["model"] = model
+    quiet = np.zeros(12_000, np.float32)
+    samples = np.concatenate([quiet, sound_of(PIECE * 2 + 777), quiet, sound_of(3000, seed=1), quiet[:801]])
+    parts = np.split(samples, sorted(cuts))
+    plain = run(model.stream(gate=gate, level="full"), [samples])
+    stream = _stream(model, gate=gate)
+    events = [event for part in parts for event in stream.push(part, lag_ms=lag_ms)] + stream.finish()
+    assert _texts(events, final=True) == _texts(plain, final=True)
+    if not lag_ms:
+        assert events == run(_stream(model, gate=gate), [samples])
+    assert (_drafts(stream) > 5) == (lag_ms < 20)
+
+
+def test_with_a_real_clock_the_final_texts_are_the_same_too(load: Callable) -> None:
+    model = load()
+    samples = sound_of(PIECE * 3 + 5)
+    plain = _texts(run(model.stream(level="full"), [samples]), final=True)
+    assert _texts(run(model.stream(level="full", partials=True), [samples]), final=True) == plain
+
+
+def test_without_partials_nothing_is_drafted(load: Callable) -> None:
+    stream = load().stream(level="full")
+    stream.push(sound_of(PIECE))
+    assert {span.name for span in stream.trace.spans}.isdisjoint({"draft", "decode"})
+
+
+def test_drafts_have_spans_of_their_own_and_leave_the_answers_alone(load: Callable) -> None:
+    stream = _stream(load())
+    stream.push(sound_of(FOUR))
+    names = [span.name for span in stream.trace.spans]
+    assert names.count("draft") == 4
+    assert {"prefill", "decode"}.isdisjoint(names)
+    stream.finish()
+    after = [span.name for span in stream.trace.spans[len(names) :]]
+    assert "draft" not in after
+    assert "prefill" in after
+
+
+def test_after_the_end_only_what_changes_is_shown_and_all_of_it_is_stable(load: Callable) -> None:
+    model, shown = load(), []
+    stream = _stream(model, on_text=shown.append)
+    assert run(stream, [sound_of(PIECE - 1)])
+    texts = [(text.text, text.stable) for text in shown if not text.final]
+    assert all(one != other for one, other in itertools.pairwise(texts))
+    assert shown[-1].final
+    assert shown[-1].stable == len(shown[-1].text)
+    talking = [text for text in shown if text.end_s < (PIECE - 1) / RATE]
+    answered = shown[len(talking) : -1]
+    for text in answered:
+        assert text.stable == len(text.text)
+        assert not talking[-1].text.startswith(text.text)
+        assert shown[-1].text.startswith(text.text.strip())
+
+
+def test_an_answer_that_was_shown_already_comes_as_final_only(load: Callable) -> None:
+    model = load(protocol=msgspec.structs.replace(load().manifest.protocol, max_tokens=2))
+    same = 0
+    for seed in range(8):
+        stream = _stream(model)
+        talking = stream.push(sound_of(FOUR, seed))
+        ended = [event for event in stream.finish() if isinstance(event, Text)]
+        if _texts(talking, final=False)[-1].text == ended[-1].text:
+            same += 1
+            assert [text.final for text in ended] == [True]
+        else:
+            assert [text.final for text in ended][:1] == [False]
+    assert 0 < same < 8
+
+
+def test_each_piece_and_each_utterance_begins_with_a_draft_of_its_own(load: Callable) -> None:
+    model = load()
+    events = run(_stream(model), [sound_of(PIECE * 2 + 3 * CHUNK)])
+    partials = _texts(events, final=False)
+    assert {text.start_s for text in partials} == {0.0, 0.4, 0.8}
+    for start in (0.0, 0.4, 0.8):
+        piece = [text for text in partials if text.start_s == start]
+        assert piece[0].stable == 0
+        alone = run(_stream(model), [sound_of(PIECE * 2 + 3 * CHUNK)[int(start * RATE) :][: 3 * CHUNK]])
+        assert piece[0].text == _texts(alone, final=False)[0].text
+
+
+def test_neither_pre_roll_nor_a_pause_is_drafted(load: Callable) -> None:
+    """The pre-roll is two chunks, and the second needs to hear a little beyond it; a pause does not close the gate."""
+    gate = GateSettings(kind="sound", start=9.0, stop=5.0, min_silence_ms=800, pre_roll_ms=160, min_sound_ms=32)
+    stream = _stream(load(gate=gate))
+    quiet = np.zeros(RATE, np.float32)
+    events = stream.push(quiet) + stream.push(sound_of(4 * CHUNK))
+    (started,) = (event for event in events if isinstance(event, SpeechStarted))
+    assert _texts(events, final=False)[0].end_s == pytest.approx(started.at_s + 3 * CHUNK / RATE)
+    while stream.speech_probability >= gate.stop:
+        stream.push(quiet[:512])
+    stream.push(quiet[:CHUNK])
+    before, heard = _drafts(stream), stream._ear.frames_computed
+    events = stream.push(quiet[: 4 * CHUNK])
+    assert stream._ear.frames_computed >= heard + 3 * 8
+    assert not any(isinstance(event, SpeechStopped) for event in events)
+    assert _drafts(stream) == before
+
+
+class Ticking:
+    """A clock that a draft moves on by ``cost_s``."""
+
+    def __init__(self, stream: Stream, cost_s: float) -> None:
+        self.now, self._stream, self._cost_s = 0.0, stream, cost_s
+        stream.trace.clock = self
+        self._draft = stream._decoder.draft
+        stream._decoder.draft = self.draft  # type: ignore[method-assign]
+
+    def __call__(self) -> float:
+        return self.now
+
+    def draft(self, *arguments: Any) -> tuple[int, ...]:
+        """Write a draft, slowly."""
+        self.now += self._cost_s
+        return self._draft(*arguments)
+
+
+@pytest.mark.parametrize(("cost_s", "drafts"), [(0.0, 4), (0.02, 4), (0.021, 2), (0.05, 2), (0.09, 1)])
+def test_what_is_dear_comes_less_often(load: Callable, cost_s: float, drafts: int) -> None:
+    stream = _stream(load())
+    Ticking(stream, cost_s)
+    stream.push(sound_of(FOUR))  # a quarter of a chunk's 80 ms are 20 ms
+    assert _drafts(stream) == drafts
+
+
+def test_a_draft_does_not_change_the_level_nor_its_cost(load: Callable) -> None:
+    model = load(protocol=load().manifest.protocol)
+    stream = _stream(model, level=None)
+    events = stream.push(sound_of(FOUR))
+    assert stream.level.name == "full"
+    assert stream._costs["answer"].ms == {}
+    assert len(_texts(events, final=False)) == 4
+
+
+def test_a_prefix_model_writes_no_drafts(load: Callable) -> None:
+    model = load("prefix")
+    samples = sound_of(PIECE + CHUNK)
+    plain = run(model.stream(level="full"), [samples])
+    assert run(_stream(model), [samples]) == plain
+
+
+def test_a_multilingual_model_may_change_its_mind_about_the_language(load: Callable) -> None:
+    plain = load()
+    languages = {f"l{token}": token for token in range(60)}  # any tokens do: the likeliest is taken
+    model = load(protocol=msgspec.structs.replace(plain.manifest.protocol, languages=languages))
+    changed = 0
+    for seed in range(6):
+        parts = np.array_split(sound_of(PIECE - 1, seed), 5)
+        stream, prompts = _stream(model), set()
+        events = []
+        for part in parts:
+            events += stream.push(part)
+            prompts.add(tuple(stream._decoder._prompt))
+        changed += len(prompts) > 2  # none before the first draft
+        plain_events = run(model.stream(level="full"), parts)
+        assert _texts(events + stream.finish(), final=True) == _texts(plain_events, final=True)
+    assert changed
+
+
+def test_a_loop_is_left_out_of_a_draft_too(load: Callable) -> None:
+    plain = load()
+    (final,) = _texts(run(plain.stream(level="full"), [sound_of(PIECE)]), final=True)
+    others = tuple(token for token in range(plain.table.vocabulary) if token != final.tokens[0] and token != 256)
+    babbling = msgspec.structs.replace(plain.manifest.protocol, suppress=others, max_tokens=40, max_repeats=3)
+    stream = _stream(load(protocol=babbling))
+    events = run(stream, [sound_of(PIECE - 1)])
+    word = plain.tokenizer.decode(final.tokens[:1]).strip()
+    assert _texts(events, final=True)[0].text == word
+
+
+def test_stable_counts_what_two_drafts_share_and_an_unchanged_one_is_told_once() -> None:
+    drafts = Partials(RATE, CHUNK)
+    drafts.open(0)
+    told = [drafts.write(text, at, 0.0) for at, text in enumerate(["he", "hello", "hello", "hello", "help", ""])]
+    assert told == [0, 2, 5, None, 3, 0]
+    drafts.open(9)
+    assert drafts.write("help", 10, 0.0) == 0
+
+
+def test_a_draft_is_due_where_there_is_voice_that_the_last_one_did_not_know() -> None:
+    drafts = Partials(RATE, CHUNK)
+    drafts.open(1000)
+    assert not drafts.due(2000, 0.0)
+    drafts.hear(2000, 2500)
+    assert [drafts.due(end, 0.0) for end in (2000, 2001, 4000)] == [False, True, True]
+    drafts.write("a", 2200, 0.0)  # the rest of the window is still to be drafted
+    assert drafts.due(3000, 0.0)
+    drafts.write("a", 2500, 0.0)
+    assert not drafts.due(9000, 0.0)
+    drafts.hear(5000, 5500)
+    assert [drafts.due(end, 0.0) for end in (5000, 5001)] == [False, True]
+
+
+def test_a_draft_may_add_what_is_said_in_the_time_since_the_last() -> None:
+    drafts = Partials(RATE, CHUNK)
+    drafts.open(1000)
+    assert [drafts.max_steps(1000 + samples) for samples in (0, 1, 2000, 2001, RATE)] == [0, 1, 1, 2, 8]

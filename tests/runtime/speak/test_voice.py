@@ -1,0 +1,97 @@
+"""Voice files: written once, read back whole, refused in one line where they are no voice for the bundle."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edgekit.errors import BundleFileError, BundleFormatError
+from edgekit.runtime.speak.voice import Voice, load_voice
+
+RATE = 24_000
+
+
+def voice(codes=3):
+    generator = np.random.default_rng(codes)
+    return Voice(
+        codes=generator.integers(0, 9, codes),
+        mel=generator.standard_normal((2 * codes, 5), np.float32),
+        speaker=generator.standard_normal(4, np.float32),
+        sample_rate_hz=RATE,
+    )
+
+
+def parts(**changed):
+    one = voice()
+    found = {"codes": one.codes, "mel": one.mel, "speaker": one.speaker, "sample_rate_hz": np.array(RATE)}
+    return {name: array for name, array in (found | changed).items() if array is not None}
+
+
+@pytest.mark.parametrize("codes", [3, 4, 250])
+def test_a_voice_comes_back_as_it_was_written(codes, tmp_path):
+    voice(codes).save(tmp_path / "kept.voice")
+    found = load_voice(tmp_path / "kept.voice", RATE)
+    for name in ("codes", "mel", "speaker"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(voice(codes), name))
+    assert found.sample_rate_hz == RATE
+
+
+def test_the_same_voice_gives_the_same_bytes(tmp_path):
+    for name in ("one", "other"):
+        voice().save(tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+
+
+def test_a_voice_of_another_rate_is_refused(tmp_path):
+    replace(voice(), sample_rate_hz=16_000).save(tmp_path / "v")
+    with pytest.raises(BundleFormatError, match=r"a voice at 16000 Hz, this bundle speaks at 24000; make it again"):
+        load_voice(tmp_path / "v", RATE)
+
+
+def test_a_voice_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(BundleFileError, match="no such voice"):
+        load_voice(tmp_path / "v", RATE)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"speaker": None}, "'speaker' is missing"),
+        ({"name": np.array("she")}, "'name' is not a part of a voice"),
+        ({"sample_rate_hz": np.array([RATE])}, r"sample_rate_hz is int64 \(1,\)"),
+        ({"sample_rate_hz": np.array(24e3)}, "sample_rate_hz is float64"),
+        ({"codes": np.zeros((1, 3), np.int64)}, "codes is int64 with 2 axes"),
+        ({"codes": np.zeros(3, np.int32)}, "codes is int32"),
+        ({"codes": np.zeros(2, np.int64)}, "2 codes, at least 3"),
+        ({"codes": np.array([1, -1, 2])}, "a code is below 0"),
+        ({"mel": np.zeros((5, 5), np.float32)}, "5 mel frames for 3 codes"),
+        ({"mel": np.full((6, 5), np.inf, np.float32)}, "not finite"),
+        ({"mel": np.zeros((6, 5))}, "mel is float64"),
+        ({"speaker": np.full(4, np.nan, np.float32)}, "not finite"),
+        ({"speaker": np.zeros(4, np.float32)}, "speaker is zero everywhere"),
+    ],
+)
+def test_a_file_that_is_no_voice_is_refused_in_one_line(changed, said, tmp_path):
+    with (tmp_path / "v").open("wb") as stream:
+        np.savez(stream, **parts(**changed))
+    with pytest.raises(BundleFormatError, match=said) as caught:
+        load_voice(tmp_path / "v", RATE)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "array", "half", "pickle"])
+def test_a_damaged_file_is_refused_in_one_line(damage, tmp_path):
+    path = tmp_path / "v"
+    voice().save(path)
+    whole = path.read_bytes()
+    if damage == "array":
+        with path.open("wb") as stream:
+            np.save(stream, np.zeros(3))
+    elif damage == "pickle":
+        with path.open("wb") as stream:
+            np.savez(stream, **parts(codes=np.array([{"a": 1}], dtype=object)))
+    else:
+        path.write_bytes({"empty": b"", "text": b"a voice", "half": whole[: len(whole) // 2]}[damage])
+    with pytest.raises(BundleFormatError, match="not a voice file") as caught:
+        load_voice(path, RATE)
+    assert "\n" not in str(caught.value)
