@@ -6,7 +6,6 @@ family calls ``blocks`` and ``weights`` and never sees which one writes its grap
 
 from typing import Protocol
 
-from edgekit.bundle.manifest import Dialect
 from edgekit.exporter.dialects.experts import ExpertBank
 from edgekit.exporter.dialects.ort_cpu import OrtDialect
 from edgekit.exporter.dialects.ort_cuda.dialect import OrtCudaDialect
@@ -61,7 +60,7 @@ class DialectBlocks(Protocol):
         ...
 
 
-_DIALECTS: dict[Dialect, DialectBlocks] = {
+_DIALECTS: dict[str, DialectBlocks] = {
     "ort-cpu": OrtDialect(),
     "ort-cuda": OrtCudaDialect(),
     "standard": StandardDialect(),
