@@ -3,24 +3,28 @@
 What multiplies is float16, everything else float32. Weights are codes in blocks of 32 with float16 scales and no zero
 points, which its quickest kernels want; a cache is written in place. Shapes depend on no value, and where a call stands
 in its cache is computed on the GPU, so that a step can be recorded as a CUDA graph. What is allowed here is kept in
-``ort_cuda_ops``, which every graph is checked against. None was run on a GPU yet.
+``ops.toml``, which every graph is checked against. None was run on a GPU yet.
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
+from edgekit.bundle.dialects import Activations
 from edgekit.errors import CheckpointError
+from edgekit.exporter.dialects.base import SoundBlocks
 from edgekit.exporter.dialects.experts import ExpertBank
-from edgekit.exporter.dialects.ort_cpu import OrtDialect, activation, as_logits
-from edgekit.exporter.dialects.ort_cuda.ops import BLOCK, EXPERT_TILE
+from edgekit.exporter.dialects.ort_cpu import MICROSOFT, OrtDialect, activation, as_logits
+from edgekit.exporter.dialects.ort_cuda.ops import BLOCK, EXPERT_TILE, check_cuda_ops, cuda_allow_list
 from edgekit.exporter.dialects.standard.dialect import StandardDialect
+from edgekit.exporter.dialects.standard.sound import StandardSound
 from edgekit.exporter.dialects.steps import Attention, Routing, Steps
-from edgekit.exporter.graph import MICROSOFT, GraphWriter
+from edgekit.exporter.graph import GraphWriter, Versions
 from edgekit.exporter.quantize import BITS, SCALE, quantize_blocks
 from edgekit.exporter.weights import Weights
-from edgekit.recipe import Group
+from edgekit.recipe import EncoderActivations, Group
 
 _LOWEST = -6e4  # float16 has nothing below -65504
 
@@ -28,7 +32,17 @@ _LOWEST = -6e4  # float16 has nothing below -65504
 class OrtCudaDialect(OrtDialect):
     """See the module docstring; what is not here is as in ``ort-cpu``."""
 
+    name = "ort-cuda"
+    versions = Versions({"": cuda_allow_list().opset, MICROSOFT: 1}, cuda_allow_list().ir_version)
+    int4_versions = versions
     fixed_shapes = True
+    encoder_activations: EncoderActivations = "float"
+    sound: SoundBlocks = StandardSound()
+
+    def check(self, graph: Path, activations: Activations) -> None:
+        """Refuse what is not in ``ops.toml``, but for a float twin, which runs on the CPU only."""
+        if activations == "float16":
+            check_cuda_ops(graph)
 
     def steps(self, g: GraphWriter, x: str, start: str) -> Steps:
         """Return Steps counted on the GPU.

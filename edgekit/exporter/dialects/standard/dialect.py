@@ -4,19 +4,25 @@ No shape depends on a value but the number of chosen experts: new rows go into a
 may not be seen is masked, and tables are gathered. Weights are signed: INT8 with a scale for each output channel, INT4
 with one for each block. The encoder's activations are INT8 too, with the scales in ``Weights.ranges``; others are
 narrowed to ``GraphWriter.activations`` for each product and widened after it. What is allowed here is kept in
-``standard_ops``, which every graph is checked against.
+``ops.toml``, which every graph is checked against.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import Precision
+from edgekit.bundle import CensusRow, Precision, Requirements
+from edgekit.bundle.dialects import Activations
 from edgekit.errors import CheckpointError
+from edgekit.exporter.dialects.base import LOWEST_ONNXRUNTIME, SoundBlocks
 from edgekit.exporter.dialects.experts import ExpertBank
+from edgekit.exporter.dialects.standard.ops import allow_list, check_ops
+from edgekit.exporter.dialects.standard.parts import count_up, rotate
+from edgekit.exporter.dialects.standard.sound import StandardSound
 from edgekit.exporter.dialects.steps import Attention, Routing, Steps
-from edgekit.exporter.graph import GraphWriter
+from edgekit.exporter.graph import GraphWriter, Versions
 from edgekit.exporter.quantize import (
     BITS,
     SCALE,
@@ -28,17 +34,32 @@ from edgekit.exporter.quantize import (
     turn_sign,
 )
 from edgekit.exporter.weights import Weights
-from edgekit.recipe import Group
+from edgekit.recipe import EncoderActivations, Group
 
+LOWEST_TENSORRT = "10.3"  # of JetPack 6: the version whose ops the graphs keep to; none was executed there
 MASKED = -1e9  # instead of the score of a key that may not be seen
-OBSERVED = "observed."  # output of a calibration graph: what goes into the linear of this name
 _LARGEST = 127
 
 
 class StandardDialect:
     """See the module docstring."""
 
+    name = "standard"
+    versions = Versions({"": allow_list().opset}, allow_list().ir_version)
+    int4_versions = Versions({"": allow_list().int4_opset}, allow_list().int4_ir_version)
     fixed_shapes = True
+    encoder_activations: EncoderActivations = "static"
+    sound: SoundBlocks = StandardSound()
+
+    def check(self, graph: Path, activations: Activations) -> None:
+        """Refuse what is not in ``ops.toml``."""
+        del activations
+        check_ops(graph)
+
+    def requires(self, census: Sequence[CensusRow]) -> Requirements:
+        """Return TensorRT's version, and onnxruntime's, which runs the same graphs as a twin."""
+        versions = self.int4_versions if any(row.dtype == "int4" for row in census) else self.versions
+        return Requirements(opset=versions.opsets[""], onnxruntime=LOWEST_ONNXRUNTIME, tensorrt=LOWEST_TENSORRT)
 
     def rms_norm(self, g: GraphWriter, x: str, weight: str, epsilon: float) -> str:
         """Return RMSNorm from its parts: the op of that name is newer than TensorRT 10.3."""
@@ -84,8 +105,6 @@ class StandardDialect:
 
     def linear(self, g: GraphWriter, w: Weights, x: str, name: str, *, group: Group, bias: str) -> str:
         """Return Gemm; of quantised weights dequantised, for an encoder of activations that went through INT8."""
-        if w.observes and group == "encoder":
-            g.output(x, OBSERVED + name, "float32", ("rows", w.source.shape(name)[1]))
         precision = w.precision[group]
         if precision == "float32":
             weight = w.matrix(g, name)
@@ -199,12 +218,6 @@ def _rounded(g: GraphWriter, x: str, largest: float) -> str:
     return g.shared(f"rounded.{x}.{step}", make)
 
 
-def count_up(g: GraphWriter, count: str) -> str:
-    """Return int64 0, 1, ... below ``count`` (1,)."""
-    zero, one = g.constant(np.array(0)), g.constant(np.array(1))
-    return g.node("Range", zero, g.node("Squeeze", count, g.constant([0])), one)
-
-
 def _heads(g: GraphWriter, rows: str, heads: int, head_dim: int) -> str:
     """Return (1, heads, S, head_dim) of rows (S, heads * head_dim)."""
     split = g.node("Reshape", rows, g.constant([1, -1, heads, head_dim]))
@@ -237,17 +250,6 @@ def _turned(g: GraphWriter, rows: str, at: Steps, tables: tuple[str, str], head_
     cos, sin = (taken(table) for table in tables)
     split = g.node("Reshape", rows, g.constant([0, -1, head_dim]))
     return g.node("Reshape", rotate(g, split, cos, sin), g.constant([0, -1]))
-
-
-def rotate(g: GraphWriter, x: str, cos: str, sin: str) -> str:
-    """Return x (..., head_dim) turned by angles (..., head_dim / 2); a number's pair is in the other half."""
-    first, second = g.nodes("Split", x, outs=(None, None), axis=-1, num_outputs=2)
-    return g.node(
-        "Concat",
-        g.node("Sub", g.node("Mul", first, cos), g.node("Mul", second, sin)),
-        g.node("Add", g.node("Mul", second, cos), g.node("Mul", first, sin)),
-        axis=-1,
-    )
 
 
 def _attend(g: GraphWriter, q: str, key: str, value: str, *, how: Attention, seen: str = "") -> str:
