@@ -21,7 +21,6 @@ from edgekit.exporter.checks.census import check_census, take_census
 from edgekit.exporter.checks.goldens import store_goldens
 from edgekit.exporter.checks.quality import Progress, compare, pass_or_waive, rounded, whole_clip_distance
 from edgekit.exporter.checks.weight_check import check_weights
-from edgekit.exporter.checks.written import BundleTensors, written_weights
 from edgekit.exporter.dialects import DIALECTS, Dialect
 from edgekit.exporter.families import Family, find_family, open_beside
 from edgekit.exporter.graph import GraphWriter
@@ -41,6 +40,7 @@ from edgekit.exporter.sources.tokenizer import tokenizer_json
 from edgekit.exporter.speech import bundle_voices, prepare_voices, with_voices
 from edgekit.exporter.tables import JoinedTensors, write_tables, written_bundle
 from edgekit.exporter.weights import Weights
+from edgekit.exporter.written import BundleTensors, written_weights
 from edgekit.recipe import GROUPS, GridSettings, Group, PrecisionSettings, Recipe, load_recipe, load_target
 from edgekit.resources import resource
 from edgekit.runtime.backends.external_data import check_external_data
@@ -154,7 +154,8 @@ def bundle_source(opened: Bundle) -> _Source:
     generation = json.loads(opened.file(GENERATION).read_bytes())
     family = find_family(config, generation)
     manifest = opened.manifest
-    weights = written_bundle(opened.folder, family, manifest.components, manifest.tables())
+    dialect = DIALECTS.get(manifest.dialect)
+    weights = written_bundle(opened.folder, family, dialect, manifest.components, manifest.tables())
     tokenizer = opened.file(TOKENIZER).read_text(encoding="utf-8")
     return _Source(
         BundleTensors(weights), family, config, generation, tokenizer, manifest.name, manifest.source,
@@ -216,7 +217,7 @@ def _verified(
 ) -> dict[str, Any]:
     """Return the results of weight check, quality gate and distance to the whole clip; raise where one fails."""
     family, manifest = source.family, made.manifest
-    weights = written_bundle(made.folder, family, manifest.components, manifest.tables())
+    weights = written_bundle(made.folder, family, dialect, manifest.components, manifest.tables())
     checked = check_weights(family, weights, source.tensors, lambda done, total: options.progress("check", done, total))
     found: dict[str, Any] = {"weights": checked}
     if source.dummy_seed is not None:  # noise has no quality to lose
@@ -297,15 +298,14 @@ def _build(
             family.build(name, g, w)
             components[name] = g.close(_component_precision(name, precision))
         dialect.check(folder / components[name].graph, recipe.quantize.activations)
-    weights = written_weights(folder, components)
-    if family.stored(family.embedding) in weights:
-        table = weights[family.stored(family.embedding)]
-        embedding = tied_embedding(folder, table, weights.get(table.name + SCALE))
-    else:
-        embedding = write_embedding(folder, w, family.embedding)
+    weights = written_weights(folder, components, dialect.packings)
+    head = weights.get(family.stored(family.embedding))
+    tied = tied_embedding(folder, head, weights.get(head.name + SCALE)) if head else None
+    embedding = tied or write_embedding(folder, w, family.embedding)
     tables = write_tables(folder, family, w)
-    census = take_census(family, written_bundle(folder, family, components, {"embedding": embedding} | tables))
-    check_census(family, census, precision)
+    every = written_bundle(folder, family, dialect, components, {"embedding": embedding} | tables)
+    census = take_census(family, every)
+    check_census(family, dialect, census, precision)
     write_json(folder / CONFIG, source.config)
     write_json(folder / GENERATION, source.generation)
     (folder / TOKENIZER).write_text(source.tokenizer, encoding="utf-8")

@@ -4,7 +4,7 @@ Adding a dialect is one file beside this one, ``register`` in this folder, its n
 backend that runs it. Shapes in docstrings: S new rows, T keys, H heads, D head size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from edgekit.exporter.dialects.experts import ExpertBank
 from edgekit.exporter.dialects.steps import Attention, Routing, SlidingWindow, Steps
 from edgekit.exporter.graph import GraphForm, GraphWriter
 from edgekit.exporter.weights import Weights
+from edgekit.exporter.written import Packing
 from edgekit.recipe import EncoderActivations, Group
 
 LOWEST_ONNXRUNTIME = "1.31"  # the oldest version that graphs of ours were run on
@@ -52,11 +53,14 @@ class Dialect(GraphForm, Protocol):
 
     ``fixed_shapes``: no shape may depend on a value, and every cache has its full length. ``encoder_activations``: what
     becomes of the inputs of an encoder in INT8; ``static`` ones are calibrated on the recipe's check clips before an
-    export. ``sound``: blocks of speech.
+    export. ``packings``: how the weights of each op that takes codes are read back. ``products``: ops that multiply by
+    weights that are no codes. ``sound``: blocks of speech.
     """
 
     fixed_shapes: bool
     encoder_activations: EncoderActivations
+    packings: Mapping[str, Packing]
+    products: tuple[str, ...]
     sound: SoundBlocks
 
     def check(self, graph: Path, activations: Activations) -> None:

@@ -4,7 +4,7 @@ A linear becomes Gemm, DynamicQuantizeMatMul or MatMulNBits, a bank of experts a
 cache is bound once and written in place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from edgekit.bundle import CensusRow, Requirements
 from edgekit.bundle.dialects import Activations
 from edgekit.exporter.dialects.base import LOWEST_ONNXRUNTIME, SoundBlocks
 from edgekit.exporter.dialects.experts import ExpertBank
+from edgekit.exporter.dialects.packing import BLOCKS, EXPERTS
 from edgekit.exporter.dialects.steps import Attention, Routing, SlidingWindow, Steps
 from edgekit.exporter.graph import GraphWriter, Versions
 from edgekit.exporter.quantize import (
@@ -21,10 +22,10 @@ from edgekit.exporter.quantize import (
     SCALE,
     choose_block,
     choose_expert_block,
-    quantize_blocks,
     quantize_channels,
 )
-from edgekit.exporter.weights import Weights
+from edgekit.exporter.weights import Float, Weights
+from edgekit.exporter.written import Layout, Packing, WrittenWeight
 from edgekit.recipe import EncoderActivations, Group
 
 MICROSOFT = "com.microsoft"  # the domain of onnxruntime's own ops
@@ -75,6 +76,30 @@ class OrtSound:
         return g.node("Unsqueeze", made, g.constant([1])), g.node("Cast", step, to=_FLOAT)
 
 
+class ColumnCodes:
+    """Signed codes (width, rows) with a scale for each of the rows: DynamicQuantizeMatMul's layout."""
+
+    def pack(self, g: GraphWriter, w: Weights, name: str) -> None:
+        """Store a matrix and its scales under its own name."""
+        codes, scales = quantize_channels(w.read(name))
+        g.tensor(name, np.ascontiguousarray(codes.T))
+        g.tensor(name + SCALE, scales)
+
+    def layout(self, weight: WrittenWeight, scales: WrittenWeight) -> Layout:
+        """Return the matrix."""
+        del scales
+        width, rows = weight.shape
+        return Layout(rows, width, width, 8)
+
+    def unpack(self, weight: WrittenWeight, scales: WrittenWeight, start: int, stop: int) -> tuple[Float, Float]:
+        """Return numbers and scales of rows [start, stop)."""
+        part = scales.rows(start, stop)[:, None]
+        return weight.read()[:, start:stop].T.astype(np.float32) * part, part
+
+
+_COLUMNS = ColumnCodes()
+
+
 class OrtDialect:
     """See the module docstring."""
 
@@ -83,6 +108,10 @@ class OrtDialect:
     int4_versions = versions  # its codes of 4 bits are bytes
     fixed_shapes = False
     encoder_activations: EncoderActivations = "dynamic"
+    packings: Mapping[str, Packing] = {
+        "MatMulNBits": BLOCKS, "QMoE": EXPERTS, "DynamicQuantizeMatMul": _COLUMNS,
+    }  # fmt: skip
+    products: tuple[str, ...] = ("MatMul", "Gemm", "MoE", "Einsum", "FusedMatMul")
     sound: SoundBlocks = OrtSound()
 
     def check(self, graph: Path, activations: Activations) -> None:
@@ -155,19 +184,11 @@ class OrtDialect:
         if precision == "float32":
             return g.node("Gemm", x, w.matrix(g, name), bias, transB=1)
         if precision == "int8" and group == "encoder":
-            codes, scales = quantize_channels(w.read(name))
-            g.tensor(name, np.ascontiguousarray(codes.T))
-            g.tensor(name + SCALE, scales)
+            _COLUMNS.pack(g, w, name)
             return g.node("DynamicQuantizeMatMul", x, name, name + SCALE, "", bias, domain=MICROSOFT)
         bits = BITS[precision]
         block_size = choose_block(width, w.block(group))
-        count = -(-width // block_size)
-        packed = g.weight(name, "uint8", (rows, count, block_size * bits // 8))
-        steps = g.weight(name + SCALE, "float32", (rows, count))
-        for row, block in w.blocks(name):
-            block_codes, block_scales = quantize_blocks(block, bits, block_size)
-            packed.write(row, block_codes)
-            steps.write(row, block_scales)
+        BLOCKS.pack(g, w, name, bits, block_size)
         return g.node(
             "MatMulNBits", x, name, name + SCALE, "", "", bias, domain=MICROSOFT, bits=bits, block_size=block_size,
             K=width, N=rows, accuracy_level=ACCURACY_INT8_ACTIVATIONS,
@@ -189,13 +210,7 @@ class OrtDialect:
             return g.node("Mul", mixed, total)
         bits = BITS[w.precision[bank.group]]
         block = choose_expert_block(bank.hidden, bank.inner, w.settings.experts_block, bank.group)
-        for name, rows, width in bank.matrices:
-            codes = g.weight(name, "uint8", (bank.experts, rows, width * bits // 8))
-            scales = g.weight(name + SCALE, "float32", (bank.experts, rows, width // block))
-            for expert in range(bank.experts):
-                expert_codes, expert_scales = quantize_blocks(bank.matrix(w, name, expert), bits, block)
-                codes.write(expert, expert_codes.reshape(1, rows, -1))
-                scales.write(expert, expert_scales[None])
+        EXPERTS.pack(g, w, bank, bits, block)
         first, second = bank.names
         return g.node(
             "QMoE", x, routing.logits, first, first + SCALE, bias, second, second + SCALE, *[""] * 7, routing.mix,

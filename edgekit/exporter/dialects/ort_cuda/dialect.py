@@ -6,6 +6,7 @@ in its cache is computed on the GPU, so that a step can be recorded as a CUDA gr
 ``ops.toml``, which every graph is checked against. None was run on a GPU yet.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +19,14 @@ from edgekit.exporter.dialects.base import SoundBlocks
 from edgekit.exporter.dialects.experts import ExpertBank
 from edgekit.exporter.dialects.ort_cpu import MICROSOFT, OrtDialect, activation, as_logits
 from edgekit.exporter.dialects.ort_cuda.ops import BLOCK, EXPERT_TILE, check_cuda_ops, cuda_allow_list
+from edgekit.exporter.dialects.packing import BLOCKS, EXPERTS
 from edgekit.exporter.dialects.standard.dialect import StandardDialect
 from edgekit.exporter.dialects.standard.sound import StandardSound
 from edgekit.exporter.dialects.steps import Attention, Routing, Steps
 from edgekit.exporter.graph import GraphWriter, Versions
-from edgekit.exporter.quantize import BITS, SCALE, quantize_blocks
+from edgekit.exporter.quantize import BITS, SCALE
 from edgekit.exporter.weights import Weights
+from edgekit.exporter.written import Packing
 from edgekit.recipe import EncoderActivations, Group
 
 _LOWEST = -6e4  # float16 has nothing below -65504
@@ -37,6 +40,7 @@ class OrtCudaDialect(OrtDialect):
     int4_versions = versions
     fixed_shapes = True
     encoder_activations: EncoderActivations = "float"
+    packings: Mapping[str, Packing] = {"MatMulNBits": BLOCKS, "QMoE": EXPERTS}
     sound: SoundBlocks = StandardSound()
 
     def check(self, graph: Path, activations: Activations) -> None:
@@ -93,13 +97,8 @@ class OrtCudaDialect(OrtDialect):
         if precision == "float32":
             out = g.node("Gemm", g.narrow(x), w.matrix(g, name), transB=1)
         else:
-            bits, count = BITS[precision], -(-width // BLOCK)
-            codes = g.weight(name, "uint8", (rows, count, BLOCK * bits // 8))
-            scales = g.weight(name + SCALE, g.activations, (rows, count))
-            for row, block in w.blocks(name):
-                block_codes, block_scales = quantize_blocks(block, bits, BLOCK, g.activations)
-                codes.write(row, block_codes)
-                scales.write(row, block_scales)
+            bits = BITS[precision]
+            BLOCKS.pack(g, w, name, bits, BLOCK)
             out = g.node(
                 "MatMulNBits", g.narrow(x), name, name + SCALE, domain=MICROSOFT, bits=bits, block_size=BLOCK, K=width,
                 N=rows,
@@ -122,13 +121,7 @@ class OrtCudaDialect(OrtDialect):
                 f"export with --{bank.group} float32"
             )
         bits = BITS[precision]
-        for name, rows, width in bank.matrices:
-            codes = g.weight(name, "uint8", (bank.experts, rows, width * bits // 8))
-            scales = g.weight(name + SCALE, g.activations, (bank.experts, rows, width // BLOCK))
-            for expert in range(bank.experts):
-                expert_codes, expert_scales = quantize_blocks(bank.matrix(w, name, expert), bits, BLOCK, g.activations)
-                codes.write(expert, expert_codes.reshape(1, rows, -1))
-                scales.write(expert, expert_scales[None])
+        EXPERTS.pack(g, w, bank, bits, BLOCK)
         first, second = bank.names
         bias = bank.store_bias(g, w)
         logits, total = as_logits(g, routing.mix)

@@ -7,33 +7,23 @@ narrowed to ``GraphWriter.activations`` for each product and widened after it. W
 ``ops.toml``, which every graph is checked against.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgekit.bundle import CensusRow, Precision, Requirements
+from edgekit.bundle import CensusRow, Requirements
 from edgekit.bundle.dialects import Activations
-from edgekit.errors import CheckpointError
 from edgekit.exporter.dialects.base import LOWEST_ONNXRUNTIME, SoundBlocks
 from edgekit.exporter.dialects.experts import ExpertBank
+from edgekit.exporter.dialects.standard.codes import SIGNED
 from edgekit.exporter.dialects.standard.ops import allow_list, check_ops
 from edgekit.exporter.dialects.standard.parts import count_up, rotate
 from edgekit.exporter.dialects.standard.sound import StandardSound
 from edgekit.exporter.dialects.steps import Attention, Routing, Steps
 from edgekit.exporter.graph import GraphWriter, Versions
-from edgekit.exporter.quantize import (
-    BITS,
-    SCALE,
-    SMALLEST_BLOCK,
-    dividing_block,
-    nonzero,
-    quantize_blocks,
-    quantize_channels,
-    turn_sign,
-)
 from edgekit.exporter.weights import Weights
+from edgekit.exporter.written import Packing
 from edgekit.recipe import EncoderActivations, Group
 
 LOWEST_TENSORRT = "10.3"  # of JetPack 6: the version whose ops the graphs keep to; none was executed there
@@ -49,6 +39,8 @@ class StandardDialect:
     int4_versions = Versions({"": allow_list().int4_opset}, allow_list().int4_ir_version)
     fixed_shapes = True
     encoder_activations: EncoderActivations = "static"
+    packings: Mapping[str, Packing] = {"DequantizeLinear": SIGNED}
+    products: tuple[str, ...] = ("MatMul", "Gemm", "Einsum")
     sound: SoundBlocks = StandardSound()
 
     def check(self, graph: Path, activations: Activations) -> None:
@@ -109,7 +101,7 @@ class StandardDialect:
         if precision == "float32":
             weight = w.matrix(g, name)
         else:
-            weight = _dequantised(
+            weight = SIGNED.pack(
                 g, name, w.source.shape(name), w.blocks(name), precision, group=group, at_most=w.block(group)
             )
         x = _rounded(g, x, w.ranges[name]) if precision == "int8" and name in w.ranges else g.narrow(x)
@@ -155,48 +147,12 @@ def expert_matrices(g: GraphWriter, w: Weights, bank: ExpertBank) -> tuple[str, 
     held = []
     for name, rows, width in bank.matrices:
         blocks = ((expert * rows, bank.matrix(w, name, expert)) for expert in range(bank.experts))
-        whole = _dequantised(
+        whole = SIGNED.pack(
             g, name, (bank.experts * rows, width), blocks, precision, group=bank.group,
             at_most=w.settings.experts_block,
         )  # fmt: skip
         held.append(g.node("Reshape", whole, g.constant([bank.experts, rows, width])))
     return held[0], held[1]
-
-
-def _dequantised(
-    g: GraphWriter,
-    name: str,
-    shape: tuple[int, ...],
-    blocks: Iterable[tuple[int, NDArray[np.float32]]],
-    precision: Precision,
-    *,
-    group: Group,
-    at_most: int,
-) -> str:
-    """Store a matrix (rows, width) of a group of weights and return it as it multiplies.
-
-    INT8 has a scale for each row; INT4 one for each block of a row, since TensorRT takes blocks of that alone, and in
-    two dimensions alone.
-    """
-    rows, width = shape
-    if precision == "int8":
-        codes, scales = g.weight(name, "int8", shape), g.weight(name + SCALE, g.activations, (rows,))
-        for row, block in blocks:
-            block_codes, block_scales = quantize_channels(block, g.activations)
-            codes.write(row, block_codes)
-            scales.write(row, nonzero(block_scales))
-        return g.node("DequantizeLinear", name, name + SCALE, axis=0)
-    size = dividing_block(width, at_most)
-    if size is None:
-        raise CheckpointError(
-            f"{name}: {width} wide, INT4 needs a multiple of {SMALLEST_BLOCK}; export with --{group} int8"
-        )
-    codes, scales = g.weight(name, "int4", shape), g.weight(name + SCALE, g.activations, (rows, width // size))
-    for row, block in blocks:
-        block_codes, block_scales = quantize_blocks(block, BITS["int4"], size, g.activations)
-        codes.write(row, turn_sign(block_codes, BITS["int4"]).reshape(len(block), -1))
-        scales.write(row, nonzero(block_scales))
-    return g.node("DequantizeLinear", name, name + SCALE, axis=1, block_size=size)
 
 
 def _swiglu(g: GraphWriter, hidden: str, inner: int) -> str:
