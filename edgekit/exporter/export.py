@@ -16,7 +16,7 @@ import msgspec
 
 from edgekit.bundle import FORMAT_VERSION, Bundle, CensusRow, Manifest, Precision, Requirements, open_bundle
 from edgekit.bundle.manifest import Dialect
-from edgekit.errors import CheckpointError, UsageError
+from edgekit.errors import CheckpointError, RecipeError, UsageError
 from edgekit.exporter.calibrate import Calibration, calibrate
 from edgekit.exporter.checks.census import check_census, take_census
 from edgekit.exporter.checks.goldens import store_goldens
@@ -43,7 +43,7 @@ from edgekit.exporter.sources.tokenizer import tokenizer_json
 from edgekit.exporter.speech import bundle_voices, prepare_voices, with_voices
 from edgekit.exporter.tables import JoinedTensors, write_tables, written_bundle
 from edgekit.exporter.weights import Weights
-from edgekit.recipe import GROUPS, GridSettings, Group, PrecisionSettings, Recipe, load_recipe, load_target
+from edgekit.recipe import GROUPS, GridSettings, Group, Recipe, flag, load_recipe, load_target
 from edgekit.resources import resource
 from edgekit.runtime.backends.external_data import check_external_data
 from edgekit.runtime.speak.voice import Voice
@@ -58,7 +58,6 @@ _ENCODER_ACTIVATIONS: Mapping[Dialect, Literal["dynamic", "static", "float"]] = 
     "ort-cpu": "dynamic", "ort-cuda": "float", "standard": "static",
 }  # fmt: skip
 _RECIPES = {"step_audio_2": "step-audio-2-mini", "qwen3_omni_moe": "qwen3-omni-30b"}
-FLOAT = PrecisionSettings(encoder="float32", backbone="float32", experts="float32", head="float32", decoder="float32")
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:
@@ -186,23 +185,34 @@ def find_recipe(named: str | Path | None, config: Mapping[str, Any]) -> Recipe:
     return load_recipe(resource("export") / str(name) / "recipe.toml")
 
 
-def _resolve(recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Recipe:
+def _resolve(source: _Source, recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Recipe:
+    """Return a recipe with what the options say, and a precision for every group. Raises for a group that nobody has.
+
+    The five that any recipe may name have one whether the checkpoint has them or not.
+    """
+    offered = _groups(source.family)
+    for group in options.groups:
+        if group not in offered:
+            known = ", ".join(f"--{name}" if name in GROUPS else flag(name, "KIND") for name in offered)
+            requested = f"--{group}" if group in GROUPS else flag(group, options.groups[group])
+            raise UsageError(f"{requested}: {source.name} has no such weights; it has {known}")
+    for group in recipe.precision:
+        if group not in offered and group not in GROUPS:
+            raise RecipeError(
+                f"precision.{group}: {source.name} has no such weights; it has {', '.join(offered)}; change the recipe"
+            )
     precision: dict[Group, Precision] = {
-        group: options.groups.get(group) or options.precision or getattr(recipe.precision, group) for group in GROUPS
+        group: options.groups.get(group) or options.precision or recipe.kind(group)
+        for group in dict.fromkeys((*GROUPS, *offered))
     }
     asked = {"mode": options.mode, "chunk_ms": options.chunk_ms}
     grid = msgspec.structs.replace(recipe.grid, **{name: one for name, one in asked.items() if one is not None})
     how = msgspec.structs.replace(recipe.quantize, encoder_activations=_ENCODER_ACTIVATIONS[dialect])
-    return msgspec.structs.replace(recipe, precision=PrecisionSettings(**precision), grid=grid, quantize=how)
+    return msgspec.structs.replace(recipe, precision=precision, grid=grid, quantize=how)
 
 
 def _make(source: _Source, output: Path, recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Manifest:
-    recipe = _resolve(recipe, options, dialect)
-    offered = {source.family.group(name) for name in source.family.expected()}
-    for group in options.groups:
-        if group not in offered:
-            known = ", ".join(f"--{name}" for name in GROUPS if name in offered)
-            raise UsageError(f"--{group}: {source.name} has no such weights; it has {known}")
+    recipe = _resolve(source, recipe, options, dialect)
     if options.chunk_ms is not None and source.family.grid(recipe.grid).mode == "exact":
         raise UsageError(f"--chunk-ms {options.chunk_ms}: the family's own window has no chunks; add --mode chunked")
     with building(output, overwrite=options.overwrite) as folder:
@@ -256,21 +266,26 @@ def _whole_clip(family: Family, twin: Bundle, recipe: Recipe) -> dict[str, Any]:
 
 def _as_float(recipe: Recipe) -> Recipe:
     how = msgspec.structs.replace(recipe.quantize, activations="float32")
-    return msgspec.structs.replace(recipe, precision=FLOAT, quantize=how)
+    return msgspec.structs.replace(recipe, precision=dict.fromkeys(recipe.precision, "float32"), quantize=how)
 
 
 def _calibrated(source: _Source, recipe: Recipe, dialect: Dialect, beside: Path) -> Calibration | None:
     """Return the ranges of the encoder's INT8 activations where the dialect wants them fixed; None if it does not."""
-    if dialect != "standard" or recipe.precision.encoder != "int8":
+    if dialect != "standard" or recipe.kind("encoder") != "int8":
         return None
     w = Weights(source.tensors, _precision(source.family, _as_float(recipe)), recipe.quantize, observes=True)
     return calibrate(source.family, w, recipe, beside)
 
 
+def _groups(family: Family) -> tuple[Group, ...]:
+    """Return the groups that a family has weights of: those that any recipe may name first, then its own."""
+    used = dict.fromkeys(group for name in family.expected() if (group := family.group(name)))
+    return tuple(dict.fromkeys((*(group for group in GROUPS if group in used), *used)))
+
+
 def _precision(family: Family, recipe: Recipe) -> dict[Group, Precision]:
     """Return the precision of each group that a family has weights of."""
-    used = {family.group(name) for name in family.expected()}
-    return {group: getattr(recipe.precision, group) for group in GROUPS if group in used}
+    return {group: recipe.kind(group) for group in _groups(family)}
 
 
 def _build(

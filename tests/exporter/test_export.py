@@ -67,6 +67,32 @@ def test_groups_are_set_one_by_one(checkpoint, tmp_path):
     assert kinds == {"encoder": "float32", "backbone": "uint8", "experts": "uint8 (4 bit)", "head": "uint8"}
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('eyes = "int8"', "precision.eyes: .* has no such weights; it has encoder, backbone, experts, head; change"),
+        ('head = "int2"', "recipe.toml: precision.head is 'int2', must be one of: float32, int8, int4$"),
+        ("head = 8", "recipe.toml: precision.head is 8, must be one of: float32, int8, int4$"),
+    ],
+)
+def test_a_recipe_names_only_groups_that_are_there_and_precisions_that_exist(line, message, checkpoint, tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f"[precision]\n{line}\n")
+    with pytest.raises(RecipeError, match=message):
+        export(checkpoint("whisper-experts"), tmp_path / "b", ExportOptions(recipe=recipe))
+    assert not (tmp_path / "b").exists()
+
+
+def test_groups_that_a_recipe_leaves_out_are_int8_and_all_five_stand_in_the_manifest(checkpoint, tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[precision]\ndecoder = "int4"\nhead = "float32"\n[limits]\nweight_error = 0.2\n')
+    manifest = export(checkpoint("whisper-dense"), tmp_path / "b", ExportOptions(recipe=recipe))
+    assert manifest.precision == {"encoder": "int8", "backbone": "int8", "head": "float32"}
+    assert manifest.recipe["precision"] == {
+        "encoder": "int8", "backbone": "int8", "experts": "int8", "head": "float32", "decoder": "int4",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_the_census_accounts_for_every_weight_of_the_checkpoint(name, checkpoint, tmp_path):
     manifest = export(checkpoint(name), tmp_path / "b", ExportOptions(recipe=QUICK, precision="int8"))
@@ -371,4 +397,4 @@ def test_a_user_s_chunk_causal_model_gets_neither_name_nor_licence_of_ours(check
     recipe = find_recipe(None, json.loads((checkpoint("whisper-experts") / "config.json").read_text()))
     assert (recipe.name, recipe.license, recipe.grid.mode) == ("", "", None)
     assert find_recipe(None, {"model_type": "whisper", "edgekit": {"recipe": "edgekit-tiny"}}).name == "edgekit-tiny"
-    assert find_recipe("step-audio-2-mini/recipe-int4", {}).precision.backbone == "int4"
+    assert find_recipe("step-audio-2-mini/recipe-int4", {}).kind("backbone") == "int4"

@@ -11,7 +11,7 @@ from edgekit.errors import CensusError
 from edgekit.exporter.checks.written import WrittenWeight
 from edgekit.exporter.families import Family
 from edgekit.exporter.quantize import SCALE
-from edgekit.recipe import Group
+from edgekit.recipe import Group, flag
 
 _QUANTISED_OPS = ("MatMulNBits", "DynamicQuantizeMatMul", "QMoE", "Lookup", "DequantizeLinear")
 _FLOAT_PRODUCTS = ("MatMul", "Gemm", "MoE", "Einsum", "FusedMatMul")
@@ -54,7 +54,7 @@ def check_census(family: Family, rows: tuple[CensusRow, ...], precision: Mapping
         if row.dtype.split(" ")[0] not in bits or row.op not in _QUANTISED_OPS:
             raise CensusError(
                 f"{at}: stored as {row.dtype} for {row.op}, the recipe says {group} = {precision[group]}; "
-                f"export with --{group} float32 if that is meant"
+                f"export with {flag(group, 'float32')} if that is meant"
             )
         if (row.dtype == "int4" or "4 bit" in row.dtype) and precision[group] != "int4":
             raise CensusError(f"{at}: stored in 4 bits, the recipe says {group} = {precision[group]}; export it again")
