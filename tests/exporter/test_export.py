@@ -28,8 +28,9 @@ from edgekit.exporter.checks.census import ratio
 from edgekit.exporter.checks.weight_check import check_weights
 from edgekit.exporter.checks.written import written_embedding, written_weights
 from edgekit.exporter.dialects.ort_cpu import OrtDialect
-from edgekit.exporter.export import ExportOptions, export, find_recipe, quantize
+from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.families import find_family
+from edgekit.exporter.options import find_recipe
 from edgekit.exporter.quantize import SCALE
 from edgekit.exporter.sources.checkpoint import open_checkpoint
 from tests.reference import checkpoints
@@ -134,11 +135,11 @@ def test_a_linear_or_a_bank_of_experts_left_float_fails_the_command(left, checkp
 def _judge_weights(folder, source):
     manifest = open_bundle(folder, check_hashes=False).manifest
     found = open_checkpoint(source)
-    family = find_family(found.config, found.generation)
-    held = written_embedding(folder, family.embedding, manifest.embedding) | written_weights(
+    opened = find_family(found.config).open(found.config, found.generation)
+    held = written_embedding(folder, opened.embedding, manifest.embedding) | written_weights(
         folder, manifest.components
     )
-    check_weights(family, held, found, lambda _done, _total: None)
+    check_weights(opened, held, found, lambda _done, _total: None)
     return held
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from edgekit.bundle import CensusRow, Precision
 from edgekit.errors import CensusError
 from edgekit.exporter.checks.written import WrittenWeight
-from edgekit.exporter.families import Family
+from edgekit.exporter.families.base import Opened
 from edgekit.exporter.quantize import SCALE
 from edgekit.recipe import Group, flag
 
@@ -18,9 +18,9 @@ _FLOAT_PRODUCTS = ("MatMul", "Gemm", "MoE", "Einsum", "FusedMatMul")
 _CODES: Mapping[Precision, tuple[str, ...]] = {"int8": ("uint8", "int8"), "int4": ("uint8", "int4")}
 
 
-def take_census(family: Family, weights: Mapping[str, WrittenWeight]) -> tuple[CensusRow, ...]:
+def take_census(opened: Opened, weights: Mapping[str, WrittenWeight]) -> tuple[CensusRow, ...]:
     """Return one row for each stored weight tensor, in the order of the graphs."""
-    groups = {family.stored(name): family.group(name) for name in family.expected()}
+    groups = {opened.stored(name): opened.group(name) for name in opened.expected()}
     scales = {name + SCALE for name in weights}  # a name that ends so may be a layer's own scale
     return tuple(
         CensusRow(
@@ -37,13 +37,13 @@ def take_census(family: Family, weights: Mapping[str, WrittenWeight]) -> tuple[C
     )
 
 
-def check_census(family: Family, rows: tuple[CensusRow, ...], precision: Mapping[Group, Precision]) -> None:
+def check_census(opened: Opened, rows: tuple[CensusRow, ...], precision: Mapping[Group, Precision]) -> None:
     """Raise CensusError unless every tensor that the recipe quantises is stored and consumed in its precision."""
     stored = {row.tensor: row for row in rows}
     named: set[str] = set()
-    for name in family.expected():
-        group = family.group(name)
-        at = family.stored(name)
+    for name in opened.expected():
+        group = opened.group(name)
+        at = opened.stored(name)
         named.add(at)
         row = stored.get(at)
         if row is None:
