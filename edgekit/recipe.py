@@ -10,10 +10,12 @@ from typing import Literal, TypeVar, get_args
 
 import msgspec
 
-from edgekit.bundle.manifest import Activations, ComputeLevel, Dialect, GateSettings, GridMode, Precision, Struct
+from edgekit.bundle.dialects import DIALECTS, Activations
+from edgekit.bundle.manifest import ComputeLevel, GateSettings, GridMode, Precision, Struct
 from edgekit.errors import RecipeError
 from edgekit.resources import resource
 
+EncoderActivations = Literal["dynamic", "static", "float"]
 Group = str
 """The name of a group of weights that have one precision. Parts of a family name theirs."""
 GROUPS: Mapping[Group, str] = {
@@ -35,17 +37,16 @@ def flag(group: Group, kind: str) -> str:
 class QuantizeSettings(Struct, frozen=True):
     """Block sizes along the input dimension (32, 64 or 128; the largest that divides it is used, at most this).
 
-    They are for ``ort-cpu`` and for INT4 of ``standard``; ``ort-cuda`` has blocks of 32 alone, INT8 of ``standard`` one
-    scale for each output channel. ``encoder_activations``, of an encoder in INT8: scaled anew at each call, by fixed
-    scales found on the check clips, or not rounded. A target's dialect decides it: ``ort-cpu`` is dynamic, ``standard``
-    static, ``ort-cuda`` float. ``activations``, the target's: what is multiplied by a weight or a cache; norms, sums,
-    softmax and routers stay float32.
+    A dialect may have blocks of its own instead, or one scale for each output channel: ``docs/bundle-format.md`` says
+    which. ``encoder_activations``, of an encoder in INT8: scaled anew at each call, by fixed scales found on the check
+    clips, or not rounded; the target's dialect decides it. ``activations``, the target's: what is multiplied by a
+    weight or a cache; norms, sums, softmax and routers stay float32.
     """
 
     backbone_block: int = 128
     experts_block: int = 64
     head_block: int = 128
-    encoder_activations: Literal["dynamic", "static", "float"] = "dynamic"
+    encoder_activations: EncoderActivations = "dynamic"
     activations: Activations = "float32"
 
 
@@ -138,7 +139,7 @@ class Target(Struct, frozen=True):
 
     name: str
     description: str
-    dialect: Dialect
+    dialect: str
     backends: tuple[str, ...]
     min_memory_mib: int
     tested: bool
@@ -149,11 +150,12 @@ class Target(Struct, frozen=True):
     stacks: tuple[Stack, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise ValueError, which msgspec tells with the field, for activations that the dialect has not."""
-        if self.activations != "float32" and self.dialect == "ort-cpu":
-            raise ValueError(f"activations '{self.activations}': dialect 'ort-cpu' has float32 only")
-        if self.activations != "float16" and self.dialect == "ort-cuda":
-            raise ValueError(f"activations '{self.activations}': dialect 'ort-cuda' has float16 only")
+        """Raise ValueError, which msgspec tells with the file, for an unknown dialect or activations it has not."""
+        offered = DIALECTS.get(self.dialect).activations
+        if self.activations not in offered:
+            raise ValueError(
+                f"activations '{self.activations}': dialect '{self.dialect}' has {' and '.join(offered)} only"
+            )
 
 
 _T = TypeVar("_T", Recipe, Target)

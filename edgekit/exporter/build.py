@@ -4,31 +4,25 @@ Nothing is judged here but the census, which reads every weight back.
 """
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
-from edgekit.bundle import FORMAT_VERSION, CensusRow, Manifest, Precision, Requirements
-from edgekit.bundle.manifest import Dialect
+from edgekit.bundle import FORMAT_VERSION, Manifest, Precision
 from edgekit.exporter.calibrate import Calibration, calibrate
 from edgekit.exporter.checks.census import check_census, take_census
 from edgekit.exporter.checks.quality import Progress
-from edgekit.exporter.checks.written import written_weights
-from edgekit.exporter.dialects.ort_cuda.ops import check_cuda_ops
-from edgekit.exporter.dialects.standard.ops import check_ops
+from edgekit.exporter.dialects import Dialect
 from edgekit.exporter.families import Opened
-from edgekit.exporter.graph import INT4_OPSET, OPSETS, GraphWriter
+from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.pack import list_files, tied_embedding, write_embedding, write_json
 from edgekit.exporter.quantize import SCALE
 from edgekit.exporter.sources.source import CONFIG, GENERATION, TOKENIZER, Source
 from edgekit.exporter.speech import with_voices
 from edgekit.exporter.tables import JoinedTensors, write_tables, written_bundle
 from edgekit.exporter.weights import Weights
+from edgekit.exporter.written import written_weights
 from edgekit.recipe import Group, Recipe
-
-LOWEST_ONNXRUNTIME = "1.31"  # the oldest version these graphs were run on
-LOWEST_TENSORRT = "10.3"  # of JetPack 6: the version whose ops the graphs keep to; none was executed there
 
 
 def build(
@@ -62,19 +56,15 @@ def build(
         with GraphWriter(folder, name, dialect, recipe.quantize.activations) as g:
             opened.build(name, g, w)
             components[name] = g.close(precision[group] if group else "float32")
-        if dialect == "standard":
-            check_ops(folder / components[name].graph)
-        if dialect == "ort-cuda" and recipe.quantize.activations == "float16":  # the float twin runs on the CPU only
-            check_cuda_ops(folder / components[name].graph)
-    weights = written_weights(folder, components)
-    if opened.stored(opened.embedding) in weights:
-        table = weights[opened.stored(opened.embedding)]
-        embedding = tied_embedding(folder, table, weights.get(table.name + SCALE))
-    else:
-        embedding = write_embedding(folder, w, opened.embedding)
+        dialect.check(folder / components[name].graph, recipe.quantize.activations)
+    weights = written_weights(folder, components, dialect.packings)
+    head = weights.get(opened.stored(opened.embedding))
+    tied = tied_embedding(folder, head, weights.get(head.name + SCALE)) if head else None
+    embedding = tied or write_embedding(folder, w, opened.embedding)
     tables = write_tables(folder, opened, w)
-    census = take_census(opened, written_bundle(folder, opened, components, {"embedding": embedding} | tables))
-    check_census(opened, census, precision)
+    every = written_bundle(folder, opened, dialect, components, {"embedding": embedding} | tables)
+    census = take_census(opened, every)
+    check_census(opened, dialect, census, precision)
     write_json(folder / CONFIG, source.config)
     write_json(folder / GENERATION, source.generation)
     (folder / TOKENIZER).write_text(source.tokenizer, encoding="utf-8")
@@ -88,8 +78,8 @@ def build(
         format_version=FORMAT_VERSION,
         name=recipe.name or source.name,
         family=source.family.name,
-        dialect=dialect,
-        requires=_requires(dialect, census),
+        dialect=dialect.name,
+        requires=dialect.requires(census),
         precision=precision,
         components=components,
         embedding=embedding,
@@ -116,11 +106,11 @@ def calibrated(source: Source, recipe: Recipe, dialect: Dialect, beside: Path) -
 
     ``beside``: a folder for the graphs that find them.
     """
-    if dialect != "standard" or recipe.kind("encoder") != "int8":
+    if dialect.encoder_activations != "static" or recipe.kind("encoder") != "int8":
         return None
     precision = _precision(source.opened, as_float(recipe))
     w = Weights(source.tensors, precision, recipe.quantize, observes=True)
-    return calibrate(source.opened, w, recipe, beside)
+    return calibrate(source.opened, w, recipe, dialect, beside)
 
 
 def as_float(recipe: Recipe) -> Recipe:
@@ -132,12 +122,3 @@ def as_float(recipe: Recipe) -> Recipe:
 def _precision(opened: Opened, recipe: Recipe) -> dict[Group, Precision]:
     """Return the precision of each group that there are weights of."""
     return {group: recipe.kind(group) for group in opened.groups}
-
-
-def _requires(dialect: Dialect, census: Iterable[CensusRow]) -> Requirements:
-    opset = OPSETS[dialect][""]
-    if dialect != "standard":
-        return Requirements(opset=opset, onnxruntime=LOWEST_ONNXRUNTIME)
-    if any(row.dtype == "int4" for row in census):
-        opset = INT4_OPSET
-    return Requirements(opset=opset, onnxruntime=LOWEST_ONNXRUNTIME, tensorrt=LOWEST_TENSORRT)

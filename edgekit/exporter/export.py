@@ -7,15 +7,15 @@ Nothing is published that failed a step; ``accept_loss`` records a waiver of the
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from edgekit.bundle import Bundle, Manifest, Precision, open_bundle
-from edgekit.bundle.manifest import Dialect
 from edgekit.errors import CheckpointError
 from edgekit.exporter.build import build, calibrated
 from edgekit.exporter.checks.goldens import store_goldens
+from edgekit.exporter.dialects import DIALECTS, Dialect
 from edgekit.exporter.judge import judge
 from edgekit.exporter.options import ExportOptions, find_recipe, resolve
 from edgekit.exporter.pack import building, list_files, write_manifest
@@ -25,10 +25,6 @@ from edgekit.exporter.sources.source import Source, bundle_source, checkpoint_so
 from edgekit.recipe import Recipe, load_target
 
 __all__ = ["ExportOptions", "export", "quantize"]
-
-_ENCODER_ACTIVATIONS: Mapping[Dialect, Literal["dynamic", "static", "float"]] = {
-    "ort-cpu": "dynamic", "ort-cuda": "float", "standard": "static",
-}  # fmt: skip
 
 
 def export(checkpoint: str | Path, output: str | Path, options: ExportOptions | None = None) -> Manifest:
@@ -46,7 +42,7 @@ def export(checkpoint: str | Path, output: str | Path, options: ExportOptions | 
     target = load_target(options.target)
     how = msgspec.structs.replace(recipe.quantize, activations=target.activations)
     recipe = msgspec.structs.replace(recipe, quantize=how)
-    return _make(source, Path(output), recipe, options, target.dialect)
+    return _make(source, Path(output), recipe, options, DIALECTS.get(target.dialect))
 
 
 def quantize(bundle: str | Path, output: str | Path, options: ExportOptions | None = None) -> Manifest:
@@ -60,18 +56,18 @@ def quantize(bundle: str | Path, output: str | Path, options: ExportOptions | No
     if options.precision is None and not options.groups:
         options = replace(options, precision="int8")
     recipe = msgspec.convert(opened.manifest.recipe, Recipe)
-    return _make(bundle_source(opened), Path(output), recipe, options, opened.manifest.dialect)
+    return _make(bundle_source(opened), Path(output), recipe, options, DIALECTS.get(opened.manifest.dialect))
 
 
 def _make(source: Source, output: Path, recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Manifest:
     """Build, judge and publish."""
     recipe = resolve(recipe, options, source.opened, source.name)
-    how = msgspec.structs.replace(recipe.quantize, encoder_activations=_ENCODER_ACTIVATIONS[dialect])
+    how = msgspec.structs.replace(recipe.quantize, encoder_activations=dialect.encoder_activations)
     recipe = msgspec.structs.replace(recipe, quantize=how)
     with building(output, overwrite=options.overwrite) as folder:
         calibration = calibrated(source, recipe, dialect, folder.parent)
         manifest = build(source, folder, recipe, dialect, progress=options.progress, calibration=calibration)
-        verification = judge(source, Bundle(folder, manifest), recipe, options)
+        verification = judge(source, Bundle(folder, manifest), recipe, options, dialect)
         if calibration:
             verification["float_inputs"] = list(calibration.kept_float)
         return _publish(folder, manifest, verification, recipe)

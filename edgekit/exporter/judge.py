@@ -13,6 +13,7 @@ from edgekit.bundle import Bundle
 from edgekit.exporter.build import as_float, build
 from edgekit.exporter.checks.quality import compare, pass_or_waive, rounded, whole_clip_distance
 from edgekit.exporter.checks.weight_check import check_weights
+from edgekit.exporter.dialects import Dialect
 from edgekit.exporter.families import Opened
 from edgekit.exporter.options import ExportOptions
 from edgekit.exporter.sources.source import Source
@@ -20,13 +21,13 @@ from edgekit.exporter.tables import written_bundle
 from edgekit.recipe import GridSettings, Recipe
 
 
-def judge(source: Source, made: Bundle, recipe: Recipe, options: ExportOptions) -> dict[str, Any]:
+def judge(source: Source, made: Bundle, recipe: Recipe, options: ExportOptions, dialect: Dialect) -> dict[str, Any]:
     """Return the results of weight check, quality gate and distance to the whole clip.
 
     Raises QualityError where one fails; the loss of the quality gate may be accepted, the weight check's may not.
     """
     opened, manifest = source.opened, made.manifest
-    weights = written_bundle(made.folder, opened, manifest.components, manifest.tables())
+    weights = written_bundle(made.folder, opened, dialect, manifest.components, manifest.tables())
     checked = check_weights(opened, weights, source.tensors, lambda done, total: options.progress("check", done, total))
     found: dict[str, Any] = {"weights": checked}
     if source.dummy_seed is not None:  # noise has no quality to lose
@@ -39,7 +40,7 @@ def judge(source: Source, made: Bundle, recipe: Recipe, options: ExportOptions) 
     measured = {"weight_error": max(checked["error"].values(), default=0.0)}
     if runs:
         with TemporaryDirectory(prefix=".twin.", dir=made.folder.parent) as folder:
-            built = build(source, Path(folder), as_float(recipe), manifest.dialect, progress=options.progress)
+            built = build(source, Path(folder), as_float(recipe), dialect, progress=options.progress)
             twin = Bundle(Path(folder), built)
             found |= compare(made, twin, recipe, options.progress) | _whole_clip(opened, twin, recipe)
         measured |= found["measured"]

@@ -9,8 +9,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgekit.bundle import Precision
-from edgekit.bundle.manifest import Activations, Dialect
-from edgekit.exporter.dialects.standard.ops import check_ops
+from edgekit.bundle.dialects import Activations
+from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.families import Opened, Part
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
@@ -49,16 +49,15 @@ def engine(
     tensors: Mapping[str, Array],
     precision: Precision = "float32",
     *,
-    dialect: Dialect = "ort-cpu",
+    dialect: str = "ort-cpu",
     activations: Activations = "float32",
 ) -> OrtEngine:
     """Return the component ``name`` that ``build`` writes into ``folder``, every group in one precision."""
     folder.mkdir(parents=True, exist_ok=True)
-    with GraphWriter(folder, name, dialect, activations) as g:
+    with GraphWriter(folder, name, DIALECTS.get(dialect), activations) as g:
         build(g, Weights(Held(tensors), dict.fromkeys(GROUPS, precision), SMALL_BLOCKS))
         component = g.close(precision)
-    if dialect == "standard":
-        check_ops(folder / component.graph)
+    DIALECTS.get(dialect).check(folder / component.graph, activations)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(folder / component.graph), options, providers=["CPUExecutionProvider"])

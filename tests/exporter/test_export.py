@@ -26,13 +26,14 @@ from edgekit.errors import (
 from edgekit.exporter import pack
 from edgekit.exporter.checks.census import ratio
 from edgekit.exporter.checks.weight_check import check_weights
-from edgekit.exporter.checks.written import written_embedding, written_weights
+from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.dialects.ort_cpu import OrtDialect
 from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.families import find_family
 from edgekit.exporter.options import find_recipe
 from edgekit.exporter.quantize import SCALE
 from edgekit.exporter.sources.checkpoint import open_checkpoint
+from edgekit.exporter.tables import written_bundle
 from tests.reference import checkpoints
 
 QUICK = Path(__file__).parent / "quick.toml"
@@ -136,8 +137,8 @@ def _judge_weights(folder, source):
     manifest = open_bundle(folder, check_hashes=False).manifest
     found = open_checkpoint(source)
     opened = find_family(found.config).open(found.config, found.generation)
-    held = written_embedding(folder, opened.embedding, manifest.embedding) | written_weights(
-        folder, manifest.components
+    held = written_bundle(
+        folder, opened, DIALECTS.get(manifest.dialect), manifest.components, {"embedding": manifest.embedding}
     )
     check_weights(opened, held, found, lambda _done, _total: None)
     return held

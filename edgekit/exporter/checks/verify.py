@@ -16,6 +16,7 @@ from edgekit.bundle import Manifest, open_bundle
 from edgekit.errors import MissingPackageError, VerifyError
 from edgekit.exporter.checks.quality import check_clips, relative_error
 from edgekit.exporter.checks.weight_check import check_weights
+from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.families import Family, find_family
 from edgekit.exporter.reference.base import Array, Prompt, Reference
 from edgekit.exporter.sources.checkpoint import open_checkpoint
@@ -53,7 +54,8 @@ def verify_reference(bundle: str | Path, checkpoint: str | Path) -> tuple[Check,
         )
     whole = family.beside(found, lambda second: locate(second).folder)
     cut = family.open(whole.config, found.generation)
-    weights = written_bundle(opened.folder, cut, model.manifest.components, model.manifest.tables())
+    dialect = DIALECTS.get(model.manifest.dialect)
+    weights = written_bundle(opened.folder, cut, dialect, model.manifest.components, model.manifest.tables())
     checked = check_weights(cut, weights, whole.tensors, lambda _done, _total: None)
     error = max(checked["error"].values(), default=0.0)
     recipe = msgspec.convert(model.manifest.recipe, Recipe)

@@ -55,7 +55,8 @@ class Part(ABC):
 
     def banked(self, name: str) -> bool:
         """Return whether a tensor that it expects is stored in a bank of experts, for ``expert_rows`` to read."""
-        return self.stored(name) != name
+        tabled = any(name in tensors for tensors in self.tables.values())
+        return not tabled and self.stored(name) != name
 
     def expert_rows(self, source: Tensors, stored: str, expert: int) -> NDArray[np.float32]:
         """Return one expert's matrix of a stored bank, of a part that stores banks of experts."""

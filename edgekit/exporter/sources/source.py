@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.bundle import Bundle
-from edgekit.exporter.checks.written import BundleTensors
+from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.families import Family, Opened, find_family
 from edgekit.exporter.sources.checkpoint import Tensors, check_names, open_checkpoint
 from edgekit.exporter.sources.dummy import SEED, open_dummy
@@ -15,6 +15,7 @@ from edgekit.exporter.sources.hub import locate
 from edgekit.exporter.sources.tokenizer import tokenizer_json
 from edgekit.exporter.speech import bundle_voices
 from edgekit.exporter.tables import written_bundle
+from edgekit.exporter.written import BundleTensors
 from edgekit.runtime.backends.external_data import check_external_data
 from edgekit.runtime.speak.voice import Voice
 
@@ -69,7 +70,9 @@ def bundle_source(bundle: Bundle) -> Source:
     config, generation = (json.loads(bundle.file(name).read_bytes()) for name in (CONFIG, GENERATION))
     family = find_family(config)
     opened = family.open(config, generation)
-    weights = written_bundle(bundle.folder, opened, manifest.components, manifest.tables())
+    weights = written_bundle(
+        bundle.folder, opened, DIALECTS.get(manifest.dialect), manifest.components, manifest.tables()
+    )
     return Source(
         BundleTensors(weights), family, opened, config, generation, bundle.file(TOKENIZER).read_text(encoding="utf-8"),
         manifest.name, manifest.source, manifest.dummy_seed, bundle_voices(bundle),
