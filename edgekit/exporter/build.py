@@ -60,7 +60,7 @@ def build(
     weights = written_weights(folder, components, dialect.packings)
     head = weights.get(opened.stored(opened.embedding))
     tied = tied_embedding(folder, head, weights.get(head.name + SCALE)) if head else None
-    embedding = tied or write_embedding(folder, w, opened.embedding)
+    embedding = tied or write_embedding(folder, w, opened.embedding, opened.group(opened.embedding))
     tables = write_tables(folder, opened, w)
     every = written_bundle(folder, opened, dialect, components, {"embedding": embedding} | tables)
     census = take_census(opened, every)
@@ -106,7 +106,7 @@ def calibrated(source: Source, recipe: Recipe, dialect: Dialect, beside: Path) -
 
     ``beside``: a folder for the graphs that find them.
     """
-    if dialect.encoder_activations != "static" or recipe.kind("encoder") != "int8":
+    if dialect.encoder_activations != "static" or _precision(source.opened, recipe).get("encoder") != "int8":
         return None
     precision = _precision(source.opened, as_float(recipe))
     w = Weights(source.tensors, precision, recipe.quantize, observes=True)

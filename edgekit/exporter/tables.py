@@ -66,7 +66,6 @@ def write_tables(folder: Path, opened: Opened, w: Weights) -> dict[str, Embeddin
     for table in opened.tables:
         name = stored_table(opened, table)
         group = opened.group(opened.tables[table][0])
-        assert group, name
         found[table] = write_embedding(folder, w, name, group, f"{table}.data")
     return found
 

@@ -78,7 +78,7 @@ class Ears(Part):
 
 
 class Mouth(Part):
-    """The backbone: the words nearest to a row."""
+    """The backbone: the words nearest to a row, and a table of rows that is not tied to them."""
 
     components = {"backbone": "head"}  # noqa: RUF012
 
@@ -86,10 +86,10 @@ class Mouth(Part):
         self.width = ears.width
 
     def expected(self):
-        return {"words.weight": (WORDS, self.width)}
+        return {"words.weight": (WORDS, self.width), "rows.weight": (WORDS, self.width)}
 
     def group(self, name):
-        return "head"
+        return {"words.weight": "head", "rows.weight": "rows"}[name]
 
     def build(self, component, g, w):
         x = g.input("embeds", "float32", ("tokens", self.width))
@@ -110,7 +110,7 @@ def open_toy(config, generation):
     ears = Ears(value(config, "width", int))
     return Opened(
         parts=(ears, Mouth(ears)),
-        embedding="words.weight",
+        embedding="rows.weight",
         max_context=2048,
         marks=(SOUND, END),
         protocol=protocol,
@@ -131,20 +131,21 @@ def beside(found, locate):
 class ToyReference(PrefixReference):
     """The same in numpy."""
 
-    def __init__(self, ears, bias, words):
-        self.weight, self.bias, self.words = ears, bias, words
+    def __init__(self, ears, bias, words, rows):
+        self.weight, self.bias, self.words, self.rows = ears, bias, words, rows
 
     @classmethod
     def open(cls, folder):
         first = open_checkpoint(folder)
         second = open_checkpoint(first.config["words_in"])
-        return cls(read(first, "ears.weight"), read(first, "ears.bias"), read(second, "words.weight"))
+        ears = read(first, "ears.weight"), read(first, "ears.bias")
+        return cls(*ears, read(second, "words.weight"), read(second, "rows.weight"))
 
     def hear(self, mel, chunk_positions=0):
         return np.tanh(mel.T @ self.weight.T + self.bias)
 
     def embed(self, tokens):
-        return self.words[tokens]
+        return self.rows[tokens]
 
     def logits(self, embeds, experts_per_token=None):
         return embeds @ self.words.T
@@ -179,7 +180,8 @@ def checkpoint(tmp_path_factory):
     first, second = tmp_path_factory.mktemp("toy"), tmp_path_factory.mktemp("words")
     draws = np.random.default_rng(5)
     ears = {"ears.weight": (WIDTH, BINS), "ears.bias": (WIDTH,)}
-    for folder, shapes in ((first, ears), (second, {"words.weight": (WORDS, WIDTH)})):
+    words = dict.fromkeys(("words.weight", "rows.weight"), (WORDS, WIDTH))
+    for folder, shapes in ((first, ears), (second, words)):
         config = {"model_type": "tiny_toy", "width": WIDTH, "words_in": str(second)}
         (folder / "config.json").write_text(json.dumps(config))
         tensors = {name: draws.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
@@ -201,7 +203,7 @@ def test_a_family_of_ones_own_is_found_by_its_config_and_exported_with_its_own_r
     manifests = [open_bundle(bundles / name).manifest for name in ("float32", "int8")]
     for manifest, kind in zip(manifests, ("float32", "int8"), strict=True):
         assert (manifest.name, manifest.family) == ("toy", "toy")
-        assert manifest.precision == {"head": kind, "ears": kind}
+        assert manifest.precision == {"head": kind, "ears": kind, "rows": kind}
         assert {name: part.precision for name, part in manifest.components.items()} == {
             "encoder": kind, "adapter": "float32", "backbone": kind,
         }  # fmt: skip
@@ -209,9 +211,10 @@ def test_a_family_of_ones_own_is_found_by_its_config_and_exported_with_its_own_r
         stored = "float32" if kind == "float32" else "uint8"
         assert rows == {
             "ears.weight": ("ears", stored), "ears.bias": ("float", "float32"), "words.weight": ("head", stored),
+            "rows.weight": ("rows", stored),
         }  # fmt: skip
     assert manifests[1].verification["twin"] == "whole"
-    assert manifests[1].recipe["precision"] == dict.fromkeys((*GROUPS, "ears"), "int8")
+    assert manifests[1].recipe["precision"] == dict.fromkeys((*GROUPS, "ears", "rows"), "int8")
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
@@ -237,6 +240,13 @@ def test_its_bundle_is_loaded_and_streamed_on_like_any_other(precision, bundles)
     assert 1 <= len(final.tokens) <= 6
 
 
+@pytest.mark.parametrize("target", ["desktop-cuda", "desktop-rtx"])
+def test_it_is_exported_for_every_dialect(target, toy, checkpoint, tmp_path):
+    manifest = export(checkpoint, tmp_path / "b", ExportOptions(target=target))
+    assert {row.dtype for row in manifest.census if row.tensor == "ears.weight"} <= {"int8", "uint8"}
+    assert manifest.verification["goldens"]["librivox-0930.flac"]["text"]
+
+
 def test_a_dummy_of_its_config_has_the_census_of_the_real_bundle(bundles, toy, checkpoint, tmp_path):
     made = export(checkpoint / "config.json", tmp_path / "d", ExportOptions(dummy_weights=True))
     assert made.census == open_bundle(bundles / "int8").manifest.census
@@ -244,13 +254,13 @@ def test_a_dummy_of_its_config_has_the_census_of_the_real_bundle(bundles, toy, c
 
 def test_its_group_is_set_by_name_and_a_group_it_has_not_is_refused_by_name(toy, checkpoint, recipe, tmp_path):
     options = ExportOptions(groups={"ears": "float32"}, accept_loss="a test")
-    assert export(checkpoint, tmp_path / "b", options).precision == {"head": "int8", "ears": "float32"}
+    assert export(checkpoint, tmp_path / "b", options).precision == {"head": "int8", "ears": "float32", "rows": "int8"}
     refused = ExportOptions(groups={"experts": "int8"})
-    with pytest.raises(UsageError, match="^--experts: .* has no such weights; it has --head, --precision ears=KIND$"):
+    with pytest.raises(UsageError, match="^--experts: .* has no such weights; it has --head, --precision ears=KIND"):
         export(checkpoint, tmp_path / "c", refused)
     wrong = tmp_path / "wrong.toml"
     wrong.write_text(RECIPE.replace('ears = "int8"', 'eyes = "int8"'))
-    with pytest.raises(RecipeError, match=r"^precision\.eyes: .* has no such weights; it has head, ears; change the"):
+    with pytest.raises(RecipeError, match=r"^precision\.eyes: .* has no such weights; it has head, ears, rows; change"):
         export(checkpoint, tmp_path / "c", ExportOptions(recipe=wrong))
 
 
