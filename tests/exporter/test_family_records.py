@@ -151,6 +151,33 @@ class ToyReference(PrefixReference):
         return embeds @ self.words.T
 
 
+def record(recipe):
+    """Return the family with a recipe of its own, the path of a file."""
+    return Family(
+        name="toy",
+        model_types=("tiny_toy",),
+        open=open_toy,
+        recipe=str(recipe),
+        keys=("width", "words_in"),
+        beside=beside,
+        reference=f"{__name__}:ToyReference",
+    )
+
+
+def write(first, second, words_in=None):
+    """Write a checkpoint into two folders; ``words_in``: what its config says of the second, if not its path."""
+    draws = np.random.default_rng(5)
+    ears = {"ears.weight": (WIDTH, BINS), "ears.bias": (WIDTH,)}
+    words = dict.fromkeys(("words.weight", "rows.weight"), (WORDS, WIDTH))
+    for folder, shapes in ((first, ears), (second, words)):
+        config = {"model_type": "tiny_toy", "width": WIDTH, "words_in": words_in or str(second)}
+        (folder / "config.json").write_text(json.dumps(config))
+        tensors = {name: draws.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+        save_file(tensors, folder / "model.safetensors")
+    (first / "tokenizer.json").write_text(dummy_tokenizer(WORDS, {SOUND: WORDS - 2, END: WORDS - 1}))
+    return first
+
+
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     path = tmp_path_factory.mktemp("recipe") / "recipe.toml"
@@ -161,33 +188,14 @@ def recipe(tmp_path_factory):
 @pytest.fixture(scope="module")
 def toy(recipe):
     """Return the record, registered as long as the module's tests run."""
-    record = Family(
-        name="toy",
-        model_types=("tiny_toy",),
-        open=open_toy,
-        recipe=str(recipe),
-        keys=("width", "words_in"),
-        beside=beside,
-        reference=f"{__name__}:ToyReference",
-    )
-    with FAMILIES.registered(record):
-        yield record
+    with FAMILIES.registered(record(recipe)) as family:
+        yield family
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """Return the folder of a Toy, its words in a second one."""
-    first, second = tmp_path_factory.mktemp("toy"), tmp_path_factory.mktemp("words")
-    draws = np.random.default_rng(5)
-    ears = {"ears.weight": (WIDTH, BINS), "ears.bias": (WIDTH,)}
-    words = dict.fromkeys(("words.weight", "rows.weight"), (WORDS, WIDTH))
-    for folder, shapes in ((first, ears), (second, words)):
-        config = {"model_type": "tiny_toy", "width": WIDTH, "words_in": str(second)}
-        (folder / "config.json").write_text(json.dumps(config))
-        tensors = {name: draws.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-        save_file(tensors, folder / "model.safetensors")
-    (first / "tokenizer.json").write_text(dummy_tokenizer(WORDS, {SOUND: WORDS - 2, END: WORDS - 1}))
-    return first
+    return write(tmp_path_factory.mktemp("toy"), tmp_path_factory.mktemp("words"))
 
 
 @pytest.fixture(scope="module")
