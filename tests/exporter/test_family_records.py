@@ -382,6 +382,11 @@ def test_parts_that_share_a_tensor_or_a_component_or_name_a_group_of_nothing_are
         replace(open_toy({"width": WIDTH}, {}), parts=(ears, second(ears)))
 
 
+def test_a_token_table_that_no_part_has_is_refused():
+    with pytest.raises(RegistryError, match=r"^rows\.weight: is to be the token table and no part expects it"):
+        replace(open_toy({"width": WIDTH}, {}), parts=(Ears(WIDTH),))
+
+
 class Recorded(dict):
     """A config that remembers which of its keys were looked at."""
 

@@ -24,7 +24,7 @@ from edgekit.runtime.speak.voice import Voice
 
 Config = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
-Speech = Callable[[Mapping[str, Embedding], str], TalkerSpeech | FlowSpeech | None]
+SpeechMaker = Callable[[Mapping[str, Embedding], str], TalkerSpeech | FlowSpeech | None]
 Locate = Callable[[str], Path]
 """Return the folder of another checkpoint: of a path as it is, of an id of the hub fetched."""
 
@@ -90,9 +90,8 @@ def _nobody(_found: Beside) -> Mapping[str, Voice]:
 
 @dataclass(frozen=True, slots=True)
 class _Owned:
-    """What a part says of one tensor."""
+    """What its part says of one tensor."""
 
-    part: Part
     shape: tuple[int, ...]
     group: Group | None
     stored: str
@@ -109,7 +108,8 @@ class Opened:
     mode that the weights were not made for. ``speech``: how answers are spoken, of where the ``tables`` of the parts
     lie and the tokenizer's text; None if they are not. ``voices``: those of a checkpoint's recordings by name.
 
-    Raises RegistryError, as the family is wrong and not the config, if two parts share a tensor or a component.
+    Raises RegistryError, since the family is wrong and not the config, if two parts share a tensor or a component, or a
+    name stands for nothing.
     """
 
     parts: tuple[Part, ...]
@@ -122,9 +122,10 @@ class Opened:
     marks: tuple[str, ...] = ()
     unnamed: int = 0
     unused: tuple[str, ...] = ()
-    speech: Speech = writes_only
+    speech: SpeechMaker = writes_only
     voices: Callable[[Beside], Mapping[str, Voice]] = _nobody
     _owned: dict[str, _Owned] = field(init=False, repr=False, default_factory=dict)
+    _owners: dict[str, Part] = field(init=False, repr=False, default_factory=dict)
     _holders: dict[str, Part] = field(init=False, repr=False, default_factory=dict)
     _banks: set[str] = field(init=False, repr=False, default_factory=set)
     _builders: dict[str, Part] = field(init=False, repr=False, default_factory=dict)
@@ -132,17 +133,18 @@ class Opened:
     def __post_init__(self) -> None:
         for part in self.parts:
             for name, shape in part.expected().items():
-                if name in self._owned:
-                    raise _shared(name, self._owned[name].part, part)
-                self._owned[name] = _Owned(part, tuple(shape), part.group(name), part.stored(name))
+                _claim(self._owners, name, part)
+                owned = self._owned[name] = _Owned(tuple(shape), part.group(name), part.stored(name))
+                _claim(self._holders, owned.stored, part)
                 if part.banked(name):
-                    self._banks.add(self._owned[name].stored)
-                if (holder := self._holders.setdefault(self._owned[name].stored, part)) is not part:
-                    raise _shared(self._owned[name].stored, holder, part)
+                    self._banks.add(owned.stored)
             for component in part.components:
-                if component in self._builders:
-                    raise _shared(component, self._builders[component], part)
-                self._builders[component] = part
+                _claim(self._builders, component, part)
+        self._check()
+
+    def _check(self) -> None:
+        if self.embedding not in self._owned:
+            raise RegistryError(f"{self.embedding}: is to be the token table and no part expects it; let one do so")
         groups = self.groups
         for component, group in self.components.items():
             if group is not None and group not in groups:
@@ -173,7 +175,7 @@ class Opened:
 
     def owner(self, name: str) -> Part:
         """Return the part that an expected tensor is of."""
-        return self._owned[name].part
+        return self._owners[name]
 
     def group(self, name: str) -> Group | None:
         """Return the precision group of an expected tensor; None keeps it float."""
@@ -200,10 +202,12 @@ class Opened:
         self._builders[component].build(component, g, w)
 
 
-def _shared(what: str, one: Part, other: Part) -> RegistryError:
-    return RegistryError(
-        f"{what}: is of two parts, {type(one).__name__} and {type(other).__name__}; let only one of them have it"
-    )
+def _claim(held: dict[str, Part], what: str, part: Part) -> None:
+    """Note that something is a part's. Raises RegistryError naming both if it is another's."""
+    if (other := held.setdefault(what, part)) is not part:
+        raise RegistryError(
+            f"{what}: is of two parts, {type(other).__name__} and {type(part).__name__}; let only one of them have it"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgekit.bundle import Question, Thinking, TokenProtocol
 from edgekit.errors import CheckpointError
-from edgekit.exporter.families.base import Config, Family, Opened, Part, Speech, writes_only
+from edgekit.exporter.families.base import Config, Family, Opened, Part, SpeechMaker, writes_only
 from edgekit.exporter.families.config import section, value
 from edgekit.exporter.families.qwen import Qwen, QwenNames
 from edgekit.exporter.families.qwen3_omni.code2wav import Code2Wav
@@ -43,7 +43,7 @@ def open_qwen3_omni(config: Config, generation: Config) -> Opened:
             f"{thinker.width}; use the published config.json"
         )
     parts: tuple[Part, ...] = (ears, thinker)
-    speech: Speech = writes_only
+    speech: SpeechMaker = writes_only
     if speaks := _speaks(config):
         talker = Talker(config, thinker)
         decoder = Code2Wav(section(config, "code2wav_config"))
