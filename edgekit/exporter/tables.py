@@ -19,6 +19,7 @@ from edgekit.exporter.sources.checkpoint import Tensors
 from edgekit.exporter.weights import Weights
 from edgekit.exporter.written import WrittenWeight, written_weights
 
+COPY = "embedding:"  # before the name of a table that the host has beside the head, which it cannot look rows up in
 LOOKUP = "Lookup"  # stands in the census for an op: the host's, of whatever dialect the graphs are
 
 
@@ -99,5 +100,8 @@ def written_bundle(
     for table, one in tables.items():
         name = stored_table(opened, table) if table in opened.tables else opened.embedding
         looked_up = written_embedding(folder, name, one, table)
-        found |= {key: weight for key, weight in looked_up.items() if key not in found}
+        for key, weight in looked_up.items():
+            held = found.setdefault(key, weight)
+            if (held.file, held.offset) != (weight.file, weight.offset):
+                found[COPY + key] = weight
     return found

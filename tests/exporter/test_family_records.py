@@ -20,7 +20,7 @@ from edgekit.errors import CheckpointError, RecipeError, RegistryError, UsageErr
 from edgekit.exporter.blocks import linear
 from edgekit.exporter.checks.verify import verify_reference
 from edgekit.exporter.export import ExportOptions, export, quantize
-from edgekit.exporter.families import FAMILIES, Family, Opened, Part, find_family, register
+from edgekit.exporter.families import FAMILIES, Family, Opened, Part, find_family, register, registered
 from edgekit.exporter.families.config import value
 from edgekit.exporter.families.levels import expert_levels
 from edgekit.exporter.reference.base import PrefixReference
@@ -188,7 +188,7 @@ def recipe(tmp_path_factory):
 @pytest.fixture(scope="module")
 def toy(recipe):
     """Return the record, registered as long as the module's tests run."""
-    with FAMILIES.registered(record(recipe)) as family:
+    with registered(record(recipe)) as family:
         yield family
 
 
@@ -276,7 +276,7 @@ def test_a_second_family_of_a_name_is_refused_and_what_was_registered_for_a_bloc
     for name in ("toy", "whisper"):
         with pytest.raises(RegistryError, match=f"^family '{name}': registered already; choose another name"):
             register(replace(toy, name=name))
-    with FAMILIES.registered(replace(toy, name="other", model_types=("others_toy",))):
+    with registered(replace(toy, name="other", model_types=("others_toy",))):
         assert find_family({"model_type": "others_toy"}).name == "other"
     with pytest.raises(CheckpointError, match="'others_toy' is not an architecture EdgeKit knows"):
         find_family({"model_type": "others_toy"})
@@ -310,7 +310,7 @@ def test_a_record_without_a_field_cannot_be_made_and_another_thing_is_no_record(
 
 def test_a_config_that_two_families_recognise_is_refused_and_both_are_named(toy):
     rival = replace(toy, name="rival", recognised_by=lambda config: "words_in" in config)
-    with FAMILIES.registered(rival):
+    with registered(rival):
         assert find_family({"words_in": "."}).name == "rival"
         with pytest.raises(CheckpointError, match="'tiny_toy' is recognised by 2 families, 'toy' and 'rival'"):
             find_family({"model_type": "tiny_toy", "words_in": "."})
@@ -342,7 +342,7 @@ def test_a_reference_that_is_not_there_is_one_line(reference, said, checkpoint, 
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "tiny_doubt"}))
     doubtful = replace(toy, name="doubtful", model_types=("tiny_doubt",), reference=reference)
-    with FAMILIES.registered(doubtful):
+    with registered(doubtful):
         export(folder, tmp_path / "b", ExportOptions(precision="float32"))
         with pytest.raises(VerifyError, match=said):
             verify_reference(tmp_path / "b", folder)

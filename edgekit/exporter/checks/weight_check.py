@@ -16,7 +16,7 @@ from edgekit.errors import QualityError
 from edgekit.exporter.families.base import Opened
 from edgekit.exporter.quantize import SCALE, half_float16_step, half_step
 from edgekit.exporter.sources.checkpoint import Tensors, read
-from edgekit.exporter.tables import JoinedTensors
+from edgekit.exporter.tables import COPY, JoinedTensors
 from edgekit.exporter.weights import row_blocks
 from edgekit.exporter.written import WrittenWeight
 
@@ -36,6 +36,7 @@ def check_weights(
     allows.
     """
     stored = sorted({opened.stored(name) for name in opened.expected()})
+    stored += [COPY + name for name in stored if COPY + name in weights]
     source = JoinedTensors(source, opened)
     quantised = 0
     squares: dict[str, list[float]] = {}
@@ -78,7 +79,7 @@ def _allowed(weight: WrittenWeight, held: Float, scale: Float | None) -> Float:
 
 
 def _pairs(opened: Opened, weight: WrittenWeight, scales: WrittenWeight | None, source: Tensors) -> Iterator[_Pair]:
-    name = weight.name
+    name = weight.name  # the checkpoint's, of a copy too
     if weight.dtype.kind == "f":
         if opened.banked(name) and len(weight.shape) == 3:
             for expert in range(weight.shape[0]):

@@ -1,7 +1,8 @@
 """Families: architectures EdgeKit can recognise, cut into components and surround with their token protocol.
 
 To add one that ships, write a module or package here with its record in it as FAMILY, and add its name to SHIPPED. A
-family of your own is registered by ``register(family)`` before it is needed. See ``base`` for what a record holds.
+family of your own is registered by ``register(family)`` before it is needed, or for a block by ``registered(family)``.
+See ``base`` for what a record holds.
 """
 
 import difflib
@@ -11,17 +12,13 @@ from edgekit.errors import CheckpointError
 from edgekit.exporter.families.base import Config, Family, Opened, Part
 from edgekit.registry import Registry
 
-__all__ = ["FAMILIES", "Family", "Opened", "Part", "files_beside", "find_family", "register"]
+__all__ = ["FAMILIES", "Family", "Opened", "Part", "files_beside", "find_family", "register", "registered"]
 
 SHIPPED = ("qwen3_omni", "step_audio", "whisper")
 FAMILIES: Registry[Family] = Registry("family", Family)
 _LIKE = 0.5  # of the keys that a family reads are in the config of one that is perhaps meant
 
-
-def register(family: Family) -> None:
-    """Let exports recognise a family. Raises RegistryError, which names it, for a record that is not whole."""
-    FAMILIES.register(family)
-
+register, registered = FAMILIES.register, FAMILIES.registered
 
 for _name in SHIPPED:
     register(import_module(f"{__name__}.{_name}").FAMILY)

@@ -15,7 +15,7 @@ from edgekit.bundle import open_bundle
 from edgekit.cli import main
 from edgekit.errors import CheckpointError, UsageError
 from edgekit.exporter.export import ExportOptions, export
-from edgekit.exporter.families import FAMILIES
+from edgekit.exporter.families import registered
 from edgekit.exporter.sources.hub import locate
 from tests.exporter import speaking, test_family_records
 from tests.reference import checkpoints
@@ -150,7 +150,7 @@ def test_a_second_checkpoint_that_a_family_keeps_its_words_in_is_fetched_too(hub
     test_family_records.write(first, second, words_in="acme/words")
     hub.held["acme/words"] = {COMMIT: {path.name: path.read_bytes() for path in second.iterdir()}}
     options = ExportOptions(precision="float32")
-    with FAMILIES.registered(test_family_records.record(QUICK)):
+    with registered(test_family_records.record(QUICK)):
         with pytest.raises(CheckpointError, match="^acme/words: not in the cache of the hub"):
             export(first, tmp_path / "b", replace(options, offline=True))
         made = export(first, tmp_path / "b", options)
