@@ -4,8 +4,9 @@ A recipe is data: precision per group of weights, block sizes, streaming grid, c
 nothing of graphs; the exporter reads it and writes the resolved form into the manifest.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import msgspec
 
@@ -15,18 +16,22 @@ from edgekit.errors import RecipeError
 from edgekit.resources import resource
 
 EncoderActivations = Literal["dynamic", "static", "float"]
-Group = Literal["encoder", "backbone", "experts", "head", "decoder"]
-GROUPS: tuple[Group, ...] = ("encoder", "backbone", "experts", "head", "decoder")
+Group = str
+"""The name of a group of weights that have one precision. Parts of a family name theirs."""
+GROUPS: Mapping[Group, str] = {
+    "encoder": "Of the encoder and the adapter.",
+    "backbone": "Of the backbone's attention and dense layers.",
+    "experts": "Of the experts of a mixture.",
+    "head": "Of the output layer and the token table.",
+    "decoder": "Of the decoder from codes to sound.",
+}
+"""Groups that any recipe may name, whether a checkpoint has them or not; a family may have others."""
+DEFAULT_PRECISION: Precision = "int8"
 
 
-class PrecisionSettings(Struct, frozen=True):
-    """Precision of each group of weights; the adapter follows ``encoder``, an absent group is ignored."""
-
-    encoder: Precision = "int8"
-    backbone: Precision = "int8"
-    experts: Precision = "int8"
-    head: Precision = "int8"
-    decoder: Precision = "int8"
+def flag(group: Group, kind: str) -> str:
+    """Return what the command line takes to give a group a precision."""
+    return f"--{group} {kind}" if group in GROUPS else f"--precision {group}={kind}"
 
 
 class QuantizeSettings(Struct, frozen=True):
@@ -88,12 +93,13 @@ class CheckSettings(Struct, frozen=True):
 class Recipe(Struct, frozen=True):
     """Everything that decides what an export makes, beside the checkpoint itself.
 
-    An empty ``name`` takes the checkpoint folder's.
+    An empty ``name`` takes the checkpoint folder's. ``precision``: of each group of weights that it names; ``kind``
+    also knows the others.
     """
 
     name: str = ""
     license: str = ""
-    precision: PrecisionSettings = PrecisionSettings()
+    precision: dict[Group, Precision] = msgspec.field(default_factory=dict)
     quantize: QuantizeSettings = QuantizeSettings()
     grid: GridSettings = GridSettings()
     gate: GateSettings = GateSettings()
@@ -103,6 +109,10 @@ class Recipe(Struct, frozen=True):
     context_tokens: int | None = None
     max_tokens_per_s: float | None = None
     max_repeats: int | None = None
+
+    def kind(self, group: Group) -> Precision:
+        """Return the precision of a group."""
+        return self.precision.get(group, DEFAULT_PRECISION)
 
 
 class Stack(Struct, frozen=True):
@@ -176,8 +186,17 @@ def target_names() -> list[str]:
 
 def _load(path: Path, kind: type[_T]) -> _T:
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=kind)
+        content = msgspec.toml.decode(path.read_bytes())
+        _check_kinds(content.get("precision"))
+        return msgspec.convert(content, kind)
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such file; `ls {resource('export')}` shows the recipes that ship") from error
     except (msgspec.MsgspecError, ValueError) as error:
         raise RecipeError(f"{path}: {error}") from error
+
+
+def _check_kinds(precision: object) -> None:
+    """Raise ValueError naming the group whose precision is none; msgspec tells of a mapping only that one is wrong."""
+    for group, kind in precision.items() if isinstance(precision, dict) else ():
+        if kind not in get_args(Precision):
+            raise ValueError(f"precision.{group} is {kind!r}, must be one of: {', '.join(get_args(Precision))}")

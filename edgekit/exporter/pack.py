@@ -128,12 +128,12 @@ def tied_embedding(folder: Path, weight: WrittenWeight, scales: WrittenWeight | 
     return Embedding(weight=codes, scales=steps, width=layout.width, block_size=layout.block, bits=layout.bits)
 
 
-def write_embedding(folder: Path, w: Weights, name: str, group: Group = "head", file: str = EMBEDDING) -> Embedding:
+def write_embedding(folder: Path, w: Weights, name: str, group: Group | None, file: str = EMBEDDING) -> Embedding:
     """Write a token table into a file of its own, in the precision of its group, and return where it lies."""
     rows, width = w.source.shape(name)
-    precision = w.precision[group]
+    precision = w.precision[group] if group else "float32"
     path = folder / file
-    if precision == "float32":
+    if group is None or precision == "float32":
         with path.open("wb") as stream:
             for _, block in w.blocks(name):
                 stream.write(block.data)

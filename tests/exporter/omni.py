@@ -1,7 +1,7 @@
 """The text parts of the tiny Qwen3-Omni: its weights, its graphs, and a greedy loop over talker and code predictor."""
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Precision
 from edgekit.exporter.families.qwen import Qwen
-from edgekit.exporter.families.qwen3_omni.family import THINKER, Qwen3Omni
+from edgekit.exporter.families.qwen3_omni.family import THINKER, open_qwen3_omni
 from edgekit.exporter.families.qwen3_omni.talker import SPECIAL_CODES, Talker
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.runtime.backends.ort import OrtEngine
-from tests.exporter.parts import Array, Rows, engine
+from tests.exporter.parts import Array, Rows, engine, part_of
 from tests.reference import qwen3_omni as omni
 
 CONFIG = omni.config()
@@ -24,9 +24,8 @@ TABLES = "talker.code_predictor.model.codec_embedding"
 
 def parts() -> tuple[Qwen, Talker]:
     """Return thinker and talker of the config."""
-    family = Qwen3Omni(CONFIG, {})
-    assert family.talker
-    return family.backbone, family.talker
+    opened = open_qwen3_omni(CONFIG, {})
+    return part_of(opened, Qwen), part_of(opened, Talker)
 
 
 @cache
@@ -45,12 +44,10 @@ def graph(
 ) -> OrtEngine:
     """Return one component built from the weights, or from ``tensors``."""
     thinker, talker = parts()
-    build = (
-        (lambda g, w: thinker.build(g, w, talker.accepted))
-        if name == "backbone"
-        else lambda g, w: talker.build(name, g, w)
+    part = thinker if name == "backbone" else talker
+    return engine(
+        folder, name, partial(part.build, name), weights() if tensors is None else tensors, precision, dialect=dialect
     )
-    return engine(folder, name, build, weights() if tensors is None else tensors, precision, dialect=dialect)
 
 
 def think(made: OrtEngine, experts_per_token: int = 2) -> Rows:

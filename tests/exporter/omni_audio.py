@@ -1,6 +1,7 @@
 """Graphs of Qwen3-Omni's ears and voice, built from the tiny weights and called as a stream calls them."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def voice(
 ) -> OrtEngine:
     """Return the tiny decoder in one precision."""
     tensors = omni_audio.voice_weights() if weights is None else weights
-    return engine(folder, "decoder", VOICE.build, tensors, kind, dialect=dialect)
+    return engine(folder, "decoder", partial(VOICE.build, "decoder"), tensors, kind, dialect=dialect)
 
 
 def speak(decoder: OrtEngine, codes: np.ndarray, sizes: Iterable[int]) -> list[Array]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnxruntime
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from edgekit.bundle import Precision
 from edgekit.bundle.dialects import Activations
 from edgekit.exporter.dialects import DIALECTS
+from edgekit.exporter.families import Opened, Part
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import GROUPS, QuantizeSettings
@@ -17,6 +19,7 @@ from edgekit.runtime.backends.ort import OrtEngine
 from edgekit.runtime.engine import Call
 
 Array = NDArray[np.float32]
+P = TypeVar("P", bound=Part)
 SMALL_BLOCKS = QuantizeSettings(backbone_block=32, experts_block=32, head_block=32)
 
 
@@ -59,6 +62,12 @@ def engine(
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(folder / component.graph), options, providers=["CPUExecutionProvider"])
     return OrtEngine(component, session)
+
+
+def part_of(opened: Opened, kind: type[P]) -> P:
+    """Return the part of a family that is of one class."""
+    (found,) = (part for part in opened.parts if isinstance(part, kind))
+    return found
 
 
 class Rows:

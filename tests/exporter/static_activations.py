@@ -115,7 +115,7 @@ def flow() -> dict[str, float]:
         stream = Stream(engines["flow_encoder"], engines["flow_step"], voice, flows.speech(shape))
         return np.concatenate([stream.push(codes), stream.finish()])
 
-    return measure(whole.components, whole.build, flow_weights.draw(shape, 3), run)
+    return measure(tuple(whole.components), whole.build, flow_weights.draw(shape, 3), run)
 
 
 def code2wav() -> dict[str, float]:
@@ -125,7 +125,7 @@ def code2wav() -> dict[str, float]:
         return np.concatenate(omni_audio.speak(engines["decoder"], reference.codes(CODES, seed), [20]))
 
     tensors = Held(reference.voice_weights())
-    return measure(("decoder",), lambda _, g, w: omni_audio.VOICE.build(g, w), tensors, run)
+    return measure(("decoder",), omni_audio.VOICE.build, tensors, run)
 
 
 if __name__ == "__main__":

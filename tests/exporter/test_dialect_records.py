@@ -96,11 +96,10 @@ def target(tmp_path):
 
 
 def weights_of(folder, checkpoint, *, check_hashes=True):
-    opened, found = open_bundle(folder, check_hashes=check_hashes), open_checkpoint(checkpoint)
-    family = find_family(found.config, found.generation)
-    dialect = DIALECTS.get(opened.manifest.dialect)
-    manifest = opened.manifest
-    return found, family, written_bundle(folder, family, dialect, manifest.components, manifest.tables())
+    manifest, found = open_bundle(folder, check_hashes=check_hashes).manifest, open_checkpoint(checkpoint)
+    opened = find_family(found.config).open(found.config, found.generation)
+    dialect = DIALECTS.get(manifest.dialect)
+    return found, opened, written_bundle(folder, opened, dialect, manifest.components, manifest.tables())
 
 
 def test_every_dialect_of_a_bundle_has_a_writer():
@@ -111,11 +110,11 @@ def test_a_toy_exports_and_every_weight_is_read_back_by_its_own_packing(checkpoi
     source = checkpoint("whisper-dense")
     with registered(Toy()):
         manifest = export(source, tmp_path / "b", ExportOptions(recipe=QUICK, target=target, precision="int8"))
-        found, family, held = weights_of(tmp_path / "b", source)
-        checked = check_weights(family, held, found, lambda _done, _total: None)
+        found, opened, held = weights_of(tmp_path / "b", source)
+        checked = check_weights(opened, held, found, lambda _done, _total: None)
     assert manifest.dialect == "toy"
     assert {row.op for row in manifest.census if row.dtype == "int8"} == {"DequantizeLinear"}
-    assert held[LINEAR].shape == family.expected()[LINEAR][::-1]  # upright
+    assert held[LINEAR].shape == opened.expected()[LINEAR][::-1]  # upright
     assert checked["quantised"] == sum(
         row.group != "float" and not row.tensor.endswith(SCALE) for row in manifest.census
     )
@@ -134,9 +133,9 @@ def test_a_table_that_the_host_cannot_look_up_in_the_head_gets_a_file_that_is_ju
             first = stream.read(1)[0]
             stream.seek(0)
             stream.write(bytes([first ^ 64]))
-        found, family, held = weights_of(tmp_path / "toy", source, check_hashes=False)
+        found, opened, held = weights_of(tmp_path / "toy", source, check_hashes=False)
         with pytest.raises(QualityError, match="a stored weight is .* from the checkpoint's"):
-            check_weights(family, held, found, lambda _done, _total: None)
+            check_weights(opened, held, found, lambda _done, _total: None)
 
 
 def test_quantising_its_float_bundle_gives_the_same_bytes(checkpoint, target, tmp_path):
@@ -153,13 +152,13 @@ def test_a_weight_that_was_changed_in_the_file_is_found(checkpoint, target, tmp_
     source = checkpoint("whisper-dense")
     with registered(Toy()):
         export(source, tmp_path / "b", ExportOptions(recipe=QUICK, target=target, precision="int8"))
-        found, family, held = weights_of(tmp_path / "b", source)
+        found, opened, held = weights_of(tmp_path / "b", source)
         weight = held[LINEAR]
         with weight.file.open("r+b") as stream:
             stream.seek(weight.offset)
             stream.write(bytes([int(weight.read().view(np.uint8).flat[0]) ^ 64]))
         with pytest.raises(QualityError, match=f"{LINEAR}: a stored weight is .* from the checkpoint's"):
-            check_weights(family, held, found, lambda _done, _total: None)
+            check_weights(opened, held, found, lambda _done, _total: None)
 
 
 def test_its_graphs_compute_what_was_written(tmp_path):
@@ -280,12 +279,12 @@ def test_a_checkpoint_whose_tensor_has_another_size_is_named(checkpoint, target,
     source = checkpoint("whisper-dense")
     with registered(Toy()):
         export(source, tmp_path / "b", ExportOptions(recipe=QUICK, target=target, precision="int8"))
-        found, family, held = weights_of(tmp_path / "b", source)
-        rows, width = family.expected()[LINEAR]
-        given = Held({name: found.rows(name, 0, found.shape(name)[0]) for name in family.expected()})
+        found, opened, held = weights_of(tmp_path / "b", source)
+        rows, width = opened.expected()[LINEAR]
+        given = Held({name: found.rows(name, 0, found.shape(name)[0]) for name in opened.expected()})
         given.tensors[LINEAR] = given.tensors[LINEAR][:-1]
         wanted = (
             f"^{LINEAR}: {rows * width} numbers in the bundle, {(rows - 1) * width} in the checkpoint; name its own"
         )
         with pytest.raises(QualityError, match=wanted):
-            check_weights(family, held, given, lambda _done, _total: None)
+            check_weights(opened, held, given, lambda _done, _total: None)

@@ -28,8 +28,9 @@ from edgekit.exporter.checks.census import ratio
 from edgekit.exporter.checks.weight_check import check_weights
 from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.dialects.ort_cpu import OrtDialect
-from edgekit.exporter.export import ExportOptions, export, find_recipe, quantize
+from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.families import find_family
+from edgekit.exporter.options import find_recipe
 from edgekit.exporter.quantize import SCALE
 from edgekit.exporter.sources.checkpoint import open_checkpoint
 from edgekit.exporter.tables import written_bundle
@@ -68,6 +69,32 @@ def test_groups_are_set_one_by_one(checkpoint, tmp_path):
     assert manifest.precision == {"encoder": "float32", "backbone": "int8", "experts": "int4", "head": "int8"}
     kinds = {row.group: row.dtype for row in manifest.census if not row.tensor.endswith(SCALE) and row.group != "float"}
     assert kinds == {"encoder": "float32", "backbone": "uint8", "experts": "uint8 (4 bit)", "head": "uint8"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('eyes = "int8"', "precision.eyes: .* has no such weights; it has encoder, backbone, experts, head; change"),
+        ('head = "int2"', "recipe.toml: precision.head is 'int2', must be one of: float32, int8, int4$"),
+        ("head = 8", "recipe.toml: precision.head is 8, must be one of: float32, int8, int4$"),
+    ],
+)
+def test_a_recipe_names_only_groups_that_are_there_and_precisions_that_exist(line, message, checkpoint, tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f"[precision]\n{line}\n")
+    with pytest.raises(RecipeError, match=message):
+        export(checkpoint("whisper-experts"), tmp_path / "b", ExportOptions(recipe=recipe))
+    assert not (tmp_path / "b").exists()
+
+
+def test_groups_that_a_recipe_leaves_out_are_int8_and_all_five_stand_in_the_manifest(checkpoint, tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[precision]\ndecoder = "int4"\nhead = "float32"\n[limits]\nweight_error = 0.2\n')
+    manifest = export(checkpoint("whisper-dense"), tmp_path / "b", ExportOptions(recipe=recipe))
+    assert manifest.precision == {"encoder": "int8", "backbone": "int8", "head": "float32"}
+    assert manifest.recipe["precision"] == {
+        "encoder": "int8", "backbone": "int8", "experts": "int8", "head": "float32", "decoder": "int4",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -109,11 +136,11 @@ def test_a_linear_or_a_bank_of_experts_left_float_fails_the_command(left, checkp
 def _judge_weights(folder, source):
     manifest = open_bundle(folder, check_hashes=False).manifest
     found = open_checkpoint(source)
-    family = find_family(found.config, found.generation)
+    opened = find_family(found.config).open(found.config, found.generation)
     held = written_bundle(
-        folder, family, DIALECTS.get(manifest.dialect), manifest.components, {"embedding": manifest.embedding}
+        folder, opened, DIALECTS.get(manifest.dialect), manifest.components, {"embedding": manifest.embedding}
     )
-    check_weights(family, held, found, lambda _done, _total: None)
+    check_weights(opened, held, found, lambda _done, _total: None)
     return held
 
 
@@ -369,4 +396,4 @@ def test_a_user_s_chunk_causal_model_gets_neither_name_nor_licence_of_ours(check
     recipe = find_recipe(None, json.loads((checkpoint("whisper-experts") / "config.json").read_text()))
     assert (recipe.name, recipe.license, recipe.grid.mode) == ("", "", None)
     assert find_recipe(None, {"model_type": "whisper", "edgekit": {"recipe": "edgekit-tiny"}}).name == "edgekit-tiny"
-    assert find_recipe("step-audio-2-mini/recipe-int4", {}).precision.backbone == "int4"
+    assert find_recipe("step-audio-2-mini/recipe-int4", {}).kind("backbone") == "int4"

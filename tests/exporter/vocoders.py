@@ -1,6 +1,7 @@
 """Build graphs of the tiny vocoder and run them on onnxruntime."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def engine(
 
 def vocoder(folder: Path, form: str = "pair", dialect: str = "ort-cpu") -> OrtEngine:
     """Return the tiny vocoder, loaded."""
-    return engine(folder, HiFT.of(tensors(form)).build, form, dialect)
+    return engine(folder, partial(HiFT.of(tensors(form)).build, "vocoder"), form, dialect)
 
 
 def speak(loaded: OrtEngine, mel: Array, noise: Array, kept: Array = NONE) -> tuple[Array, Array]:

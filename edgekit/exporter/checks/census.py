@@ -9,18 +9,18 @@ from collections.abc import Mapping
 from edgekit.bundle import CensusRow, Precision
 from edgekit.errors import CensusError
 from edgekit.exporter.dialects import Dialect
-from edgekit.exporter.families import Family
+from edgekit.exporter.families.base import Opened
 from edgekit.exporter.quantize import SCALE
 from edgekit.exporter.tables import COPY, LOOKUP
 from edgekit.exporter.written import Layout, WrittenWeight
-from edgekit.recipe import Group
+from edgekit.recipe import Group, flag
 
 _CODES: Mapping[Precision, tuple[str, ...]] = {"int8": ("uint8", "int8"), "int4": ("uint8", "int4")}
 
 
-def take_census(family: Family, weights: Mapping[str, WrittenWeight]) -> tuple[CensusRow, ...]:
+def take_census(opened: Opened, weights: Mapping[str, WrittenWeight]) -> tuple[CensusRow, ...]:
     """Return one row for each stored weight tensor, in the order of the graphs."""
-    groups = {family.stored(name): family.group(name) for name in family.expected()}
+    groups = {opened.stored(name): opened.group(name) for name in opened.expected()}
     scales = {name + SCALE for name in weights}  # a name that ends so may be a layer's own scale
     rows = []
     for name, weight in weights.items():
@@ -41,14 +41,14 @@ def take_census(family: Family, weights: Mapping[str, WrittenWeight]) -> tuple[C
 
 
 def check_census(
-    family: Family, dialect: Dialect, rows: tuple[CensusRow, ...], precision: Mapping[Group, Precision]
+    opened: Opened, dialect: Dialect, rows: tuple[CensusRow, ...], precision: Mapping[Group, Precision]
 ) -> None:
     """Raise CensusError unless every tensor that the recipe quantises is stored and consumed in its precision."""
     stored = {row.tensor: row for row in rows}
     named: set[str] = set()
-    for name in family.expected():
-        group = family.group(name)
-        at = family.stored(name)
+    for name in opened.expected():
+        group = opened.group(name)
+        at = opened.stored(name)
         named.add(at)
         row = stored.get(at)
         if row is None:
@@ -59,7 +59,7 @@ def check_census(
         if row.dtype.split(" ")[0] not in bits or row.op not in (*dialect.packings, LOOKUP):
             raise CensusError(
                 f"{at}: stored as {row.dtype} for {row.op}, the recipe says {group} = {precision[group]}; "
-                f"export with --{group} float32 if that is meant"
+                f"export with {flag(group, 'float32')} if that is meant"
             )
         if (row.dtype == "int4" or "4 bit" in row.dtype) and precision[group] != "int4":
             raise CensusError(f"{at}: stored in 4 bits, the recipe says {group} = {precision[group]}; export it again")

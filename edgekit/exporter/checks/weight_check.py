@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import QualityError
-from edgekit.exporter.families import Family
+from edgekit.exporter.families.base import Opened
 from edgekit.exporter.quantize import SCALE, half_float16_step, half_step
 from edgekit.exporter.sources.checkpoint import Tensors, read
-from edgekit.exporter.tables import COPY, LOOKUP, JoinedTensors
+from edgekit.exporter.tables import COPY, JoinedTensors
 from edgekit.exporter.weights import row_blocks
 from edgekit.exporter.written import WrittenWeight
 
@@ -25,7 +25,7 @@ _Pair = tuple[Float, Float, Float | None]  # source rows, stored rows as numbers
 
 
 def check_weights(
-    family: Family, weights: Mapping[str, WrittenWeight], source: Tensors, report: Callable[[int, int], None]
+    opened: Opened, weights: Mapping[str, WrittenWeight], source: Tensors, report: Callable[[int, int], None]
 ) -> dict[str, Any]:
     """Return how many tensors were compared and how far each component's quantised weights are from the source.
 
@@ -35,10 +35,9 @@ def check_weights(
     Raises QualityError naming the first tensor of which a stored number is further from its source than its format
     allows.
     """
-    expected = family.expected()
-    stored = sorted({family.stored(name) for name in expected})
+    stored = sorted({opened.stored(name) for name in opened.expected()})
     stored += [COPY + name for name in stored if COPY + name in weights]
-    source = JoinedTensors(source, family)
+    source = JoinedTensors(source, opened)
     quantised = 0
     squares: dict[str, list[float]] = {}
     for done, name in enumerate(stored):
@@ -47,8 +46,7 @@ def check_weights(
                 f"{name}: not in the bundle, the checkpoint has it; name the checkpoint it was made from"
             )
         weight = weights[name]
-        banked = weight.op != LOOKUP and (name not in expected or family.group(name) == "experts")
-        for given, held, scale in _pairs(family, weight, weights.get(name + SCALE), source, banked=banked):
+        for given, held, scale in _pairs(opened, weight, weights.get(name + SCALE), source):
             if given.size != held.size:
                 raise _of_another_size(name, held.size, given.size)
             allowed = _allowed(weight, held, scale)
@@ -80,26 +78,25 @@ def _allowed(weight: WrittenWeight, held: Float, scale: Float | None) -> Float:
     return half_float16_step(held) if weight.dtype == np.float16 else np.zeros(1, np.float32)
 
 
-def _pairs(
-    family: Family, weight: WrittenWeight, scales: WrittenWeight | None, source: Tensors, *, banked: bool
-) -> Iterator[_Pair]:
+def _pairs(opened: Opened, weight: WrittenWeight, scales: WrittenWeight | None, source: Tensors) -> Iterator[_Pair]:
     name = weight.name  # the checkpoint's, of a copy too
     if weight.dtype.kind == "f":
-        if banked and len(weight.shape) == 3:
+        if opened.banked(name) and len(weight.shape) == 3:
             for expert in range(weight.shape[0]):
-                yield family.expert_rows(source, name, expert), weight.rows(expert, expert + 1)[0], None
+                yield opened.expert_rows(source, name, expert), weight.rows(expert, expert + 1)[0], None
         else:
             yield read(source, name), weight.read(), None
         return
     assert scales, name
     assert weight.packing, f"{name}: codes of {weight.op}, which no packing reads"
     layout = weight.packing.layout(weight, scales)
+    banked = opened.banked(name)
     if not banked and source.shape(name) != (layout.rows, layout.width):
         raise _of_another_size(name, layout.rows * layout.width, prod(source.shape(name)))
     start = expert = 0
     while start < layout.rows:  # a bank of experts is one expert after another
         if banked:
-            given = family.expert_rows(source, name, expert)
+            given = opened.expert_rows(source, name, expert)
         else:
             given = source.rows(name, start, start + next(row_blocks(layout.rows - start, layout.width * 4))[1])
         stop = start + len(given)

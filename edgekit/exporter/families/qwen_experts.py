@@ -23,10 +23,8 @@ from edgekit.recipe import Group
 
 _EXPERT = re.compile(r"(?P<root>.*\.mlp\.experts)\.\d+\.(?P<part>gate|up|down)_proj\.weight")
 
-Shapes = dict[str, tuple[int, ...]]
 
-
-def gated_shapes(root: str, width: int, inner: int) -> Shapes:
+def gated_shapes(root: str, width: int, inner: int) -> dict[str, tuple[int, ...]]:
     """Return name and shape of the three matrices of one gated feed-forward."""
     parts = {"gate_proj": (inner, width), "up_proj": (inner, width), "down_proj": (width, inner)}
     return {f"{root}.{part}.weight": shape for part, shape in parts.items()}
@@ -69,9 +67,9 @@ class Experts:
                 "use the published config.json"
             )
 
-    def expected(self, root: str) -> Shapes:
+    def expected(self, root: str) -> dict[str, tuple[int, ...]]:
         """Return name and shape of every tensor of one layer, ``root`` being its ``...mlp``."""
-        found: Shapes = {f"{root}.gate.weight": (self.count, self.width)}
+        found: dict[str, tuple[int, ...]] = {f"{root}.gate.weight": (self.count, self.width)}
         for expert in range(self.count):
             found |= gated_shapes(f"{root}.experts.{expert}", self.width, self.inner)
         if self.shared:

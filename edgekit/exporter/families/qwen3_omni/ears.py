@@ -13,6 +13,7 @@ import numpy as np
 from edgekit.bundle import FrontEnd, Grid
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.exporter.blocks import EncoderShape, LayerNames, encoder_layer, fixed_shapes, layer_norm, linear, steps
+from edgekit.exporter.families.base import Part, Shapes
 from edgekit.exporter.families.config import check_parts, value
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
@@ -43,12 +44,14 @@ _PROJECTIONS = (f"{PREFIX}.proj1", f"{PREFIX}.proj2")
 _LATEST = "use the published config.json"
 
 
-class Qwen3OmniEars:
+class Qwen3OmniEars(Part):
     """The components ``encoder`` and ``adapter`` bound to one ``audio_config``.
 
     One encoder graph serves both grids: called on a whole block it is the published encoder; called on fewer segments
     of a block it keeps their keys and values for the next call, and no segment sees a later one (approximate).
     """
+
+    components: Mapping[str, Group | None] = {"encoder": "encoder", "adapter": "encoder"}
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         check_parts(config, "d_model", "encoder_attention_heads")
@@ -77,11 +80,12 @@ class Qwen3OmniEars:
             inner=value(config, "encoder_ffn_dim", int),
             positions=segments * SEGMENT_POSITIONS,
         )
+        self._linears = {f"{part}.weight" for part in (_STEM, *_PROJECTIONS)} | LAYERS.linears(self.size)
         self.channels = value(config, "downsample_hidden_size", int, 480)
         self.hidden = value(config, "output_dim", int)
 
-    def expected(self) -> Mapping[str, tuple[int, ...]]:
-        """Return name and shape of every tensor the checkpoint must hold."""
+    def expected(self) -> Shapes:
+        """Return name and shape of every tensor."""
         width, channels = self.size.width, self.channels
         found = LAYERS.layer_shapes(self.size)
         for index, name in enumerate(CONVOLUTIONS):
@@ -95,8 +99,7 @@ class Qwen3OmniEars:
 
     def group(self, name: str) -> Group | None:
         """Return the precision group of a tensor; None keeps it float."""
-        linears = {f"{part}.weight" for part in (_STEM, *_PROJECTIONS)} | LAYERS.linears(self.size)
-        return "encoder" if name in linears else None
+        return "encoder" if name in self._linears else None
 
     def build(self, component: str, g: GraphWriter, w: Weights) -> None:
         """Write the graph of ``encoder`` or ``adapter``."""

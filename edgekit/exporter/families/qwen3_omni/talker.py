@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgekit.bundle import Embedding, Sampling, TalkerSpeech
 from edgekit.errors import CheckpointError
 from edgekit.exporter.blocks import fixed_shapes, linear, steps
+from edgekit.exporter.families.base import Part, Shapes
 from edgekit.exporter.families.config import section, value
 from edgekit.exporter.families.qwen import Qwen, QwenNames
 from edgekit.exporter.graph import GraphWriter
@@ -39,13 +40,15 @@ _CODES = "talker.code_predictor.model.codec_embedding"
 _HEADS = "talker.code_predictor.lm_head"
 
 
-class Talker:
+class Talker(Part):
     """The speaking part of a whole config, bound to the thinker it listens to.
 
     ``accepted``: which of the thinker's hidden states stands for sound.
     """
 
-    components: tuple[str, ...] = ("talker_adapter", "talker", "code_predictor")
+    components: Mapping[str, Group | None] = {
+        "talker_adapter": "decoder", "talker": "decoder", "code_predictor": "decoder",
+    }  # fmt: skip
 
     def __init__(self, config: Mapping[str, Any], thinker: Qwen) -> None:
         self._tts = {name: value(config, f"tts_{name}_token_id", int) for name in ("pad", "bos", "eos")}
@@ -70,7 +73,7 @@ class Talker:
         self._tables = tuple(f"{_CODES}.{head}.weight" for head in heads)
         self._heads = tuple(f"{_HEADS}.{head}.weight" for head in heads)
         self._stored = f"{_CODES}.0-{self.codebooks - 2}.weight"
-        self.tables: dict[str, tuple[str, ...]] = {"codec_table": (self.talker.embedding,), "code_table": self._tables}
+        self.tables = {"codec_table": (self.talker.embedding,), "code_table": self._tables}
 
     def _check(self, thinker: Qwen, rules: tuple[tuple[str, int, int], ...]) -> None:
         """Raise CheckpointError where two parts contradict each other, or an id is beyond its vocabulary."""
@@ -106,7 +109,7 @@ class Talker:
                     f"config.json: {name} is {number}, its vocabulary has {vocabulary}; use the published config.json"
                 )
 
-    def expected(self) -> Mapping[str, tuple[int, ...]]:
+    def expected(self) -> Shapes:
         """Return name and shape of every tensor."""
         found = {**self.talker.expected(), **self.predictor.expected()}
         sizes = (self.talker.inner, self.thinker_width), (self.talker.width, self.talker.inner)
@@ -139,7 +142,7 @@ class Talker:
         builders = {"talker_adapter": self._adapter, "talker": self._talker, "code_predictor": self._predictor}
         builders[component](g, w)
 
-    def speech(self, tables: Mapping[str, Embedding], tokenizer: str, samples_per_frame: int) -> TalkerSpeech:
+    def speech(self, samples_per_frame: int, tables: Mapping[str, Embedding], tokenizer: str) -> TalkerSpeech:
         """Return the manifest's part on speech; ids of turns come from the tokenizer, all others from the config."""
         last = range(self.talker.vocabulary - SPECIAL_CODES, self.talker.vocabulary)
         frames = min(MOST_FRAMES, self.talker.positions)
