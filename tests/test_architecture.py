@@ -39,6 +39,19 @@ def test_no_module_is_named_like_a_standard_one():
     assert not named & sys.stdlib_module_names
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_library_function_returns_or_logs_and_only_the_command_line_prints(path):
+    """What a module does as a program of its own is its own."""
+    if path.is_relative_to(ROOT / "edgekit" / "cli"):
+        return
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    library = [node for node in tree.body if not (isinstance(node, ast.If) and "__main__" in ast.unparse(node.test))]
+    said = [
+        ast.unparse(node) for part in library for node in ast.walk(part) if isinstance(node, (ast.Name, ast.Attribute))
+    ]
+    assert not {"print", "sys.stdout", "sys.stderr"} & set(said)
+
+
 def test_no_file_names_a_path_of_one_machine_or_leaves_work_for_later():
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}"

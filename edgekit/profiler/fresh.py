@@ -84,7 +84,7 @@ def _run(arguments: list[str]) -> str:
     return done.stdout
 
 
-def _main(text: str) -> None:
+def _measured(text: str) -> Fresh:
     import numpy as np
 
     import edgekit
@@ -98,8 +98,8 @@ def _main(text: str) -> None:
     load_s = time.perf_counter() - begun
     loaded_mib = resident_mib(peak=False)
     model.transcribe(samples, gate=job.gate, level=job.level)
-    sys.stdout.write(msgspec.json.encode(Fresh(load_s, loaded_mib, resident_mib(peak=True))).decode() + "\n")
+    return Fresh(load_s, loaded_mib, resident_mib(peak=True))
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    sys.stdout.write(msgspec.json.encode(_measured(sys.argv[1])).decode() + "\n")
