@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.recipe import load_recipe
+from edgekit.spans import span_kind
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_LINES = 400
@@ -50,6 +51,13 @@ def test_a_library_function_returns_or_logs_and_only_the_command_line_prints(pat
         ast.unparse(node) for part in library for node in ast.walk(part) if isinstance(node, (ast.Name, ast.Attribute))
     ]
     assert not {"print", "sys.stdout", "sys.stderr"} & set(said)
+
+
+def test_the_readme_marks_the_spans_of_the_common_path_in_the_order_of_the_flow():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    marked = re.findall(r"^\* (\w+) ", text, re.MULTILINE)
+    assert all(span_kind(name).unit for name in marked)
+    assert len(marked) == len(set(marked)) == 9
 
 
 def test_no_file_names_a_path_of_one_machine_or_leaves_work_for_later():

@@ -37,13 +37,14 @@ from edgekit.profiler.profiles import (
 )
 from edgekit.runtime.model import Model, load_opened
 from edgekit.runtime.policy import SKIP
+from edgekit.spans import ADAPTER, DECODE, DRAFT, ENCODER, PREFILL
 
 Progress = Callable[[int, int, str], None]
 """Called with the steps done, all steps, and what comes next."""
 
 _SILENCE_S = 10.0
 _SPARE_SILENCE_S = 0.5  # beyond the gate's own wait, so that it always closes before the input ends
-_COMPONENTS = {"encoder": "encoder_ms", "adapter": "adapter_ms", "prefill": "prefill_ms", "decode": "decode_ms"}
+_COMPONENTS = {ENCODER: "encoder_ms", ADAPTER: "adapter_ms", PREFILL: "prefill_ms", DECODE: "decode_ms"}
 _FEW_SAMPLES = 100
 
 
@@ -213,7 +214,7 @@ class Bench:
                 continue
             self._take_latency(took)
             if self.pacer.paced:
-                self._add("work_while_talking", self._latency_pace, done.done_before("encoder", clip.speech_end_s))
+                self._add("work_while_talking", self._latency_pace, done.done_before(ENCODER, clip.speech_end_s))
                 if clip is self.clips[0]:
                     self._timelines.append((took.first_token_ms, timeline_of(done, clip.name, clip.speech_end_s)))
             if self._drafts:
@@ -288,7 +289,7 @@ class Bench:
         speech, pace = clip.speech(self.silence_after_s), self._latency_pace
         done = run_pass(self.model, speech, self.pacer, level=self.level, partials=True)
         self._add("drafted_final_text_ms", pace, latency_of(done, clip.name, clip.speech_end_s).final_text_ms)
-        figures = {"draft_ms": done.milliseconds("draft"), "drafted": list(done.drafted)}
+        figures = {"draft_ms": done.milliseconds(DRAFT), "drafted": list(done.drafted)}
         if self.pacer.paced:
             figures["first_draft_ms"] = [wait_s * 1000 for wait_s in done.first_drafts_s]
         for name, values in figures.items():

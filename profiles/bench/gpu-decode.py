@@ -37,6 +37,7 @@ from edgekit.profiler.doctor.probes import ask
 from edgekit.profiler.traffic import token_bytes
 from edgekit.runtime.backends.ort import OrtEngine, load_component
 from edgekit.runtime.engine import Call, allocate
+from edgekit.spans import DECODE
 
 ROOT = Path(__file__).resolve().parents[2]
 WHOLE = ROOT / "profiles/data/configs/step-audio-2-mini.json"  # 8.3 billion numbers, 7.6 of them read for a token
@@ -273,7 +274,7 @@ def first_tokens(folder: Path, args: argparse.Namespace) -> list[float]:
         stream.push(clip.samples)
         ended_s = stream.trace.clock()
         stream.finish()
-        decoded = [span.start_s for span in stream.trace.spans if span.name == "decode" and span.start_s > ended_s]
+        decoded = [span.start_s for span in stream.trace.spans if span.name == DECODE and span.start_s > ended_s]
         if decoded:  # the first token comes out of the prefill before it
             found.append(decoded[0] - ended_s)
         del stream

@@ -35,6 +35,7 @@ from edgekit.profiler.footprint import Footprint, measure_footprint, memory_of
 from edgekit.profiler.profiles import BundleFacts
 from edgekit.profiler.traffic import token_bytes, weight_bytes
 from edgekit.runtime.model import Model, load_opened
+from edgekit.spans import ADAPTER, DECODE, ENCODER, FEATURES, PREFILL
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "profiles/data/configs"
@@ -208,13 +209,13 @@ def load_and_answer(folder: Path, threads: int, rounds: int) -> dict[str, Any]:
         stream.push(clip.samples)
         stream.finish()
         spans = stream.trace.spans
-        prefill = [span for span in spans if span.name == "prefill"]
+        prefill = [span for span in spans if span.name == PREFILL]
         found["prompt_tokens"] = sum(span.count for span in prefill)
         found["passes"].append(
             {
-                "hear_s": sum(span.seconds for span in spans if span.name in ("features", "encoder", "adapter")),
+                "hear_s": sum(span.seconds for span in spans if span.name in (FEATURES, ENCODER, ADAPTER)),
                 "prefill_s": sum(span.seconds for span in prefill),
-                "decode_s": [span.seconds for span in spans if span.name == "decode"],
+                "decode_s": [span.seconds for span in spans if span.name == DECODE],
             }
         )
         del stream  # its KV cache goes before the next one comes

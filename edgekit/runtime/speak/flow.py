@@ -11,6 +11,7 @@ from edgekit.bundle import FlowSpeech
 from edgekit.runtime.answer.speaker import Cut
 from edgekit.runtime.engine import Array, Call, Engine
 from edgekit.runtime.speak.matching import Flow
+from edgekit.runtime.speak.spans import FLOW_ENCODER, FLOW_STEP, VOCODER
 from edgekit.runtime.speak.vocoder import Vocoder
 from edgekit.runtime.speak.voice import FRAMES_PER_CODE, Voice
 from edgekit.timing import Trace
@@ -26,11 +27,10 @@ class FlowSpeaker:
         self.sample_rate_hz = speech.sample_rate_hz
         self.cut: Cut | None = None
         self._speech, self._speaking = speech, False
-        encoder, step = (_Timed(engines[name], name, trace) for name in ("flow_encoder", "flow_step"))
+        encoder, step = (_Timed(engines[name], name, trace) for name in (FLOW_ENCODER, FLOW_STEP))
         self._flow = Flow(encoder, step, voice, speech)
-        self._vocoder = Vocoder(
-            _Timed(engines["vocoder"], "vocoder", trace), speech.samples_per_code // FRAMES_PER_CODE, seed
-        )
+        vocoder = _Timed(engines[VOCODER], VOCODER, trace)
+        self._vocoder = Vocoder(vocoder, speech.samples_per_code // FRAMES_PER_CODE, seed)
 
     def open(self) -> None:
         """Begin a conversation; see Speaker. An answer that was being spoken ends."""
