@@ -79,7 +79,7 @@ def profile_bundle(
         raise UsageError(f"level: '{level}' is not in this bundle; choose one of: {', '.join(names)}")
     bench = Bench(
         model=model,
-        clips=[read_clip(clip) for clip in clips],
+        clips=[read_clip(clip, model.manifest.front_end.sample_rate_hz) for clip in clips],
         pacer=Pacer(time.perf_counter, paced=paced),
         level=level or names[-1],
         levels=[level] if level else names,
@@ -239,7 +239,7 @@ class Bench:
     def silence_round(self) -> None:
         """Push faint noise with the bundle's gate on."""
         self._step("silence")
-        done = run_pass(self.model, faint_noise(_SILENCE_S), self._unpaced, level=self.level)
+        done = run_pass(self.model, faint_noise(_SILENCE_S, self._rate_hz), self._unpaced, level=self.level)
         self._add("silence_cost", "back to back", done.work_s / done.audio_s)
 
     def fresh_round(self, threads: int, plans: str | os.PathLike[str] | None = None) -> None:
@@ -264,6 +264,10 @@ class Bench:
         """Whether the bundle writes drafts: not where all of the sound is one chunk."""
         manifest = self.model.manifest
         return manifest.protocol.attention == "cross" and manifest.grid.chunk_frames < manifest.grid.max_frames
+
+    @property
+    def _rate_hz(self) -> int:
+        return self.model.manifest.front_end.sample_rate_hz
 
     @property
     def _speaks(self) -> bool:

@@ -97,7 +97,8 @@ def _measured(text: str) -> Fresh:
     )
     load_s = time.perf_counter() - begun
     loaded_mib = resident_mib(peak=False)
-    model.transcribe(samples, gate=job.gate, level=job.level)
+    rate_hz = model.manifest.front_end.sample_rate_hz
+    model.transcribe(samples, sample_rate_hz=rate_hz, gate=job.gate, level=job.level)
     return Fresh(load_s, loaded_mib, resident_mib(peak=True))
 
 

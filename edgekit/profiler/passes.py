@@ -99,7 +99,11 @@ def run_pass(
     partials: bool = False,
     speak: bool = False,
 ) -> Pass:
-    """Push samples (n,) at 16 kHz through a new Stream and return what happened; options as in StreamOptions."""
+    """Push samples (n,) through a new Stream and return what happened; options as in StreamOptions.
+
+    The samples are at the rate of the bundle's front end: nothing is resampled.
+    """
+    rate_hz = model.manifest.front_end.sample_rate_hz
     texts: list[tuple[float, Text]] = []
     pieces: list[tuple[float, Audio]] = []
     clock = pacer.clock
@@ -109,7 +113,7 @@ def run_pass(
             texts.append((clock(), text))
 
     sound = {"speak": True, "on_audio": lambda audio: pieces.append((clock(), audio))} if speak else {}
-    stream = model.stream(on_text=read, gate=gate, level=level, partials=partials, **sound)
+    stream = model.stream(sample_rate_hz=rate_hz, on_text=read, gate=gate, level=level, partials=partials, **sound)
     stream.trace.clock, stream.trace.limit = clock, sys.maxsize
     answers: list[Answer] = []
     heard: list[str] = []
@@ -134,7 +138,7 @@ def run_pass(
 
     origin_s = drafts.origin_s
     end_s, due_s = 0.0, origin_s
-    for block in pacer.blocks(samples, origin_s):
+    for block in pacer.blocks(samples, origin_s, rate_hz):
         end_s, due_s = block.end_s, block.due_s
         begun_s = clock()
         closes(begun_s, stream.push(block.samples), end_s, due_s)

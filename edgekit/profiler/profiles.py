@@ -68,7 +68,7 @@ class BundleFacts(Struct, frozen=True):
 
 
 class ClipFacts(Struct, frozen=True):
-    """One input: hash of its samples (16 kHz, mono, float32), its length, and where its last speech sample is."""
+    """One input: hash of its samples (mono float32), its length, and where its last speech sample is."""
 
     name: str
     sha256: str

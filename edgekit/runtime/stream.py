@@ -62,7 +62,7 @@ class Stream:
         self.samples_received = 0
         self._manifest = manifest
         self._rate = manifest.front_end.sample_rate_hz
-        self._resampler = Resampler(options.sample_rate_hz, options.channels)
+        self._resampler = Resampler(options.sample_rate_hz, options.channels, rate_out=self._rate)
         self._gate = Gate(gate_settings(manifest.gate, options, manifest.protocol), self._rate)
         self._ear = Listener(manifest, model.engines["encoder"], model.engines["adapter"], self.trace)
         self._mouth = make_mouth(model, options, self.trace)

@@ -35,6 +35,7 @@ from edgekit.profiler.comparison import Comparison, Findings, Ratio, make_compar
 from edgekit.profiler.device import available_cores, describe_device
 from edgekit.profiler.doctor.probes import ask
 from edgekit.profiler.traffic import token_bytes
+from edgekit.rates import DEFAULT_HZ
 from edgekit.runtime.backends.ort import OrtEngine, load_component
 from edgekit.runtime.engine import Call, allocate
 from edgekit.spans import DECODE
@@ -267,7 +268,8 @@ def first_tokens(folder: Path, args: argparse.Namespace) -> list[float]:
     """Return seconds from the end of ten seconds of speech to the first token, heard as it came."""
     backend = "onnxruntime-cuda" if args.device == "cuda" else "onnxruntime-cpu"
     model = edgekit.load(folder, backend=backend, verify_hashes=False)
-    clip = join_speech([read_clip(path) for path in sorted((ROOT / "export/clips").glob("*.flac"))], SPEECH_S)
+    paths = sorted((ROOT / "export/clips").glob("*.flac"))
+    clip = join_speech([read_clip(path, DEFAULT_HZ) for path in paths], SPEECH_S)
     found = []
     for _ in range(1 + args.rounds):
         stream = model.stream(gate="off")

@@ -34,6 +34,7 @@ from edgekit.profiler.device import available_cores, describe_device, describe_s
 from edgekit.profiler.footprint import Footprint, measure_footprint, memory_of
 from edgekit.profiler.profiles import BundleFacts
 from edgekit.profiler.traffic import token_bytes, weight_bytes
+from edgekit.rates import DEFAULT_HZ
 from edgekit.runtime.model import Model, load_opened
 from edgekit.spans import ADAPTER, DECODE, ENCODER, FEATURES, PREFILL
 
@@ -202,7 +203,8 @@ def load_and_answer(folder: Path, threads: int, rounds: int) -> dict[str, Any]:
         "loaded": msgspec.to_builtins(memory_of()),
         "passes": [],
     }
-    clip = join_speech([read_clip(path) for path in sorted((ROOT / "export/clips").glob("*.flac"))], SPEECH_S)
+    paths = sorted((ROOT / "export/clips").glob("*.flac"))
+    clip = join_speech([read_clip(path, DEFAULT_HZ) for path in paths], SPEECH_S)
     model = endless(model)
     for _ in range(1 + rounds):
         stream = model.stream(gate="off")

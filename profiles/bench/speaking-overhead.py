@@ -25,6 +25,7 @@ from edgekit.profiler.bench import bundle_facts
 from edgekit.profiler.clips import read_clip
 from edgekit.profiler.comparison import Findings, make_comparison, save_comparison
 from edgekit.profiler.device import available_cores
+from edgekit.rates import DEFAULT_HZ
 from edgekit.runtime.model import Model, load_opened
 from edgekit.runtime.speak.spans import CODE_PREDICTOR, DECODER, TALKER, TALKER_ADAPTER
 from edgekit.spans import SPEAK
@@ -48,7 +49,7 @@ def main() -> None:
 
     published = json.loads(args.config.read_bytes())
     findings, models = Findings(), {}
-    clip = read_clip(args.clip)
+    clip = read_clip(args.clip, DEFAULT_HZ)
     with tempfile.TemporaryDirectory() as folder:
         for name, config in ((TINY, tiny(published)), (REAL, behind_few_layers(published))):
             path = Path(folder, "config.json")

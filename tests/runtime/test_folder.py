@@ -36,3 +36,11 @@ def test_a_link_is_refused_even_if_what_it_leads_to_is_right(tiny_bundle: Callab
     (bundle.folder / name).symlink_to(elsewhere)
     with pytest.raises(BundleFormatError, match=f"'{name}' is (or goes through )?a link"):
         open_bundle(bundle.folder)
+
+
+@pytest.mark.parametrize("rate", [0, 999, 768_001])
+def test_a_front_end_at_a_rate_that_is_not_heard_is_refused(tiny_bundle: Callable, rate: int) -> None:
+    bundle = tiny_bundle()
+    bundle.change(front_end=msgspec.structs.replace(bundle.manifest.front_end, sample_rate_hz=rate))
+    with pytest.raises(BundleFormatError, match=r"Expected `int` .= (1000|768000) - at `\$.front_end.sample_rate_hz`"):
+        open_bundle(bundle.folder)

@@ -76,7 +76,7 @@ def _whisper_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
     reference = WhisperReference(folder)
     experts = manifest.levels[-1].experts_per_token
     frames, logits, leads = [], [], []
-    for samples in check_clips(recipe).values():
+    for samples in check_clips(recipe, manifest.front_end.sample_rate_hz).values():
         heard = hear(model, samples)
         expected = reference.encode(_mel(manifest, heard), _chunk_positions(manifest))
         frames.append((heard.frames, expected))
@@ -96,7 +96,7 @@ def _prefix_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
     before = model.tokenizer.encode(opening + protocol.before)
     after = model.tokenizer.encode(protocol.after.replace("{prompt}", protocol.prompt) + protocol.reply)
     frames, logits, leads = [], [], []
-    for samples in check_clips(recipe).values():
+    for samples in check_clips(recipe, manifest.front_end.sample_rate_hz).values():
         heard = hear(model, samples)
         expected = reference.hear(_mel(manifest, heard), _chunk_positions(manifest))
         frames.append((np.concatenate(heard.parts), expected))

