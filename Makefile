@@ -66,10 +66,10 @@ bench-real-size: .venv-bench/stamp
 bench-gpu: .venv-gpu/stamp
 	.venv-gpu/bin/python profiles/bench/gpu-decode.py
 
-# What edgekit/runtime/memory.py predicts by: half an hour on two cores, 6 GB of memory, 10 GB of disk.
+# What runs and builds are refused by (runtimes/memory.toml): half an hour on two cores, 6 GB of memory, 10 GB of disk.
 bench-memory: .venv-engines/stamp
-	.venv-engines/bin/python profiles/bench/load-memory.py
-	.venv-engines/bin/python profiles/bench/build-memory.py
+	.venv-engines/bin/python profiles/bench/load-memory.py --fit runtimes/memory.toml
+	.venv-engines/bin/python profiles/bench/build-memory.py --fit runtimes/memory.toml
 
 bench-reference: .venv-reference/stamp speech-data bundles/edgekit-tiny-float32
 	.venv-reference/bin/python profiles/bench/greedy-against-torch.py \
@@ -77,7 +77,8 @@ bench-reference: .venv-reference/stamp speech-data bundles/edgekit-tiny-float32
 		$(SPEECH) export/clips
 
 # 568 English prompts by one speaker (CC-BY-SA-3.0), from Debian's archive; needs ffmpeg, apt-get and dpkg-deb, no root.
-speech-data: $(SPEECH)/samples.sha256 $(CALLS)/words.tsv
+# `make speech-data WORDS=core-sounds-en.txt` gives them their words: profiles/data/README.md says where the list is.
+speech-data: $(SPEECH)/words.tsv $(CALLS)/words.tsv
 
 # 1,153 sounds without speech from Debian's archive, licences in profiles/data/README.md; needs the same, and 700 MB while
 # it works.
@@ -178,6 +179,9 @@ bundles/edgekit-tiny-%: .venv-bench/stamp FORCE
 
 $(SPEECH)/samples.sha256:
 	$(PYTHON) profiles/data/fetch-speech.py -o $(SPEECH)
+
+$(SPEECH)/words.tsv: $(SPEECH)/samples.sha256 $(if $(WORDS),FORCE)
+	$(PYTHON) profiles/data/fetch-speech.py -o $(SPEECH) --words $(WORDS)
 
 $(CALLS)/words.tsv:
 	$(PYTHON) profiles/data/fetch-speech.py --calls -o $(CALLS)

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 import re
 import shutil
 import struct
@@ -13,7 +14,7 @@ from types import ModuleType
 
 import pytest
 
-from edgekit.profiler.words import read_references
+from edgekit.profiler.words import Reference, read_references
 
 DATA = Path(__file__).resolve().parents[1] / "profiles" / "data"
 CLASSES = {"music", "alarm", "bell", "impact", "engine", "animal", "other", "noise"}
@@ -47,17 +48,92 @@ def container(sounds):
     return head + body
 
 
-def test_every_prompt_has_words_or_a_reason():
-    names = {
-        line.split("  ")[1].removesuffix(".g722")
-        for line in (DATA / "asterisk-en.sha256").read_text().split("\n")
-        if line
+@pytest.fixture
+def prompts(tmp_path):
+    """Return the fetcher, and a folder that stands for the fetched prompts."""
+    folder = tmp_path / "prompts"
+    folder.mkdir()
+    return script("fetch-speech"), folder
+
+
+NAMES = ["hello", "please-try-call-later", "spelled/a", "keys", "beep", "silence/1", "unknown", "late"]
+
+
+PUBLISHED = r"""; a list as it is published
+hello: Good  day [cheerful]
+pls-try-call-later: Try: later!
+spelled/a.wav: A B C
+keys: press * or # thru 9 P.M. (a note)
+beep: [a tone]
+late: <a note>De-activated
+else: not recorded
+"""
+OURS = """# a list of ours
+hello\tGood day
+pls-try-call-later\tTry: later!
+spelled/a\tABC
+keys\tpress star or pound through 9 PM
+beep\t\ta tone
+late\tDeactivated
+"""
+
+
+@pytest.mark.parametrize("text", [PUBLISHED, OURS])
+def test_a_list_of_words_is_taken_in_either_form_and_written_as_it_is_said(text, prompts, tmp_path):
+    fetch, folder = prompts
+    (tmp_path / "list.txt").write_text(text, encoding="utf-8")
+    assert fetch.write_words(folder, tmp_path / "list.txt", NAMES) == 5
+    assert read_references(folder / "words.tsv") == {
+        "hello": Reference("Good day"),
+        "please-try-call-later": Reference("Try: later!"),
+        "spelled/a": Reference("ABC"),
+        "keys": Reference("press star or pound through 9 PM"),
+        "beep": Reference("", "a sound"),
+        "silence/1": Reference("", "silence"),
+        "unknown": Reference("", "no words in the list"),
+        "late": Reference("Deactivated"),
     }
-    references = read_references(DATA / "asterisk-en-words.tsv")
-    assert set(references) == names
-    for name, reference in references.items():
-        assert reference.words or reference.left_out, name
-        assert not re.search(r"[*#\[\]()<>]", reference.words), name
+    assert [path.name for path in folder.iterdir()] == ["words.tsv"]
+
+
+def test_without_a_list_no_prompt_has_words_and_what_says_nothing_is_known_by_its_name(prompts):
+    fetch, folder = prompts
+    assert fetch.write_words(folder, None) == 0
+    references = read_references(folder / "words.tsv")
+    assert len(references) == 568
+    assert {one for one in references.values() if one.words} == set()
+    reasons = {name: one.left_out for name, one in references.items() if one.left_out}
+    assert {reason: list(reasons.values()).count(reason) for reason in reasons.values()} == {
+        "silence": 10,
+        "a sound": 7,
+    }
+    assert set(fetch.SOUNDS) < set(references)
+    assert set(fetch.RENAMED.values()) < set(references)
+
+
+def test_a_list_that_is_of_something_else_is_refused_in_one_line_and_leaves_the_one_that_was_there(prompts, tmp_path):
+    fetch, folder = prompts
+    (tmp_path / "list.txt").write_text("hello: Hello\n", encoding="utf-8")
+    fetch.write_words(folder, None, NAMES)
+    before = (folder / "words.tsv").read_bytes()
+    with pytest.raises(fetch.FetchError, match=r"list.txt: words of 1 of 8 prompts; lines are `name: words`"):
+        fetch.write_words(folder, tmp_path / "list.txt", NAMES)
+    with pytest.raises(fetch.FetchError, match="nothing.txt.*a list of the prompts' words is needed"):
+        fetch.write_words(folder, tmp_path / "nothing.txt", NAMES)
+    assert (folder / "words.tsv").read_bytes() == before
+    with pytest.raises(fetch.FetchError, match="absent: not there; fetch the prompts first"):
+        fetch.write_words(tmp_path / "absent", None)
+
+
+def test_the_repository_holds_no_words_of_the_prompts():
+    """They are others' work; reports keep the names of prompts, and what was heard in them."""
+    assert not list(DATA.glob("*words*"))
+    for path in (DATA.parent).glob("*/*.json"):
+        details = json.loads(path.read_text(encoding="utf-8")).get("details")
+        rows = details.get("clips", []) if isinstance(details, dict) else []
+        assert not [row for row in rows if row[1] == "prompts" and len(row) > 2], path.name
+        words = details.get("words", {}) if isinstance(details, dict) else {}
+        assert set(words) <= {path.name for path in (DATA.parents[1] / "export/clips").iterdir()}, path.name
 
 
 def test_every_sound_is_listed_once_with_a_class_a_package_and_a_place_of_its_own():

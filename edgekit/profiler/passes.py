@@ -17,11 +17,10 @@ from edgekit.profiler.profiles import Timeline, TimelineSpan
 from edgekit.runtime.answer.lookup import agreed
 from edgekit.runtime.events import Audio, Event, SpeechStarted, SpeechStopped, Text
 from edgekit.runtime.model import Model
+from edgekit.spans import SPEAK, names_within
 from edgekit.timing import Span
 
 _DECIMALS = 3  # microseconds
-_SPEAKING = "speak"  # the span around everything that makes sound of an answer's tokens
-_ENGINES = {"talker_adapter", "talker", "code_predictor", "decoder", "flow_encoder", "flow_step", "vocoder"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +75,9 @@ class Pass:
 
         What these engines did outside of speaking, such as hearing the question, is not counted.
         """
-        speaking = [(span.start_s, span.start_s + span.seconds) for span in self.spans if span.name == _SPEAKING]
-        engines = [span for span in self.spans if span.name in _ENGINES]
+        speaking = [(span.start_s, span.start_s + span.seconds) for span in self.spans if span.name == SPEAK]
+        names = names_within(SPEAK)
+        engines = [span for span in self.spans if span.name in names]
         within = sum(span.seconds for span in engines if any(start <= span.start_s < end for start, end in speaking))
         return sum(end - start for start, end in speaking) / within - 1 if within else None
 
@@ -99,9 +99,12 @@ def run_pass(
     partials: bool = False,
     speak: bool = False,
 ) -> Pass:
-    """Push samples (n,) at 16 kHz through a new Stream and return what happened; options as in StreamOptions."""
-    clock = pacer.clock
-    stream = model.stream(gate=gate, level=level, partials=partials, speak=speak)
+    """Push samples (n,) through a new Stream and return what happened; options as in StreamOptions.
+
+    The samples are at the rate of the bundle's front end: nothing is resampled.
+    """
+    clock, rate_hz = pacer.clock, model.manifest.front_end.sample_rate_hz
+    stream = model.stream(sample_rate_hz=rate_hz, gate=gate, level=level, partials=partials, speak=speak)
     stream.measure(clock=clock, limit=sys.maxsize)
     answers: list[Answer] = []
     heard: list[str] = []
@@ -119,7 +122,7 @@ def run_pass(
 
     origin_s = drafts.origin_s
     end_s, due_s = 0.0, origin_s
-    for block in pacer.blocks(samples, origin_s):
+    for block in pacer.blocks(samples, origin_s, rate_hz):
         end_s, due_s = block.end_s, block.due_s
         begun_s = clock()
         read(begun_s, stream.push(block.samples, lag_ms=0.0), end_s, due_s)

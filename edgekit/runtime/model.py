@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from edgekit.bundle import Bundle, open_bundle
 from edgekit.errors import UsageError
+from edgekit.rates import DEFAULT_HZ
 from edgekit.runtime.audio.files import Block, blocks
 from edgekit.runtime.events import Text
 from edgekit.runtime.loading import Loaded, load_bundle
@@ -74,7 +75,7 @@ class Model(Loaded):
                 raise UsageError(f"sample_rate_hz: {sample_rate_hz}, but a file says its own rate; leave it out")
             parts: Iterable[Block] = blocks(Path(audio), _BLOCK_S)
         else:
-            parts = _pieces(np.asarray(audio), 16_000 if sample_rate_hz is None else sample_rate_hz)
+            parts = _pieces(np.asarray(audio), DEFAULT_HZ if sample_rate_hz is None else sample_rate_hz)
         stream: Stream | None = None
         events: list[Text] = []
         audio_s = 0.0

@@ -14,7 +14,8 @@ import numpy as np
 
 from edgekit.bundle import GateKind, Sampling
 from edgekit.errors import UsageError
-from edgekit.runtime.hear.resampler import MAX_CHANNELS, check_rate
+from edgekit.rates import DEFAULT_HZ, rate_fault
+from edgekit.runtime.hear.resampler import MAX_CHANNELS
 from edgekit.runtime.policy import Budget
 
 _LOWEST_TEMPERATURE = 0.001  # below it weights overflow or all but one are 0, which is what 0 is for
@@ -35,7 +36,7 @@ class StreamOptions:
     """
 
     # Listening
-    sample_rate_hz: int = 16_000  # of the pushed samples, 1,000 to 768,000
+    sample_rate_hz: int = DEFAULT_HZ  # of the pushed samples, 1,000 to 768,000
     channels: int = 1  # of the pushed samples, 1 to 64
     gate: GateKind | None = None  # what counts; for a prompt of one's own about any sound: `sound`
     level: str | None = None  # pins a ComputeLevel, otherwise the Policy chooses within `budget`
@@ -61,7 +62,8 @@ class StreamOptions:
         _check_int(
             "channels", self.channels, 1, MAX_CHANNELS, "transpose the samples to (n, channels) or mix them down"
         )
-        check_rate("sample_rate_hz", self.sample_rate_hz)
+        if fault := rate_fault(self.sample_rate_hz):
+            raise UsageError(f"sample_rate_hz: {fault}; give the rate that the samples have")
         for name in ("level", "language", "task", "system", "prompt", "tools", "voice"):
             _check_type(name, getattr(self, name), str, optional=True)
         for name in ("partials", "speak"):

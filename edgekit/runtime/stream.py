@@ -28,6 +28,7 @@ from edgekit.runtime.hear.resampler import Resampler, as_samples
 from edgekit.runtime.loading import Loaded
 from edgekit.runtime.options import StreamOptions, check_dropped, check_heard, check_lag
 from edgekit.runtime.work import Asked, Lost, Work, WorkMark
+from edgekit.spans import GATE, RESAMPLE
 from edgekit.timing import Clock, Trace
 
 MOST_WAITING_S = 60.0  # of sound that counts: more is a recording, or nobody reads
@@ -90,7 +91,7 @@ class Stream:
                     lost_s = dropped_samples / rate
                     self._work.put(Lost(gate.pushed_samples, settled, lost_s, dropped_samples, at_s))
                 self._pushed += len(sound)
-                with self._take_trace.span("resample", len(sound)):
+                with self._take_trace.span(RESAMPLE, len(sound)):
                     resampled = self._resampler.push(sound)
                 self._queue(resampled)
         return self.events()
@@ -121,7 +122,7 @@ class Stream:
                 with self._taken("finish"):
                     self._finished = True
                     self._queue(self._resampler.finish())
-                    with self._take_trace.span("gate"):
+                    with self._take_trace.span(GATE, 0):
                         decisions = self._gate.finish()
                     self._put(decisions)
         return self.events()
@@ -199,11 +200,11 @@ class Stream:
 
         An answer that was hushed stays so to its end.
         """
-        return self._work.hushed
+        return self._work.reply.hushed
 
     @hushed.setter
     def hushed(self, hushed: bool) -> None:
-        self._work.hushed = hushed
+        self._work.reply.hushed = hushed
 
     @property
     def answering(self) -> int | None:
@@ -366,7 +367,7 @@ class Stream:
                 self._working.release()
 
     def _queue(self, sound: Array) -> None:
-        with self._take_trace.span("gate", len(sound)):
+        with self._take_trace.span(GATE, len(sound)):
             decisions = self._gate.push(sound)
         self._received += len(sound)
         self._put(decisions)

@@ -26,6 +26,7 @@ from edgekit.runtime.hear.timeline import Timeline
 from edgekit.runtime.loading import Loaded
 from edgekit.runtime.options import StreamOptions
 from edgekit.runtime.policy import SKIP, Budget, Costs, Observation, choose
+from edgekit.spans import PREPARE
 from edgekit.timing import Trace
 
 _Kind = Literal["hear", "answer"]
@@ -79,7 +80,7 @@ class Work:
     any other.
 
     ``made``: events not handed out yet. ``queued_samples`` and ``heard_samples``: sound that counts, put in and taken
-    out. ``lag_ms``: of the newest sound, None where nothing is live. ``level``: in use while there is sound.
+    out. ``reply``: what writes and speaks answers. ``lag_ms``: of the newest sound, None where nothing is live. ``level``: in use while there is sound.
     """
 
     def __init__(self, loaded: Loaded, options: StreamOptions, parts: Parts, trace: Trace) -> None:
@@ -94,7 +95,7 @@ class Work:
         self._rate = manifest.front_end.sample_rate_hz
         self._listener, self._answerer = parts.listener, parts.answerer
         self._tokenizer, self._trace = loaded.tokenizer, trace
-        self._reply = Reply(
+        self.reply = Reply(
             parts.answerer,
             loaded.tokenizer,
             manifest.protocol,
@@ -122,15 +123,6 @@ class Work:
         self._answer = 0  # number of the latest answer, or of the one to come
 
     @property
-    def hushed(self) -> bool:
-        """Whether answers are written and not spoken."""
-        return self._reply.hushed
-
-    @hushed.setter
-    def hushed(self, hushed: bool) -> None:
-        self._reply.hushed = hushed
-
-    @property
     def resting_level(self) -> ComputeLevel:
         """The level while the Gate is closed: ``skip``, if the bundle has it and none is pinned."""
         skip = [level for level in self._manifest.levels if level.name == SKIP]
@@ -139,8 +131,8 @@ class Work:
     @property
     def waits(self) -> bool:
         """Whether there is work to do."""
-        asked = bool(self._tools or self._deferred) and not self._turn_open
-        return self._task is not None or bool(self._items) or asked or bool(self._interruptions)
+        asked = not self._turn_open and (self._tools or self._deferred)
+        return bool(self._task or self._items or self._interruptions or asked)
 
     def put(self, item: Item) -> None:
         """Append an item to the queue."""
@@ -188,7 +180,7 @@ class Work:
         """
         assert self._task is None, "a mark is made between two items"
         return WorkMark(
-            turn=self._turns, listener=self._listener.mark(), answerer=self._answerer.mark(), reply=self._reply.mark(),
+            turn=self._turns, listener=self._listener.mark(), answerer=self._answerer.mark(), reply=self.reply.mark(),
             partials=copy(self._partials), turn_open=self._turn_open, piece_start=self._piece_start,
             piece_end=self._piece_end, answer_start=self._answer_start, answer=self._answer,
         )  # fmt: skip
@@ -205,7 +197,7 @@ class Work:
         self._task, self.answering = None, None
         self._listener.back(mark.listener)
         self._answerer.back(mark.answerer)
-        self._reply.back(mark.reply)  # type: ignore[arg-type]  # its own
+        self.reply.back(mark.reply)  # type: ignore[arg-type]  # its own
         self._partials = copy(mark.partials)
         self._turn_open, self._piece_start, self._piece_end = mark.turn_open, mark.piece_start, mark.piece_end
         self._answer_start, self._answer = mark.answer_start, mark.answer
@@ -253,7 +245,7 @@ class Work:
 
     def _shorten(self, answer: int, heard_s: float) -> _Task:
         """Shorten an answer that is whole, if it is the latest turn; see ``interrupt``."""
-        if answer == self._answer and (event := self._reply.shorten(heard_s)) is not None:
+        if answer == self._answer and (event := self.reply.shorten(heard_s)) is not None:
             yield event
 
     def _take_interruption(self, answer: int) -> float | None:
@@ -279,7 +271,7 @@ class Work:
                 yield from self._tell(heard)
                 if self._partial_texts:
                     yield from self._partial()
-                with self._trace.span("prepare"):
+                with self._trace.span(PREPARE):
                     self._answerer.prepare()
                 yield None
 
@@ -316,7 +308,7 @@ class Work:
 
     def _begin_answer(self, at_sample: int) -> _Task:
         yield from self._choose_level("hear")
-        self._reply.forget()
+        self.reply.forget()
         self._turns += 1
         forgotten = self._answerer.open(self.level)
         if forgotten:
@@ -333,7 +325,7 @@ class Work:
         begun_s = self._work_s()
         heard_s = (end_sample - self._answer_start) / self._rate
         tokens = self._answerer.partial(self.level, heard_s, self._partials.max_steps(end_sample))
-        text = self._tokenizer.decode(self._reply.without_loop(tokens)).rstrip(UNFINISHED).strip()
+        text = self._tokenizer.decode(self.reply.without_loop(tokens)).rstrip(UNFINISHED).strip()
         stable = self._partials.write(text, end_sample, (self._work_s() - begun_s) * 1000)
         if stable is not None:
             bounds = self._time.seconds(self._answer_start), self._time.seconds(end_sample)
@@ -343,7 +335,7 @@ class Work:
         """Yield the reply to what was heard since the last one; nothing if no sound came."""
         if end_sample <= self._answer_start:  # the longest piece was full in the silence before the Gate closed
             return
-        yield from self._reply_to((end_sample - self._answer_start) / self._rate, end_sample)
+        yield from self.reply_to((end_sample - self._answer_start) / self._rate, end_sample)
 
     def _answer_text(self, turn: Sequence[int], at_sample: int) -> _Task:
         """Yield the reply to a turn in text."""
@@ -353,7 +345,7 @@ class Work:
         if forgotten := self._answerer.tell(turn, self.level):
             yield Forgot(forgotten, self._time.seconds(at_sample))
         yield None
-        yield from self._reply_to(None, at_sample)
+        yield from self.reply_to(None, at_sample)
 
     def _reply_to(self, heard_s: float | None, end_sample: int) -> _Task:
         yield from self._choose_level("answer")
@@ -361,7 +353,7 @@ class Work:
         bounds = self._time.seconds(self._answer_start), self._time.seconds(end_sample)
         self.answering = self._answer
         about = About(self._answer, *bounds, heard_s, self._partials.shown)
-        with closing(self._reply.events(self.level, about)) as reply:
+        with closing(self.reply.events(self.level, about)) as reply:
             for event in reply:
                 if isinstance(event, Text) and event.final:  # what is still to be spoken is no part of its cost
                     self._measured("answer", begun_s)

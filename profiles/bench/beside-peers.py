@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--int8", type=Path, required=True, help="the EdgeKit bundle")
     parser.add_argument("--clips", type=Path, default=ROOT / "export/clips", help="folder with a transcripts.json")
     parser.add_argument("--speech", type=Path, help="folder of WAV files to take a sample of, too")
-    parser.add_argument("--words", type=Path, default=ROOT / "profiles/data/asterisk-en-words.tsv", help="its words")
+    parser.add_argument("--words", type=Path, help="its words; by default words.tsv in that folder")
     parser.add_argument("--sample", type=int, default=40, help="how many clips to take from --speech")
     parser.add_argument("--seed", type=int, default=0, help="of that sample")
     parser.add_argument("--rounds", type=int, default=5)
@@ -124,6 +124,10 @@ def compare(args: argparse.Namespace, names: list[str]) -> None:
         writer = Path(__file__).with_name("write-ggml.py")
         run(CPP, str(writer), str(args.whisper_model), "-o", str(args.ggml_file), "--kind", args.ggml)
     findings, notes = Findings(), []
+    if any(group == PROMPTS and not words for _, group, words in clips):
+        notes.append(
+            "Prompts are timed and not scored: no list of their words was given (make speech-data WORDS=FILE)."
+        )
     texts: dict[str, dict[str, str]] = {}
     builds: dict[str, str] = {}
     for index in range(args.rounds):
@@ -160,7 +164,8 @@ def compare(args: argparse.Namespace, names: list[str]) -> None:
         clips=[clip.facts() for clip, _, _ in clips],
         packages=(*dict.fromkeys(packages), "whisper-normalizer"),
         notes=notes,
-        details={"texts": texts, "words": {clip.name: words for clip, _, words in clips}},
+        # The words of prompts are others' work, which this repository does not hold.
+        details={"texts": texts, "words": {clip.name: words for clip, group, words in clips if group != PROMPTS}},
     )
     print(save_comparison(comparison, args.output, f"{model.manifest.name}-beside-peers"))
 
@@ -194,6 +199,8 @@ def word_errors(clips: "list[tuple[Clip, str, str]]", texts: dict[str, dict[str,
     found = []
     for group in dict.fromkeys(group for _, group, _ in clips):
         mine = [(clip.name, words) for clip, of, words in clips if of == group]
+        if not any(words for _, words in mine):
+            continue  # a list of their words was not given
         errors = {
             name: count_errors([words for _, words in mine], [heard[clip] for clip, _ in mine])
             for name, heard in texts.items()
@@ -213,21 +220,29 @@ def chosen(args: argparse.Namespace) -> "list[tuple[Clip, str, str]]":
     """Return every clip with its group and its words: all of --clips, then a seeded sample of --speech."""
     from edgekit.profiler.clips import read_clip
     from edgekit.profiler.words import read_references
+    from edgekit.rates import DEFAULT_HZ  # what every subject hears
 
     truth = json.loads((args.clips / "transcripts.json").read_text(encoding="utf-8"))
-    clips = [(read_clip(args.clips / name), SENTENCES, words) for name, words in sorted(truth.items())]
+    clips = [(read_clip(args.clips / name, DEFAULT_HZ), SENTENCES, words) for name, words in sorted(truth.items())]
     if args.speech is None:
         return clips
-    references = read_references(args.words)
+    file = args.words or args.speech / "words.tsv"
+    if not file.is_file():
+        raise SystemExit(f"{file}: not there; make speech-data makes it")
+    references = read_references(file)
+    listed = any(one.words for one in references.values())
     paths = {path.relative_to(args.speech).with_suffix("").as_posix(): path for path in args.speech.rglob("*.wav")}
-    known = sorted(name for name in paths if name in references and not references[name].left_out)
+    known = sorted(
+        name for name, one in references.items() if name in paths and not one.left_out and (one.words or not listed)
+    )
     if len(known) < args.sample:
         raise SystemExit(
-            f"{args.speech}: {len(known)} recordings with words in {args.words}, --sample asks for {args.sample}; "
-            "python profiles/data/fetch-speech.py fetches them"
+            f"{args.speech}: {len(known)} recordings {'with words ' if listed else ''}in {file}, --sample asks for "
+            f"{args.sample}; python profiles/data/fetch-speech.py fetches them"
         )
     drawn = sorted(random.Random(args.seed).sample(known, args.sample))  # noqa: S311 - a sample, no secret
-    return clips + [(replace(read_clip(paths[name]), name=name), PROMPTS, references[name].words) for name in drawn]
+    prompts = [replace(read_clip(paths[name], DEFAULT_HZ), name=name) for name in drawn]
+    return clips + [(prompt, PROMPTS, references[prompt.name].words) for prompt in prompts]
 
 
 def require(names: list[str]) -> None:
@@ -349,7 +364,7 @@ def open_moonshine(args: argparse.Namespace, *, update_s: float = math.inf) -> O
         stream, work_s = model.create_stream(update_interval=update_s), 0.0
         stream.start()
         due_s = origin_s = clock()
-        for block in Pacer(clock, paced=paced).blocks(clip.speech(), origin_s):
+        for block in Pacer(clock, paced=paced).blocks(clip.speech(), origin_s, clip.rate_hz):
             begun_s, due_s = clock(), block.due_s
             stream.add_audio(block.samples)
             work_s += clock() - begun_s

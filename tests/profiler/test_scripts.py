@@ -3,9 +3,13 @@
 import importlib.util
 import subprocess
 import sys
+import types
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "profiles/bench").glob("*.py"))
@@ -63,3 +67,64 @@ def test_a_sample_of_more_recordings_than_have_words_is_refused(tmp_path):
         f"{tmp_path}: 1 recordings with words in {words}, --sample asks for 2; "
         "python profiles/data/fetch-speech.py fetches them"
     )
+    words.write_text("one\t\nwordless\t\ta sound\n", encoding="utf-8")
+    done = run(script, "--int8", "a", "--speech", str(tmp_path), "--words", str(words), "--sample", "2", *skipped)
+    assert done.stderr.startswith(f"{tmp_path}: 1 recordings in {words}, --sample asks for 2; ")
+    words.unlink()
+    done = run(script, "--int8", "a", "--speech", str(tmp_path), "--sample", "2", *skipped)
+    assert done.stderr.strip() == f"{words}: not there; make speech-data makes it"
+
+
+@pytest.fixture
+def word_errors():
+    """Return the script as a module."""
+    spec = importlib.util.spec_from_file_location("word_errors", ROOT / "profiles/bench/word-errors.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["word_errors"] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["word_errors"]
+
+
+def test_without_a_list_the_judge_s_words_stand_for_the_prompts_and_it_is_not_scored_on_them(word_errors):
+    pytest.importorskip("whisper_normalizer")
+    nothing = np.zeros(0, np.float32)
+    clips = [
+        word_errors.Clip("a", word_errors.PROMPTS, "", nothing),
+        word_errors.Clip("b", word_errors.PROMPTS, "", nothing),
+        word_errors.Clip("c", word_errors.SENTENCES, "four words are here", nothing),
+    ]
+    heard = {
+        "Whisper base": ["press the key", "...", "four words"],
+        "EdgeKit full": ["press key", "noise", "four words"],
+    }
+    texts = {("clean", name): told for name, told in heard.items()}
+    judged, wordless = word_errors.judge(clips, texts["clean", "Whisper base"])
+    assert [clip.words for clip in judged] == ["press the key", "", "four words are here"]
+    assert wordless == ["b"]
+    subjects = tuple(word_errors.Subject(name, (), lambda _: "") for name in heard)
+    args = types.SimpleNamespace(conditions=("clean",))
+    rates, notes = word_errors.score(args, judged, texts, subjects, judged=True)
+    assert {rate.name: round(rate.value, 4) for rate in rates} == {
+        "prompts against Whisper base, clean: EdgeKit full": 0.3333,
+        "prompts of three words and more against Whisper base, clean: EdgeKit full": 0.3333,
+        "sentences, clean: Whisper base": 0.5,
+        "sentences, clean: EdgeKit full": 0.5,
+    }
+    assert all("against Whisper base" in note for note in notes if note.startswith("prompts"))
+    listed = [replace(clip, words="one two") if clip.group == word_errors.PROMPTS else clip for clip in clips]
+    rates, _ = word_errors.score(args, listed, texts, subjects, judged=False)
+    assert "prompts, clean: Whisper base" in {rate.name for rate in rates}
+
+
+def test_word_errors_without_a_list_and_without_the_judge_is_one_line(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(1600), 16_000)
+    (tmp_path / "words.tsv").write_text("a\t\n", encoding="utf-8")
+    done = run(ROOT / "profiles/bench/word-errors.py", "--speech", str(tmp_path), "--yardsticks", "tiny.en")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(
+        f"{tmp_path}: no words, so Whisper base must hear the clean prompts; make speech-data"
+    )
+    (tmp_path / "words.tsv").unlink()
+    done = run(ROOT / "profiles/bench/word-errors.py", "--speech", str(tmp_path))
+    assert done.stderr.startswith(f"{tmp_path}/words.tsv: not there; make speech-data WORDS=FILE takes one")

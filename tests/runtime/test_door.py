@@ -645,9 +645,9 @@ def test_a_slow_reader_changes_no_cost(load: Callable) -> None:
     [
         ({"budget": 50}, "budget: 50, a Budget is needed"),
         ({"promt": "x"}, "promt: 'x', a stream has no such option; did you mean 'prompt'"),
-        ({"sample_rate_hz": 44100.5}, "sample_rate_hz: 44100.5, a whole number, 1,000 to 768,000 Hz"),
-        ({"sample_rate_hz": 10**12}, "sample_rate_hz: 1000000000000, a whole number"),
-        ({"sample_rate_hz": 999}, "sample_rate_hz: 999, a whole number"),
+        ({"sample_rate_hz": 44100.5}, "sample_rate_hz: 44100.5 Hz, a whole number from 1,000 to 768,000 Hz"),
+        ({"sample_rate_hz": 10**12}, "sample_rate_hz: 1000000000000 Hz, a whole number"),
+        ({"sample_rate_hz": 999}, "sample_rate_hz: 999 Hz, a whole number"),
         ({"sample_rate_hz": True}, "sample_rate_hz: True, a whole number"),
         ({"channels": "2"}, "channels: '2', a whole number, 1 to 64"),
         ({"gate": "loud"}, "gate: 'loud' is not known; choose one of: speech, sound, off"),
@@ -678,7 +678,7 @@ def test_an_option_that_cannot_be_is_refused_by_name_in_one_line(
 
 def test_options_are_checked_when_they_are_made() -> None:
     assert StreamOptions(sample_rate_hz=1_000, channels=64, turns="all", seed=0, think=0).turns == "all"
-    with pytest.raises(UsageError, match="sample_rate_hz: 768001"):
+    with pytest.raises(UsageError, match="sample_rate_hz: 768001 Hz"):
         StreamOptions(sample_rate_hz=768_001)
 
 

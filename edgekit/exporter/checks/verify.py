@@ -33,12 +33,12 @@ FLOAT_ERROR = 1e-4  # sums in another order than torch's
 SURE_LEAD = 1e-3  # a greedy token that leads by less may fall either way
 
 
-def verify_reference(bundle: str | Path, checkpoint: str | Path) -> tuple[Check, ...]:
+def verify_reference(bundle: str | Path, checkpoint: str | Path, *, bars: bool = False) -> tuple[Check, ...]:
     """Return every comparison of a bundle with its checkpoint on the recipe's check clips.
 
-    checkpoint: a folder or an id of the hub. Raises QualityError for a weight that is not the checkpoint's,
-    MissingPackageError without torch and transformers, VerifyError for a family without a reference and, before
-    anything is fetched, for dummy weights.
+    checkpoint: a folder or an id of the hub; bars: as in ``locate``. Raises QualityError for a weight that is not the
+    checkpoint's, MissingPackageError without torch and transformers, VerifyError for a family without a reference and,
+    before anything is fetched, for dummy weights.
     """
     opened = open_bundle(bundle)
     if opened.manifest.dummy_seed is not None:
@@ -46,7 +46,7 @@ def verify_reference(bundle: str | Path, checkpoint: str | Path) -> tuple[Check,
             f"{bundle}: holds dummy weights, no checkpoint has them; run `edgekit verify` without --reference"
         )
     model = load_opened(opened, backend=CPU)
-    found = open_checkpoint(locate(checkpoint).folder)
+    found = open_checkpoint(locate(checkpoint, bars=bars).folder)
     family = find_family(found.config)
     if family.name != model.manifest.family:
         raise VerifyError(
@@ -86,7 +86,7 @@ def _live_checks(model: Model, kind: type[Reference], folder: Path, recipe: Reci
     prompt = _prompt(model)
     reference = kind.open(folder)
     frames, logits, leads = [], [], []
-    for samples in check_clips(recipe).values():
+    for samples in check_clips(recipe, manifest.front_end.sample_rate_hz).values():
         heard = hear(model, samples)
         expected = reference.hear(_mel(manifest, heard), _chunk_positions(manifest))
         frames.append((reference.heard(heard), expected))

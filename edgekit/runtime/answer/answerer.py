@@ -18,6 +18,7 @@ from edgekit.runtime.answer.loops import loop_start
 from edgekit.runtime.answer.sampler import Sampler
 from edgekit.runtime.answer.text import Tokenizer
 from edgekit.runtime.engine import Array, Engine
+from edgekit.spans import DECODE, PREFILL
 from edgekit.timing import Trace
 
 _SPARE_TOKENS = 8  # an answer to a very short sound may still be a word
@@ -225,7 +226,7 @@ class Setting:
             if said:  # the last of them is chosen, not read
                 backbone.seek(answer_start + before - 1)
                 unread = self.table.rows(said[-1:])
-            name = "prefill" if first or checked else "decode"
+            name = PREFILL if first or checked else DECODE
             with span(name, len(unread) + len(checked)):
                 embeds = np.concatenate((unread, self.table.rows(checked))) if checked else unread
                 right = take(backbone.logits(embeds, level, last=1 + len(checked)), checked)
@@ -233,4 +234,4 @@ class Setting:
             if right is None:
                 return
             lookup.follow(said, right)
-            first, steps, checked = False, steps + (name == "decode"), lookup.next(limit - len(said) - 1)
+            first, steps, checked = False, steps + (name == DECODE), lookup.next(limit - len(said) - 1)

@@ -12,6 +12,7 @@ from edgekit.runtime.answer.cache import CrossCache
 from edgekit.runtime.answer.lookup import Guess, agreed
 from edgekit.runtime.answer.sampler import Greedy, Sampler
 from edgekit.runtime.engine import Array
+from edgekit.spans import DRAFT, PREFILL
 
 OPEN_TOKENS = 12  # of a partial, checked again by the next: what ordinary speech says in three seconds
 _DEFAULT_TASK = "transcribe"
@@ -88,7 +89,7 @@ class CrossAnswerer:
 
     def partial(self, level: ComputeLevel, heard_s: float, max_steps: int) -> tuple[int, ...]:
         """Return tokens; see Answerer. Only the last ones of the former are checked again, to bound the cost."""
-        with self._setting.trace.span("draft"):
+        with self._setting.trace.span(DRAFT):
             former, self._prompt = self._prompt, self._begin(level, untimed)
             settled = max(0, self._agreed - OPEN_TOKENS) if self._prompt == former else 0
             guess = Guess(self._partial, settled, max_steps, timed=False)
@@ -138,7 +139,7 @@ class CrossAnswerer:
         self._backbone.reset(self._cache.packed())
         if not self._languages:
             return self._start + self._rest
-        with span("prefill", len(self._start)):
+        with span(PREFILL, len(self._start)):
             (logits,) = self._backbone.logits(self._setting.table.rows(self._start), level)
         return [self._languages[int(np.argmax(logits[self._languages]))], *self._rest]
 

@@ -14,6 +14,7 @@ from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.answer.text import Detokenizer, Tokenizer
 from edgekit.runtime.engine import Array
 from edgekit.runtime.events import Audio, AudioCut, AudioEnded, Interrupted, Text, Thought
+from edgekit.spans import SPEAK
 from edgekit.timing import Trace
 
 
@@ -170,7 +171,7 @@ class Reply:
         assert self._said is not None, "there is an answer"
         rate = self._speaker.sample_rate_hz
         while not self._silent():
-            with self._trace.span("speak"):
+            with self._trace.span(SPEAK):
                 samples = next(pieces, self)
             if samples is self:
                 return

@@ -7,13 +7,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edgekit.errors import AudioError, MissingPackageError, UsageError
+from edgekit.rates import rate_fault
 
 Samples = NDArray[np.float32]
 
-SAMPLE_RATE_HZ = 16_000
 _INT16_SCALE = 32_768
 MAX_CHANNELS = 64  # more is an array (channels, n), not a recording
-LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1_000, 768_000  # of sound that is heard
 
 
 def to_mono(samples: Samples) -> Samples:
@@ -52,31 +51,24 @@ def as_samples(samples: ArrayLike, channels: int) -> Samples:
         return array.astype(np.float32)
 
 
-def check_rate(name: str, sample_rate_hz: object) -> None:
-    """Raise UsageError for a sample rate that is no whole number or outside 1,000 to 768,000 Hz."""
-    whole = isinstance(sample_rate_hz, int) and not isinstance(sample_rate_hz, bool)
-    if not whole or not LOWEST_RATE_HZ <= sample_rate_hz <= HIGHEST_RATE_HZ:  # type: ignore[operator]
-        raise UsageError(
-            f"{name}: {sample_rate_hz!r}, a whole number, {LOWEST_RATE_HZ:,} to {HIGHEST_RATE_HZ:,} Hz, is needed; "
-            "resample the sound"
-        )
-
-
 class Resampler:
     """Turns sound of any rate and channels into mono of ``rate_out``, in blocks of 20 ms counted from the first sample.
 
     Because the blocks are fixed, every split of the input gives the same bits. ``name`` is what errors call the sound.
+    Raises UsageError for a rate or a number of channels that is not heard.
     """
 
-    def __init__(self, rate_in: int, channels: int, name: str = "input", rate_out: int = SAMPLE_RATE_HZ) -> None:
-        if rate_in < 1 or channels < 1:
-            raise UsageError(f"{name}: {rate_in} Hz and {channels} channels, at least 1 of each is needed; give both")
+    def __init__(self, rate_in: int, channels: int, name: str = "input", *, rate_out: int) -> None:
+        if fault := rate_fault(rate_in):
+            raise UsageError(f"{name}: {fault}; give the rate that the samples have")
+        if channels < 1:
+            raise UsageError(f"{name}: {channels} channels, at least 1 is needed; give their number")
         if channels > MAX_CHANNELS:
             raise UsageError(
                 f"{name}: {channels} channels, at most {MAX_CHANNELS} are heard; transpose the samples to (n, channels)"
             )
         self._rate, self._rate_out, self._name = rate_in, rate_out, name
-        self._block = np.zeros((max(1, rate_in // 50), channels), np.float32)
+        self._block = np.zeros((rate_in // 50, channels), np.float32)
         self._soxr = _soxr() if rate_in != rate_out else None
         self._reset()
 

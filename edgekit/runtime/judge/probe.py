@@ -74,7 +74,7 @@ class Spoken:
 
 
 def hear(model: Model, samples: Array) -> Heard:
-    """Run samples (n,) float32 at 16 kHz through encoder and adapter, chunk by chunk."""
+    """Run samples (n,) float32 at the front end's rate through encoder and adapter, chunk by chunk."""
     encoder = _Recorded(model.engines["encoder"])
     listener = make_listener(replace(model, engines=model.engines | {"encoder": encoder}), Trace())
     samples = samples[: listener.room_samples]

@@ -11,6 +11,7 @@ from edgekit.bundle import FlowSpeech
 from edgekit.runtime.answer.speaker import Cut
 from edgekit.runtime.engine import Array, Call, Engine
 from edgekit.runtime.speak.matching import Flow
+from edgekit.runtime.speak.spans import FLOW_ENCODER, FLOW_STEP, VOCODER
 from edgekit.runtime.speak.vocoder import Vocoder
 from edgekit.runtime.speak.voice import FRAMES_PER_CODE, Voice
 from edgekit.timing import Trace
@@ -28,11 +29,10 @@ class FlowSpeaker:
         self._speech, self._speaking = speech, False
         self._said, self._code_places = 0, list[int]()  # tokens of this answer, and which of them are codes
         self._ended = True
-        encoder, step = (_Timed(engines[name], name, trace) for name in ("flow_encoder", "flow_step"))
+        encoder, step = (_Timed(engines[name], name, trace) for name in (FLOW_ENCODER, FLOW_STEP))
         self._flow = Flow(encoder, step, voice, speech)
-        self._vocoder = Vocoder(
-            _Timed(engines["vocoder"], "vocoder", trace), speech.samples_per_code // FRAMES_PER_CODE, seed
-        )
+        vocoder = _Timed(engines[VOCODER], VOCODER, trace)
+        self._vocoder = Vocoder(vocoder, speech.samples_per_code // FRAMES_PER_CODE, seed)
 
     def open(self) -> None:
         """Begin a conversation; see Speaker. An answer that was being spoken ends."""

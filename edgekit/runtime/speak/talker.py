@@ -19,6 +19,7 @@ from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.answer.sampler import CodeLimits, Sampler, sampler
 from edgekit.runtime.answer.speaker import Cut
 from edgekit.runtime.engine import Array, Engine
+from edgekit.runtime.speak.spans import CODE_PREDICTOR, DECODER, TALKER, TALKER_ADAPTER
 from edgekit.timing import Trace
 
 LONGEST_FRAMES = 24  # of a piece; what plans of the decoder are built for
@@ -220,7 +221,7 @@ class Talker:
 
     def _project(self, rows: Array, heard: bool = False) -> Array:
         """Return rows of the backbone (n, width) as the talker's."""
-        with self._trace.span("talker_adapter", len(rows)):
+        with self._trace.span(TALKER_ADAPTER, len(rows)):
             inputs = {"rows": rows, "heard": np.full((len(rows), 1), heard)}
             return self._adapter.run(inputs)["embeds"]
 
@@ -345,7 +346,7 @@ class _Codes:
         return self._frame(self._run(self._embeds, self._last_row))
 
     def _run(self, embeds: Array, rows: Array) -> dict[str, Array]:
-        with self._trace.span("talker", len(embeds)):
+        with self._trace.span(TALKER, len(embeds)):
             inputs = {"embeds": embeds, "start": self._start, "logit_rows": rows}
             outputs = self._talker.run(inputs)
         self._start += len(embeds)
@@ -363,7 +364,7 @@ class _Codes:
         embeds, self._predictor_start[0] = self._pair, 0
         for step in range(len(codes) - 1):
             self._step[0] = step
-            with self._trace.span("code_predictor"):
+            with self._trace.span(CODE_PREDICTOR):
                 inputs: dict[str, Array] = {"embeds": embeds, "start": self._predictor_start, "step": self._step}
                 logits = self._predictor.run(inputs)["logits"]
             self._predictor_start += len(embeds)
@@ -407,7 +408,7 @@ class _Sound:
         """Yield the samples of the frames that wait."""
         if not self._waiting:
             return
-        with self._trace.span("decoder", self._waiting):
+        with self._trace.span(DECODER, self._waiting):
             found = self._call.run({"codes": self._codes[: self._waiting], "start": self._start})
         samples = found["samples"]
         if "lead" in found:  # where a graph cuts nothing by a value: so many samples are none

@@ -1,7 +1,7 @@
 """Print where words get lost: on the way into chunks, in the encoder, or in the decoder.
 
     python models/edgekit-tiny/train/bounds.py data/train/start models/edgekit-tiny/edgekit_tiny/checkpoint \
-        data/asterisk-en --words profiles/data/asterisk-en-words.tsv
+        data/asterisk-en --words data/asterisk-en/words.tsv
 
 Knows teacher and student, both with all experts, float32, greedy. The student hears in chunks of several lengths and,
 at the end, in one chunk; its decoder also reads the teacher's frames where there is sound, its own where there is none.

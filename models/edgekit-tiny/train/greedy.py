@@ -29,7 +29,7 @@ def load_network(folder: Path) -> Network:
 
 def recordings(speech: Path, words: Path, every: int, longest_s: float = 28.0) -> tuple[list[Path], list[str]]:
     """Return every n-th of the WAV files that have words and fit into one window, by length, and what was said."""
-    known = {name: one.words for name, one in read_references(words).items() if not one.left_out}
+    known = {name: one.words for name, one in read_references(words).items() if one.words and not one.left_out}
     names = {path: path.relative_to(speech).with_suffix("").as_posix() for path in speech.rglob("*.wav")}
     size = {path: path.stat().st_size for path in names}
     chosen = [path for path, name in names.items() if name in known and size[path] <= longest_s * 2 * RATE_HZ]

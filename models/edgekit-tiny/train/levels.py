@@ -1,7 +1,7 @@
 """Print what fewer experts cost in words: the same number for every token, or as many as the router asks for.
 
     python models/edgekit-tiny/train/levels.py models/edgekit-tiny/edgekit_tiny/checkpoint data/asterisk-en \
-        --words profiles/data/asterisk-en-words.tsv
+        --words data/asterisk-en/words.tsv
 
 Knows rules that choose experts. Each rule is measured by greedy decoding in float32 on the streaming grid: word error
 rate by Whisper's English normaliser, and the mean share of experts at work. A rule has a threshold; the printed curve

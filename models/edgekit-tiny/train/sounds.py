@@ -348,7 +348,7 @@ def main() -> None:
     parser.add_argument("--sounds", type=Path, default=root / "data/sounds")
     parser.add_argument("--synthetic", type=Path, default=root / "data/train/speech/shard-0000.npz")
     parser.add_argument("--prompts", type=Path, default=root / "data/asterisk-en")
-    parser.add_argument("--words", type=Path, default=root / "profiles/data/asterisk-en-words.tsv")
+    parser.add_argument("--words", type=Path, default=root / "data/asterisk-en/words.tsv")
     parser.add_argument("--sentences", type=Path, default=root / "export/clips")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
