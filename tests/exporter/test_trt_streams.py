@@ -14,7 +14,7 @@ import pytest
 from edgekit.bundle import open_bundle
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.runtime.backends import CPU
-from edgekit.runtime.backends.trt.engine import load_components
+from edgekit.runtime.backends.trt.loading import load_components
 from edgekit.runtime.judge.probe import answer, speak
 from edgekit.runtime.judge.probe import hear as hear_sound
 from edgekit.runtime.model import load_opened

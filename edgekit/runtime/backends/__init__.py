@@ -15,7 +15,7 @@ from edgekit.errors import BackendError, MissingPackageError, UsageError
 from edgekit.runtime.backends import ort
 from edgekit.runtime.backends.device import cuda_free_mib
 from edgekit.runtime.backends.ort_call import Device
-from edgekit.runtime.backends.trt import engine as trt
+from edgekit.runtime.backends.trt import loading as trt
 from edgekit.runtime.engine import Engine
 from edgekit.runtime.memory import ROOT, available_mib, check_load, load_need
 

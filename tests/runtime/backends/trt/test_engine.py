@@ -10,7 +10,7 @@ import pytest
 
 from edgekit.errors import BackendError
 from edgekit.runtime.backends import ort
-from edgekit.runtime.backends.trt.engine import load_components
+from edgekit.runtime.backends.trt.loading import load_components
 from edgekit.runtime.backends.trt.plans import PORTABLE
 from tests.runtime.backends.conftest import CONTEXT, WIDTH
 from tests.runtime.backends.host_device import SCRATCH_BYTES, HostDevice, publish, tensorrt, tensorrt_rtx

@@ -11,7 +11,7 @@ import pytest
 import edgekit
 from edgekit.bundle import open_bundle
 from edgekit.errors import BackendError, BundleFormatError, EdgeKitError, MissingPackageError
-from edgekit.runtime.backends.trt.engine import load_components
+from edgekit.runtime.backends.trt.loading import load_components
 from edgekit.runtime.backends.trt.plans import PlanStore
 from tests.runtime.backends.conftest import CONTEXT
 from tests.runtime.backends.host_device import HostDevice, publish, tensorrt
