@@ -280,7 +280,7 @@ def test_peak_memory_does_not_follow_the_size_of_the_checkpoint(tmp_path):
     script = (
         "import resource, sys\n"
         "from edgekit.exporter.export import ExportOptions, export\n"
-        "from edgekit.exporter import quality, goldens\n"
+        "from edgekit.exporter.checks import quality, goldens\n"
         "import jiwer, onnx, onnxruntime\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "export(sys.argv[1], sys.argv[2], ExportOptions(recipe=sys.argv[3]))\n"
