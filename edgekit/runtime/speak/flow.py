@@ -47,6 +47,9 @@ class FlowSpeaker:
         """Return whether a token is a speech code, padding, or a mark around them."""
         return token >= self._speech.first_code or token in (self._speech.start, self._speech.end)
 
+    def next_row(self, token: int, hidden: Array | None) -> None:
+        """Leave the lead to the backbone: its tokens are the codes."""
+
     def say(self, token: int) -> Iterator[Array]:
         """Take a token and yield samples; see Speaker. What is no code is dropped, as published."""
         if 0 <= (code := token - self._speech.first_code) < self._speech.codes:

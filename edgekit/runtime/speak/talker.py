@@ -135,6 +135,9 @@ class Talker:
         """Return False: every token of an answer is text."""
         return False
 
+    def next_row(self, token: int, hidden: Array | None) -> None:
+        """Leave the lead to the backbone: it never hears what the talker says."""
+
     def say(self, token: int) -> Iterator[Array]:
         """Take the next token of the answer and yield samples; see Speaker.
 
