@@ -136,9 +136,9 @@ def _stream(model: "Model") -> None:
 
 def _measure(bundle: Path, folder: Path) -> Path:
     """Write profile and report; return the report's path."""
+    from edgekit.atomic import write_whole
     from edgekit.profiler import profile_bundle, render_html, save_profile
     from edgekit.profiler.diagnosis import diagnose
-    from edgekit.profiler.profiles import write_whole
 
     clips = [resource("export/clips") / name for name in _MEASURED]
     with show_progress() as progress:

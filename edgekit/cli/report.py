@@ -21,7 +21,7 @@ def report(profiles: tuple[Path, ...], output: Path | None, kind: str | None) ->
     PROFILE is what `edgekit profile` wrote; several stand side by side. HTML is one file with plots that needs
     nothing else; JSON is an array of the profiles.
     """
-    from edgekit.profiler.profiles import write_whole
+    from edgekit.atomic import write_whole
 
     if kind is None:
         suffix = output.suffix.lower() if output else ".md"

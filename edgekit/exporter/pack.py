@@ -8,8 +8,6 @@ does not list.
 import errno
 import io
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from edgekit.atomic import draft_folder
 from edgekit.bundle import Embedding, FileEntry, Manifest, TensorRef, encode, hash_file
 from edgekit.errors import OutputError
 from edgekit.exporter.checks.written import WrittenWeight
@@ -43,35 +42,16 @@ def building(output: Path, *, overwrite: bool) -> Iterator[Path]:
         raise OutputError(f"{output}: exists already; pass --overwrite to replace it, or choose another --output")
     if output.is_symlink() or (output.exists() and not _replaceable(output)):
         raise OutputError(f"{output}: is not a bundle, so it is not replaced; choose another --output")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
-    except OSError as error:
-        raise OutputError(f"{output}: cannot be created ({error.strerror}); choose another --output") from error
-    try:
-        yield folder
-        _publish(folder, output)
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        raise OutputError(f"{output}: {error.strerror}; nothing was left behind, free space and try again") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _publish(folder: Path, output: Path) -> None:
-    folder.chmod(0o755)
-    if output.exists():
-        old = folder.with_name(folder.name + ".old")
-        output.rename(old)
+    with draft_folder(output, refused="cannot be created ({reason}); choose another --output") as draft:
         try:
-            folder.rename(output)
-        except OSError:
-            old.rename(output)
-            raise
-        shutil.rmtree(old)
-    else:
-        folder.rename(output)
+            yield draft.path
+            draft.publish()
+        except OSError as error:
+            if error.errno not in _DISK_ERRORS:
+                raise
+            raise OutputError(
+                f"{output}: {error.strerror}; nothing was left behind, free space and try again"
+            ) from error
 
 
 def _replaceable(output: Path) -> bool:

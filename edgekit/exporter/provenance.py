@@ -2,10 +2,10 @@
 
 import platform
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from edgekit.exporter.pack import PROVENANCE, write_json
+from edgekit.versions import installed
 
 _PACKAGES = ("edgekit-audio", "numpy", "onnx", "onnxruntime", "tokenizers")
 
@@ -19,13 +19,6 @@ def write_provenance(folder: Path) -> None:
             "machine": platform.machine(),
             "system": platform.system(),
             "python": platform.python_version(),
-            "packages": {package: _version(package) for package in _PACKAGES},
+            "packages": {package: installed(package) or "not installed" for package in _PACKAGES},
         },
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from edgekit.atomic import write_whole
 from edgekit.errors import ProfileError
 from edgekit.profiler.device import describe_device, describe_software
 from edgekit.profiler.markdown import facts_of_device, markdown_table, number
@@ -24,7 +25,6 @@ from edgekit.profiler.profiles import (
     Software,
     Struct,
     encode_record,
-    write_whole,
 )
 
 _DIGITS = 5

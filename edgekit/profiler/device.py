@@ -8,12 +8,12 @@ import os
 import platform
 import re
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import edgekit
 from edgekit.profiler.profiles import Device, Software
 from edgekit.runtime.memory import total_mib
+from edgekit.versions import installed
 
 UNKNOWN = "unknown"
 _ROOT = Path("/")
@@ -57,11 +57,9 @@ def describe_software(others: Iterable[str] = ()) -> Software:
     return Software(
         edgekit=edgekit.__version__,
         python=platform.python_version(),
-        numpy=_version("numpy"),
-        onnxruntime=next(
-            (found for name in ("onnxruntime", "onnxruntime-gpu") if (found := _version(name)) != UNKNOWN), UNKNOWN
-        ),
-        others={name: _version(name) for name in others},
+        numpy=installed("numpy") or UNKNOWN,
+        onnxruntime=installed("onnxruntime") or installed("onnxruntime-gpu") or UNKNOWN,
+        others={name: installed(name) or UNKNOWN for name in others},
     )
 
 
@@ -109,13 +107,6 @@ def _environment(root: Path, flags: set[str]) -> str:
     if inside or re.search(r"docker|containerd|kubepods|lxc", _read(root / "proc/1/cgroup")):
         where.append("container")
     return ", ".join(where) or "no sign of a virtual machine or container"
-
-
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return UNKNOWN
 
 
 def _read(path: Path) -> str:

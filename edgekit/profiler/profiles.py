@@ -5,14 +5,14 @@ Knows how samples become figures (``summarise``) and what each figure means (``D
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 import numpy as np
 
-from edgekit.errors import OutputError, ProfileError
+from edgekit.atomic import write_whole
+from edgekit.errors import ProfileError
 
 SCHEMA_VERSION = 1
 
@@ -352,19 +352,6 @@ def load_profile(path: str | os.PathLike[str]) -> Profile:
 def save_profile(profile: Profile, path: str | os.PathLike[str]) -> None:
     """Write a Profile as JSON, whole or not at all; raises OutputError."""
     write_whole(Path(path), encode_record(profile))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it; raises OutputError and leaves nothing half-written."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise OutputError(f"{path}: {error.strerror or error}; choose another place or free some space") from error
 
 
 class _Version(msgspec.Struct):

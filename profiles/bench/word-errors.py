@@ -22,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import edgekit
+from edgekit.atomic import write_whole
 from edgekit.bundle.manifest import ComputeLevel
 from edgekit.errors import EdgeKitError
 from edgekit.profiler.bench import bundle_facts
@@ -287,8 +288,7 @@ def joined_base(folder: Path) -> Path:
         for name in ("config.json", "tokenizer.json", "vocabulary.txt"):
             (folder / name).write_bytes((one / name).read_bytes())
         weights = (one / "model.bin.part1").read_bytes() + (two / "model.bin.part2").read_bytes()
-        (folder / "model.bin.part").write_bytes(weights)
-        (folder / "model.bin.part").rename(folder / "model.bin")
+        write_whole(folder / "model.bin", weights)
     return folder
 
 

@@ -21,7 +21,6 @@ from edgekit.profiler.doctor.examination import (
     _tensorrt,
     examine,
 )
-from edgekit.profiler.doctor.findings import numbers
 from edgekit.profiler.doctor.nvidia import examine_cuda_libraries, examine_driver, jetson_release, stacks_of
 
 JETPACK_6 = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\nKERNEL_VARIANT: oot\n"
@@ -362,11 +361,6 @@ def test_a_folder_called_like_a_library_is_not_taken_for_it(tmp_path, monkeypatc
 def test_each_library_that_a_provider_misses_has_its_own_remedy(machine, absent, fix):
     assert _library_fix(machine({}), absent) == fix
     assert _library_fix(machine({"etc/nv_tegra_release": JETPACK_6}), absent) == "sudo apt install nvidia-jetpack"
-
-
-@pytest.mark.parametrize(("text", "expected"), [("10.3.0rc1", (10, 3, 0)), ("", ()), ("v1", ()), ("13", (13,))])
-def test_versions_are_compared_by_their_numbers(text, expected):
-    assert numbers(text) == expected
 
 
 def test_the_file_tree_of_a_test_is_not_this_machine(tmp_path):

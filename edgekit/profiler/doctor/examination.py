@@ -8,11 +8,11 @@ import re
 import shutil
 import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 from edgekit.profiler.device import describe_device
-from edgekit.profiler.doctor.findings import Finding, numbers
+from edgekit.profiler.doctor.findings import Finding
 from edgekit.profiler.doctor.nvidia import (
     APT,
     DRIVER_LIBRARY,
@@ -24,6 +24,7 @@ from edgekit.profiler.doctor.nvidia import (
 from edgekit.profiler.doctor.probes import Answer, ask
 from edgekit.recipe import load_target
 from edgekit.runtime.memory import available_mib, total_mib
+from edgekit.versions import installed, older
 
 # The backends that edgekit/runtime has an Engine for.
 _ENGINES = frozenset({"onnxruntime-cpu", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"})
@@ -33,7 +34,7 @@ _BACKENDS = {
     "TensorrtExecutionProvider": "onnxruntime-tensorrt",
 }
 _TENSORRT = {"tensorrt": ("tensorrt", "TensorRT"), "tensorrt-rtx": ("tensorrt_rtx", "TensorRT for RTX")}
-_OLDEST_TENSORRT = (10, 3)  # JetPack 6's, the oldest that a target names
+_OLDEST_TENSORRT = "10.3"  # JetPack 6's, the oldest that a target names
 # Module, what needs it, and what pip is told: the voice detector would bring a second onnxruntime along.
 _SOUND = {
     "soundfile": ("audio files", "soundfile"),
@@ -126,17 +127,16 @@ def _absent_tensorrt(root: Path, name: str, *, gpu: bool) -> Finding:
 
 
 def _loaded_tensorrt(name: str, answer: Answer, *, gpu: bool) -> Finding:
-    installed = answer.said["version"]
-    if name == "TensorRT" and numbers(installed) < _OLDEST_TENSORRT:
-        needed = ".".join(map(str, _OLDEST_TENSORRT))
+    version = answer.said["version"]
+    if name == "TensorRT" and older(version, _OLDEST_TENSORRT):
         return Finding(
-            name, "wrong", f"{installed}, {needed} or later is needed", "on a Jetson: flash JetPack 6.2 or 7"
+            name, "wrong", f"{version}, {_OLDEST_TENSORRT} or later is needed", "on a Jetson: flash JetPack 6.2 or 7"
         )
     if not answer.said["builds"]:
-        return Finding(name, "wrong", f"{installed}, which runs engines and cannot build them", "pip install tensorrt")
+        return Finding(name, "wrong", f"{version}, which runs engines and cannot build them", "pip install tensorrt")
     if gpu and not answer.said["runs"]:
-        return Finding(name, "wrong", f"{installed}, which finds no device to run on; see driver and GPU")
-    return Finding(name, "ok", installed if gpu else f"{installed}; builds engines here, which run where a GPU is")
+        return Finding(name, "wrong", f"{version}, which finds no device to run on; see driver and GPU")
+    return Finding(name, "ok", version if gpu else f"{version}; builds engines here, which run where a GPU is")
 
 
 def _onnxruntime(root: Path, *, gpu: bool) -> list[tuple[Finding, str]]:
@@ -157,21 +157,21 @@ def _onnxruntime(root: Path, *, gpu: bool) -> list[tuple[Finding, str]]:
     return found
 
 
-def _package(installed: str) -> Finding:
-    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
+def _package(version: str) -> Finding:
+    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if installed(name)]
     if len(both) > 1:
         return Finding(
             "onnxruntime",
             "wrong",
-            f"{installed}, from two packages that write the same module",
+            f"{version}, from two packages that write the same module",
             "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install one of them",
         )
     needed = _lowest_onnxruntime()
-    if numbers(installed) < numbers(needed):
-        text = f"{installed}, bundles made by this EdgeKit ask for {needed} or later"
+    if older(version, needed):
+        text = f"{version}, bundles made by this EdgeKit ask for {needed} or later"
         fix = f"pip install '{both[0] if both else 'onnxruntime'}>={needed}'"
         return Finding("onnxruntime", "wrong", text, fix if sys.version_info >= _WHEELS else _NEWER_PYTHON)
-    return Finding("onnxruntime", "ok", installed)
+    return Finding("onnxruntime", "ok", version)
 
 
 def _provider(root: Path, name: str, answer: Answer, *, gpu: bool) -> Finding:
@@ -267,10 +267,3 @@ def _lowest_onnxruntime() -> str:
         return ""
     found = [re.match(r"onnxruntime>=([\d.]+)", bound) for bound in bounds]
     return next((one[1] for one in found if one), "")
-
-
-def _installed(distribution: str) -> bool:
-    try:
-        return bool(version(distribution))
-    except PackageNotFoundError:
-        return False

@@ -1,6 +1,5 @@
 """Finding: one thing that ``edgekit doctor`` looked at, how it is, and what to type about it."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,9 +23,3 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version, to compare by: (10, 3) for "10.3.0rc1" is less than (10, 3, 0)."""
-    found = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(int(part) for part in found.group().split(".")) if found else ()

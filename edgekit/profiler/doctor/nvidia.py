@@ -9,8 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgekit.profiler.doctor.findings import Finding, numbers, read_text
+from edgekit.profiler.doctor.findings import Finding, read_text
 from edgekit.recipe import Stack, Target, load_target, target_names
+from edgekit.versions import begins, numbers, older
 
 APT = "sudo apt install nvidia-jetpack"
 DRIVER_LIBRARY = "in a container: docker run --gpus all; else install the driver again"
@@ -21,7 +22,7 @@ _LIBRARIES = (
     "usr/lib/*-linux-gnu/tegra", "usr/lib64",
 )  # fmt: skip
 # The oldest driver for CUDA 13 outside Jetsons: CUDA 13.0 release notes, table of minimum driver versions.
-_CUDA_13_DRIVER = 580
+_CUDA_13_DRIVER = "580"
 _DISPLAY = "0x03"  # PCI base class
 
 
@@ -38,7 +39,7 @@ def stacks_of(release: str) -> list[tuple[Target, Stack]]:
         (target, stack)
         for target in targets
         for stack in target.stacks
-        if any(f"{release}.".startswith(f"{begin}.") for begin in stack.l4t)
+        if any(begins(release, beginning) for beginning in stack.l4t)
     ]
 
 
@@ -72,7 +73,7 @@ def examine_cuda_libraries(root: Path, driver: Finding) -> Finding:
     newest = max(found["cudart"])
     text = f"CUDA {', '.join(map(str, sorted(found['cudart'])))}; cuDNN {', '.join(map(str, found['cudnn'])) or 'none'}"
     version = re.search(r"NVIDIA (\d+)", driver.text)
-    if newest >= 13 and version and int(version[1]) < _CUDA_13_DRIVER:
+    if newest >= 13 and version and older(version[1], _CUDA_13_DRIVER):
         return Finding(
             "CUDA libraries",
             "wrong",

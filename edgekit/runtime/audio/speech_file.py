@@ -1,12 +1,14 @@
 """SpeechFile: spoken answers into a WAV file, written as they come, under its name only when all is there."""
 
-import os
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
+from edgekit.atomic import draft_file
 from edgekit.errors import MissingPackageError, OutputError, UsageError
 from edgekit.runtime.events import Audio
+
+_REFUSED = "not written, {reason}; choose another place or free some space"
 
 
 class SpeechFile:
@@ -20,39 +22,28 @@ class SpeechFile:
             raise UsageError(f"{path}: speech is written as WAV; give it a name that ends in .wav")
         self._path, self._rate = path, sample_rate_hz
         self.samples = 0
-        self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
 
     def __enter__(self) -> "SpeechFile":  # noqa: PYI034 - typing.Self needs Python 3.11
         try:
             import soundfile
         except (ImportError, OSError) as error:
             raise MissingPackageError(f"soundfile: {error}; `pip install soundfile`") from error
-        try:
-            if self._path.is_dir():
-                raise IsADirectoryError(21, "Is a directory", str(self._path))
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = self._partial.open("wb")
-        except OSError as error:
-            raise self._refusal(error.strerror) from error
-        # By its descriptor: what a file object raises in soundfile's callbacks is lost.
-        self._file = soundfile.SoundFile(
-            self._stream.fileno(), "w", self._rate, 1, "PCM_16", format="WAV", closefd=False
-        )
+        with ExitStack() as stack:
+            self._draft = stack.enter_context(draft_file(self._path, refused=_REFUSED))
+            # By its descriptor: what a file object raises in soundfile's callbacks is lost.
+            self._file = soundfile.SoundFile(
+                self._draft.file.fileno(), "w", self._rate, 1, "PCM_16", format="WAV", closefd=False
+            )
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._stream.close()
-        try:
+        with self._stack:
+            self._file.close()
             if kind is None:
-                self._partial.replace(self._path)
-        except OSError as refused:
-            raise self._refusal(refused.strerror) from refused
-        finally:
-            with suppress(OSError):  # it was renamed, or its disk is gone
-                self._partial.unlink()
+                self._draft.publish()
 
     def audio(self, audio: Audio) -> None:
         """Append a piece of an answer; what exceeds [-1, 1] is clipped. Raises OutputError."""
@@ -61,7 +52,5 @@ class SpeechFile:
             self._file.write(audio.samples)
             self.samples += len(audio.samples)
         except RuntimeError as error:  # libsndfile's
-            raise self._refusal(str(error).rstrip(".")) from error
-
-    def _refusal(self, reason: str | None) -> OutputError:
-        return OutputError(f"{self._path}: not written, {reason}; choose another place or free some space")
+            refused = _REFUSED.format(reason=str(error).rstrip("."))
+            raise OutputError(f"{self._path}: {refused}") from error

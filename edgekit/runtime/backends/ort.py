@@ -21,6 +21,7 @@ from edgekit.runtime.backends.ort_cuda import (
     why_inactive,
 )
 from edgekit.runtime.engine import Call, allocate
+from edgekit.versions import older
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": CUDA}
 _DTYPES = {
@@ -139,24 +140,13 @@ def _import_onnxruntime(required: str | None, device: Device) -> Any:
         raise MissingPackageError(
             f"onnxruntime: {one_line(error)}, but this bundle runs on it; pip install 'edgekit-audio[{extra}]'"
         ) from error
-    if required is not None and _version(onnxruntime.__version__) < _version(required):
+    if required is not None and older(onnxruntime.__version__, required):
         package = "onnxruntime-gpu" if device == "cuda" else "onnxruntime"
         raise BackendError(
             f"onnxruntime {onnxruntime.__version__} is too old, this bundle needs {required} or newer; "
             f"pip install '{package}>={required}'"
         )
     return onnxruntime
-
-
-def _version(text: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version such as '1.31.1' or '1.32.0.dev2026'."""
-    numbers = []
-    for part in text.split(".")[:3]:
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if not digits:
-            break
-        numbers.append(int(digits))
-    return tuple(numbers)
 
 
 def _check_signature(graph: str, kind: str, found: list[Any], specs: tuple[TensorSpec, ...]) -> None:

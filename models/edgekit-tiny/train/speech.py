@@ -22,6 +22,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from edgekit.atomic import draft_file
+
 RATE_HZ = 16_000
 CLIPS = 256  # in a shard
 LONGEST_S, SHORTEST_S = 27.0, 0.25
@@ -136,9 +138,10 @@ def after_silence(clip: np.ndarray, pick: random.Random) -> np.ndarray:
 def write_shard(path: Path, clips: list[np.ndarray], about: list[dict[str, str]]) -> float:
     """Write a shard whole or not at all and return its seconds of sound."""
     ends = np.cumsum([len(clip) for clip in clips])
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        np.savez(file, audio=np.concatenate(clips), ends=ends, about=np.array(json.dumps(about)))
-    Path(file.name).rename(path)
+    with draft_file(path) as draft:
+        with draft.path.open("wb") as stream:  # given a path, numpy would add a suffix
+            np.savez(stream, audio=np.concatenate(clips), ends=ends, about=np.array(json.dumps(about)))
+        draft.publish()
     return float(ends[-1]) / RATE_HZ
 
 

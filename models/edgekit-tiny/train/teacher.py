@@ -12,7 +12,6 @@ each clip in frames and in tokens.
 import argparse
 import json
 import os
-import tempfile
 import time
 from pathlib import Path
 
@@ -23,6 +22,8 @@ from network import Network, build
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
+
+from edgekit.atomic import draft_file
 
 TOP = 48
 BATCH = 8
@@ -138,9 +139,10 @@ def teach_shard(teacher: Teacher, path: Path) -> float:
     joined = {name: np.concatenate([item[name] for item in known]) for name in known[0]}
     joined["frame_ends"] = np.cumsum([len(item["frames"]) for item in known])
     joined["token_ends"] = np.cumsum([len(item["tokens"]) for item in known])
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        np.savez(file, **joined)
-    Path(file.name).rename(path.with_suffix(".taught.npz"))
+    with draft_file(path.with_suffix(".taught.npz")) as draft:
+        with draft.path.open("wb") as stream:  # given a path, numpy would add a suffix
+            np.savez(stream, **joined)
+        draft.publish()
     return float(joined["forced"].mean())
 
 

@@ -25,6 +25,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from edgekit.atomic import draft_file
+
 FRAMES, FORCED, ROUTER = 1.0, 0.2, 0.1  # weights of the losses beside the teacher's tokens (1.0)
 WARM_UP_STEPS, CLIP, DECAY = 100, 1.0, 0.01
 FLOOR = 0.03  # of the highest learning rate, at the end
@@ -165,8 +167,9 @@ class Run:
         """Write everything so that a stop at any moment leaves the former or the new state, and the checkpoint."""
         state = {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
         state |= {"average": self.average, "step": self.step, "clips": self.clips}
-        torch.save(state | {"worked": self.worked_s, "seconds": self.heard_s}, self.last.with_suffix(".part"))
-        self.last.with_suffix(".part").rename(self.last)
+        with draft_file(self.last) as draft:
+            torch.save(state | {"worked": self.worked_s, "seconds": self.heard_s}, draft.path)
+            draft.publish()
         publish(self.average, self.start, self.folder / "checkpoint")
 
 

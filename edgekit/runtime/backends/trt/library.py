@@ -4,9 +4,10 @@ import importlib
 from typing import Any
 
 from edgekit.errors import BackendError, MissingPackageError
+from edgekit.versions import older
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-_LOWEST = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 7)}
+_LOWEST = {"tensorrt": "10.3", "tensorrt-rtx": "1.7"}
 _INSTALL = {
     "tensorrt": "take the one of JetPack 6 or later, or NVIDIA's package",
     "tensorrt-rtx": "pip install 'edgekit-audio[rtx]'",
@@ -24,15 +25,9 @@ def load_library(kind: str) -> Any:  # noqa: ANN401 - TensorRT's module
         raise MissingPackageError(
             f"{kind}: {one_line(error)}, and plans are built and run with it; {_INSTALL[kind]}"
         ) from error
-    if version_of(trt) < _LOWEST[kind]:
-        lowest = ".".join(map(str, _LOWEST[kind]))
-        raise BackendError(f"{kind} {trt.__version__}: too old, {lowest} or newer is needed; {_INSTALL[kind]}")
+    if older(trt.__version__, _LOWEST[kind]):
+        raise BackendError(f"{kind} {trt.__version__}: too old, {_LOWEST[kind]} or newer is needed; {_INSTALL[kind]}")
     return trt
-
-
-def version_of(trt: Any) -> tuple[int, ...]:  # noqa: ANN401 - TensorRT's module
-    """Return the first two numbers of a module's version."""
-    return tuple(int(part) for part in trt.__version__.split(".")[:2])
 
 
 def make_logger(trt: Any, *, verbose: bool) -> Any:  # noqa: ANN401 - a subclass of TensorRT's

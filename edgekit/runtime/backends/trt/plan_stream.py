@@ -7,8 +7,8 @@ import mmap
 from typing import Any
 
 from edgekit.errors import OutputError
-from edgekit.runtime.backends.trt.library import version_of
 from edgekit.runtime.backends.trt.plans import PlanDraft, PlanReader
+from edgekit.versions import numbers
 
 _BLOCK_BYTES = 8 << 20
 
@@ -64,7 +64,7 @@ def reads_in_blocks(trt: Any) -> bool:  # noqa: ANN401
     older reader only, which does not say that it asks again. Source: pyCore.cpp in releases 10.3 to 11.1 of TensorRT's
     public repository.
     """
-    return hasattr(trt, "IStreamReaderV2") and not (10, 0) <= version_of(trt) < (10, 9)
+    return hasattr(trt, "IStreamReaderV2") and not (10, 0) <= numbers(trt.__version__) < (10, 9)
 
 
 def reader_class(trt: Any, plan: PlanReader) -> Any:  # noqa: ANN401

@@ -7,24 +7,23 @@ block by block: the file is the plan, then its note as a line of JSON, then a li
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
+from edgekit.atomic import FileDraft, draft_file
 from edgekit.bundle import Bundle
 from edgekit.bundle.manifest import Struct
-from edgekit.errors import OutputError
 from edgekit.runtime.backends.sizes import input_sizes
 
 _END = b"\nedgekit plan 2 %08d\n"
 _END_BYTES = len(_END % 0)
 _MAX_NOTE_BYTES = 1 << 20  # the sizes of some hundred inputs
 _BLOCK_BYTES = 4 << 20
+_REFUSED = "{reason}; free space, or choose another --output"
 PORTABLE = "8.0 to 12.0"
 """The device of a plan that TensorRT for RTX built for all that it builds for unless told otherwise."""
 
@@ -113,30 +112,10 @@ class PlanReader:
         self._file.close()
 
 
-class NewFile:
-    """A file that is being written under a temporary name. Raises OutputError if the disk does not take it."""
-
-    def __init__(self, file: FileIO, temporary: Path) -> None:
-        self._file = file
-        self.path = temporary
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Add bytes."""
-        left = memoryview(data)
-        with _told(self.path):
-            while left:
-                left = left[self._file.write(left) :]
-
-    def name(self, path: Path) -> Path:
-        """Give the file its own name and return it."""
-        with _told(path):
-            return self.path.replace(path)
-
-
 class PlanDraft:
     """A plan that is being written; ``sha256`` and ``bytes`` are of what there is so far."""
 
-    def __init__(self, file: NewFile, place: Callable[[PlanNote], Path]) -> None:
+    def __init__(self, file: FileDraft, place: Callable[[PlanNote], Path]) -> None:
         self.bytes = 0
         self._file = file
         self._place = place
@@ -162,7 +141,7 @@ class PlanDraft:
         assert (note.bytes, note.sha256) == (self.bytes, self.sha256), "a note of another plan"
         line = msgspec.json.encode(note)
         self._file.write(line + _END % len(line))
-        return self._file.name(self._place(note))
+        return self._file.publish(self._place(note))
 
 
 class PlanStore:
@@ -202,7 +181,7 @@ class PlanStore:
 
         Raises OutputError if the disk does not take it.
         """
-        with self._new(f"{component}.plan") as file:
+        with draft_file(self.folder / f"{component}.plan", refused=_REFUSED) as file:
             yield PlanDraft(file, lambda note: self.path(component, note.key))
 
     def notes(self, component: str) -> list[PlanNote]:
@@ -223,30 +202,9 @@ class PlanStore:
 
     def keep_cache(self, file: str, data: bytes | memoryview) -> None:
         """Keep what was found out at some cost, such as timings. Raises OutputError if the disk does not take it."""
-        with self._new(file) as new:
+        with draft_file(self.folder / file, refused=_REFUSED) as new:
             new.write(data)
-            new.name(self.folder / file)
-
-    @contextmanager
-    def _new(self, name: str) -> Iterator[NewFile]:
-        with _told(self.folder / name):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle, made = tempfile.mkstemp(prefix=f".{name}.", suffix=".partial", dir=self.folder)
-        temporary = Path(made)
-        try:
-            with os.fdopen(handle, "wb", buffering=0) as file:
-                temporary.chmod(0o644)
-                yield NewFile(file, temporary)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"{path}: {error.strerror}; free space, or choose another --output") from error
+            new.publish()
 
 
 def _read_note(file: BinaryIO) -> PlanNote | None:
