@@ -9,7 +9,8 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from edgekit.bundle.manifest import Activations, ComputeLevel, Dialect, GateSettings, GridMode, Precision, Struct
+from edgekit.bundle.dialects import DIALECTS, Activations
+from edgekit.bundle.manifest import ComputeLevel, GateSettings, GridMode, Precision, Struct
 from edgekit.errors import RecipeError
 from edgekit.resources import resource
 
@@ -128,7 +129,7 @@ class Target(Struct, frozen=True):
 
     name: str
     description: str
-    dialect: Dialect
+    dialect: str
     backends: tuple[str, ...]
     min_memory_mib: int
     tested: bool
@@ -139,11 +140,12 @@ class Target(Struct, frozen=True):
     stacks: tuple[Stack, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise ValueError, which msgspec tells with the field, for activations that the dialect has not."""
-        if self.activations != "float32" and self.dialect == "ort-cpu":
-            raise ValueError(f"activations '{self.activations}': dialect 'ort-cpu' has float32 only")
-        if self.activations != "float16" and self.dialect == "ort-cuda":
-            raise ValueError(f"activations '{self.activations}': dialect 'ort-cuda' has float16 only")
+        """Raise ValueError, which msgspec tells with the file, for an unknown dialect or activations it has not."""
+        offered = DIALECTS.get(self.dialect).activations
+        if self.activations not in offered:
+            raise ValueError(
+                f"activations '{self.activations}': dialect '{self.dialect}' has {' and '.join(offered)} only"
+            )
 
 
 _T = TypeVar("_T", Recipe, Target)

@@ -1,4 +1,4 @@
-"""The graph vocabulary that families share: norms, caches, attention, the audio encoder, routers.
+"""The graph vocabulary that families share: linears, experts, norms, caches, attention, the audio encoder, routers.
 
 Activations are (rows, width). What becomes other nodes in another dialect is written by ``dialects``. Shapes in
 comments: S new rows, T rows in total, H heads, D head size.
@@ -8,11 +8,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.exporter.dialects import Attention, Steps, blocks_of
+from edgekit.exporter.dialects import Attention, ExpertBank, Routing, Steps, blocks_of
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
+from edgekit.recipe import Group
 
 MASKED = -1e10  # what the Step-Audio encoder adds to the score of a key it may not see
+
+
+def linear(g: GraphWriter, w: Weights, x: str, name: str, group: Group, bias: str | None = None) -> str:
+    """Return ``x @ weight.T + bias`` for x (rows, in) and the tensor ``name`` (out, in) of a precision group."""
+    return blocks_of(g).linear(g, w, x, name, group=group, bias=w.plain(g, bias) if bias else "")
+
+
+def experts(g: GraphWriter, w: Weights, x: str, routing: Routing, bank: ExpertBank) -> str:
+    """Return the weighted sum of expert outputs for x (rows, hidden); work of those not chosen is skipped.
+
+    Plain experts use GELU, gated ones SwiGLU.
+    """
+    return blocks_of(g).experts(g, w, x, routing, bank)
 
 
 def layer_norm(g: GraphWriter, w: Weights, x: str, name: str, epsilon: float = 1e-5) -> str:
@@ -254,16 +268,16 @@ def encoder_layer(
     """Return x (S, width) after one layer: every row sees every other of this call and the cache, ``bias`` added."""
     root = names.layer.format(layer)
 
-    def linear(value: str, part: str, biased: bool = True) -> str:
+    def project(value: str, part: str, biased: bool = True) -> str:
         name = f"{root}.{part}"
-        return w.linear(g, value, f"{name}.weight", "encoder", f"{name}.bias" if biased else None)
+        return linear(g, w, value, f"{name}.weight", "encoder", f"{name}.bias" if biased else None)
 
     normed = layer_norm(g, w, x, f"{root}.{names.attention_norm}")
     attended = cached_attention(
-        g, linear(normed, names.query), linear(normed, names.key, names.key_biased), linear(normed, names.value), layer,
-        at, heads=size.heads, kv_heads=size.heads, head_dim=size.head_dim, capacity=size.positions, causal=False,
+        g, project(normed, names.query), project(normed, names.key, names.key_biased), project(normed, names.value),
+        layer, at, heads=size.heads, kv_heads=size.heads, head_dim=size.head_dim, capacity=size.positions, causal=False,
         bias=bias,
     )  # fmt: skip
-    x = g.node("Add", x, linear(attended, names.out))
+    x = g.node("Add", x, project(attended, names.out))
     normed = layer_norm(g, w, x, f"{root}.{names.mlp_norm}")
-    return g.node("Add", x, linear(g.node("Gelu", linear(normed, names.up)), names.down))
+    return g.node("Add", x, project(g.node("Gelu", project(normed, names.up)), names.down))

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import msgspec
 
 from edgekit.bundle import FORMAT_VERSION, Bundle, CensusRow, Manifest, Precision, Requirements, open_bundle
-from edgekit.bundle.manifest import Dialect
 from edgekit.errors import CheckpointError, UsageError
 from edgekit.exporter.calibrate import Calibration, calibrate
 from edgekit.exporter.checks.census import check_census, take_census
@@ -54,7 +53,7 @@ CONFIG = "config.json"
 GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer.json"
 
-_ENCODER_ACTIVATIONS: Mapping[Dialect, Literal["dynamic", "static", "float"]] = {
+_ENCODER_ACTIVATIONS: Mapping[str, Literal["dynamic", "static", "float"]] = {
     "ort-cpu": "dynamic", "ort-cuda": "float", "standard": "static",
 }  # fmt: skip
 _RECIPES = {"step_audio_2": "step-audio-2-mini", "qwen3_omni_moe": "qwen3-omni-30b"}
@@ -186,7 +185,7 @@ def find_recipe(named: str | Path | None, config: Mapping[str, Any]) -> Recipe:
     return load_recipe(resource("export") / str(name) / "recipe.toml")
 
 
-def _resolve(recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Recipe:
+def _resolve(recipe: Recipe, options: ExportOptions, dialect: str) -> Recipe:
     precision: dict[Group, Precision] = {
         group: options.groups.get(group) or options.precision or getattr(recipe.precision, group) for group in GROUPS
     }
@@ -196,7 +195,7 @@ def _resolve(recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Recipe
     return msgspec.structs.replace(recipe, precision=PrecisionSettings(**precision), grid=grid, quantize=how)
 
 
-def _make(source: _Source, output: Path, recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Manifest:
+def _make(source: _Source, output: Path, recipe: Recipe, options: ExportOptions, dialect: str) -> Manifest:
     recipe = _resolve(recipe, options, dialect)
     offered = {source.family.group(name) for name in source.family.expected()}
     for group in options.groups:
@@ -259,7 +258,7 @@ def _as_float(recipe: Recipe) -> Recipe:
     return msgspec.structs.replace(recipe, precision=FLOAT, quantize=how)
 
 
-def _calibrated(source: _Source, recipe: Recipe, dialect: Dialect, beside: Path) -> Calibration | None:
+def _calibrated(source: _Source, recipe: Recipe, dialect: str, beside: Path) -> Calibration | None:
     """Return the ranges of the encoder's INT8 activations where the dialect wants them fixed; None if it does not."""
     if dialect != "standard" or recipe.precision.encoder != "int8":
         return None
@@ -277,7 +276,7 @@ def _build(
     source: _Source,
     folder: Path,
     recipe: Recipe,
-    dialect: Dialect,
+    dialect: str,
     *,
     progress: Progress,
     calibration: Calibration | None = None,
@@ -350,7 +349,7 @@ def _build(
     return msgspec.structs.replace(manifest, files=list_files(folder))
 
 
-def _requires(dialect: Dialect, census: Iterable[CensusRow]) -> Requirements:
+def _requires(dialect: str, census: Iterable[CensusRow]) -> Requirements:
     opset = OPSETS[dialect][""]
     if dialect != "standard":
         return Requirements(opset=opset, onnxruntime=LOWEST_ONNXRUNTIME)

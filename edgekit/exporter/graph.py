@@ -15,17 +15,18 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.bundle import Component, Precision, TensorSpec
-from edgekit.bundle.manifest import Activations, Dialect, StateKind
+from edgekit.bundle.dialects import Activations
+from edgekit.bundle.manifest import StateKind
 
 MICROSOFT = "com.microsoft"
 OPSET = 21
 # TensorRT 10.3 documents operators up to opset 20: dialects/standard/ops.toml, which also says why INT4 may be newer.
-OPSETS: dict[Dialect, dict[str, int]] = {
+OPSETS: dict[str, dict[str, int]] = {
     "ort-cpu": {"": OPSET, MICROSOFT: 1},
     "ort-cuda": {"": OPSET, MICROSOFT: 1},
     "standard": {"": 20},
 }
-IR_VERSIONS: dict[Dialect, int] = {"ort-cpu": 10, "ort-cuda": 10, "standard": 9}
+IR_VERSIONS: dict[str, int] = {"ort-cpu": 10, "ort-cuda": 10, "standard": 9}
 INT4_OPSET, INT4_IR_VERSION = 21, 10  # the first that know the type
 _INLINE_BYTES = 1024  # smaller tensors stay inside the graph file
 _TOLD_BYTES = 32  # longer constants are named by their hash
@@ -65,11 +66,9 @@ class GraphWriter:
     ``activations``: what products take and give; ``narrow`` and ``widen`` go between it and float32, which all else is.
     """
 
-    def __init__(
-        self, folder: Path, name: str, dialect: Dialect = "ort-cpu", activations: Activations = "float32"
-    ) -> None:
+    def __init__(self, folder: Path, name: str, dialect: str = "ort-cpu", activations: Activations = "float32") -> None:
         self.name = name
-        self.dialect: Dialect = dialect
+        self.dialect: str = dialect
         self.activations: Activations = activations
         self.graph_file = f"{name}.onnx"
         self.data_file = f"{name}.onnx.data"

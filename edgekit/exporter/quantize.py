@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Precision
-from edgekit.bundle.manifest import Activations
+from edgekit.bundle.dialects import Activations
 from edgekit.errors import CheckpointError
 
 Float = NDArray[np.float32]

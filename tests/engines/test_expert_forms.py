@@ -66,7 +66,7 @@ def union(g, x, routing, w, bank):
 
 
 def each_token(g, x, routing, w, bank):
-    bias = w.expert_bias(g, bank)
+    bias = bank.store_bias(g, w)
     first, second = (g.node("Gather", one, routing.places, axis=0) for one in expert_matrices(g, w, bank))
     column = g.node("Unsqueeze", x, g.constant([1, 3]))
     hidden = g.node("Squeeze", g.node("MatMul", first, column), g.constant([3]))
@@ -76,7 +76,7 @@ def each_token(g, x, routing, w, bank):
 
 
 def every_expert(g, x, routing, w, bank):
-    bias = w.expert_bias(g, bank)
+    bias = bank.store_bias(g, w)
     first, second = expert_matrices(g, w, bank)
     hidden = g.node("MatMul", g.node("Unsqueeze", x, g.constant([0])), g.node("Transpose", first, perm=[0, 2, 1]))
     hidden = g.node("Gelu", g.node("Add", hidden, g.node("Unsqueeze", bias, g.constant([1]))))

@@ -8,7 +8,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgekit.bundle import Precision
-from edgekit.bundle.manifest import Dialect, FlowSpeech, Sampling
+from edgekit.bundle.manifest import FlowSpeech, Sampling
 from edgekit.exporter.dialects.standard.ops import check_ops
 from edgekit.exporter.families.step_audio.flow import Flow as FlowGraphs
 from edgekit.exporter.families.step_audio.flow import FlowShape
@@ -27,7 +27,7 @@ STEPS = 10
 
 
 def engines(
-    folder: Path, source: Tensors, shape: FlowShape, precision: Precision = "float32", dialect: Dialect = "ort-cpu"
+    folder: Path, source: Tensors, shape: FlowShape, precision: Precision = "float32", dialect: str = "ort-cpu"
 ) -> dict[str, OrtEngine]:
     """Return both components of a flow, written into ``folder`` and loaded."""
     flow = FlowGraphs(shape)

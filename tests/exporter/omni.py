@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Precision
-from edgekit.bundle.manifest import Dialect
 from edgekit.exporter.families.qwen import Qwen
 from edgekit.exporter.families.qwen3_omni.family import THINKER, Qwen3Omni
 from edgekit.exporter.families.qwen3_omni.talker import SPECIAL_CODES, Talker
@@ -42,7 +41,7 @@ def graph(
     name: str,
     precision: Precision = "float32",
     tensors: Mapping[str, Array] | None = None,
-    dialect: Dialect = "ort-cpu",
+    dialect: str = "ort-cpu",
 ) -> OrtEngine:
     """Return one component built from the weights, or from ``tensors``."""
     thinker, talker = parts()

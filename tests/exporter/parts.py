@@ -8,7 +8,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgekit.bundle import Precision
-from edgekit.bundle.manifest import Activations, Dialect
+from edgekit.bundle.dialects import Activations
 from edgekit.exporter.dialects.standard.ops import check_ops
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
@@ -46,7 +46,7 @@ def engine(
     tensors: Mapping[str, Array],
     precision: Precision = "float32",
     *,
-    dialect: Dialect = "ort-cpu",
+    dialect: str = "ort-cpu",
     activations: Activations = "float32",
 ) -> OrtEngine:
     """Return the component ``name`` that ``build`` writes into ``folder``, every group in one precision."""

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,11 @@ from edgekit.errors import (
     RecipeError,
     UsageError,
 )
-from edgekit.exporter import pack, weights
+from edgekit.exporter import pack
 from edgekit.exporter.checks.census import ratio
 from edgekit.exporter.checks.weight_check import check_weights
 from edgekit.exporter.checks.written import written_embedding, written_weights
+from edgekit.exporter.dialects.ort_cpu import OrtDialect
 from edgekit.exporter.export import ExportOptions, export, find_recipe, quantize
 from edgekit.exporter.families import find_family
 from edgekit.exporter.quantize import SCALE
@@ -85,24 +87,19 @@ def test_the_census_accounts_for_every_weight_of_the_checkpoint(name, checkpoint
     "left", ["model.decoder.layers.1.self_attn.q_proj.weight", "model.decoder.layers.0.fc1.weight"]
 )
 def test_a_linear_or_a_bank_of_experts_left_float_fails_the_command(left, checkpoint, tmp_path, monkeypatch):
-    whole = weights.Weights
+    linear, experts = OrtDialect.linear, OrtDialect.experts
 
-    class Forgetful(whole):
-        def linear(self, g, x, name, group, bias=None):
-            return (
-                _as_float(self).linear(g, x, name, group, bias)
-                if name == left
-                else super().linear(g, x, name, group, bias)
-            )
+    def as_float(w, names):
+        return replace(w, precision=dict.fromkeys(w.precision, "float32")) if left in names else w
 
-        def experts(self, g, x, routing, bank):
-            maker = _as_float(self) if left in bank.names else super()
-            return maker.experts(g, x, routing, bank)
-
-    def _as_float(w):
-        return whole(w.source, dict.fromkeys(w.precision, "float32"), w.settings)
-
-    monkeypatch.setattr("edgekit.exporter.export.Weights", Forgetful)
+    monkeypatch.setattr(
+        OrtDialect, "linear", lambda self, g, w, x, name, **how: linear(self, g, as_float(w, [name]), x, name, **how)
+    )
+    monkeypatch.setattr(
+        OrtDialect,
+        "experts",
+        lambda self, g, w, x, routing, bank: experts(self, g, as_float(w, bank.names), x, routing, bank),
+    )
     with pytest.raises(CensusError, match=rf"{left}: stored as float32 for \w+, the recipe says \w+ = int8"):
         export(checkpoint("whisper-experts"), tmp_path / "b", ExportOptions(recipe=QUICK, precision="int8"))
     assert list(tmp_path.iterdir()) == []

@@ -14,12 +14,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.bundle import open_bundle
 from edgekit.errors import CensusError, CheckpointError, RecipeError
-from edgekit.exporter.dialects import Routing
+from edgekit.exporter import blocks
+from edgekit.exporter.dialects import ExpertBank, Routing
 from edgekit.exporter.dialects.ort_cuda.ops import check_cuda_ops, cuda_allow_list
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.exporter.graph import IR_VERSIONS, OPSETS, GraphWriter
 from edgekit.exporter.quantize import dequantize_blocks, quantize_blocks
-from edgekit.exporter.weights import ExpertBank, Weights
+from edgekit.exporter.weights import Weights
 from edgekit.recipe import GROUPS, QuantizeSettings, load_target
 from edgekit.runtime.backends import CPU
 from edgekit.runtime.backends.ort import OrtEngine, load_component, open_graph
@@ -177,7 +178,7 @@ def test_experts_are_weighted_by_their_shares(gated, bits, tmp_path):
     w = Weights(Held({"bias": bias}), dict.fromkeys(GROUPS, f"int{bits}"), QuantizeSettings())
     with GraphWriter(tmp_path, "bank", "ort-cuda", "float16") as g:
         x, mix = (g.input(name, "float32", ("rows", size)) for name, size in (("x", width), ("mix", experts)))
-        g.output(w.experts(g, x, Routing("", "", mix), bank), "y", "float32", ("rows", width))
+        g.output(blocks.experts(g, w, x, Routing("", "", mix), bank), "y", "float32", ("rows", width))
         engine = open_graph(tmp_path, g.close("int8"), 1)
     check_cuda_ops(tmp_path / "bank.onnx")
     rows, shares = rng.standard_normal((5, width), np.float32), np.zeros((5, experts), np.float32)

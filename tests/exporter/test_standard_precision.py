@@ -11,15 +11,15 @@ from onnx.reference import ReferenceEvaluator
 
 from edgekit.bundle import open_bundle
 from edgekit.errors import CheckpointError, QualityError, RecipeError
+from edgekit.exporter import blocks
 from edgekit.exporter.checks.quality import relative_error
 from edgekit.exporter.checks.weight_check import check_weights
-from edgekit.exporter.dialects import Routing
+from edgekit.exporter.dialects import ExpertBank, Routing
 from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.families import find_family
 from edgekit.exporter.quantize import BITS, dequantize_blocks, dividing_block, quantize_blocks, quantize_channels
 from edgekit.exporter.sources.checkpoint import open_checkpoint
 from edgekit.exporter.tables import written_bundle
-from edgekit.exporter.weights import ExpertBank
 from edgekit.recipe import load_target
 from edgekit.runtime.answer.embedding import TokenTable
 from tests.exporter.graphs import STANDARD
@@ -191,7 +191,7 @@ def test_an_expert_that_overflows_on_rows_of_others_spoils_none(tmp_path):
 
     def build(g, w):
         x, mix = g.input("x", "float32", ("n", width)), g.input("mix", "float32", ("n", 2))
-        y = w.experts(g, x, Routing("", g.input("places", "int64", ("n", 1)), mix), bank)
+        y = blocks.experts(g, w, x, Routing("", g.input("places", "int64", ("n", 1)), mix), bank)
         g.output(y, "y", "float32", ("n", width))
 
     rows = np.ones((2, width), np.float32)
@@ -321,7 +321,7 @@ def test_a_width_that_has_no_whole_blocks_is_one_line(tmp_path):
 
     def build(g, w):
         x = g.input("x", "float32", ("n", 24))
-        g.output(w.linear(g, x, "narrow", "backbone"), "y", "float32", ("n", 4))
+        g.output(blocks.linear(g, w, x, "narrow", "backbone"), "y", "float32", ("n", 4))
 
     with pytest.raises(
         CheckpointError, match=r"^narrow: 24 wide, INT4 needs a multiple of 16; export with --backbone int8"

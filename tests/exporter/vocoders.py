@@ -7,7 +7,6 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgekit.bundle.manifest import Dialect
 from edgekit.exporter.dialects.standard.ops import check_ops
 from edgekit.exporter.families.step_audio.hift import HiFT
 from edgekit.exporter.graph import GraphWriter
@@ -27,7 +26,7 @@ def tensors(form: str = "pair") -> FoldedTensors:
 
 
 def engine(
-    folder: Path, build: Callable[[GraphWriter, Weights], None], form: str = "pair", dialect: Dialect = "ort-cpu"
+    folder: Path, build: Callable[[GraphWriter, Weights], None], form: str = "pair", dialect: str = "ort-cpu"
 ) -> OrtEngine:
     """Return what ``build`` writes, loaded."""
     with GraphWriter(folder, "vocoder", dialect) as g:
@@ -40,7 +39,7 @@ def engine(
     return OrtEngine(component, onnxruntime.InferenceSession(str(folder / component.graph), options))
 
 
-def vocoder(folder: Path, form: str = "pair", dialect: Dialect = "ort-cpu") -> OrtEngine:
+def vocoder(folder: Path, form: str = "pair", dialect: str = "ort-cpu") -> OrtEngine:
     """Return the tiny vocoder, loaded."""
     return engine(folder, HiFT.of(tensors(form)).build, form, dialect)
 

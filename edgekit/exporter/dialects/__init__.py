@@ -4,24 +4,22 @@
 family calls ``blocks`` and ``weights`` and never sees which one writes its graph.
 """
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from edgekit.bundle.manifest import Dialect
+from edgekit.exporter.dialects.experts import ExpertBank
 from edgekit.exporter.dialects.ort_cpu import OrtDialect
 from edgekit.exporter.dialects.ort_cuda.dialect import OrtCudaDialect
 from edgekit.exporter.dialects.standard.dialect import StandardDialect
 from edgekit.exporter.dialects.steps import Attention, Routing, Steps
 from edgekit.exporter.graph import GraphWriter
+from edgekit.exporter.weights import Weights
+from edgekit.recipe import Group
 
-if TYPE_CHECKING:
-    from edgekit.exporter.weights import ExpertBank, Weights
-    from edgekit.recipe import Group
-
-__all__ = ["Attention", "DialectBlocks", "Routing", "Steps", "blocks_of"]
+__all__ = ["Attention", "DialectBlocks", "ExpertBank", "Routing", "Steps", "blocks_of"]
 
 
 class DialectBlocks(Protocol):
-    """The blocks that differ between dialects; names and shapes as in ``blocks`` and ``weights``.
+    """The blocks that differ between dialects; names and shapes as in ``blocks``.
 
     ``fixed_shapes``: no shape may depend on a value, and every cache has its full length.
     """
@@ -53,16 +51,16 @@ class DialectBlocks(Protocol):
         """Return attention of q (S, H*D) over all of key and value (1, H, T, D)."""
         ...
 
-    def linear(self, g: GraphWriter, w: "Weights", x: str, name: str, *, group: "Group", bias: str) -> str:
+    def linear(self, g: GraphWriter, w: Weights, x: str, name: str, *, group: Group, bias: str) -> str:
         """Return ``x @ weight.T + bias`` for x (rows, in) and the tensor ``name`` (out, in); ``bias`` may be empty."""
         ...
 
-    def experts(self, g: GraphWriter, w: "Weights", x: str, routing: Routing, bank: "ExpertBank") -> str:
-        """Return the weighted sum of expert outputs; see ``Weights.experts``."""
+    def experts(self, g: GraphWriter, w: Weights, x: str, routing: Routing, bank: ExpertBank) -> str:
+        """Return the weighted sum of expert outputs; see ``blocks.experts``."""
         ...
 
 
-_DIALECTS: dict[Dialect, DialectBlocks] = {
+_DIALECTS: dict[str, DialectBlocks] = {
     "ort-cpu": OrtDialect(),
     "ort-cuda": OrtCudaDialect(),
     "standard": StandardDialect(),

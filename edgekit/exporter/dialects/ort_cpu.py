@@ -4,10 +4,11 @@ A linear becomes Gemm, DynamicQuantizeMatMul or MatMulNBits, a bank of experts a
 cache is bound once and written in place.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from edgekit.exporter.dialects.experts import ExpertBank
 from edgekit.exporter.dialects.steps import Attention, Routing, Steps
 from edgekit.exporter.graph import MICROSOFT, GraphWriter
 from edgekit.exporter.quantize import (
@@ -18,10 +19,8 @@ from edgekit.exporter.quantize import (
     quantize_blocks,
     quantize_channels,
 )
-
-if TYPE_CHECKING:
-    from edgekit.exporter.weights import ExpertBank, Weights
-    from edgekit.recipe import Group
+from edgekit.exporter.weights import Weights
+from edgekit.recipe import Group
 
 ACCURACY_INT8_ACTIVATIONS = 4  # MatMulNBits accuracy_level: the only one with a fast 8-bit kernel on a CPU
 
@@ -86,7 +85,7 @@ class OrtDialect:
         )  # fmt: skip
         return g.node("Squeeze", out, batch)
 
-    def linear(self, g: GraphWriter, w: "Weights", x: str, name: str, *, group: "Group", bias: str) -> str:
+    def linear(self, g: GraphWriter, w: Weights, x: str, name: str, *, group: Group, bias: str) -> str:
         """Return Gemm, DynamicQuantizeMatMul for an encoder's INT8, or MatMulNBits."""
         rows, width = w.source.shape(name)
         precision = w.precision[group]
@@ -111,11 +110,11 @@ class OrtDialect:
             K=width, N=rows, accuracy_level=ACCURACY_INT8_ACTIVATIONS,
         )  # fmt: skip
 
-    def experts(self, g: GraphWriter, w: "Weights", x: str, routing: Routing, bank: "ExpertBank") -> str:
+    def experts(self, g: GraphWriter, w: Weights, x: str, routing: Routing, bank: ExpertBank) -> str:
         """Return QMoE, or MoE, or for plain float experts every expert masked."""
-        bias = w.expert_bias(g, bank)
+        bias = bank.store_bias(g, w)
         if w.precision[bank.group] == "float32":
-            first, second = w.expert_matrices(g, bank)
+            first, second = bank.store_plain(g, w)
             if not bank.gated:
                 return _masked_experts(g, x, routing.mix, bank, bias)
             # The MoE op has no input for mixing weights.
@@ -131,7 +130,7 @@ class OrtDialect:
             codes = g.weight(name, "uint8", (bank.experts, rows, width * bits // 8))
             scales = g.weight(name + SCALE, "float32", (bank.experts, rows, width // block))
             for expert in range(bank.experts):
-                expert_codes, expert_scales = quantize_blocks(w.expert(name, bank, expert), bits, block)
+                expert_codes, expert_scales = quantize_blocks(bank.matrix(w, name, expert), bits, block)
                 codes.write(expert, expert_codes.reshape(1, rows, -1))
                 scales.write(expert, expert_scales[None])
         first, second = bank.names
@@ -148,14 +147,14 @@ def as_logits(g: GraphWriter, mix: str) -> tuple[str, str]:
     return g.node("Log", mix), total
 
 
-def activation(bank: "ExpertBank") -> dict[str, Any]:
+def activation(bank: ExpertBank) -> dict[str, Any]:
     """Return the attributes of MoE and QMoE for what experts do between their projections."""
     if bank.gated:
         return {"activation_type": "swiglu", "swiglu_fusion": 1, "activation_alpha": 1.0, "activation_beta": 0.0}
     return {"activation_type": "gelu"}
 
 
-def _masked_experts(g: GraphWriter, x: str, mix: str, bank: "ExpertBank", bias: str) -> str:
+def _masked_experts(g: GraphWriter, x: str, mix: str, bank: ExpertBank, bias: str) -> str:
     """Compute every expert and mask: exact, with erf GELU (the MoE op's is the tanh form, 2e-4 away)."""
     flat = g.constant([bank.experts * bank.inner, bank.hidden])
     hidden = g.node(

@@ -5,7 +5,6 @@ What they share with text is in ``DialectBlocks``. Shapes: B rows of a batch, S 
 
 from typing import Protocol
 
-from edgekit.bundle.manifest import Dialect
 from edgekit.exporter.dialects.ort_sound import OrtSound
 from edgekit.exporter.dialects.standard.sound import StandardSound
 from edgekit.exporter.dialects.steps import SlidingWindow
@@ -37,7 +36,7 @@ class SoundBlocks(Protocol):
         ...
 
 
-_DIALECTS: dict[Dialect, SoundBlocks] = {
+_DIALECTS: dict[str, SoundBlocks] = {
     "ort-cpu": OrtSound(),
     "ort-cuda": StandardSound(),
     "standard": StandardSound(),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import ComputeLevel
 from edgekit.errors import CheckpointError
-from edgekit.exporter.blocks import cached_attention, rms_norm, rotary_tables, steps
+from edgekit.exporter.blocks import cached_attention, linear, rms_norm, rotary_tables, steps
 from edgekit.exporter.dialects import Steps
 from edgekit.exporter.families.config import check_parts, value
 from edgekit.exporter.families.levels import expert_levels
@@ -167,7 +167,7 @@ class Qwen:
         else:
             x = self.normed(g, w, g.node("Gather", states[-1], rows))
         head = self.embedding if self.tied else self.names.head
-        g.output(w.linear(g, x, head, "head"), "logits", "float32", ("rows", self.vocabulary))
+        g.output(linear(g, w, x, head, "head"), "logits", "float32", ("rows", self.vocabulary))
         if hidden is not None:
             g.output(states[hidden], "hidden", "float32", ("tokens", self.width))
 
@@ -210,7 +210,7 @@ class Qwen:
         )  # fmt: skip
         out = f"{root}.self_attn.o_proj"
         bias = f"{out}.bias" if self.out_biased else None
-        x = g.node("Add", x, w.linear(g, attended, f"{out}.weight", group, bias))
+        x = g.node("Add", x, linear(g, w, attended, f"{out}.weight", group, bias))
         normed = rms_norm(g, w, x, f"{root}.post_attention_layernorm", self.epsilon)
         if self.experts:
             groups: tuple[Group, Group] = ("decoder" if group == "decoder" else "experts", group)
@@ -219,7 +219,7 @@ class Qwen:
 
     def _projection(self, g: GraphWriter, w: Weights, root: str, part: str, x: str) -> str:
         name = f"{root}.{part}_proj"
-        rows = w.linear(g, x, f"{name}.weight", self.names.group, f"{name}.bias" if self.biased else None)
+        rows = linear(g, w, x, f"{name}.weight", self.names.group, f"{name}.bias" if self.biased else None)
         if not self.head_norms or part == "v":
             return rows
         # The CPU attention op refuses its own q/k norm inputs: norm over heads outside it.

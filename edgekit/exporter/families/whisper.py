@@ -20,18 +20,20 @@ from edgekit.exporter.blocks import (
     cached_attention,
     choose_experts,
     cross_attention,
+    experts,
     layer_norm,
+    linear,
     rows_at,
     scatter_mix,
     steps,
 )
-from edgekit.exporter.dialects import Routing, Steps
+from edgekit.exporter.dialects import ExpertBank, Routing, Steps
 from edgekit.exporter.families.config import check_parts, section, value
 from edgekit.exporter.families.levels import expert_levels
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.sources.checkpoint import Tensors
 from edgekit.exporter.sources.tokenizer import token_id
-from edgekit.exporter.weights import ExpertBank, Weights, stored_expert
+from edgekit.exporter.weights import Weights, stored_expert
 from edgekit.recipe import GridSettings, Group
 
 FRAMES_PER_POSITION = 2
@@ -272,8 +274,8 @@ class Whisper:
         parts = []
         for layer in range(self.layers):
             root = f"model.decoder.layers.{layer}.encoder_attn"
-            key = w.linear(g, frames, f"{root}.k_proj.weight", "encoder")
-            val = w.linear(g, frames, f"{root}.v_proj.weight", "encoder", f"{root}.v_proj.bias")
+            key = linear(g, w, frames, f"{root}.k_proj.weight", "encoder")
+            val = linear(g, w, frames, f"{root}.v_proj.weight", "encoder", f"{root}.v_proj.bias")
             for part in (key, val):
                 heads = g.node("Transpose", g.node("Reshape", g.narrow(part), split), perm=[1, 0, 2])
                 parts.append(g.node("Unsqueeze", heads, g.constant([0])))
@@ -290,30 +292,30 @@ class Whisper:
         for layer in range(self.layers):
             x = self._decoder_layer(g, w, layer, x, at, count)
         x = layer_norm(g, w, g.node("Gather", x, rows), "model.decoder.layer_norm")
-        g.output(w.linear(g, x, TOKENS, "head"), "logits", "float32", ("rows", self.vocabulary))
+        g.output(linear(g, w, x, TOKENS, "head"), "logits", "float32", ("rows", self.vocabulary))
 
     def _decoder_layer(self, g: GraphWriter, w: Weights, layer: int, x: str, at: Steps, count: str) -> str:
         root = f"model.decoder.layers.{layer}"
         head_dim = self.encoder.width // self.heads
 
-        def linear(value: str, part: str, biased: bool = True) -> str:
+        def project(value: str, part: str, biased: bool = True) -> str:
             name = f"{root}.{part}"
-            return w.linear(g, value, f"{name}.weight", "backbone", f"{name}.bias" if biased else None)
+            return linear(g, w, value, f"{name}.weight", "backbone", f"{name}.bias" if biased else None)
 
         normed = layer_norm(g, w, x, f"{root}.self_attn_layer_norm")
         attended = cached_attention(
-            g, linear(normed, "self_attn.q_proj"), linear(normed, "self_attn.k_proj", biased=False),
-            linear(normed, "self_attn.v_proj"), layer, at, heads=self.heads, kv_heads=self.heads, head_dim=head_dim,
+            g, project(normed, "self_attn.q_proj"), project(normed, "self_attn.k_proj", biased=False),
+            project(normed, "self_attn.v_proj"), layer, at, heads=self.heads, kv_heads=self.heads, head_dim=head_dim,
             capacity="context", causal=True,
         )  # fmt: skip
-        x = g.node("Add", x, linear(attended, "self_attn.out_proj"))
+        x = g.node("Add", x, project(attended, "self_attn.out_proj"))
         normed = layer_norm(g, w, x, f"{root}.encoder_attn_layer_norm")
-        heard = cross_attention(g, linear(normed, "encoder_attn.q_proj"), layer, heads=self.heads, head_dim=head_dim)
-        x = g.node("Add", x, linear(heard, "encoder_attn.out_proj"))
+        heard = cross_attention(g, project(normed, "encoder_attn.q_proj"), layer, heads=self.heads, head_dim=head_dim)
+        x = g.node("Add", x, project(heard, "encoder_attn.out_proj"))
         normed = layer_norm(g, w, x, f"{root}.final_layer_norm")
         if self.experts:
             return g.node("Add", x, self._experts(g, w, root, normed, count))
-        return g.node("Add", x, linear(g.node("Gelu", linear(normed, "fc1")), "fc2"))
+        return g.node("Add", x, project(g.node("Gelu", project(normed, "fc1")), "fc2"))
 
     def _experts(self, g: GraphWriter, w: Weights, root: str, x: str, count: str) -> str:
         logits = g.node("Gemm", x, w.plain(g, f"{root}.router.weight"), w.plain(g, f"{root}.router.bias"), transB=1)
@@ -329,5 +331,5 @@ class Whisper:
             load=partial(self.expert_rows, w.source),
             bias=f"{root}.fc1.bias",
         )
-        mixed = w.experts(g, x, Routing(logits, places, scatter_mix(g, logits, places, ones)), bank)
+        mixed = experts(g, w, x, Routing(logits, places, scatter_mix(g, logits, places, ones)), bank)
         return g.node("Add", mixed, w.plain(g, f"{root}.fc2.bias"))

@@ -7,22 +7,20 @@ in its cache is computed on the GPU, so that a step can be recorded as a CUDA gr
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
 from edgekit.errors import CheckpointError
+from edgekit.exporter.dialects.experts import ExpertBank
 from edgekit.exporter.dialects.ort_cpu import OrtDialect, activation, as_logits
 from edgekit.exporter.dialects.ort_cuda.ops import BLOCK, EXPERT_TILE
 from edgekit.exporter.dialects.standard.dialect import StandardDialect
 from edgekit.exporter.dialects.steps import Attention, Routing, Steps
 from edgekit.exporter.graph import MICROSOFT, GraphWriter
 from edgekit.exporter.quantize import BITS, SCALE, quantize_blocks
-
-if TYPE_CHECKING:
-    from edgekit.exporter.weights import ExpertBank, Weights
-    from edgekit.recipe import Group
+from edgekit.exporter.weights import Weights
+from edgekit.recipe import Group
 
 _LOWEST = -6e4  # float16 has nothing below -65504
 
@@ -74,7 +72,7 @@ class OrtCudaDialect(OrtDialect):
         """Return MultiHeadAttention in float16."""
         return g.widen(super().attention(g, g.narrow(q), key, value, heads=heads, head_dim=head_dim))
 
-    def linear(self, g: GraphWriter, w: "Weights", x: str, name: str, *, group: "Group", bias: str) -> str:
+    def linear(self, g: GraphWriter, w: Weights, x: str, name: str, *, group: Group, bias: str) -> str:
         """Return Gemm or MatMulNBits in float16; the bias is added after it, since the quickest kernels take none."""
         rows, width = w.source.shape(name)
         precision = w.precision[group]
@@ -95,7 +93,7 @@ class OrtCudaDialect(OrtDialect):
         out = g.widen(out)
         return g.node("Add", out, bias) if bias else out
 
-    def experts(self, g: GraphWriter, w: "Weights", x: str, routing: Routing, bank: "ExpertBank") -> str:
+    def experts(self, g: GraphWriter, w: Weights, x: str, routing: Routing, bank: ExpertBank) -> str:
         """Return QMoE of the codes as they are, which onnxruntime lays out for its kernels when it loads them.
 
         The CUDA kernel does not read mixing weights: its own softmax must give them. Plain float experts are as in
@@ -114,11 +112,11 @@ class OrtCudaDialect(OrtDialect):
             codes = g.weight(name, "uint8", (bank.experts, rows, width * bits // 8))
             scales = g.weight(name + SCALE, g.activations, (bank.experts, rows, width // BLOCK))
             for expert in range(bank.experts):
-                expert_codes, expert_scales = quantize_blocks(w.expert(name, bank, expert), bits, BLOCK, g.activations)
+                expert_codes, expert_scales = quantize_blocks(bank.matrix(w, name, expert), bits, BLOCK, g.activations)
                 codes.write(expert, expert_codes.reshape(1, rows, -1))
                 scales.write(expert, expert_scales[None])
         first, second = bank.names
-        bias = w.expert_bias(g, bank)
+        bias = bank.store_bias(g, w)
         logits, total = as_logits(g, routing.mix)
         out = g.node(
             "QMoE", g.narrow(x), g.narrow(logits), first, first + SCALE, g.narrow(bias) if bias else "", second,

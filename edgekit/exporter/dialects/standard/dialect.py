@@ -8,12 +8,13 @@ narrowed to ``GraphWriter.activations`` for each product and widened after it. W
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.bundle import Precision
 from edgekit.errors import CheckpointError
+from edgekit.exporter.dialects.experts import ExpertBank
 from edgekit.exporter.dialects.steps import Attention, Routing, Steps
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.quantize import (
@@ -26,11 +27,8 @@ from edgekit.exporter.quantize import (
     quantize_channels,
     turn_sign,
 )
-
-if TYPE_CHECKING:
-    from edgekit.bundle import Precision
-    from edgekit.exporter.weights import ExpertBank, Weights
-    from edgekit.recipe import Group
+from edgekit.exporter.weights import Weights
+from edgekit.recipe import Group
 
 MASKED = -1e9  # instead of the score of a key that may not be seen
 OBSERVED = "observed."  # output of a calibration graph: what goes into the linear of this name
@@ -84,7 +82,7 @@ class StandardDialect:
         how = Attention(heads=heads, kv_heads=heads, head_dim=head_dim, capacity="", causal=False)
         return _attend(g, q, key, value, how=how)
 
-    def linear(self, g: GraphWriter, w: "Weights", x: str, name: str, *, group: "Group", bias: str) -> str:
+    def linear(self, g: GraphWriter, w: Weights, x: str, name: str, *, group: Group, bias: str) -> str:
         """Return Gemm; of quantised weights dequantised, for an encoder of activations that went through INT8."""
         if w.observes and group == "encoder":
             g.output(x, OBSERVED + name, "float32", ("rows", w.source.shape(name)[1]))
@@ -101,12 +99,12 @@ class StandardDialect:
         out = g.widen(g.node("Gemm", x, weight, transB=1))
         return g.node("Add", out, bias) if bias else out
 
-    def experts(self, g: GraphWriter, w: "Weights", x: str, routing: Routing, bank: "ExpertBank") -> str:
+    def experts(self, g: GraphWriter, w: Weights, x: str, routing: Routing, bank: ExpertBank) -> str:
         """Return the experts that any row chose, each computed for all rows and masked.
 
         That is min(experts, rows x chosen) experts: one token expands its own, a long prefill each once.
         """
-        bias = w.expert_bias(g, bank)
+        bias = bank.store_bias(g, w)
         first, second = expert_matrices(g, w, bank)
         count = g.node(
             "Mul", g.node("Shape", routing.places, start=0, end=1), g.node("Shape", routing.places, start=1, end=2)
@@ -130,14 +128,14 @@ class StandardDialect:
         return g.node("ReduceSum", out, batch, keepdims=0)
 
 
-def expert_matrices(g: GraphWriter, w: "Weights", bank: "ExpertBank") -> tuple[str, str]:
+def expert_matrices(g: GraphWriter, w: Weights, bank: ExpertBank) -> tuple[str, str]:
     """Return both banks as (experts, rows, width), dequantised where they are quantised."""
     precision = w.precision[bank.group]
     if precision == "float32":
-        return w.expert_matrices(g, bank)
+        return bank.store_plain(g, w)
     held = []
     for name, rows, width in bank.matrices:
-        blocks = ((expert * rows, w.expert(name, bank, expert)) for expert in range(bank.experts))
+        blocks = ((expert * rows, bank.matrix(w, name, expert)) for expert in range(bank.experts))
         whole = _dequantised(
             g, name, (bank.experts * rows, width), blocks, precision, group=bank.group,
             at_most=w.settings.experts_block,
@@ -151,9 +149,9 @@ def _dequantised(
     name: str,
     shape: tuple[int, ...],
     blocks: Iterable[tuple[int, NDArray[np.float32]]],
-    precision: "Precision",
+    precision: Precision,
     *,
-    group: "Group",
+    group: Group,
     at_most: int,
 ) -> str:
     """Store a matrix (rows, width) of a group of weights and return it as it multiplies.

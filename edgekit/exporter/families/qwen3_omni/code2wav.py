@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import CheckpointError
-from edgekit.exporter.blocks import fixed_shapes, rms_norm
+from edgekit.exporter.blocks import fixed_shapes, linear, rms_norm
 from edgekit.exporter.dialects.steps import SlidingWindow
 from edgekit.exporter.families.config import check_parts, value
 from edgekit.exporter.graph import GraphWriter
@@ -152,20 +152,20 @@ class Code2Wav:
     def _layer(self, g: GraphWriter, w: Weights, layer: int, x: str, at: SlidingWindow) -> str:
         root = f"{PREFIX}.pre_transformer.layers.{layer}"
 
-        def linear(rows: str, part: str) -> str:
-            return w.linear(g, rows, f"{root}.{part}_proj.weight", "decoder")
+        def project(rows: str, part: str) -> str:
+            return linear(g, w, rows, f"{root}.{part}_proj.weight", "decoder")
 
         def added(part: str, rows: str) -> str:
             return g.node("Add", x, g.node("Mul", rows, w.plain(g, f"{root}.{part}_layer_scale.scale")))
 
         normed = rms_norm(g, w, x, f"{root}.input_layernorm", self.epsilon)
-        q, k, v = (linear(normed, f"self_attn.{part}") for part in "qkv")
+        q, k, v = (project(normed, f"self_attn.{part}") for part in "qkv")
         attended = sliding_attention(g, q, k, v, layer, at, heads=self.heads, head_dim=self.head_dim)
-        x = added("self_attn", linear(attended, "self_attn.o"))
+        x = added("self_attn", project(attended, "self_attn.o"))
         normed = rms_norm(g, w, x, f"{root}.post_attention_layernorm", self.epsilon)
-        gate = linear(normed, "mlp.gate")
-        inner = g.node("Mul", g.node("Mul", gate, g.node("Sigmoid", gate)), linear(normed, "mlp.up"))
-        return added("mlp", linear(inner, "mlp.down"))
+        gate = project(normed, "mlp.gate")
+        inner = g.node("Mul", g.node("Mul", gate, g.node("Sigmoid", gate)), project(normed, "mlp.up"))
+        return added("mlp", project(inner, "mlp.down"))
 
     def _wave(self, g: GraphWriter, w: Weights, x: str, fresh: str) -> str:
         """Return samples (n,) of x (1, width, columns)."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgekit.bundle import FrontEnd, Grid
 from edgekit.errors import CheckpointError, RecipeError
-from edgekit.exporter.blocks import EncoderShape, LayerNames, encoder_layer, fixed_shapes, layer_norm, steps
+from edgekit.exporter.blocks import EncoderShape, LayerNames, encoder_layer, fixed_shapes, layer_norm, linear, steps
 from edgekit.exporter.families.config import check_parts, value
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
@@ -173,7 +173,7 @@ class Qwen3OmniEars:
                 x = g.node("Where", g.node("And", alone, beyond), g.constant(0.0), x)
         columns = self.channels * -(-self.size.mel_bins // FRAMES_PER_POSITION)
         rows = g.node("Reshape", g.node("Transpose", x, perm=[0, 3, 1, 2]), g.constant([-1, columns]))
-        rows = w.linear(g, rows, f"{_STEM}.weight", "encoder")
+        rows = linear(g, w, rows, f"{_STEM}.weight", "encoder")
         each = g.node("Shape", x, start=3, end=4)
         zero = g.constant([0])
         places = g.node("Slice", g.tensor("segment.positions", self._positions()), zero, each, zero)
@@ -197,6 +197,6 @@ class Qwen3OmniEars:
         x = g.input("frames", "float32", ("frames", self.size.width))
         x = layer_norm(g, w, x, f"{PREFIX}.ln_post")
         first, second = _PROJECTIONS
-        x = g.node("Gelu", w.linear(g, x, f"{first}.weight", "encoder", f"{first}.bias"))
-        x = w.linear(g, x, f"{second}.weight", "encoder", f"{second}.bias")
+        x = g.node("Gelu", linear(g, w, x, f"{first}.weight", "encoder", f"{first}.bias"))
+        x = linear(g, w, x, f"{second}.weight", "encoder", f"{second}.bias")
         g.output(x, "embeds", "float32", ("frames", self.hidden))

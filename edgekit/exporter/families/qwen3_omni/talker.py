@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Embedding, Sampling, TalkerSpeech
 from edgekit.errors import CheckpointError
-from edgekit.exporter.blocks import fixed_shapes, steps
+from edgekit.exporter.blocks import fixed_shapes, linear, steps
 from edgekit.exporter.families.config import section, value
 from edgekit.exporter.families.qwen import Qwen, QwenNames
 from edgekit.exporter.graph import GraphWriter
@@ -189,7 +189,7 @@ class Talker:
 
     @staticmethod
     def _linear(g: GraphWriter, w: Weights, x: str, name: str) -> str:
-        return w.linear(g, x, f"{name}.weight", "decoder", f"{name}.bias")
+        return linear(g, w, x, f"{name}.weight", "decoder", f"{name}.bias")
 
     def _talker(self, g: GraphWriter, w: Weights) -> None:
         """Write logits and normed states of the asked rows; the state is what the code predictor begins with."""
@@ -200,7 +200,7 @@ class Talker:
         assert model.experts, "of every kind that it can be"
         x = model.states(g, w, x, at, g.constant([model.experts.chosen]))[-1]
         x = model.normed(g, w, g.node("Gather", x, rows))
-        g.output(w.linear(g, x, model.names.head, "decoder"), "logits", "float32", ("rows", model.vocabulary))
+        g.output(linear(g, w, x, model.names.head, "decoder"), "logits", "float32", ("rows", model.vocabulary))
         g.output(x, "hidden", "float32", ("rows", model.width))
 
     def _predictor(self, g: GraphWriter, w: Weights) -> None:
@@ -218,10 +218,10 @@ class Talker:
         size = (1, model.vocabulary)
         if fixed_shapes(g):
             last = model.normed(g, w, last)
-            every = g.node("Concat", *(w.linear(g, last, name, "decoder") for name in self._heads), axis=0)
+            every = g.node("Concat", *(linear(g, w, last, name, "decoder") for name in self._heads), axis=0)
             g.output(g.node("Gather", every, step), "logits", "float32", size)
             return
         counts = g.node("Cast", g.node("Equal", step, g.constant([*heads])), to=7)  # int64: 1 for this head, else 0
         parts = g.nodes("Split", model.normed(g, w, last), counts, outs=(None,) * len(heads), axis=0)
-        made = [w.linear(g, part, name, "decoder") for part, name in zip(parts, self._heads, strict=True)]
+        made = [linear(g, w, part, name, "decoder") for part, name in zip(parts, self._heads, strict=True)]
         g.output(g.node("Concat", *made, axis=0), "logits", "float32", size)

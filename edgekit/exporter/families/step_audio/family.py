@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import ComputeLevel, Embedding, FlowSpeech, FrontEnd, Grid, Question, Thinking, TokenProtocol
 from edgekit.errors import CheckpointError, RecipeError
-from edgekit.exporter.blocks import EncoderNames, EncoderShape, audio_encoder
+from edgekit.exporter.blocks import EncoderNames, EncoderShape, audio_encoder, linear
 from edgekit.exporter.families.config import check_parts, section, value
 from edgekit.exporter.families.qwen import Qwen
 from edgekit.exporter.families.step_audio.token2wav import EXTENSION, SECTION, THINKS, Token2Wav, owns
@@ -233,6 +233,6 @@ class StepAudio:
             "Conv", x, w.plain(g, "adapter.conv.weight"), w.plain(g, "adapter.conv.bias"), strides=[2], pads=[0, 1]
         )
         x = g.node("Transpose", g.node("Squeeze", g.node("Gelu", x), g.constant([0])), perm=[1, 0])
-        x = g.node("Relu", w.linear(g, x, "adapter.linear1.weight", "encoder", "adapter.linear1.bias"))
-        x = w.linear(g, x, "adapter.linear2.weight", "encoder", "adapter.linear2.bias")
+        x = g.node("Relu", linear(g, w, x, "adapter.linear1.weight", "encoder", "adapter.linear1.bias"))
+        x = linear(g, w, x, "adapter.linear2.weight", "encoder", "adapter.linear2.bias")
         g.output(x, "embeds", "float32", ("embeds", self.backbone.width))
