@@ -8,7 +8,6 @@ from edgekit.bundle.manifest import (
     ComputeLevel,
     Embedding,
     FileEntry,
-    FlowSpeech,
     FrontEnd,
     GateKind,
     GateSettings,
@@ -20,13 +19,14 @@ from edgekit.bundle.manifest import (
     Requirements,
     Role,
     Sampling,
-    TalkerSpeech,
     TensorRef,
     TensorSpec,
     Thinking,
     TokenProtocol,
+    decode,
     encode,
 )
+from edgekit.bundle.speech import FlowSpeech, Speech, SpeechFormat, TalkerSpeech
 
 __all__ = [
     "FORMAT_VERSION",
@@ -48,11 +48,14 @@ __all__ = [
     "Requirements",
     "Role",
     "Sampling",
+    "Speech",
+    "SpeechFormat",
     "TalkerSpeech",
     "TensorRef",
     "TensorSpec",
     "Thinking",
     "TokenProtocol",
+    "decode",
     "encode",
     "hash_file",
     "open_bundle",

@@ -17,11 +17,11 @@ from edgekit.profiler.profiles import Timeline, TimelineSpan
 from edgekit.runtime.answer.lookup import agreed
 from edgekit.runtime.events import Audio, Event, SpeechStarted, SpeechStopped, Text, Thought
 from edgekit.runtime.model import Model
+from edgekit.runtime.speak import SPEECH_KINDS
 from edgekit.timing import Span
 
 _DECIMALS = 3  # microseconds
 _SPEAKING = "speak"  # the span around everything that makes sound of an answer's tokens
-_ENGINES = {"talker_adapter", "talker", "code_predictor", "decoder", "flow_encoder", "flow_step", "vocoder"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,8 @@ class Pass:
         What these engines did outside of speaking, such as hearing the question, is not counted.
         """
         speaking = [(span.start_s, span.start_s + span.seconds) for span in self.spans if span.name == _SPEAKING]
-        engines = [span for span in self.spans if span.name in _ENGINES]
+        names = {name for kind in SPEECH_KINDS for name in kind.spans}
+        engines = [span for span in self.spans if span.name in names]
         within = sum(span.seconds for span in engines if any(start <= span.start_s < end for start, end in speaking))
         return sum(end - start for start, end in speaking) / within - 1 if within else None
 

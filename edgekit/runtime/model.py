@@ -5,7 +5,7 @@ Knows which backend runs which dialect. Holds no conversation state: any number 
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from edgekit.bundle import Bundle, FlowSpeech, Manifest, TalkerSpeech, open_bundle
+from edgekit.bundle import Bundle, Manifest, open_bundle
 from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.answer.embedding import TokenTable
 from edgekit.runtime.answer.text import Tokenizer, load_tokenizer
@@ -23,14 +23,11 @@ from edgekit.runtime.engine import Engine
 from edgekit.runtime.events import Event, Text
 from edgekit.runtime.options import StreamOptions
 from edgekit.runtime.policy import SKIP
+from edgekit.runtime.speak import kind_of
 from edgekit.runtime.stream import Stream
 from edgekit.timing import Trace
 
 COMPONENTS: tuple[str, ...] = ("encoder", "adapter", "backbone")
-SPEAKING: Mapping[type, tuple[str, ...]] = {
-    TalkerSpeech: ("talker_adapter", "talker", "code_predictor", "decoder"),
-    FlowSpeech: ("flow_encoder", "flow_step", "vocoder"),
-}
 _BLOCK_S = 1.0
 
 
@@ -161,7 +158,7 @@ def load_opened(
         if bundle.manifest.speech is None:
             name = bundle.manifest.name
             raise UsageError(f"speak: {name} writes and does not speak; leave it out or choose another bundle")
-        names += SPEAKING[type(bundle.manifest.speech)]
+        names += kind_of(bundle.manifest.speech).components
     settings = LoadSettings(
         threads or _cores(), context_tokens or limit, backend, allow_fallback, Path(plans) if plans else None
     )

@@ -6,19 +6,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgekit.bundle import ComputeLevel, FlowSpeech, GateKind, GateSettings, Sampling, TokenProtocol
+from edgekit.bundle import ComputeLevel, GateKind, GateSettings, Sampling, TokenProtocol
 from edgekit.errors import UsageError
 from edgekit.runtime.answer.answerer import Answerer, Setting
 from edgekit.runtime.answer.cross import CrossAnswerer
-from edgekit.runtime.answer.embedding import TokenTable
 from edgekit.runtime.answer.prefix import Asking, PrefixAnswerer
 from edgekit.runtime.answer.sampler import sampler
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.events import Audio, Text, Thought
 from edgekit.runtime.policy import Budget
-from edgekit.runtime.speak.flow import FlowSpeaker
-from edgekit.runtime.speak.talker import Talker, TalkerOptions, TalkerTables
-from edgekit.runtime.speak.voice import load_voice
+from edgekit.runtime.speak import SpeakerSetting, kind_of, open_speaker
 from edgekit.timing import Trace
 
 if TYPE_CHECKING:
@@ -79,10 +76,8 @@ def make_decoder(model: "Model", options: StreamOptions, trace: Trace, mouth: Sp
         raise UsageError(f"max_tokens: {max_tokens}, this bundle takes 1 to {protocol.max_tokens}; choose one of these")
     if options.turns is not None and options.turns < 0:
         raise UsageError(f"turns: {options.turns}, must be 0 or more; correct it")
-    limits, usual = protocol, protocol.sampling
-    if mouth is not None and isinstance(model.manifest.speech, FlowSpeech):
-        # A reply in speech codes is of other tokens than a text.
-        limits, usual = msgspec.structs.replace(protocol, vocabulary_limit=None), model.manifest.speech.sampling
+    speech = model.manifest.speech if mouth is not None else None
+    limits, usual = kind_of(speech).drawing(speech, protocol) if speech else (protocol, protocol.sampling)
     sampling = _sampling(options.sampling, usual)
     if options.seed is not None and mouth is None and sampling.temperature == 0:
         raise UsageError(f"seed: {options.seed}, nothing is drawn at temperature 0; add a temperature, such as 0.7")
@@ -126,22 +121,9 @@ def make_mouth(model: "Model", options: StreamOptions, trace: Trace) -> Speaker 
         if options.voice is not None:
             raise UsageError(f"voice: '{options.voice}', but nothing is spoken; ask for speech too")
         return None
-    speech, bundle = model.manifest.speech, model.bundle
-    if speech is None:
-        name = model.manifest.name
-        raise UsageError(f"speak: {name} writes and does not speak; leave it out or choose another bundle")
-    if "decoder" not in model.engines and "vocoder" not in model.engines:
-        raise UsageError("speak: the bundle was loaded to write only; load it with speak=True")
-    if isinstance(speech, FlowSpeech):
-        name = options.voice or min(speech.voices)
-        if name not in speech.voices:
-            raise UsageError(
-                f"voice: '{name}' is not in this bundle; choose one of: {', '.join(sorted(speech.voices))}"
-            )
-        voice = load_voice(bundle.file(speech.voices[name]), speech.sample_rate_hz)
-        return FlowSpeaker(speech, model.engines, voice, trace, options.seed or 0)
-    tables = TalkerTables(model.table, TokenTable(bundle, speech.codec_table), TokenTable(bundle, speech.code_table))
-    return Talker(speech, model.engines, tables, trace, TalkerOptions(speaker=options.voice, seed=options.seed or 0))
+    return open_speaker(
+        SpeakerSetting(model.bundle, model.engines, model.table, trace, options.voice, options.seed or 0)
+    )
 
 
 def gate_settings(settings: GateSettings, options: StreamOptions, protocol: TokenProtocol) -> GateSettings:

@@ -27,6 +27,7 @@ from edgekit.bundle import (
     TensorRef,
     TensorSpec,
     TokenProtocol,
+    decode,
     encode,
     hash_file,
 )
@@ -219,7 +220,7 @@ class TinyBundle:
     @property
     def manifest(self) -> Manifest:
         """The manifest as written."""
-        return msgspec.json.decode((self.folder / "manifest.json").read_bytes(), type=Manifest)
+        return decode((self.folder / "manifest.json").read_bytes())
 
     def change(self, **fields: Any) -> None:
         """Write the manifest with other values in some fields and the files' hashes as they are now."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle.manifest import Component, FlowSpeech
+from edgekit.bundle import Component, FlowSpeech
 from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.engine import Array, Engine
 from edgekit.runtime.speak.voice import FRAMES_PER_CODE, Voice

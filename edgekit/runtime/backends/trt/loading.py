@@ -9,20 +9,21 @@ from edgekit.bundle import Bundle
 from edgekit.errors import BackendError, BundleFormatError
 from edgekit.recipe import load_target, target_names
 from edgekit.runtime.backends.device import CudaDevice, Device
+from edgekit.runtime.backends.sizes import device_need
 from edgekit.runtime.backends.trt.engine import Compiled, Place, TrtEngine
-from edgekit.runtime.backends.trt.library import load_library, make_logger
+from edgekit.runtime.backends.trt.library import Kind, load_library, make_logger
 from edgekit.runtime.backends.trt.plan_stream import stream_reader
 from edgekit.runtime.backends.trt.plans import PORTABLE, PlanKey, PlanNote, PlanStore, plan_key
-from edgekit.runtime.memory import check_load, load_need
+from edgekit.runtime.memory import check_load
 
 
 def load_components(
-    bundle: Bundle, names: Iterable[str], kind: str, context_tokens: int,
+    bundle: Bundle, names: Iterable[str], kind: Kind, context_tokens: int,
     *, plans: Path | None = None, library: Any = None, device: Device | None = None,  # noqa: ANN401
 ) -> "dict[str, TrtEngine]":  # fmt: skip
     """Return the Engine of each named component, on the plan that ``edgekit build`` made of it for this device.
 
-    kind: a backend of ``library.MODULES``; context_tokens: length of the KV cache; plans: the folder of the plans, if
+    context_tokens: length of the KV cache; plans: the folder of the plans, if
     it is not the one beside the bundle; library, device: in place of that module and of the first CUDA device. Raises
     MissingPackageError or BackendError if TensorRT, a device, its memory or a plan that fits is not there, and
     BundleFormatError for a component that the bundle lacks or that TensorRT could not run.
@@ -38,22 +39,22 @@ def load_components(
         try:
             device = CudaDevice()  # before a Runtime: without a device that ends the process
         except BackendError as error:
-            raise BackendError(f"{kind}: no CUDA device answers on this machine, {error}") from error
+            raise BackendError(f"{kind.name}: no CUDA device answers on this machine, {error}") from error
     store = PlanStore(bundle, plans)
     here, version = device.capability, library.__version__
     notes = {
         name: _fitting(
-            bundle, store, name, plan_key(bundle, name, kind, version, device=here, context_tokens=context_tokens)
+            bundle, store, name, plan_key(bundle, name, kind.name, version, device=here, context_tokens=context_tokens)
         )
         for name in names
     }
     device.use()
-    check_load(bundle, load_need(bundle, names, context_tokens, kind), device.free_mib(), "the GPU")
+    check_load(bundle, device_need(bundle.manifest, names, context_tokens), device.free_mib(), "the GPU")
     place = Place(library, make_logger(library, verbose=False), device)
     runtime = library.Runtime(place.logger)
     if place.logger.first:  # then it is an object around nothing, whose first use ends the process
         raise BackendError(
-            f"{kind}: no runtime comes up ({place.logger.error()}); `edgekit doctor` looks at the device"
+            f"{kind.name}: no runtime comes up ({place.logger.error()}); `edgekit doctor` looks at the device"
         )
     return {
         name: TrtEngine(
