@@ -14,6 +14,7 @@ from edgekit.bundle.manifest import ComputeLevel, GateSettings, GridMode, Precis
 from edgekit.errors import RecipeError
 from edgekit.resources import resource
 
+EncoderActivations = Literal["dynamic", "static", "float"]
 Group = Literal["encoder", "backbone", "experts", "head", "decoder"]
 GROUPS: tuple[Group, ...] = ("encoder", "backbone", "experts", "head", "decoder")
 
@@ -31,17 +32,16 @@ class PrecisionSettings(Struct, frozen=True):
 class QuantizeSettings(Struct, frozen=True):
     """Block sizes along the input dimension (32, 64 or 128; the largest that divides it is used, at most this).
 
-    They are for ``ort-cpu`` and for INT4 of ``standard``; ``ort-cuda`` has blocks of 32 alone, INT8 of ``standard`` one
-    scale for each output channel. ``encoder_activations``, of an encoder in INT8: scaled anew at each call, by fixed
-    scales found on the check clips, or not rounded. A target's dialect decides it: ``ort-cpu`` is dynamic, ``standard``
-    static, ``ort-cuda`` float. ``activations``, the target's: what is multiplied by a weight or a cache; norms, sums,
-    softmax and routers stay float32.
+    A dialect may have blocks of its own instead, or one scale for each output channel: ``docs/bundle-format.md`` says
+    which. ``encoder_activations``, of an encoder in INT8: scaled anew at each call, by fixed scales found on the check
+    clips, or not rounded; the target's dialect decides it. ``activations``, the target's: what is multiplied by a
+    weight or a cache; norms, sums, softmax and routers stay float32.
     """
 
     backbone_block: int = 128
     experts_block: int = 64
     head_block: int = 128
-    encoder_activations: Literal["dynamic", "static", "float"] = "dynamic"
+    encoder_activations: EncoderActivations = "dynamic"
     activations: Activations = "float32"
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import RecipeError
+from edgekit.exporter.blocks import OBSERVED
 from edgekit.exporter.checks.quality import check_clips
-from edgekit.exporter.dialects.standard.dialect import OBSERVED
+from edgekit.exporter.dialects import Dialect
 from edgekit.exporter.families import Family
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
@@ -39,7 +40,7 @@ class Calibration:
     kept_float: tuple[str, ...]
 
 
-def calibrate(family: Family, w: Weights, recipe: Recipe, beside: Path) -> Calibration:
+def calibrate(family: Family, w: Weights, recipe: Recipe, dialect: Dialect, beside: Path) -> Calibration:
     """Return the Calibration of a family's encoder and adapter. w: float32 and observing; ``beside``: for its graphs.
 
     Raises RecipeError if the recipe names no clips to hear.
@@ -54,7 +55,7 @@ def calibrate(family: Family, w: Weights, recipe: Recipe, beside: Path) -> Calib
         folder = Path(name)
         engines: list[Engine] = []
         for component in _COMPONENTS:
-            with GraphWriter(folder, component, "standard") as g:
+            with GraphWriter(folder, component, dialect) as g:
                 family.build(component, g, w)
                 engines.append(open_graph(folder, g.close("float32"), threads=1))
         largest: dict[str, float] = {}

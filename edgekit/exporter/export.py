@@ -6,26 +6,24 @@ gate only.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from edgekit.bundle import FORMAT_VERSION, Bundle, CensusRow, Manifest, Precision, Requirements, open_bundle
+from edgekit.bundle import FORMAT_VERSION, Bundle, Manifest, Precision, open_bundle
 from edgekit.errors import CheckpointError, UsageError
 from edgekit.exporter.calibrate import Calibration, calibrate
 from edgekit.exporter.checks.census import check_census, take_census
 from edgekit.exporter.checks.goldens import store_goldens
 from edgekit.exporter.checks.quality import Progress, compare, pass_or_waive, rounded, whole_clip_distance
 from edgekit.exporter.checks.weight_check import check_weights
-from edgekit.exporter.checks.written import BundleTensors, written_weights
-from edgekit.exporter.dialects.ort_cuda.ops import check_cuda_ops
-from edgekit.exporter.dialects.standard.ops import check_ops
+from edgekit.exporter.dialects import DIALECTS, Dialect
 from edgekit.exporter.families import Family, find_family, open_beside
-from edgekit.exporter.graph import INT4_OPSET, OPSETS, GraphWriter
+from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.pack import (
     building,
     list_files,
@@ -42,20 +40,16 @@ from edgekit.exporter.sources.tokenizer import tokenizer_json
 from edgekit.exporter.speech import bundle_voices, prepare_voices, with_voices
 from edgekit.exporter.tables import JoinedTensors, write_tables, written_bundle
 from edgekit.exporter.weights import Weights
+from edgekit.exporter.written import BundleTensors, written_weights
 from edgekit.recipe import GROUPS, GridSettings, Group, PrecisionSettings, Recipe, load_recipe, load_target
 from edgekit.resources import resource
 from edgekit.runtime.backends.external_data import check_external_data
 from edgekit.runtime.speak.voice import Voice
 
-LOWEST_ONNXRUNTIME = "1.31"  # the oldest version these graphs were run on
-LOWEST_TENSORRT = "10.3"  # of JetPack 6: the version whose ops the graphs keep to; none was executed there
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer.json"
 
-_ENCODER_ACTIVATIONS: Mapping[str, Literal["dynamic", "static", "float"]] = {
-    "ort-cpu": "dynamic", "ort-cuda": "float", "standard": "static",
-}  # fmt: skip
 _RECIPES = {"step_audio_2": "step-audio-2-mini", "qwen3_omni_moe": "qwen3-omni-30b"}
 FLOAT = PrecisionSettings(encoder="float32", backbone="float32", experts="float32", head="float32", decoder="float32")
 
@@ -113,7 +107,7 @@ def export(checkpoint: str | Path, output: str | Path, options: ExportOptions | 
     target = load_target(options.target)
     how = msgspec.structs.replace(recipe.quantize, activations=target.activations)
     recipe = msgspec.structs.replace(recipe, quantize=how)
-    return _make(source, Path(output), recipe, options, target.dialect)
+    return _make(source, Path(output), recipe, options, DIALECTS.get(target.dialect))
 
 
 def quantize(bundle: str | Path, output: str | Path, options: ExportOptions | None = None) -> Manifest:
@@ -127,7 +121,7 @@ def quantize(bundle: str | Path, output: str | Path, options: ExportOptions | No
     if options.precision is None and not options.groups:
         options = replace(options, precision="int8")
     recipe = msgspec.convert(opened.manifest.recipe, Recipe)
-    return _make(bundle_source(opened), Path(output), recipe, options, opened.manifest.dialect)
+    return _make(bundle_source(opened), Path(output), recipe, options, DIALECTS.get(opened.manifest.dialect))
 
 
 def _checkpoint_source(checkpoint: str | Path, origin: str) -> _Source:
@@ -160,7 +154,8 @@ def bundle_source(opened: Bundle) -> _Source:
     generation = json.loads(opened.file(GENERATION).read_bytes())
     family = find_family(config, generation)
     manifest = opened.manifest
-    weights = written_bundle(opened.folder, family, manifest.components, manifest.tables())
+    dialect = DIALECTS.get(manifest.dialect)
+    weights = written_bundle(opened.folder, family, dialect, manifest.components, manifest.tables())
     tokenizer = opened.file(TOKENIZER).read_text(encoding="utf-8")
     return _Source(
         BundleTensors(weights), family, config, generation, tokenizer, manifest.name, manifest.source,
@@ -185,17 +180,17 @@ def find_recipe(named: str | Path | None, config: Mapping[str, Any]) -> Recipe:
     return load_recipe(resource("export") / str(name) / "recipe.toml")
 
 
-def _resolve(recipe: Recipe, options: ExportOptions, dialect: str) -> Recipe:
+def _resolve(recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Recipe:
     precision: dict[Group, Precision] = {
         group: options.groups.get(group) or options.precision or getattr(recipe.precision, group) for group in GROUPS
     }
     asked = {"mode": options.mode, "chunk_ms": options.chunk_ms}
     grid = msgspec.structs.replace(recipe.grid, **{name: one for name, one in asked.items() if one is not None})
-    how = msgspec.structs.replace(recipe.quantize, encoder_activations=_ENCODER_ACTIVATIONS[dialect])
+    how = msgspec.structs.replace(recipe.quantize, encoder_activations=dialect.encoder_activations)
     return msgspec.structs.replace(recipe, precision=PrecisionSettings(**precision), grid=grid, quantize=how)
 
 
-def _make(source: _Source, output: Path, recipe: Recipe, options: ExportOptions, dialect: str) -> Manifest:
+def _make(source: _Source, output: Path, recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Manifest:
     recipe = _resolve(recipe, options, dialect)
     offered = {source.family.group(name) for name in source.family.expected()}
     for group in options.groups:
@@ -207,7 +202,7 @@ def _make(source: _Source, output: Path, recipe: Recipe, options: ExportOptions,
     with building(output, overwrite=options.overwrite) as folder:
         calibration = _calibrated(source, recipe, dialect, folder.parent)
         manifest = _build(source, folder, recipe, dialect, progress=options.progress, calibration=calibration)
-        verification = _verified(source, Bundle(folder, manifest), recipe, options)
+        verification = _verified(source, Bundle(folder, manifest), recipe, options, dialect)
         if calibration:
             verification["float_inputs"] = list(calibration.kept_float)
         verification["goldens"] = store_goldens(folder, manifest, recipe)
@@ -217,10 +212,12 @@ def _make(source: _Source, output: Path, recipe: Recipe, options: ExportOptions,
     return manifest
 
 
-def _verified(source: _Source, made: Bundle, recipe: Recipe, options: ExportOptions) -> dict[str, Any]:
+def _verified(
+    source: _Source, made: Bundle, recipe: Recipe, options: ExportOptions, dialect: Dialect
+) -> dict[str, Any]:
     """Return the results of weight check, quality gate and distance to the whole clip; raise where one fails."""
     family, manifest = source.family, made.manifest
-    weights = written_bundle(made.folder, family, manifest.components, manifest.tables())
+    weights = written_bundle(made.folder, family, dialect, manifest.components, manifest.tables())
     checked = check_weights(family, weights, source.tensors, lambda done, total: options.progress("check", done, total))
     found: dict[str, Any] = {"weights": checked}
     if source.dummy_seed is not None:  # noise has no quality to lose
@@ -233,7 +230,7 @@ def _verified(source: _Source, made: Bundle, recipe: Recipe, options: ExportOpti
     measured = {"weight_error": max(checked["error"].values(), default=0.0)}
     if runs:
         with TemporaryDirectory(prefix=".twin.", dir=made.folder.parent) as folder:
-            built = _build(source, Path(folder), _as_float(recipe), manifest.dialect, progress=options.progress)
+            built = _build(source, Path(folder), _as_float(recipe), dialect, progress=options.progress)
             twin = Bundle(Path(folder), built)
             found |= compare(made, twin, recipe, options.progress) | _whole_clip(family, twin, recipe)
         measured |= found["measured"]
@@ -258,12 +255,12 @@ def _as_float(recipe: Recipe) -> Recipe:
     return msgspec.structs.replace(recipe, precision=FLOAT, quantize=how)
 
 
-def _calibrated(source: _Source, recipe: Recipe, dialect: str, beside: Path) -> Calibration | None:
+def _calibrated(source: _Source, recipe: Recipe, dialect: Dialect, beside: Path) -> Calibration | None:
     """Return the ranges of the encoder's INT8 activations where the dialect wants them fixed; None if it does not."""
-    if dialect != "standard" or recipe.precision.encoder != "int8":
+    if dialect.encoder_activations != "static" or recipe.precision.encoder != "int8":
         return None
     w = Weights(source.tensors, _precision(source.family, _as_float(recipe)), recipe.quantize, observes=True)
-    return calibrate(source.family, w, recipe, beside)
+    return calibrate(source.family, w, recipe, dialect, beside)
 
 
 def _precision(family: Family, recipe: Recipe) -> dict[Group, Precision]:
@@ -276,7 +273,7 @@ def _build(
     source: _Source,
     folder: Path,
     recipe: Recipe,
-    dialect: str,
+    dialect: Dialect,
     *,
     progress: Progress,
     calibration: Calibration | None = None,
@@ -300,19 +297,15 @@ def _build(
         with GraphWriter(folder, name, dialect, recipe.quantize.activations) as g:
             family.build(name, g, w)
             components[name] = g.close(_component_precision(name, precision))
-        if dialect == "standard":
-            check_ops(folder / components[name].graph)
-        if dialect == "ort-cuda" and recipe.quantize.activations == "float16":  # the float twin runs on the CPU only
-            check_cuda_ops(folder / components[name].graph)
-    weights = written_weights(folder, components)
-    if family.stored(family.embedding) in weights:
-        table = weights[family.stored(family.embedding)]
-        embedding = tied_embedding(folder, table, weights.get(table.name + SCALE))
-    else:
-        embedding = write_embedding(folder, w, family.embedding)
+        dialect.check(folder / components[name].graph, recipe.quantize.activations)
+    weights = written_weights(folder, components, dialect.packings)
+    head = weights.get(family.stored(family.embedding))
+    tied = tied_embedding(folder, head, weights.get(head.name + SCALE)) if head else None
+    embedding = tied or write_embedding(folder, w, family.embedding)
     tables = write_tables(folder, family, w)
-    census = take_census(family, written_bundle(folder, family, components, {"embedding": embedding} | tables))
-    check_census(family, census, precision)
+    every = written_bundle(folder, family, dialect, components, {"embedding": embedding} | tables)
+    census = take_census(family, every)
+    check_census(family, dialect, census, precision)
     write_json(folder / CONFIG, source.config)
     write_json(folder / GENERATION, source.generation)
     (folder / TOKENIZER).write_text(source.tokenizer, encoding="utf-8")
@@ -326,8 +319,8 @@ def _build(
         format_version=FORMAT_VERSION,
         name=recipe.name or source.name,
         family=family.name,
-        dialect=dialect,
-        requires=_requires(dialect, census),
+        dialect=dialect.name,
+        requires=dialect.requires(census),
         precision={str(group): kind for group, kind in precision.items()},
         components=components,
         embedding=embedding,
@@ -347,15 +340,6 @@ def _build(
     )
     manifest = with_voices(folder, manifest, source.voices)
     return msgspec.structs.replace(manifest, files=list_files(folder))
-
-
-def _requires(dialect: str, census: Iterable[CensusRow]) -> Requirements:
-    opset = OPSETS[dialect][""]
-    if dialect != "standard":
-        return Requirements(opset=opset, onnxruntime=LOWEST_ONNXRUNTIME)
-    if any(row.dtype == "int4" for row in census):
-        opset = INT4_OPSET
-    return Requirements(opset=opset, onnxruntime=LOWEST_ONNXRUNTIME, tensorrt=LOWEST_TENSORRT)
 
 
 def _component_precision(component: str, precision: Mapping[Group, Precision]) -> Precision:

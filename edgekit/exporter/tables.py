@@ -11,11 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Component, Embedding
-from edgekit.exporter.checks.written import WrittenWeight, written_embedding, written_weights
+from edgekit.exporter.dialects import Dialect
+from edgekit.exporter.dialects.packing import BLOCKS
 from edgekit.exporter.families import Family
 from edgekit.exporter.pack import write_embedding
 from edgekit.exporter.sources.checkpoint import Tensors
 from edgekit.exporter.weights import Weights
+from edgekit.exporter.written import WrittenWeight, written_weights
+
+LOOKUP = "Lookup"  # stands in the census for an op: the host's, of whatever dialect the graphs are
 
 
 class JoinedTensors:
@@ -67,14 +71,32 @@ def write_tables(folder: Path, family: Family, w: Weights) -> dict[str, Embeddin
     return found
 
 
+def written_embedding(
+    folder: Path, name: str, embedding: Embedding, place: str = "embedding"
+) -> dict[str, WrittenWeight]:
+    """Return a token table as weights that the host looks up; ``place`` stands for their component."""
+    refs = {name: embedding.weight} | ({name + ".scale": embedding.scales} if embedding.scales else {})
+    attributes = {"bits": embedding.bits, "block_size": embedding.block_size, "K": embedding.width}
+    return {
+        key: WrittenWeight(
+            place, key, np.dtype(ref.dtype), ref.shape, LOOKUP, attributes, folder / ref.file, ref.offset, None, BLOCKS
+        )
+        for key, ref in refs.items()
+    }
+
+
 def written_bundle(
-    folder: Path, family: Family, components: Mapping[str, Component], tables: Mapping[str, Embedding]
+    folder: Path,
+    family: Family,
+    dialect: Dialect,
+    components: Mapping[str, Component],
+    tables: Mapping[str, Embedding],
 ) -> dict[str, WrittenWeight]:
     """Return every weight of a bundle: its graphs', then those of tables that have a file of their own.
 
     tables: every one by the name it has in the manifest, ``embedding`` that of the backbone.
     """
-    found = written_weights(folder, components)
+    found = written_weights(folder, components, dialect.packings)
     for table, one in tables.items():
         name = stored_table(family, table) if table in family.tables else family.embedding
         looked_up = written_embedding(folder, name, one, table)

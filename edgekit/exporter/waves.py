@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgekit.exporter.blocks import MASKED, fixed_shapes, layer_norm
-from edgekit.exporter.dialects.sound import sound_blocks_of
-from edgekit.exporter.dialects.steps import SlidingWindow
+from edgekit.exporter.dialects import SlidingWindow, dialect_of
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 
@@ -175,4 +174,4 @@ def sliding_attention(
     """
     width = heads * head_dim
     keys, values = (carry(g, x, f"{kind}.{layer}", (at.past, width), axis=0) for x, kind in ((k, "key"), (v, "value")))
-    return sound_blocks_of(g).sliding_attention(g, (q, keys, values), at, heads=heads, head_dim=head_dim)
+    return dialect_of(g).sound.sliding_attention(g, (q, keys, values), at, heads=heads, head_dim=head_dim)

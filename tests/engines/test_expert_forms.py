@@ -48,7 +48,7 @@ def write(folder, experts, form, precision="int8", activations="float32"):
         load=lambda name, expert: getattr(banks, name)[expert],
     )  # fmt: skip
     name = f"{form.__name__}-{experts}-{precision}-{activations}"
-    with GraphWriter(folder, name, "standard", activations) as g:
+    with GraphWriter(folder, name, StandardDialect(), activations) as g:
         x, count = g.input("x", "float32", ("tokens", HIDDEN)), g.input("count", "int64", (1,))
         router = g.tensor("router", np.random.default_rng(1).standard_normal((HIDDEN, experts), np.float32))
         logits = g.node("MatMul", x, router)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Precision
 from edgekit.bundle.dialects import Activations
-from edgekit.exporter.dialects.standard.ops import check_ops
+from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import GROUPS, QuantizeSettings
@@ -51,11 +51,10 @@ def engine(
 ) -> OrtEngine:
     """Return the component ``name`` that ``build`` writes into ``folder``, every group in one precision."""
     folder.mkdir(parents=True, exist_ok=True)
-    with GraphWriter(folder, name, dialect, activations) as g:
+    with GraphWriter(folder, name, DIALECTS.get(dialect), activations) as g:
         build(g, Weights(Held(tensors), dict.fromkeys(GROUPS, precision), SMALL_BLOCKS))
         component = g.close(precision)
-    if dialect == "standard":
-        check_ops(folder / component.graph)
+    DIALECTS.get(dialect).check(folder / component.graph, activations)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(folder / component.graph), options, providers=["CPUExecutionProvider"])

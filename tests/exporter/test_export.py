@@ -26,12 +26,13 @@ from edgekit.errors import (
 from edgekit.exporter import pack
 from edgekit.exporter.checks.census import ratio
 from edgekit.exporter.checks.weight_check import check_weights
-from edgekit.exporter.checks.written import written_embedding, written_weights
+from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.dialects.ort_cpu import OrtDialect
 from edgekit.exporter.export import ExportOptions, export, find_recipe, quantize
 from edgekit.exporter.families import find_family
 from edgekit.exporter.quantize import SCALE
 from edgekit.exporter.sources.checkpoint import open_checkpoint
+from edgekit.exporter.tables import written_bundle
 from tests.reference import checkpoints
 
 QUICK = Path(__file__).parent / "quick.toml"
@@ -109,8 +110,8 @@ def _judge_weights(folder, source):
     manifest = open_bundle(folder, check_hashes=False).manifest
     found = open_checkpoint(source)
     family = find_family(found.config, found.generation)
-    held = written_embedding(folder, family.embedding, manifest.embedding) | written_weights(
-        folder, manifest.components
+    held = written_bundle(
+        folder, family, DIALECTS.get(manifest.dialect), manifest.components, {"embedding": manifest.embedding}
     )
     check_weights(family, held, found, lambda _done, _total: None)
     return held

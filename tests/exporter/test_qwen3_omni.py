@@ -12,6 +12,7 @@ import edgekit
 from edgekit.bundle import Bundle, open_bundle
 from edgekit.errors import CheckpointError, QualityError
 from edgekit.exporter.checks.weight_check import check_weights
+from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.export import ExportOptions, export, find_recipe
 from edgekit.exporter.families import find_family
 from edgekit.exporter.families.qwen3_omni.family import Qwen3Omni
@@ -139,7 +140,9 @@ def test_a_bundle_of_a_checkpoint_with_two_tensors_swapped_is_told_apart(one, ot
     manifest = export(folder, tmp_path / "b", ExportOptions(recipe=QUICK, precision=precision))
     source = open_checkpoint(checkpoint("omni"))
     family = find_family(source.config, source.generation)
-    weights = written_bundle(tmp_path / "b", family, manifest.components, manifest.tables())
+    weights = written_bundle(
+        tmp_path / "b", family, DIALECTS.get(manifest.dialect), manifest.components, manifest.tables()
+    )
     with pytest.raises(QualityError, match="does not hold this checkpoint"):
         check_weights(family, weights, source, lambda _done, _total: None)
 

@@ -14,7 +14,7 @@ from edgekit.errors import CheckpointError, QualityError, RecipeError
 from edgekit.exporter import blocks
 from edgekit.exporter.checks.quality import relative_error
 from edgekit.exporter.checks.weight_check import check_weights
-from edgekit.exporter.dialects import ExpertBank, Routing
+from edgekit.exporter.dialects import DIALECTS, ExpertBank, Routing
 from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.families import find_family
 from edgekit.exporter.quantize import BITS, dequantize_blocks, dividing_block, quantize_blocks, quantize_channels
@@ -308,7 +308,9 @@ def test_float16_weights_are_no_source_to_quantise_from(bundles, tmp_path):
 def test_a_weight_that_is_not_the_checkpoints_is_told_apart(precision, half, model, bundles):
     family, tensors = model("step-moe-2")
     bundle = bundles("step-moe-2", precision, half)
-    written = written_bundle(bundle.folder, family, bundle.manifest.components, bundle.manifest.tables())
+    written = written_bundle(
+        bundle.folder, family, DIALECTS.get("standard"), bundle.manifest.components, bundle.manifest.tables()
+    )
     told = dict(tensors)
     one, other = (f"model.layers.1.mlp.experts.{i}.up_proj.weight" for i in (2, 5))
     told[one], told[other] = told[other], told[one]

@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgekit.exporter.dialects.standard.ops import check_ops
+from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.families.step_audio.hift import HiFT
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.sources.folded import FoldedTensors
@@ -29,11 +29,10 @@ def engine(
     folder: Path, build: Callable[[GraphWriter, Weights], None], form: str = "pair", dialect: str = "ort-cpu"
 ) -> OrtEngine:
     """Return what ``build`` writes, loaded."""
-    with GraphWriter(folder, "vocoder", dialect) as g:
+    with GraphWriter(folder, "vocoder", DIALECTS.get(dialect)) as g:
         build(g, Weights(tensors(form), {}, QuantizeSettings()))
         component = g.close("float32")
-    if dialect == "standard":
-        check_ops(folder / component.graph)
+    DIALECTS.get(dialect).check(folder / component.graph, "float32")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return OrtEngine(component, onnxruntime.InferenceSession(str(folder / component.graph), options))

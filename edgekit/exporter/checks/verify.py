@@ -17,6 +17,7 @@ from edgekit.bundle import Manifest, open_bundle
 from edgekit.errors import MissingPackageError, VerifyError
 from edgekit.exporter.checks.quality import check_clips, relative_error
 from edgekit.exporter.checks.weight_check import check_weights
+from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.families import find_family, open_beside
 from edgekit.exporter.sources.checkpoint import open_checkpoint
 from edgekit.exporter.sources.hub import locate
@@ -57,7 +58,8 @@ def verify_reference(bundle: str | Path, checkpoint: str | Path) -> tuple[Check,
         raise VerifyError(
             f"{checkpoint}: is of family {family.name}, the bundle of {model.manifest.family}; name its own"
         )
-    weights = written_bundle(opened.folder, family, model.manifest.components, model.manifest.tables())
+    dialect = DIALECTS.get(model.manifest.dialect)
+    weights = written_bundle(opened.folder, family, dialect, model.manifest.components, model.manifest.tables())
     checked = check_weights(family, weights, whole.tensors, lambda _done, _total: None)
     error = max(checked["error"].values(), default=0.0)
     recipe = msgspec.convert(model.manifest.recipe, Recipe)

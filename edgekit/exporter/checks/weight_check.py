@@ -6,18 +6,19 @@ model: one row block or expert is in memory at a time.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import QualityError
-from edgekit.exporter.checks.written import WrittenWeight
 from edgekit.exporter.families import Family
-from edgekit.exporter.quantize import SCALE, dequantize_blocks, half_float16_step, half_step, turn_sign
+from edgekit.exporter.quantize import SCALE, half_float16_step, half_step
 from edgekit.exporter.sources.checkpoint import Tensors, read
-from edgekit.exporter.tables import JoinedTensors
+from edgekit.exporter.tables import LOOKUP, JoinedTensors
 from edgekit.exporter.weights import row_blocks
+from edgekit.exporter.written import WrittenWeight
 
 Float = NDArray[np.float32]
 _Pair = tuple[Float, Float, Float | None]  # source rows, stored rows as numbers, scale of each number or None if float
@@ -45,12 +46,10 @@ def check_weights(
                 f"{name}: not in the bundle, the checkpoint has it; name the checkpoint it was made from"
             )
         weight = weights[name]
-        banked = name not in expected or family.group(name) == "experts"
+        banked = weight.op != LOOKUP and (name not in expected or family.group(name) == "experts")
         for given, held, scale in _pairs(family, weight, weights.get(name + SCALE), source, banked=banked):
             if given.size != held.size:
-                raise QualityError(
-                    f"{name}: {held.size} numbers in the bundle, {given.size} in the checkpoint; name its own"
-                )
+                raise _of_another_size(name, held.size, given.size)
             allowed = _allowed(weight, held, scale)
             distance = np.abs(given.reshape(held.shape) - held)
             if not (distance <= allowed).all():  # NaN fails too
@@ -70,6 +69,10 @@ def check_weights(
     return {"tensors": len(stored), "quantised": quantised, "bound": "half a step", "error": error}
 
 
+def _of_another_size(name: str, held: int, given: int) -> QualityError:
+    return QualityError(f"{name}: {held} numbers in the bundle, {given} in the checkpoint; name its own")
+
+
 def _allowed(weight: WrittenWeight, held: Float, scale: Float | None) -> Float:
     if scale is not None:
         return half_step(scale)
@@ -87,47 +90,17 @@ def _pairs(
         else:
             yield read(source, name), weight.read(), None
         return
-    assert scales is not None, name
-    if weight.op == "QMoE":
-        yield from _expert_pairs(family, name, weight, scales, source)
-    elif weight.op == "DynamicQuantizeMatMul":
-        scale = scales.read()
-        yield read(source, name), weight.read().T.astype(np.float32) * scale[:, None], scale[:, None]
-    elif weight.op == "DequantizeLinear":
-        yield from _signed_pairs(family, weight, scales, source, banked=banked)
-    else:
-        bits, block, width = (int(weight.attributes[key]) for key in ("bits", "block_size", "K"))
-        for start, stop in row_blocks(weight.shape[0], width * 4):
-            part = scales.rows(start, stop)
-            held = dequantize_blocks(weight.rows(start, stop), part, bits, width)
-            yield source.rows(name, start, stop), held, np.repeat(part, block, axis=1)[:, :width]
-
-
-def _signed_pairs(
-    family: Family, weight: WrittenWeight, scales: WrittenWeight, source: Tensors, *, banked: bool
-) -> Iterator[_Pair]:
-    """Yield rows of signed codes, of a scale for each row or block; a bank of experts is one expert after another."""
-    bits = int(weight.attributes.get("bits", 8))
-    total, width = weight.shape[0], weight.shape[1] * 8 // bits
+    assert scales, name
+    assert weight.packing, f"{name}: codes of {weight.op}, which no packing reads"
+    layout = weight.packing.layout(weight, scales)
+    if not banked and source.shape(name) != (layout.rows, layout.width):
+        raise _of_another_size(name, layout.rows * layout.width, prod(source.shape(name)))
     start = expert = 0
-    while start < total:
+    while start < layout.rows:  # a bank of experts is one expert after another
         if banked:
-            given = family.expert_rows(source, weight.name, expert)
+            given = family.expert_rows(source, name, expert)
         else:
-            given = source.rows(weight.name, start, next(row_blocks(total - start, width * 4))[1] + start)
+            given = source.rows(name, start, start + next(row_blocks(layout.rows - start, layout.width * 4))[1])
         stop = start + len(given)
-        part = scales.rows(start, stop).astype(np.float32).reshape(len(given), -1)
-        codes = turn_sign(weight.rows(start, stop), bits).reshape(*part.shape, -1)
-        yield given, dequantize_blocks(codes, part, bits, width), np.repeat(part, width // part.shape[1], axis=1)
+        yield given, *weight.packing.unpack(weight, scales, start, stop)
         start, expert = stop, expert + 1
-
-
-def _expert_pairs(
-    family: Family, name: str, weight: WrittenWeight, scales: WrittenWeight, source: Tensors
-) -> Iterator[_Pair]:
-    bits, block = int(weight.attributes["expert_weight_bits"]), int(weight.attributes["block_size"])
-    for expert in range(weight.shape[0]):
-        part = scales.rows(expert, expert + 1)[0]
-        codes = weight.rows(expert, expert + 1)[0].reshape(*part.shape, -1)
-        held = dequantize_blocks(codes, part, bits, part.shape[1] * block)
-        yield family.expert_rows(source, name, expert), held, np.repeat(part, block, axis=1)

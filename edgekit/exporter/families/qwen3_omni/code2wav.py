@@ -12,7 +12,7 @@ import numpy as np
 
 from edgekit.errors import CheckpointError
 from edgekit.exporter.blocks import fixed_shapes, linear, rms_norm
-from edgekit.exporter.dialects.steps import SlidingWindow
+from edgekit.exporter.dialects import SlidingWindow
 from edgekit.exporter.families.config import check_parts, value
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.waves import (
