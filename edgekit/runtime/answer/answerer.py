@@ -33,7 +33,13 @@ def untimed(_name: str, _count: int = 1) -> AbstractContextManager[None]:
 
 
 class Answerer(Protocol):
-    """One stream's conversation with the backbone."""
+    """What drives the backbone: one stream's conversation with it.
+
+    ``converses``: it takes turns in text, and its answers may be replies; else it writes down what is said, and drafts
+    of that.
+    """
+
+    converses: bool
 
     def open(self, level: ComputeLevel) -> int:
         """Begin a turn; return how many earlier ones had to be forgotten for it though they were to be remembered."""

@@ -23,6 +23,8 @@ class CrossAnswerer:
     draft only the last tokens of the former one, since what two drafts agreed on long ago rarely changes.
     """
 
+    converses = False
+
     def __init__(self, setting: Setting, language: str | None, task: str | None) -> None:
         """Raise UsageError for a language or task that the bundle does not have."""
         protocol = setting.manifest.protocol

@@ -49,6 +49,8 @@ class PrefixAnswerer:
     It writes no drafts: such a model may reply instead of writing down, and a reply to half a question is no use.
     """
 
+    converses = True
+
     def __init__(self, setting: Setting, asking: Asking, mouth: Speaker | None = None) -> None:
         """Raise UsageError for a name the bundle does not have, or if the texts around it leave no room for sound."""
         protocol, encode = setting.manifest.protocol, setting.tokenizer.encode

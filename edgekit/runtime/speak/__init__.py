@@ -4,6 +4,7 @@ A stranger adds one by ``register(SpeechKind(...))``, before a bundle that speak
 ``base`` says what it must have.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from edgekit.bundle import Speech
@@ -44,4 +45,16 @@ def open_speaker(setting: SpeakerSetting) -> Speaker:
     kind = kind_of(speech)
     if any(name not in setting.engines for name in kind.components):
         raise UsageError("speak: the bundle was loaded to write only; load it with speak=True")
+    if setting.voice is not None:
+        setting = replace(setting, voice=_voice(setting.voice, kind.voices(speech)))
     return kind.open(speech, setting)
+
+
+def _voice(requested: str, known: tuple[str, ...]) -> str:
+    """Return the voice of that name, in any case of letters where no other differs by that alone."""
+    if requested in known:
+        return requested
+    if len(alike := [name for name in known if name.lower() == requested.lower()]) == 1:
+        return alike[0]
+    step = f"choose one of: {', '.join(known)}" if known else "it has no choice of voices: leave it out"
+    raise UsageError(f"voice: '{requested}' is not in this bundle; {step}")

@@ -39,7 +39,7 @@ class SpeechKind(Generic[S]):
     What most are asked alike may be left out. ``free_sizes(speech, context_tokens)``: bounds of the free sizes of its
     components' inputs, by component. ``state_sizes(speech)``: likewise free sizes of what is handed from call to call,
     but for what depends on a voice. ``drawing(speech, protocol)``: which tokens a spoken answer may be of, and how they
-    are drawn. ``voices(speech)``: who may be asked to speak. ``rehearse`` says an answer to be compared.
+    are drawn. ``voices(speech)``: who may be asked to speak, sorted. ``rehearse`` says an answer to be compared.
     """
 
     name: str

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import FlowSpeech, Sampling, TokenProtocol
-from edgekit.errors import UsageError
 from edgekit.runtime.answer.sampler import Greedy, Limits
 from edgekit.runtime.answer.speaker import Cut
 from edgekit.runtime.answer.teacher import Teacher
@@ -108,10 +107,8 @@ class _TimedCall:
 
 
 def _open(speech: FlowSpeech, setting: SpeakerSetting) -> FlowSpeaker:
-    name = setting.voice or min(speech.voices)
-    if name not in speech.voices:
-        raise UsageError(f"voice: '{name}' is not in this bundle; choose one of: {', '.join(_voices(speech))}")
-    voice = load_voice(setting.bundle.file(speech.voices[name]), speech.sample_rate_hz)
+    path = speech.voices[setting.voice or min(speech.voices)]
+    voice = load_voice(setting.bundle.file(path), speech.sample_rate_hz)
     return FlowSpeaker(speech, setting.engines, voice, setting.trace, setting.seed)
 
 
