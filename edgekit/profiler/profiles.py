@@ -89,7 +89,7 @@ class Settings(Struct, frozen=True):
     level: str
     silence_after_s: float
     clips: tuple[ClipFacts, ...]
-    backend: str = "onnxruntime-cpu"
+    backend: str = "onnxruntime-cpu"  # of profiles from before it was noted
     fallback: str = ""
     context_tokens: int | None = None
     engines: dict[str, dict[str, int]] = {}
@@ -272,9 +272,8 @@ DEFINITIONS: dict[str, Definition] = {
     "host_overhead": Definition(
         title="Host overhead of speaking",
         unit="share",
-        text="Time of speaking (spans `speak`) beside the engines in it (spans `talker_adapter`, `talker`, "
-        "`code_predictor`, `decoder`, `flow_encoder`, `flow_step`, `vocoder`), as a share of their time, over all "
-        "codec frames of a pass.",
+        text="Time of speaking (spans `speak`) beside the engines in it (spans named like a component that speaks), as "
+        "a share of their time, over all codec frames of a pass.",
     ),
     "silence_cost": Definition(
         title="Cost of silence",
