@@ -66,10 +66,10 @@ bench-real-size: .venv-bench/stamp
 bench-gpu: .venv-gpu/stamp
 	.venv-gpu/bin/python profiles/bench/gpu-decode.py
 
-# What edgekit/runtime/memory.py predicts by: half an hour on two cores, 6 GB of memory, 10 GB of disk.
+# What runs and builds are refused by (runtimes/memory.toml): half an hour on two cores, 6 GB of memory, 10 GB of disk.
 bench-memory: .venv-engines/stamp
-	.venv-engines/bin/python profiles/bench/load-memory.py
-	.venv-engines/bin/python profiles/bench/build-memory.py
+	.venv-engines/bin/python profiles/bench/load-memory.py --fit runtimes/memory.toml
+	.venv-engines/bin/python profiles/bench/build-memory.py --fit runtimes/memory.toml
 
 bench-reference: .venv-reference/stamp speech-data bundles/edgekit-tiny-float32
 	.venv-reference/bin/python profiles/bench/greedy-against-torch.py \

@@ -1,6 +1,7 @@
 """Measured time as plain data: Clock, Span, Trace.
 
-Knows nothing about audio or graphs; the profiler reduces a Trace to a Profile.
+Knows nothing about audio or graphs, nor which names spans have (``spans.py`` does); the profiler reduces a Trace to a
+Profile.
 """
 
 import time
@@ -14,7 +15,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One timed piece of work. start_s and seconds are on the Trace's clock; count is the work done in it."""
+    """One timed piece of work. start_s and seconds are on the Trace's clock; count is the work, in its name's unit."""
 
     name: str
     start_s: float
@@ -26,10 +27,8 @@ class Span:
 class Trace:
     """Every Span of one run, in order of completion.
 
-    ``count`` of a span is work in its own unit: samples (``features``), encoder positions (``encoder``), tokens
-    (``prefill``, ``decode``), drafts (``draft``), rows (``talker_adapter``, ``talker``), codes (``code_predictor``),
-    frames of codes (``decoder``). ``limit`` bounds the memory of a daemon: beyond it the oldest half is dropped. Who
-    reads the spans of a whole run sets it to ``sys.maxsize`` before the run.
+    ``limit`` bounds the memory of a daemon: beyond it the oldest half is dropped. Who reads the spans of a whole run
+    sets it to ``sys.maxsize`` before the run.
     """
 
     clock: Clock = time.perf_counter

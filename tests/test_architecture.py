@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.recipe import load_recipe
+from edgekit.spans import span_kind
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_LINES = 400
@@ -37,6 +38,26 @@ def test_no_module_is_named_like_a_standard_one():
 
     named = {path.stem for path in MODULES} - {"__init__", "__main__"}
     assert not named & sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_library_function_returns_or_logs_and_only_the_command_line_prints(path):
+    """What a module does as a program of its own is its own."""
+    if path.is_relative_to(ROOT / "edgekit" / "cli"):
+        return
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    library = [node for node in tree.body if not (isinstance(node, ast.If) and "__main__" in ast.unparse(node.test))]
+    said = [
+        ast.unparse(node) for part in library for node in ast.walk(part) if isinstance(node, (ast.Name, ast.Attribute))
+    ]
+    assert not {"print", "sys.stdout", "sys.stderr"} & set(said)
+
+
+def test_the_readme_marks_the_spans_of_the_common_path_in_the_order_of_the_flow():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    marked = re.findall(r"^\* (\w+) ", text, re.MULTILINE)
+    assert all(span_kind(name).unit for name in marked)
+    assert len(marked) == len(set(marked)) == 9
 
 
 def test_no_file_names_a_path_of_one_machine_or_leaves_work_for_later():

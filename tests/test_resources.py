@@ -15,8 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = """
 import edgekit.resources
 from edgekit.recipe import load_recipe, load_target
+from edgekit.runtime.fits import memory_fits
 print(edgekit.resources.__file__)
 print(load_target("cpu").dialect)
+print(memory_fits().loading.source.device)
 for path in sorted(edgekit.resources.resource("export").glob("*/*.toml")):
     recipe = load_recipe(path)
     assert all((edgekit.resources.resource("export/clips") / clip).is_file() for clip in recipe.check.clips)
@@ -51,9 +53,10 @@ def test_a_wheel_carries_the_same_recipes_and_targets(wheel, tmp_path):
         [sys.executable, "-c", PROGRAM],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, check=True, capture_output=True, text=True,
     )  # fmt: skip
-    place, dialect, *recipes = done.stdout.splitlines()
+    place, dialect, device, *recipes = done.stdout.splitlines()
     assert Path(place).is_relative_to(tmp_path)
     assert dialect == "ort-cpu"
+    assert (ROOT / "profiles" / device).is_dir()
     assert recipes == [f"{path.parent.name}/{path.name}" for path in sorted((ROOT / "export").glob("*/*.toml"))]
 
 

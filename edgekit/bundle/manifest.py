@@ -4,12 +4,13 @@ Knows the shape of ``manifest.json`` (format version 1) and nothing about files 
 describes every field. Unknown fields and wrong types are refused with the JSON path at fault.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from edgekit.bundle.dialects import DIALECTS
 from edgekit.bundle.speaking import Speech, as_speech
+from edgekit.rates import DEFAULT_HZ, HIGHEST_HZ, LOWEST_HZ
 
 FORMAT_VERSION = 1
 
@@ -88,7 +89,7 @@ class FrontEnd(Struct, frozen=True):
     """
 
     mel_bins: int
-    sample_rate_hz: int = 16_000
+    sample_rate_hz: Annotated[int, msgspec.Meta(ge=LOWEST_HZ, le=HIGHEST_HZ)] = DEFAULT_HZ
     n_fft: int = 400
     hop_samples: int = 160
     dynamic_range: float = 8.0

@@ -5,8 +5,9 @@ from typing import Any
 
 import click
 
+from edgekit.cli.notices import show_notices
 from edgekit.cli.options import bundle_output, export_options, make_options
-from edgekit.cli.progress import show_progress
+from edgekit.cli.progress import show_progress, terminal
 from edgekit.cli.summary import print_summary
 
 
@@ -48,7 +49,10 @@ def export(
     from edgekit.exporter.export import export as export_checkpoint
     from edgekit.exporter.sources.hub import locate
 
-    found = locate(checkpoint, revision=revision, offline=offline, weights=not asked["dummy_weights"])
-    with show_progress() as progress:
-        manifest = export_checkpoint(found.folder, output, make_options(asked | {"source": found.source}, progress))
+    with show_notices():
+        found = locate(
+            checkpoint, revision=revision, offline=offline, weights=not asked["dummy_weights"], bars=terminal()
+        )
+        with show_progress() as progress:
+            manifest = export_checkpoint(found.folder, output, make_options(asked | {"source": found.source}, progress))
     print_summary(output, manifest, as_json=as_json)

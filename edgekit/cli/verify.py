@@ -35,9 +35,12 @@ def verify(bundle: Path, reference: str | None, as_json: bool, **options: Any) -
     elif any(loading(options).values()):
         raise UsageError("--reference: compares on the CPU; leave out what chooses a backend")
     else:
+        from edgekit.cli.notices import show_notices
+        from edgekit.cli.progress import terminal
         from edgekit.exporter.checks.verify import verify_reference
 
-        checks = verify_reference(bundle, reference)
+        with show_notices():
+            checks = verify_reference(bundle, reference, bars=terminal())
     if as_json:
         found = [
             {

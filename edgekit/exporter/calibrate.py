@@ -45,7 +45,7 @@ def calibrate(family: Family, w: Weights, recipe: Recipe, dialect: Dialect, besi
 
     Raises RecipeError if the recipe names no clips to hear.
     """
-    clips = list(check_clips(recipe).values())
+    clips = list(check_clips(recipe, family.front_end(recipe.grid).sample_rate_hz).values())
     if not clips:
         raise RecipeError(
             "check.clips: the recipe names none, and INT8 activations of the encoder need sound to find their range; "

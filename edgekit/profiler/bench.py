@@ -38,13 +38,14 @@ from edgekit.profiler.profiles import (
 from edgekit.runtime.answer.driving import converses
 from edgekit.runtime.model import Model, load_opened
 from edgekit.runtime.policy import SKIP
+from edgekit.spans import ADAPTER, DECODE, DRAFT, ENCODER, PREFILL
 
 Progress = Callable[[int, int, str], None]
 """Called with the steps done, all steps, and what comes next."""
 
 _SILENCE_S = 10.0
 _SPARE_SILENCE_S = 0.5  # beyond the gate's own wait, so that it always closes before the input ends
-_COMPONENTS = {"encoder": "encoder_ms", "adapter": "adapter_ms", "prefill": "prefill_ms", "decode": "decode_ms"}
+_COMPONENTS = {ENCODER: "encoder_ms", ADAPTER: "adapter_ms", PREFILL: "prefill_ms", DECODE: "decode_ms"}
 _FEW_SAMPLES = 100
 
 
@@ -79,7 +80,7 @@ def profile_bundle(
         raise UsageError(f"level: '{level}' is not in this bundle; choose one of: {', '.join(names)}")
     bench = Bench(
         model=model,
-        clips=[read_clip(clip) for clip in clips],
+        clips=[read_clip(clip, model.manifest.front_end.sample_rate_hz) for clip in clips],
         pacer=Pacer(time.perf_counter, paced=paced),
         level=level or names[-1],
         levels=[level] if level else names,
@@ -214,7 +215,7 @@ class Bench:
                 continue
             self._take_latency(took)
             if self.pacer.paced:
-                self._add("work_while_talking", self._latency_pace, done.done_before("encoder", clip.speech_end_s))
+                self._add("work_while_talking", self._latency_pace, done.done_before(ENCODER, clip.speech_end_s))
                 if clip is self.clips[0]:
                     self._timelines.append((took.first_token_ms, timeline_of(done, clip.name, clip.speech_end_s)))
             if self._drafts:
@@ -239,7 +240,7 @@ class Bench:
     def silence_round(self) -> None:
         """Push faint noise with the bundle's gate on."""
         self._step("silence")
-        done = run_pass(self.model, faint_noise(_SILENCE_S), self._unpaced, level=self.level)
+        done = run_pass(self.model, faint_noise(_SILENCE_S, self._rate_hz), self._unpaced, level=self.level)
         self._add("silence_cost", "back to back", done.work_s / done.audio_s)
 
     def fresh_round(self, threads: int, plans: str | os.PathLike[str] | None = None) -> None:
@@ -266,6 +267,10 @@ class Bench:
         return not converses(manifest.protocol) and manifest.grid.chunk_frames < manifest.grid.max_frames
 
     @property
+    def _rate_hz(self) -> int:
+        return self.model.manifest.front_end.sample_rate_hz
+
+    @property
     def _speaks(self) -> bool:
         return self.model.manifest.speech is not None
 
@@ -289,7 +294,7 @@ class Bench:
         speech, pace = clip.speech(self.silence_after_s), self._latency_pace
         done = run_pass(self.model, speech, self.pacer, level=self.level, partials=True)
         self._add("drafted_final_text_ms", pace, latency_of(done, clip.name, clip.speech_end_s).final_text_ms)
-        figures = {"draft_ms": done.milliseconds("draft"), "drafted": list(done.drafted)}
+        figures = {"draft_ms": done.milliseconds(DRAFT), "drafted": list(done.drafted)}
         if self.pacer.paced:
             figures["first_draft_ms"] = [wait_s * 1000 for wait_s in done.first_drafts_s]
         for name, values in figures.items():

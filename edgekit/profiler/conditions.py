@@ -1,7 +1,8 @@
 """Conditions: what happens to speech before it is heard, noise at a signal-to-noise ratio or a room.
 
-Works on 16 kHz mono float32; knows no model and no words. What a clip is given is drawn by its name: the same whatever
-else is measured. Recorded noise and talkers come from the folder that profiles/data/fetch-sounds.py makes.
+Works on mono float32 at the rate of the recordings; knows no model and no words. What a clip is given is drawn by its
+name: the same whatever else is measured. Recorded noise and talkers come from the folder that
+profiles/data/fetch-sounds.py makes.
 """
 
 import zlib
@@ -13,10 +14,10 @@ from numpy.typing import NDArray
 
 from edgekit.errors import ProfileError
 from edgekit.profiler.clips import Samples, speech_blocks
-from edgekit.profiler.pacing import BLOCK_SAMPLES
+from edgekit.profiler.pacing import block_samples
 from edgekit.runtime.audio.files import read_audio
 
-RATE_HZ = 16_000
+RATE_HZ = 16_000  # of the files that profiles/data/fetch-speech.py and fetch-sounds.py write
 CLEAN = "clean"
 CONDITIONS = (CLEAN, "noise 10 dB", "noise 5 dB", "room 0.3 s", "room 0.6 s")
 ROOMS = 8
@@ -46,7 +47,7 @@ def add_noise(speech: Samples, noise: Samples, snr_db: float) -> Samples:
     The ratio is of mean powers: of the speech's 20 ms blocks within 30 dB of the loudest, and of the whole noise.
     """
     spread = np.resize(noise, len(speech)).astype(np.float64)
-    active = np.repeat(speech_blocks(speech), BLOCK_SAMPLES)[: len(speech)]
+    active = np.repeat(speech_blocks(speech, RATE_HZ), block_samples(RATE_HZ))[: len(speech)]
     signal_power, noise_power = float(np.mean(speech[active].astype(np.float64) ** 2)), float(np.mean(spread**2))
     if noise_power == 0:
         raise ProfileError("noise: nothing but silence where it is mixed in; choose another recording or place")

@@ -84,7 +84,7 @@ def _run(arguments: list[str]) -> str:
     return done.stdout
 
 
-def _main(text: str) -> None:
+def _measured(text: str) -> Fresh:
     import numpy as np
 
     import edgekit
@@ -97,9 +97,10 @@ def _main(text: str) -> None:
     )
     load_s = time.perf_counter() - begun
     loaded_mib = resident_mib(peak=False)
-    model.transcribe(samples, gate=job.gate, level=job.level)
-    sys.stdout.write(msgspec.json.encode(Fresh(load_s, loaded_mib, resident_mib(peak=True))).decode() + "\n")
+    rate_hz = model.manifest.front_end.sample_rate_hz
+    model.transcribe(samples, sample_rate_hz=rate_hz, gate=job.gate, level=job.level)
+    return Fresh(load_s, loaded_mib, resident_mib(peak=True))
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    sys.stdout.write(msgspec.json.encode(_measured(sys.argv[1])).decode() + "\n")

@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 
 from edgekit.timing import Clock
 
-SAMPLE_RATE_HZ = 16_000
 BLOCK_MS = 20
-BLOCK_SAMPLES = SAMPLE_RATE_HZ * BLOCK_MS // 1000
+
+
+def block_samples(rate_hz: int) -> int:
+    """Return how many whole samples a block of 20 ms has."""
+    return rate_hz * BLOCK_MS // 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +34,16 @@ class Pacer:
     sleep: Callable[[float], None] = time.sleep
     paced: bool = True
 
-    def blocks(self, samples: NDArray[np.float32], origin_s: float) -> Iterator[Block]:
+    def blocks(self, samples: NDArray[np.float32], origin_s: float, rate_hz: int) -> Iterator[Block]:
         """Yield all samples (n,) in blocks of 20 ms, the last perhaps shorter; ``origin_s`` is when sample 0 was due.
 
         Due times count from the origin, so one late block delays no other: a receiver that falls behind finds the
         backlog at once, as behind a microphone.
         """
-        for start in range(0, len(samples), BLOCK_SAMPLES):
-            block = samples[start : start + BLOCK_SAMPLES]
-            end_s = (start + len(block)) / SAMPLE_RATE_HZ
+        size = block_samples(rate_hz)
+        for start in range(0, len(samples), size):
+            block = samples[start : start + size]
+            end_s = (start + len(block)) / rate_hz
             if not self.paced:
                 yield Block(block, end_s, self.clock())
                 continue

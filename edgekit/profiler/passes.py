@@ -17,11 +17,10 @@ from edgekit.profiler.profiles import Timeline, TimelineSpan
 from edgekit.runtime.answer.lookup import agreed
 from edgekit.runtime.events import Audio, Event, SpeechStarted, SpeechStopped, Text, Thought
 from edgekit.runtime.model import Model
-from edgekit.runtime.speak import SPEECH_KINDS
+from edgekit.spans import SPEAK, names_within
 from edgekit.timing import Span
 
 _DECIMALS = 3  # microseconds
-_SPEAKING = "speak"  # the span around everything that makes sound of an answer's tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +75,8 @@ class Pass:
 
         What these engines did outside of speaking, such as hearing the question, is not counted.
         """
-        speaking = [(span.start_s, span.start_s + span.seconds) for span in self.spans if span.name == _SPEAKING]
-        names = {name for kind in SPEECH_KINDS for name in kind.spans}
+        speaking = [(span.start_s, span.start_s + span.seconds) for span in self.spans if span.name == SPEAK]
+        names = names_within(SPEAK)
         engines = [span for span in self.spans if span.name in names]
         within = sum(span.seconds for span in engines if any(start <= span.start_s < end for start, end in speaking))
         return sum(end - start for start, end in speaking) / within - 1 if within else None
@@ -100,7 +99,11 @@ def run_pass(
     partials: bool = False,
     speak: bool = False,
 ) -> Pass:
-    """Push samples (n,) at 16 kHz through a new Stream and return what happened; options as in StreamOptions."""
+    """Push samples (n,) through a new Stream and return what happened; options as in StreamOptions.
+
+    The samples are at the rate of the bundle's front end: nothing is resampled.
+    """
+    rate_hz = model.manifest.front_end.sample_rate_hz
     texts: list[tuple[float, Text]] = []
     pieces: list[tuple[float, Audio]] = []
     clock = pacer.clock
@@ -110,7 +113,7 @@ def run_pass(
             texts.append((clock(), text))
 
     sound = {"speak": True, "on_audio": lambda audio: pieces.append((clock(), audio))} if speak else {}
-    stream = model.stream(on_text=read, gate=gate, level=level, partials=partials, **sound)
+    stream = model.stream(sample_rate_hz=rate_hz, on_text=read, gate=gate, level=level, partials=partials, **sound)
     stream.trace.clock, stream.trace.limit = clock, sys.maxsize
     answers: list[Answer] = []
     heard: list[str] = []
@@ -135,7 +138,7 @@ def run_pass(
 
     origin_s = drafts.origin_s
     end_s, due_s = 0.0, origin_s
-    for block in pacer.blocks(samples, origin_s):
+    for block in pacer.blocks(samples, origin_s, rate_hz):
         end_s, due_s = block.end_s, block.due_s
         begun_s = clock()
         closes(begun_s, stream.push(block.samples), end_s, due_s)

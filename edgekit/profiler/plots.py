@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.errors import MissingPackageError
 from edgekit.profiler.profiles import Metric, Profile, Timeline
+from edgekit.spans import ADAPTER, DECODE, ENCODER, FEATURES, GATE, PREFILL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,12 +19,12 @@ _WIDTH_IN = 9.6
 _INK, _FAINT, _GRID = "#1c2733", "#5b6875", "#d9dfe5"
 _SPEECH, _WAIT = "#9fb3c8", "#e8edf2"
 _LANES = {
-    "gate": "#7a8793",
-    "features": "#5b7c99",
-    "encoder": "#1f6fb2",
-    "adapter": "#17808a",
-    "prefill": "#c46a12",
-    "decode": "#a8322d",
+    GATE: "#7a8793",
+    FEATURES: "#5b7c99",
+    ENCODER: "#1f6fb2",
+    ADAPTER: "#17808a",
+    PREFILL: "#c46a12",
+    DECODE: "#a8322d",
 }
 _SHADES = ("#1f6fb2", "#79aad3", "#c9dded")
 _LINES = "lines: gate closed, first token, final text"

@@ -13,6 +13,7 @@ import numpy as np
 
 from edgekit.atomic import write_whole
 from edgekit.errors import ProfileError
+from edgekit.spans import SPEAK
 
 SCHEMA_VERSION = 1
 
@@ -67,7 +68,7 @@ class BundleFacts(Struct, frozen=True):
 
 
 class ClipFacts(Struct, frozen=True):
-    """One input: hash of its samples (16 kHz, mono, float32), its length, and where its last speech sample is."""
+    """One input: hash of its samples (mono float32), its length, and where its last speech sample is."""
 
     name: str
     sha256: str
@@ -272,8 +273,8 @@ DEFINITIONS: dict[str, Definition] = {
     "host_overhead": Definition(
         title="Host overhead of speaking",
         unit="share",
-        text="Time of speaking (spans `speak`) beside the engines in it (spans named like a component that speaks), as "
-        "a share of their time, over all codec frames of a pass.",
+        text=f"Time of speaking (spans `{SPEAK}`) beside the engines in it (whose spans are named like the components "
+        "that speak), as a share of their time, over all codec frames of a pass.",
     ),
     "silence_cost": Definition(
         title="Cost of silence",

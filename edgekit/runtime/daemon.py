@@ -17,7 +17,6 @@ from edgekit.errors import DeviceError, EdgeKitError
 from edgekit.runtime.audio.files import Samples
 from edgekit.runtime.audio.ring import Ring
 from edgekit.runtime.events import Event
-from edgekit.runtime.hear.resampler import SAMPLE_RATE_HZ
 from edgekit.runtime.stream import Stream
 
 PUSH_S = 0.1  # at most this much sound in one push: the next one sees a fresh lag
@@ -94,8 +93,8 @@ class Daemon:
         """The account so far; it balances once ``run`` has ended."""
         source, stream = self._source, self._stream
         processed, gated = stream.samples_received - stream.samples_gated, stream.samples_gated
-        if source.sample_rate_hz != SAMPLE_RATE_HZ and stream.samples_received:
-            # The Gate counts at 16 kHz, after resampling: its share of the samples is exact, their number is not.
+        if stream.samples_received not in (0, self._pushed):
+            # The Gate counts after resampling: its share of the samples is exact, their number is not.
             gated = round(self._pushed * gated / stream.samples_received)
             processed = self._pushed - gated
         return Tally(

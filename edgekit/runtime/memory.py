@@ -1,7 +1,7 @@
 """Memory: what there is for a run, what loading a bundle takes of it, and what building a plan takes.
 
 On a board whose GPU shares the memory, what is available is the budget of both. What a library adds to a bundle's own
-bytes was measured; each such figure names the command that finds it.
+bytes was measured (``fits.py``).
 """
 
 import math
@@ -15,6 +15,7 @@ import numpy as np
 from edgekit.bundle import Bundle, Component, Manifest
 from edgekit.bundle.manifest import Precision
 from edgekit.errors import BackendError
+from edgekit.runtime.fits import memory_fits
 
 ROOT = Path("/")
 MIB = 1 << 20
@@ -33,28 +34,6 @@ class Need:
 
     weights: float
     state: float
-
-
-@dataclass(frozen=True, slots=True)
-class BuildFit:
-    """MiB at the peak: ``weights`` x those of the weights + ``graph`` x those of the graph's file + ``base``."""
-
-    weights: float
-    graph: float
-    base: float
-
-
-PACKED: dict[Precision, float] = {"float32": 0.958, "int8": 0.842, "int4": 0.762}
-"""Share of the weights that onnxruntime's CPU backend packs into memory of its own, letting the mapped file go.
-
-Source: load-memory.md under profiles/x86-2core-amx, made by ``make bench-memory``.
-"""
-BUILDING: dict[Precision, BuildFit] = {
-    "float32": BuildFit(weights=1.32, graph=1647.62, base=214.0),
-    "int8": BuildFit(weights=1.99, graph=1717.96, base=195.0),
-    "int4": BuildFit(weights=2.26, graph=1977.85, base=193.0),
-}
-"""What TensorRT for RTX 1.7 allocates. Source: build-memory.md, as above."""
 
 
 def total_mib(root: Path = ROOT) -> int:
@@ -100,7 +79,8 @@ def state_bytes(component: Component, sizes: Mapping[str, int]) -> int:
 def packed_need(manifest: Manifest, names: Iterable[str]) -> Need:
     """Return what onnxruntime's CPU backend packs for certain of these components' weights."""
     weights = weight_bytes(manifest, names)
-    packed = sum(PACKED[manifest.components[name].precision] * size for name, size in weights.items())
+    share = memory_fits().loading.weights
+    packed = sum(share[manifest.components[name].precision] * size for name, size in weights.items())
     return Need(packed / MIB, 0.0)
 
 
@@ -119,9 +99,9 @@ def check_load(bundle: Bundle, need: Need, available: float | None, where: str =
 def build_peak_mib(manifest: Manifest, name: str) -> float:
     """Return what the builder is predicted to allocate for the plan of a component, at its peak."""
     component = manifest.components[name]
-    fit = BUILDING[component.precision]
+    fit = memory_fits().building.peaks[component.precision]
     graph = next(entry.bytes for entry in manifest.files if entry.path == component.graph)
-    return fit.weights * weight_bytes(manifest, [name])[name] / MIB + fit.graph * graph / MIB + fit.base
+    return fit.weights * weight_bytes(manifest, [name])[name] / MIB + fit.graph * graph / MIB + fit.base_mib
 
 
 def check_build(bundle: Bundle, name: str, available: float | None) -> float | None:

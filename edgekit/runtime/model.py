@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from edgekit.bundle import Bundle, Manifest, open_bundle
 from edgekit.errors import BundleFormatError, UsageError
+from edgekit.rates import DEFAULT_HZ
 from edgekit.runtime.answer.embedding import TokenTable
 from edgekit.runtime.answer.text import Tokenizer, load_tokenizer
 from edgekit.runtime.audio.files import Block, blocks
@@ -79,7 +80,7 @@ class Model:
         self,
         audio: str | os.PathLike[str] | ArrayLike,
         *,
-        sample_rate_hz: int = 16_000,
+        sample_rate_hz: int = DEFAULT_HZ,
         **options: Any,  # noqa: ANN401 - of StreamOptions
     ) -> Transcript:
         """Return the Transcript of an audio file, or of samples (n,) or (n, channels) at ``sample_rate_hz``.

@@ -8,6 +8,7 @@ import msgspec
 
 from edgekit.bundle import ComputeLevel, GateKind, GateSettings, Sampling, TokenProtocol
 from edgekit.errors import UsageError
+from edgekit.rates import DEFAULT_HZ
 from edgekit.runtime.answer.answerer import Answerer, Setting
 from edgekit.runtime.answer.cross import CrossAnswerer
 from edgekit.runtime.answer.prefix import Asking, PrefixAnswerer
@@ -45,7 +46,7 @@ class StreamOptions:
     written and not spoken.
     """
 
-    sample_rate_hz: int = 16_000
+    sample_rate_hz: int = DEFAULT_HZ
     channels: int = 1
     gate: GateKind | None = None
     level: str | None = None

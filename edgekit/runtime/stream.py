@@ -37,6 +37,7 @@ from edgekit.runtime.hear.listener import Listener
 from edgekit.runtime.hear.resampler import Resampler
 from edgekit.runtime.options import StreamOptions, find_level, gate_settings, make_decoder, make_mouth
 from edgekit.runtime.policy import SKIP, Budget, Costs, Observation, choose
+from edgekit.spans import GATE, PREPARE
 from edgekit.timing import Trace
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Stream:
         self.samples_received = 0
         self._manifest = manifest
         self._rate = manifest.front_end.sample_rate_hz
-        self._resampler = Resampler(options.sample_rate_hz, options.channels)
+        self._resampler = Resampler(options.sample_rate_hz, options.channels, rate_out=self._rate)
         self._gate = Gate(gate_settings(manifest.gate, options, manifest.protocol), self._rate)
         self._ear = Listener(manifest, model.engines["encoder"], model.engines["adapter"], self.trace)
         self._mouth = make_mouth(model, options, self.trace)
@@ -155,7 +156,7 @@ class Stream:
             return []
         self._finished = True
         events = [*self._listen(self._resampler.finish())]
-        with self.trace.span("gate"):
+        with self.trace.span(GATE, 0):
             decisions = self._gate.finish()
         events += self._decide(decisions)
         self._rest()
@@ -163,7 +164,7 @@ class Stream:
 
     def _listen(self, sound: Array) -> Iterator[Event]:
         self.samples_received += len(sound)
-        with self.trace.span("gate", len(sound)):
+        with self.trace.span(GATE, len(sound)):
             decisions = self._gate.push(sound)
         yield from self._decide(decisions)
         self._rest()
@@ -195,7 +196,7 @@ class Stream:
                 yield from self._tell(heard)
                 if self.options.partials:
                     yield from self._draft()
-                with self.trace.span("prepare"):
+                with self.trace.span(PREPARE):
                     self._decoder.prepare()
 
     def _next_piece(self) -> Iterator[Event]:

@@ -213,9 +213,10 @@ def chosen(args: argparse.Namespace) -> "list[tuple[Clip, str, str]]":
     """Return every clip with its group and its words: all of --clips, then a seeded sample of --speech."""
     from edgekit.profiler.clips import read_clip
     from edgekit.profiler.words import read_references
+    from edgekit.rates import DEFAULT_HZ  # what every subject hears
 
     truth = json.loads((args.clips / "transcripts.json").read_text(encoding="utf-8"))
-    clips = [(read_clip(args.clips / name), SENTENCES, words) for name, words in sorted(truth.items())]
+    clips = [(read_clip(args.clips / name, DEFAULT_HZ), SENTENCES, words) for name, words in sorted(truth.items())]
     if args.speech is None:
         return clips
     references = read_references(args.words)
@@ -227,7 +228,8 @@ def chosen(args: argparse.Namespace) -> "list[tuple[Clip, str, str]]":
             "python profiles/data/fetch-speech.py fetches them"
         )
     drawn = sorted(random.Random(args.seed).sample(known, args.sample))  # noqa: S311 - a sample, no secret
-    return clips + [(replace(read_clip(paths[name]), name=name), PROMPTS, references[name].words) for name in drawn]
+    prompts = [replace(read_clip(paths[name], DEFAULT_HZ), name=name) for name in drawn]
+    return clips + [(prompt, PROMPTS, references[prompt.name].words) for prompt in prompts]
 
 
 def require(names: list[str]) -> None:
@@ -349,7 +351,7 @@ def open_moonshine(args: argparse.Namespace, *, update_s: float = math.inf) -> O
         stream, work_s = model.create_stream(update_interval=update_s), 0.0
         stream.start()
         due_s = origin_s = clock()
-        for block in Pacer(clock, paced=paced).blocks(clip.speech(), origin_s):
+        for block in Pacer(clock, paced=paced).blocks(clip.speech(), origin_s, clip.rate_hz):
             begun_s, due_s = clock(), block.due_s
             stream.add_audio(block.samples)
             work_s += clock() - begun_s

@@ -5,7 +5,7 @@
 
 Bundles of noise are made under --work, built in interleaved rounds, each in a process of its own whose memory is
 watched from outside, and deleted afterwards. Needs TensorRT for RTX and no GPU. Writes JSON and Markdown under
-profiles/<device>/; edgekit/runtime/memory.py holds the fit.
+profiles/<device>/ and, with --fit FILE, the fit by which a build is refused.
 """
 
 import argparse
@@ -20,7 +20,9 @@ import numpy as np
 
 from edgekit.bundle import open_bundle
 from edgekit.profiler.comparison import Findings, make_comparison, save_comparison
+from edgekit.profiler.fits import write_fit
 from edgekit.profiler.footprint import measure_footprint
+from edgekit.runtime.fits import FILE
 from edgekit.runtime.memory import weight_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,6 +64,7 @@ def main() -> None:
     parser.add_argument("--target", default="desktop-rtx")
     parser.add_argument("--work", type=Path, help="where bundles and plans go; a temporary folder if absent")
     parser.add_argument("--output", type=Path, default=ROOT / "profiles")
+    parser.add_argument("--fit", type=Path, help=f"write the fit here too; {FILE} is what a build is refused by")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         measure(Path(folder), args)
@@ -126,7 +129,12 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
         ],
         details={"fit": fits, "shapes": {shape: SHAPES[shape] for shape in args.shapes if shape in SHAPES}},
     )
-    print(save_comparison(comparison, args.output, args.name))
+    report = save_comparison(comparison, args.output, args.name)
+    print(report)
+    if args.fit:
+        parts = ("weights", "graph", "base_mib")
+        peaks = {precision: {part: one[part] for part in parts} for precision, one in fits.items()}
+        write_fit(args.fit, "building", comparison, report, peaks)
 
 
 def make_bundle(folder: Path, shape: str, precision: str, target: str) -> Path:

@@ -55,8 +55,9 @@ def main() -> None:
     bundle = edgekit.load(args.float, threads=args.threads)
     manifest = bundle.manifest
     component, grid = manifest.components["encoder"], manifest.grid
-    hop_s = manifest.front_end.hop_samples / manifest.front_end.sample_rate_hz
-    clip = join_speech([read_clip(path) for path in sorted(args.clips.glob("*.flac"))], grid.max_frames * hop_s - 1.0)
+    rate_hz = manifest.front_end.sample_rate_hz
+    paths, hop_s = sorted(args.clips.glob("*.flac")), manifest.front_end.hop_samples / rate_hz
+    clip = join_speech([read_clip(path, rate_hz) for path in paths], grid.max_frames * hop_s - 1.0)
     whole_grid = msgspec.structs.replace(grid, chunk_frames=grid.max_frames, pad_to_frames=grid.max_frames)
     chunks = calls(clip.samples, manifest.front_end, grid)
     whole = calls(clip.samples, manifest.front_end, whole_grid)

@@ -34,10 +34,12 @@ from edgekit.profiler.clips import join_speech, read_clip
 from edgekit.profiler.comparison import Comparison, Findings, Ratio, make_comparison, save_comparison
 from edgekit.profiler.device import available_cores, describe_device
 from edgekit.profiler.traffic import token_bytes
+from edgekit.rates import DEFAULT_HZ
 from edgekit.runtime.backends.ort import HOST, OrtEngine, load_component
 from edgekit.runtime.backends.ort_cuda import PROVIDER
 from edgekit.runtime.backends.probing import ask
 from edgekit.runtime.engine import Call, allocate
+from edgekit.spans import DECODE
 
 ROOT = Path(__file__).resolve().parents[2]
 WHOLE = ROOT / "profiles/data/configs/step-audio-2-mini.json"  # 8.3 billion numbers, 7.6 of them read for a token
@@ -268,14 +270,15 @@ def first_tokens(folder: Path, args: argparse.Namespace) -> list[float]:
     """Return seconds from the end of ten seconds of speech to the first token, heard as it came."""
     backend = "onnxruntime-cuda" if args.device == "cuda" else "onnxruntime-cpu"
     model = edgekit.load(folder, backend=backend, verify_hashes=False)
-    clip = join_speech([read_clip(path) for path in sorted((ROOT / "export/clips").glob("*.flac"))], SPEECH_S)
+    paths = sorted((ROOT / "export/clips").glob("*.flac"))
+    clip = join_speech([read_clip(path, DEFAULT_HZ) for path in paths], SPEECH_S)
     found = []
     for _ in range(1 + args.rounds):
         stream = model.stream(gate="off")
         stream.push(clip.samples)
         ended_s = stream.trace.clock()
         stream.finish()
-        decoded = [span.start_s for span in stream.trace.spans if span.name == "decode" and span.start_s > ended_s]
+        decoded = [span.start_s for span in stream.trace.spans if span.name == DECODE and span.start_s > ended_s]
         if decoded:  # the first token comes out of the prefill before it
             found.append(decoded[0] - ended_s)
         del stream

@@ -105,7 +105,7 @@ def endless(model: edgekit.Model) -> edgekit.Model:
 
 def compare(model: edgekit.Model, reference: WhisperReference, clip: Path) -> dict[str, object]:
     """Return where the tokens first differ (None: nowhere), the reference's lead there, and the frames' distance."""
-    heard = hear(model, read_mono(clip))
+    heard = hear(model, read_mono(clip, model.manifest.front_end.sample_rate_hz))
     grid = model.manifest.grid
     mel = np.concatenate([part[:, grid.left_frames : part.shape[1] - grid.right_frames] for part in heard.mel], axis=1)
     chunk = grid.chunk_frames // grid.frames_per_position if grid.mode == "chunked" else 0

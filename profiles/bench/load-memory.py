@@ -4,8 +4,8 @@
     python profiles/bench/load-memory.py
 
 Bundles of noise are made under --work, each is loaded and hears five seconds of noise in a process of its own, in
-interleaved rounds, and deleted afterwards. Writes JSON and Markdown under profiles/<device>/; edgekit/runtime/memory.py
-holds the slopes.
+interleaved rounds, and deleted afterwards. Writes JSON and Markdown under profiles/<device>/ and, with --fit FILE, the
+slopes by which a run is refused.
 """
 
 import argparse
@@ -19,8 +19,10 @@ import numpy as np
 
 from edgekit.bundle import open_bundle
 from edgekit.profiler.comparison import Findings, make_comparison, save_comparison
+from edgekit.profiler.fits import write_fit
 from edgekit.profiler.footprint import measure_footprint
 from edgekit.profiler.fresh import Job
+from edgekit.runtime.fits import FILE
 from edgekit.runtime.memory import weight_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +51,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--work", type=Path, help="where bundles go; a temporary folder if absent")
     parser.add_argument("--output", type=Path, default=ROOT / "profiles")
+    parser.add_argument("--fit", type=Path, help=f"write the slopes here too; {FILE} is what a run is refused by")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         measure(Path(folder), args)
@@ -96,7 +99,11 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
         ],
         details={"fit": fits, "shapes": {shape: SHAPES[shape] for shape in args.shapes}},
     )
-    print(save_comparison(comparison, args.output, "load-memory"))
+    report = save_comparison(comparison, args.output, "load-memory")
+    print(report)
+    if args.fit:
+        slopes = {precision: one["weights"] for precision, one in fits.items()}
+        write_fit(args.fit, "loading", comparison, report, slopes)
 
 
 def make_bundle(folder: Path, shape: str, precision: str) -> Path:

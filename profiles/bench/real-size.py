@@ -34,7 +34,9 @@ from edgekit.profiler.device import available_cores, describe_device, describe_s
 from edgekit.profiler.footprint import Footprint, measure_footprint, memory_of
 from edgekit.profiler.profiles import BundleFacts
 from edgekit.profiler.traffic import token_bytes, weight_bytes
+from edgekit.rates import DEFAULT_HZ
 from edgekit.runtime.model import Model, load_opened
+from edgekit.spans import ADAPTER, DECODE, ENCODER, FEATURES, PREFILL
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "profiles/data/configs"
@@ -201,20 +203,21 @@ def load_and_answer(folder: Path, threads: int, rounds: int) -> dict[str, Any]:
         "loaded": msgspec.to_builtins(memory_of()),
         "passes": [],
     }
-    clip = join_speech([read_clip(path) for path in sorted((ROOT / "export/clips").glob("*.flac"))], SPEECH_S)
+    paths = sorted((ROOT / "export/clips").glob("*.flac"))
+    clip = join_speech([read_clip(path, DEFAULT_HZ) for path in paths], SPEECH_S)
     model = endless(model)
     for _ in range(1 + rounds):
         stream = model.stream(gate="off")
         stream.push(clip.samples)
         stream.finish()
         spans = stream.trace.spans
-        prefill = [span for span in spans if span.name == "prefill"]
+        prefill = [span for span in spans if span.name == PREFILL]
         found["prompt_tokens"] = sum(span.count for span in prefill)
         found["passes"].append(
             {
-                "hear_s": sum(span.seconds for span in spans if span.name in ("features", "encoder", "adapter")),
+                "hear_s": sum(span.seconds for span in spans if span.name in (FEATURES, ENCODER, ADAPTER)),
                 "prefill_s": sum(span.seconds for span in prefill),
-                "decode_s": [span.seconds for span in spans if span.name == "decode"],
+                "decode_s": [span.seconds for span in spans if span.name == DECODE],
             }
         )
         del stream  # its KV cache goes before the next one comes

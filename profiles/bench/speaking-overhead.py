@@ -25,11 +25,15 @@ from edgekit.profiler.bench import bundle_facts
 from edgekit.profiler.clips import read_clip
 from edgekit.profiler.comparison import Findings, make_comparison, save_comparison
 from edgekit.profiler.device import available_cores
+from edgekit.rates import DEFAULT_HZ
 from edgekit.runtime.model import Model, load_opened
+from edgekit.runtime.speak.frames import CODE_PREDICTOR, DECODER, TALKER
+from edgekit.runtime.speak.talker import TALKER_ADAPTER
+from edgekit.spans import SPEAK
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL, TINY = "Qwen3-Omni's own size", "tiny"
-ENGINES = ("talker_adapter", "talker", "code_predictor", "decoder")
+ENGINES = (TALKER_ADAPTER, TALKER, CODE_PREDICTOR, DECODER)
 OVERHEAD, HOST, ENGINE = "Host overhead", "Host per frame", "Engines per frame"
 
 
@@ -46,7 +50,7 @@ def main() -> None:
 
     published = json.loads(args.config.read_bytes())
     findings, models = Findings(), {}
-    clip = read_clip(args.clip)
+    clip = read_clip(args.clip, DEFAULT_HZ)
     with tempfile.TemporaryDirectory() as folder:
         for name, config in ((TINY, tiny(published)), (REAL, behind_few_layers(published))):
             path = Path(folder, "config.json")
@@ -73,7 +77,7 @@ def main() -> None:
             figures=findings.figures(),
             ratios=[],
             definitions={
-                OVERHEAD: f"Time inside the span `speak` beside its engines ({', '.join(ENGINES)}) / theirs.",
+                OVERHEAD: f"Time inside the span `{SPEAK}` beside its engines ({', '.join(ENGINES)}) / theirs.",
                 HOST: "That time / frames of codes: choosing codes, looking up rows, handing arrays over.",
                 ENGINE: "The engines' time / frames of codes.",
             },
@@ -134,7 +138,7 @@ def speak(model: Model, samples: NDArray[np.float32], frames: int) -> tuple[floa
     stream.trace.limit = 1_000_000
     stream.push(samples)
     stream.finish()
-    spoken = [(span.start_s, span.start_s + span.seconds) for span in stream.trace.spans if span.name == "speak"]
+    spoken = [(span.start_s, span.start_s + span.seconds) for span in stream.trace.spans if span.name == SPEAK]
     engines = sum(
         span.seconds
         for span in stream.trace.spans

@@ -81,7 +81,7 @@ def main() -> None:
     dnsmos, findings, pairs, clips = Dnsmos(args.threads), Findings(), [], []
     for index, path in enumerate(paths):
         print(f"{path.name}: {index + 1} of {len(paths)}", flush=True)
-        clip = read_clip(path)
+        clip = read_clip(path, models[TWIN].manifest.front_end.sample_rate_hz)
         clips.append(clip.facts())
         said = say(models, clip.samples, args.frames)
         pairs.append(Pair(said[FORCED], said[TWIN]))
@@ -95,7 +95,7 @@ def main() -> None:
                 )
         noise = np.random.default_rng(index).uniform(-0.1, 0.1, len(clip.samples)).astype(np.float32)
         for subject, yardstick in ((VOICE, clip.samples), (NOISE, noise)):
-            for name, rating in dnsmos.rate(yardstick, RATE_HZ).items():
+            for name, rating in dnsmos.rate(yardstick, clip.rate_hz).items():
                 findings.add(f"DNSMOS, {name}", subject, "rating, 1 to 5", rating)
     add_distances(findings, pairs, rate_hz(models[TWIN]))
     ratios = code_agreement(pairs)

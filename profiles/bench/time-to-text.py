@@ -42,12 +42,13 @@ def main() -> None:
     args = parser.parse_args()
 
     model = edgekit.load(args.int8, threads=args.threads)
-    grid, hop_s = model.manifest.grid, model.manifest.front_end.hop_samples / model.manifest.front_end.sample_rate_hz
+    grid, rate_hz = model.manifest.grid, model.manifest.front_end.sample_rate_hz
+    hop_s = model.manifest.front_end.hop_samples / rate_hz
     piece_s = (
         grid.max_frames * hop_s - 0.04
     )  # the last whole 20 ms block and one more: the next would begin a new piece
     piece = f"{piece_s:g} s, one piece"
-    speech = [read_clip(path) for path in sorted(args.clips.glob("*.flac"))]
+    speech = [read_clip(path, rate_hz) for path in sorted(args.clips.glob("*.flac"))]
     clips = {label: join_speech(speech, seconds) for label, seconds in ((SHORT, 2.0), (piece, piece_s), (LONG, LONG_S))}
     real, fast = Pacer(time.perf_counter), Pacer(time.perf_counter, paced=False)
     findings, notes, decisions = Findings(), [], {}
@@ -69,7 +70,7 @@ def main() -> None:
             findings.add(
                 "Encoder frames computed / received", label, "ratio", done.frames_computed / done.frames_received
             )
-        silence = run_pass(model, faint_noise(10.0), fast)
+        silence = run_pass(model, faint_noise(10.0, rate_hz), fast)
         findings.add("Cost of silence", ANY, "s/s", silence.work_s / silence.audio_s)
         findings.add("Import", ANY, "ms", measure_import())
         fresh = in_fresh_process(args.int8, clips[LONG], args.threads)

@@ -9,6 +9,7 @@ import pytest
 
 import edgekit
 from edgekit.bundle import Sampling, open_bundle
+from edgekit.cli import main
 from edgekit.errors import AudioError, BundleFormatError, CheckpointError
 from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.families import find_family, open_beside
@@ -145,12 +146,17 @@ def test_a_checkpoint_without_token2wav_writes_only(folder, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_checkpoint_without_any_recording_writes_only_and_says_so(folder, tmp_path, capsys):
+def test_a_checkpoint_without_any_recording_writes_only_and_says_so(folder, tmp_path, caplog, capsys):
     for path in (folder / "assets").iterdir():
         path.unlink()
+    message = f"{folder}: no assets/*.wav to take a voice from; the bundle will write and not speak"
     assert export(folder, tmp_path / "b", _options()).speech is None
-    err = capsys.readouterr().err
-    assert err == f"edgekit: {folder}: no assets/*.wav to take a voice from; the bundle will write and not speak\n"
+    assert [record.message for record in caplog.records] == [message]
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(SystemExit) as end:
+        main(["export", str(folder), "-o", str(tmp_path / "c"), "--precision", "int8", "--recipe", str(QUICK)])
+    assert end.value.code == 0
+    assert capsys.readouterr().err.splitlines()[0] == f"edgekit: {message}"
 
 
 def _remove(name):

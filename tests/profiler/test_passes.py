@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 import edgekit
+from edgekit.bundle import FrontEnd
 from edgekit.errors import ProfileError
 from edgekit.profiler.pacing import Pacer
 from edgekit.profiler.passes import Answer, Pass, Spoken, _Drafts, latency_of, run_pass, spoken_since, timeline_of
 from edgekit.runtime.events import Audio, SpeechStarted, SpeechStopped, Text
 from edgekit.timing import Span
 from tests.profiler.conftest import FakeClock
-from tests.runtime.conftest import tiny_bundle  # noqa: F401 - a fixture
+from tests.runtime.conftest import MEL_BINS, tiny_bundle  # noqa: F401 - a fixture
 
 ANSWER = Answer(closed_s=2.5, due_s=102.5, first_token_s=102.53, final_text_s=102.6, text="words")
 
@@ -94,6 +95,22 @@ def test_a_pass_hears_what_transcribe_hears(model, noise):
     assert done.text == model.transcribe(noise).text
     assert done.frames_received == len(noise) // 160
     assert done.frames_computed >= done.frames_received
+
+
+def test_a_bundle_that_hears_24_khz_is_measured_at_that_rate(tiny_bundle):  # noqa: F811 - the fixture
+    """Half a second of samples there is a third of one at 16 kHz: no time may come from another rate."""
+    front_end = FrontEnd(mel_bins=MEL_BINS, sample_rate_hz=24_000, n_fft=600, hop_samples=240)
+    model = edgekit.load(tiny_bundle(front_end=front_end).folder, threads=1)
+    sound, clock = np.random.default_rng(5).uniform(-0.5, 0.5, 12_000).astype(np.float32), FakeClock()
+    done = run_pass(model, sound, Pacer(clock, clock.sleep))
+    assert clock() - done.origin_s == done.audio_s == pytest.approx(0.5)
+    assert done.frames_received == 50
+    assert done.text == model.transcribe(sound, sample_rate_hz=24_000).text
+    assert run_pass(model, sound, Pacer(clock, clock.sleep), gate="speech").frames_received == 50
+    stream = model.stream(sample_rate_hz=16_000)
+    list(stream.push(sound[:8_000]))
+    list(stream.finish())
+    assert stream.samples_received == pytest.approx(12_000, abs=1)
 
 
 def test_the_first_token_comes_after_the_call_that_closes_and_before_the_final_text(model, noise):

@@ -51,3 +51,11 @@ def test_a_dialect_that_nobody_registered_is_refused_with_the_known_ones(tiny_bu
         open_bundle(folder)
     with DIALECTS.registered(DialectName("toy", ("float32",))):
         assert open_bundle(folder).manifest.dialect == "toy"
+
+
+@pytest.mark.parametrize("rate", [0, 999, 768_001])
+def test_a_front_end_at_a_rate_that_is_not_heard_is_refused(tiny_bundle: Callable, rate: int) -> None:
+    bundle = tiny_bundle()
+    bundle.change(front_end=msgspec.structs.replace(bundle.manifest.front_end, sample_rate_hz=rate))
+    with pytest.raises(BundleFormatError, match=r"Expected `int` .= (1000|768000) - at `\$.front_end.sample_rate_hz`"):
+        open_bundle(bundle.folder)

@@ -13,10 +13,9 @@ from edgekit.errors import BackendError
 from edgekit.runtime.backends import LoadSettings, load_engines
 from edgekit.runtime.backends.ort_cpu import CPU
 from edgekit.runtime.backends.sizes import device_need, state_sizes
+from edgekit.runtime.fits import memory_fits
 from edgekit.runtime.memory import (
-    BUILDING,
     MIB,
-    PACKED,
     available_mib,
     build_peak_mib,
     check_build,
@@ -202,9 +201,10 @@ def figures(name):
 
 def test_what_loading_is_said_to_take_was_measured_and_is_never_more_than_that():
     fits, found = figures("load-memory")
-    assert {name: one["weights"] for name, one in fits.items()} == PACKED
+    shares = memory_fits().loading.weights
+    assert {name: one["weights"] for name, one in fits.items()} == shares
     for subject, one in found.items():
-        assert PACKED[subject.split()[-1]] * one["Weights"]["p50"] <= one["Peak: allocated"]["min"], subject
+        assert shares[subject.split()[-1]] * one["Weights"]["p50"] <= one["Peak: allocated"]["min"], subject
 
 
 def test_whole_models_at_their_real_size_would_not_have_been_refused():
@@ -212,16 +212,17 @@ def test_whole_models_at_their_real_size_would_not_have_been_refused():
     assert record["details"]
     for row in record["details"].values():
         allocated_mib = row["run"]["peak_anonymous_mib"]
-        assert 0.6 * allocated_mib < PACKED[row["precision"]] * row["weight_bytes"] / MIB <= allocated_mib
+        share = memory_fits().loading.weights[row["precision"]]
+        assert 0.6 * allocated_mib < share * row["weight_bytes"] / MIB <= allocated_mib
 
 
 def test_what_building_is_predicted_to_take_was_measured_and_is_never_less_than_that():
     fits, found = figures("build-memory")
     assert {name: [one["weights"], one["graph"], one["base_mib"]] for name, one in fits.items()} == {
-        name: [one.weights, one.graph, one.base] for name, one in BUILDING.items()
+        name: [one.weights, one.graph, one.base_mib] for name, one in memory_fits().building.peaks.items()
     }
     for subject, one in found.items():
-        fit = BUILDING[subject.split()[-1]]
+        fit = memory_fits().building.peaks[subject.split()[-1]]
         weights, graph = (one[f"Largest component: {part}"]["p50"] for part in ("weights", "graph"))
-        predicted = fit.weights * weights + fit.graph * graph + fit.base
+        predicted = fit.weights * weights + fit.graph * graph + fit.base_mib
         assert math.floor(one["Peak: allocated"]["max"]) <= predicted * 1.001, subject  # figures have five digits

@@ -30,7 +30,7 @@ def store_goldens(folder: Path, manifest: Manifest, recipe: Recipe) -> dict[str,
     speaks = whole and manifest.speech is not None
     model = load_opened(bundle, speak=speaks, backend=twin_of(manifest.dialect)) if whole else _ears(bundle)
     found: dict[str, Any] = {}
-    for index, (name, samples) in enumerate(check_clips(recipe).items()):
+    for index, (name, samples) in enumerate(check_clips(recipe, manifest.front_end.sample_rate_hz).items()):
         heard = hear(model, samples)
         if index == 0:
             for call, mel in enumerate(heard.mel[:CALLS]):

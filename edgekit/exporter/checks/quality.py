@@ -37,17 +37,17 @@ _KNOBS = {
 }
 
 
-def check_clips(recipe: Recipe) -> dict[str, Float]:
-    """Return the recipe's check clips by name, mono at 16 kHz."""
+def check_clips(recipe: Recipe, rate_hz: int) -> dict[str, Float]:
+    """Return the recipe's check clips by name, mono at ``rate_hz``, that of the front end."""
     found = {}
     for name in recipe.check.clips:
-        found[name] = read_mono(resource("export") / "clips" / name)
+        found[name] = read_mono(resource("export") / "clips" / name, rate_hz)
     return found
 
 
 def compare(bundle: Bundle, twin: Bundle, recipe: Recipe, progress: Progress) -> dict[str, Any]:
     """Return the measured distances between a bundle and its float twin on the recipe's check clips."""
-    clips = check_clips(recipe)
+    clips = check_clips(recipe, bundle.manifest.front_end.sample_rate_hz)
     speech = bundle.manifest.speech
     candidate, reference = (
         load_opened(one, speak=speech is not None, backend=twin_of(one.manifest.dialect)) for one in (bundle, twin)
@@ -146,7 +146,7 @@ def whole_clip_distance(twin: Bundle, exact: Bundle, recipe: Recipe) -> dict[str
     """
     chunked, whole = (load_opened(one, backend=twin_of(one.manifest.dialect)) for one in (twin, exact))
     frames, texts = [], []
-    for samples in list(check_clips(recipe).values())[:WHOLE_CLIPS]:
+    for samples in list(check_clips(recipe, twin.manifest.front_end.sample_rate_hz).values())[:WHOLE_CLIPS]:
         ours, theirs = hear(chunked, samples), hear(whole, samples)
         count = min(len(ours.frames), len(theirs.frames))
         frames.append((ours.frames[:count], theirs.frames[:count]))

@@ -38,12 +38,12 @@ FLOAT_ERROR = 1e-4  # sums in another order than torch's
 SURE_LEAD = 1e-3  # a greedy token that leads by less may fall either way
 
 
-def verify_reference(bundle: str | Path, checkpoint: str | Path) -> tuple[Check, ...]:
+def verify_reference(bundle: str | Path, checkpoint: str | Path, *, bars: bool = False) -> tuple[Check, ...]:
     """Return every comparison of a bundle with its checkpoint on the recipe's check clips.
 
-    checkpoint: a folder or an id of the hub. Raises QualityError for a weight that is not the checkpoint's,
-    MissingPackageError without torch and transformers, VerifyError for a family without a reference and, before
-    anything is fetched, for dummy weights.
+    checkpoint: a folder or an id of the hub; bars: as in ``locate``. Raises QualityError for a weight that is not the
+    checkpoint's, MissingPackageError without torch and transformers, VerifyError for a family without a reference and,
+    before anything is fetched, for dummy weights.
     """
     opened = open_bundle(bundle)
     if opened.manifest.dummy_seed is not None:
@@ -51,7 +51,7 @@ def verify_reference(bundle: str | Path, checkpoint: str | Path) -> tuple[Check,
             f"{bundle}: holds dummy weights, no checkpoint has them; run `edgekit verify` without --reference"
         )
     model = load_opened(opened, backend=twin_of(opened.manifest.dialect))
-    found = open_checkpoint(locate(checkpoint).folder)
+    found = open_checkpoint(locate(checkpoint, bars=bars).folder)
     whole = open_beside(found)
     family = find_family(whole.config, found.generation)
     if family.name != model.manifest.family:
@@ -78,7 +78,7 @@ def _whisper_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
     reference = WhisperReference(folder)
     experts = manifest.levels[-1].experts_per_token
     frames, logits, leads = [], [], []
-    for samples in check_clips(recipe).values():
+    for samples in check_clips(recipe, manifest.front_end.sample_rate_hz).values():
         heard = hear(model, samples)
         expected = reference.encode(_mel(manifest, heard), _chunk_positions(manifest))
         frames.append((heard.frames, expected))
@@ -98,7 +98,7 @@ def _prefix_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
     before = model.tokenizer.encode(opening + protocol.before)
     after = model.tokenizer.encode(protocol.after.replace("{prompt}", protocol.prompt) + protocol.reply)
     frames, logits, leads = [], [], []
-    for samples in check_clips(recipe).values():
+    for samples in check_clips(recipe, manifest.front_end.sample_rate_hz).values():
         heard = hear(model, samples)
         expected = reference.hear(_mel(manifest, heard), _chunk_positions(manifest))
         frames.append((np.concatenate(heard.parts), expected))

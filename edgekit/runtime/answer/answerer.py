@@ -19,6 +19,7 @@ from edgekit.runtime.answer.sampler import Sampler
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.answer.text import Tokenizer
 from edgekit.runtime.engine import Array, Engine
+from edgekit.spans import DECODE, PREFILL
 from edgekit.timing import Trace
 
 _SPARE_TOKENS = 8  # an answer to a very short sound may still be a word
@@ -238,7 +239,7 @@ class Setting:
             if said:  # the last of them is chosen, not read
                 backbone.seek(answer_start + before - 1)
                 unread = self.table.rows(said[-1:]) if row is None else row[None]
-            name = "prefill" if first or checked else "decode"
+            name = PREFILL if first or checked else DECODE
             with span(name, len(unread) + len(checked)):
                 embeds = np.concatenate((unread, self.table.rows(checked))) if checked else unread
                 logits, hidden = backbone.step(embeds, level, last=1 + len(checked))
@@ -249,7 +250,7 @@ class Setting:
             if right is None:
                 return
             lookup.follow(said, right)
-            first, steps, checked = False, steps + (name == "decode"), lookup.next(limit - len(said) - 1)
+            first, steps, checked = False, steps + (name == DECODE), lookup.next(limit - len(said) - 1)
 
     def _limit(self, room: int, heard_s: float | None, at_most: int | None) -> int:
         """Return how many tokens an answer has at most where ``room`` is left after its prompt."""

@@ -11,6 +11,7 @@ from edgekit.runtime.answer.cache import CrossCache
 from edgekit.runtime.answer.lookup import Guess, agreed
 from edgekit.runtime.answer.sampler import Greedy, Sampler
 from edgekit.runtime.engine import Array
+from edgekit.spans import DRAFT, PREFILL
 
 OPEN_TOKENS = 12  # of a draft, checked again by the next: what ordinary speech says in three seconds
 _DEFAULT_TASK = "transcribe"
@@ -76,7 +77,7 @@ class CrossAnswerer:
 
     def draft(self, level: ComputeLevel, heard_s: float, max_steps: int) -> tuple[int, ...]:
         """Return tokens; see Answerer. Only the last ones of the former draft are checked again, to bound the cost."""
-        with self._setting.trace.span("draft"):
+        with self._setting.trace.span(DRAFT):
             former, self._prompt = self._prompt, self._begin(level, untimed)
             settled = max(0, self._agreed - OPEN_TOKENS) if self._prompt == former else 0
             guess = Guess(self._draft, settled, max_steps, timed=False)
@@ -106,7 +107,7 @@ class CrossAnswerer:
         self._backbone.reset(self._cache.packed())
         if not self._languages:
             return self._start + self._rest
-        with span("prefill", len(self._start)):
+        with span(PREFILL, len(self._start)):
             (logits,) = self._backbone.logits(self._setting.table.rows(self._start), level)
         return [self._languages[int(np.argmax(logits[self._languages]))], *self._rest]
 

@@ -15,6 +15,7 @@ from edgekit.runtime.answer.answerer import Setting, Step
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.answer.text import Detokenizer, Tokenizer
 from edgekit.runtime.engine import Array
+from edgekit.spans import PREFILL
 
 _ROOM_FOR_SOUND = 4  # of the context, one part in: what older turns make way for
 
@@ -276,7 +277,7 @@ class PrefixAnswerer:
     def _append(self, parts: Sequence[_Part], level: ComputeLevel) -> None:
         """Prefill parts in one run, let the Speaker read along, and take note of them as this turn's."""
         embeds = np.concatenate([part.rows for part in parts])
-        with self._setting.trace.span("prefill", len(embeds)):
+        with self._setting.trace.span(PREFILL, len(embeds)):
             hidden = self._backbone.append(embeds, level)
         self._turn += parts
         if self._mouth is None:

@@ -13,6 +13,7 @@ from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.answer.text import Detokenizer, Tokenizer
 from edgekit.runtime.engine import Array
 from edgekit.runtime.events import Audio, AudioCut, Text, Thought
+from edgekit.spans import SPEAK
 from edgekit.timing import Trace
 
 
@@ -89,7 +90,7 @@ class Reply:
     def _sound(self, pieces: Iterator[Array]) -> Iterator[Audio]:
         assert self._mouth is not None, "only a Speaker sounds"
         while not self._hushed():
-            with self._trace.span("speak"):
+            with self._trace.span(SPEAK):
                 samples = next(pieces, None)
             if samples is None:
                 return

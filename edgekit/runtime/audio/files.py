@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import AudioError, MissingPackageError
+from edgekit.rates import DEFAULT_HZ, rate_fault
 from edgekit.runtime.hear.resampler import MAX_CHANNELS, Resampler, check_finite
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ def blocks(path: Path | str, seconds: float) -> Iterator[Block]:
     path = Path(path)
     with _open(path) as file:
         rate, position = file.samplerate, 0
+        if fault := rate_fault(rate):
+            raise AudioError(
+                f"{path}: {fault}; resample it first, e.g. `ffmpeg -i {path.name} -ar {DEFAULT_HZ} talk.wav`"
+            )
         if file.channels > MAX_CHANNELS:
             raise AudioError(f"{path}: {file.channels} channels, at most {MAX_CHANNELS} are heard; mix it down first")
         while True:
@@ -61,10 +66,10 @@ def blocks(path: Path | str, seconds: float) -> Iterator[Block]:
             raise AudioError(f"{path}: truncated, {position} of {file.frames} samples are there; copy it again")
 
 
-def read_mono(path: Path | str) -> Samples:
-    """Return a whole audio file as 16 kHz mono samples, (n,) float32. Errors as read_audio."""
+def read_mono(path: Path | str, rate_hz: int) -> Samples:
+    """Return a whole audio file as mono samples at ``rate_hz``, (n,) float32. Errors as read_audio."""
     audio = read_audio(path)
-    resampler = Resampler(audio.sample_rate_hz, audio.samples.shape[1], str(path))
+    resampler = Resampler(audio.sample_rate_hz, audio.samples.shape[1], str(path), rate_out=rate_hz)
     return np.concatenate([resampler.push(audio.samples), resampler.finish()])
 
 

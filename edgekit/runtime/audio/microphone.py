@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import DeviceError
+from edgekit.rates import DEFAULT_HZ
 from edgekit.runtime.audio.portaudio import is_busy, load_portaudio
 from edgekit.runtime.audio.ring import Ring
-from edgekit.runtime.hear.resampler import SAMPLE_RATE_HZ
 
 Samples = NDArray[np.float32]
 
@@ -26,9 +26,10 @@ class Flags(Protocol):
 class Microphone:
     """A microphone, recording while in a ``with`` block into a Ring of ``buffer_s`` seconds.
 
-    Records 16 kHz if the device can, else at the device's own rate: ``sample_rate_hz`` says which. ``overflows`` counts
-    the times that PortAudio lost samples before we saw them. ``portaudio`` stands in for the sounddevice module. Raises
-    DeviceError if PortAudio or the device is missing, busy or refuses, MissingPackageError without sounddevice.
+    Records at ``rate_hz`` if the device can, else at the device's own rate: ``sample_rate_hz`` says which.
+    ``overflows`` counts the times that PortAudio lost samples before we saw them. ``portaudio`` stands in for the
+    sounddevice module. Raises DeviceError if PortAudio or the device is missing, busy or refuses, MissingPackageError
+    without sounddevice.
     """
 
     def __init__(
@@ -37,11 +38,12 @@ class Microphone:
         channels: int = 1,
         buffer_s: float = 10.0,
         portaudio: ModuleType | None = None,
+        rate_hz: int = DEFAULT_HZ,
     ) -> None:
         self._portaudio = portaudio or load_portaudio("microphone")
         self.channels = channels
         self.overflows = 0
-        self.sample_rate_hz = self._choose_rate(device)
+        self.sample_rate_hz = self._choose_rate(device, rate_hz)
         self.ring = Ring(max(1, round(buffer_s * self.sample_rate_hz)) * channels)
         try:
             self._stream = self._portaudio.InputStream(
@@ -85,7 +87,7 @@ class Microphone:
         """Return the oldest samples that wait, (n, channels) float32 with n <= ``max_samples``. Never blocks."""
         return self.ring.read(max_samples * self.channels).reshape(-1, self.channels)
 
-    def _choose_rate(self, device: int | str | None) -> int:
+    def _choose_rate(self, device: int | str | None, rate_hz: int) -> int:
         try:
             facts = self._portaudio.query_devices(device, "input")
         except (ValueError, self._portaudio.PortAudioError) as error:
@@ -97,11 +99,11 @@ class Microphone:
             )
         try:
             self._portaudio.check_input_settings(
-                device=device, channels=self.channels, dtype="float32", samplerate=SAMPLE_RATE_HZ
+                device=device, channels=self.channels, dtype="float32", samplerate=rate_hz
             )
-        except self._portaudio.PortAudioError:  # opening it tells a busy device from one that cannot do 16 kHz
+        except self._portaudio.PortAudioError:  # opening it tells a busy device from one that cannot do this rate
             return int(facts["default_samplerate"])
-        return SAMPLE_RATE_HZ
+        return rate_hz
 
     def _take(self, samples: Samples, frames: int, time: object, flags: Flags) -> None:
         """PortAudio's callback: copy and count, nothing else."""

@@ -98,7 +98,7 @@ class Playback:
         if sample_rate_hz != self._resampled_hz:
             self._write(self._rest())
             same = sample_rate_hz == self.device_rate_hz
-            self._resampler = None if same else Resampler(sample_rate_hz, 1, "speech", self.device_rate_hz)
+            self._resampler = None if same else Resampler(sample_rate_hz, 1, "speech", rate_out=self.device_rate_hz)
             self._resampled_hz = sample_rate_hz
         self._write(samples if self._resampler is None else self._resampler.push(samples))
 

@@ -7,34 +7,15 @@ windows of fixed size counted from the first one, so every split of the input gi
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle.manifest import GateSettings
 from edgekit.errors import UsageError
-from edgekit.runtime.hear.novelty import Novelty
-from edgekit.runtime.hear.vad import Silero
+from edgekit.runtime.hear.detector import Detector, make_detector
 
 Samples = NDArray[np.float32]
-
-
-class Detector(Protocol):
-    """Scores windows of sound in the order they come."""
-
-    @property
-    def window_samples(self) -> int:
-        """Samples of one window."""
-        ...
-
-    def score(self, window: Samples) -> float:
-        """Return how much the next window, (window_samples,) float32, counts; more is surer."""
-        ...
-
-    def reset(self) -> None:
-        """Forget everything heard."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,30 +44,16 @@ class Closed:
 Output = Opened | Sound | Closed
 
 
-class AlwaysOn:
-    """Detector of the gate kind ``off``: every window counts."""
-
-    window_samples = 512
-
-    def score(self, window: Samples) -> float:
-        """Return 1.0 for any window."""
-        del window
-        return 1.0
-
-    def reset(self) -> None:
-        """Do nothing: there is nothing to forget."""
-
-
 class Gate:
     """The gate of one stream.
 
     Opens when ``min_sound_ms`` of windows have scored ``start``, then at least ``stop``; closes after
     ``min_silence_ms`` of windows below ``stop``. Until that is decided the silence is handed out too: a stream cannot
-    wait for it.
+    wait for it. ``rate``: of the samples, in Hz.
     """
 
-    def __init__(self, settings: GateSettings, rate: int = 16_000, detector: Detector | None = None) -> None:
-        self._detector = _detector(settings, rate) if detector is None else detector
+    def __init__(self, settings: GateSettings, rate: int, detector: Detector | None = None) -> None:
+        self._detector = make_detector(settings, rate) if detector is None else detector
         self._window = self._detector.window_samples
         off = settings.kind == "off"
         self._start, self._stop = (1.0, 1.0) if off else (settings.start, settings.stop)
@@ -193,13 +160,3 @@ class Gate:
             gone = min(oldest.size, excess)
             self.gated_samples += gone
             excess -= gone
-
-
-def _detector(settings: GateSettings, rate: int) -> Detector:
-    if settings.kind == "off":
-        return AlwaysOn()
-    if settings.kind == "sound":
-        return Novelty(rate)
-    if rate != Silero.sample_rate_hz:
-        raise UsageError(f"gate: {rate} Hz, the speech gate hears {Silero.sample_rate_hz} Hz; resample first")
-    return Silero()

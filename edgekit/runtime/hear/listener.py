@@ -10,6 +10,7 @@ import numpy as np
 from edgekit.bundle import Manifest
 from edgekit.runtime.engine import Array, Engine
 from edgekit.runtime.hear.features import LogMel, MelChunk
+from edgekit.spans import ADAPTER, ENCODER, FEATURES
 from edgekit.timing import Trace
 
 
@@ -37,14 +38,14 @@ class Listener:
         return self._chunk_start * self._hop, self._frames * self._hop
 
     def push(self, samples: Array) -> Iterator[Array]:
-        """Yield an adapter output per chunk that ``samples``, (n,) float32 at 16 kHz, complete. Take all of them."""
-        with self._trace.span("features", len(samples)):
+        """Yield an adapter output per chunk that ``samples``, (n,) at the front end's rate, complete. Take them all."""
+        with self._trace.span(FEATURES, len(samples)):
             chunks = self._mel.push(samples)
         yield from self._encode(chunks)
 
     def finish(self) -> Iterator[Array]:
         """Yield the outputs of the rest of the piece, silence at its end included, and be ready for the next."""
-        with self._trace.span("features"):
+        with self._trace.span(FEATURES, 0):
             chunks = self._mel.finish()
         yield from self._encode(chunks)
         self._adapter.reset()
@@ -57,13 +58,13 @@ class Listener:
             if self._grid.masks_last_position:
                 self._valid[0] = self._start[0] + positions - chunk.last
                 inputs["valid"] = self._valid
-            with self._trace.span("encoder", positions):
+            with self._trace.span(ENCODER, positions):
                 frames = self._encoder.run(inputs)["frames"]
             self._start += positions
             frames = frames[: self._grid.kept_frames(positions, int(self._start[0]), last=chunk.last)]
             self._chunk_start, self._frames = self._frames, self._frames + chunk.frames
             self.frames_computed += chunk.frames
             if len(frames):  # a last chunk of one masked position has none
-                with self._trace.span("adapter", len(frames)):
+                with self._trace.span(ADAPTER, len(frames)):
                     heard = self._adapter.run({"frames": frames})[self._heard]
                 yield heard

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgekit.runtime.hear.features import mel_filters
 
 _BANDS = 12
+_WINDOW_S = 0.032
 _LOUDEST = 2  # bands averaged: a pure tone lies in two neighbouring triangles
 _RISE_S, _FALL_S, _SMOOTH_S = 1.5, 0.25, 0.08
 _QUIET_DB = -60.0  # the floor of a stream's first moment: what is louder is news
@@ -22,12 +23,11 @@ class Novelty:
     """A Detector of change. Scores are decibels over the floor; ``start`` 9 and ``stop`` 5 are sensible for the Gate.
 
     The first moment of a stream counts as news if it is louder than -60 dBFS in some band: a clip that begins with
-    its sound is not missed.
+    its sound is not missed. ``rate``: of the samples, in Hz.
     """
 
-    window_samples = 512
-
-    def __init__(self, rate: int = 16_000) -> None:
+    def __init__(self, rate: int) -> None:
+        self.window_samples = round(_WINDOW_S * rate)
         seconds = self.window_samples / rate
         self._rise, self._fall, self._smooth = (
             1.0 - math.exp(-seconds / time) for time in (_RISE_S, _FALL_S, _SMOOTH_S)
@@ -45,7 +45,7 @@ class Novelty:
         self._floor = np.full(_BANDS, _QUIET_DB)
 
     def score(self, window: NDArray[np.float32]) -> float:
-        """Return decibels over the floor in the bands that rose most; ``window``: (512,) float32 in [-1, 1]."""
+        """Return decibels over the floor in the bands that rose most; ``window``: (window_samples,) in [-1, 1]."""
         spectrum = np.fft.rfft(window * self._hann)
         power = self._filters @ (spectrum.real**2 + spectrum.imag**2)
         self._power += self._smooth * (power - self._power)

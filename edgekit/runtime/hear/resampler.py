@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import AudioError, MissingPackageError, UsageError
+from edgekit.rates import rate_fault
 
 Samples = NDArray[np.float32]
 
-SAMPLE_RATE_HZ = 16_000
 MAX_CHANNELS = 64  # more is an array (channels, n), not a recording
 
 
@@ -36,17 +36,20 @@ class Resampler:
     """Turns sound of any rate and channels into mono of ``rate_out``, in blocks of 20 ms counted from the first sample.
 
     Because the blocks are fixed, every split of the input gives the same bits. ``name`` is what errors call the sound.
+    Raises UsageError for a rate or a number of channels that is not heard.
     """
 
-    def __init__(self, rate_in: int, channels: int, name: str = "input", rate_out: int = SAMPLE_RATE_HZ) -> None:
-        if rate_in < 1 or channels < 1:
-            raise UsageError(f"{name}: {rate_in} Hz and {channels} channels, at least 1 of each is needed; give both")
+    def __init__(self, rate_in: int, channels: int, name: str = "input", *, rate_out: int) -> None:
+        if fault := rate_fault(rate_in):
+            raise UsageError(f"{name}: {fault}; give the rate that the samples have")
+        if channels < 1:
+            raise UsageError(f"{name}: {channels} channels, at least 1 is needed; give their number")
         if channels > MAX_CHANNELS:
             raise UsageError(
                 f"{name}: {channels} channels, at most {MAX_CHANNELS} are heard; transpose the samples to (n, channels)"
             )
         self._rate, self._rate_out, self._name = rate_in, rate_out, name
-        self._block = np.zeros((max(1, rate_in // 50), channels), np.float32)
+        self._block = np.zeros((rate_in // 50, channels), np.float32)
         self._soxr = _soxr() if rate_in != rate_out else None
         self._reset()
 

@@ -54,7 +54,7 @@ class Answer:
 
 
 def hear(model: Model, samples: Array) -> Heard:
-    """Run samples (n,) float32 at 16 kHz through encoder and adapter, chunk by chunk."""
+    """Run samples (n,) float32 at the front end's rate through encoder and adapter, chunk by chunk."""
     encoder = Recorded(model.engines["encoder"])
     ear = Listener(model.manifest, encoder, model.engines["adapter"], Trace())
     samples = samples[: ear.room_samples]

@@ -81,7 +81,7 @@ def _checks(model: Model) -> tuple[Check, ...]:
     checks: list[Check] = []
     differing = total = 0
     for index, (name, expected) in enumerate(stored.items()):
-        heard = hear(model, read_mono(resource("export") / "clips" / name))
+        heard = hear(model, read_mono(resource("export") / "clips" / name, model.manifest.front_end.sample_rate_hz))
         if index == 0:
             checks += _heard(model, heard, tolerance)
         if "tokens" not in expected:  # a bundle too large to be run whole when it was made

@@ -34,7 +34,7 @@ class SpeechKind(Generic[S]):
     """A way of speaking; S: its struct in the manifest.
 
     ``name``: its kind there. ``components``: what is loaded to speak, beside what hears and writes. ``open`` makes one
-    stream's Speaker. ``spans``: names of the spans of its engines, and in what unit each counts its work.
+    stream's Speaker. Spans of its engines are registered in its own file, see ``edgekit/spans.py``.
 
     What most are asked alike may be left out. ``free_sizes(speech, context_tokens)``: bounds of the free sizes of its
     components' inputs, by component. ``state_sizes(speech)``: likewise free sizes of what is handed from call to call,
@@ -45,7 +45,6 @@ class SpeechKind(Generic[S]):
     name: str
     components: tuple[str, ...]
     open: Callable[[S, SpeakerSetting], Speaker]
-    spans: Mapping[str, str]
     free_sizes: Callable[[S, int], Mapping[str, Sizes]] = _nothing
     state_sizes: Callable[[S], Mapping[str, Mapping[str, int]]] = _nothing
     drawing: Callable[[S, TokenProtocol], tuple[Limits, Sampling]] = _as_written

@@ -24,8 +24,12 @@ from edgekit.runtime.speak.rehearsal import Rehearsal, Spoken, sounding
 from edgekit.runtime.speak.setting import SpeakerSetting
 from edgekit.runtime.speak.vocoder import HELD_FRAMES, Vocoder
 from edgekit.runtime.speak.voice import FRAMES_PER_CODE, LEAST_CODES, MOST_CODES, Voice, load_voice
+from edgekit.spans import SPEAK, register
 from edgekit.timing import Trace
 
+FLOW_ENCODER = register("flow_encoder", "runs", "codes to what the flow is led by", within=SPEAK)
+FLOW_STEP = register("flow_step", "runs", "a step of the flow's solver", within=SPEAK)
+VOCODER = register("vocoder", "runs", "log-mel to samples", within=SPEAK)
 _USUAL_SHARE = 4  # a voice's prompt is usually about a quarter of the longest one
 _TOKENS_PER_CODE = 2  # of an answer, at most: one without any code must come to an end
 
@@ -40,11 +44,10 @@ class FlowSpeaker:
         self.sample_rate_hz = speech.sample_rate_hz
         self.cut: Cut | None = None
         self._speech, self._speaking = speech, False
-        encoder, step = (_Timed(engines[name], name, trace) for name in ("flow_encoder", "flow_step"))
+        encoder, step = (_Timed(engines[name], name, trace) for name in (FLOW_ENCODER, FLOW_STEP))
         self._flow = Flow(encoder, step, voice, speech)
-        self._vocoder = Vocoder(
-            _Timed(engines["vocoder"], "vocoder", trace), speech.samples_per_code // FRAMES_PER_CODE, seed
-        )
+        vocoder = _Timed(engines[VOCODER], VOCODER, trace)
+        self._vocoder = Vocoder(vocoder, speech.samples_per_code // FRAMES_PER_CODE, seed)
 
     def open(self) -> None:
         """Begin a conversation; see Speaker. An answer that was being spoken ends."""
@@ -187,7 +190,6 @@ def _rehearse(speech: FlowSpeech, rehearsal: Rehearsal) -> Spoken:
 KIND: SpeechKind[FlowSpeech] = SpeechKind(
     name="flow",
     components=("flow_encoder", "flow_step", "vocoder"),
-    spans={"flow_encoder": "calls", "flow_step": "calls", "vocoder": "calls"},
     open=_open,
     free_sizes=_free_sizes,
     drawing=_drawing,

@@ -13,8 +13,12 @@ from edgekit.bundle import Sampling, TalkerSpeech
 from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.answer.sampler import CodeLimits, Sampler, sampler
 from edgekit.runtime.engine import Array, Engine
+from edgekit.spans import SPEAK, register
 from edgekit.timing import Trace
 
+TALKER = register("talker", "rows", "a run of the talker", within=SPEAK)
+CODE_PREDICTOR = register("code_predictor", "codes", "a frame's next code", within=SPEAK)
+DECODER = register("decoder", "frames of codes", "frames of codes to samples", within=SPEAK)
 LONGEST_FRAMES = 24  # of a piece; what plans of the decoder are built for
 
 
@@ -122,7 +126,7 @@ class Codes:
         return self._frame(self._run(self._embeds, self._last_row))
 
     def _run(self, embeds: Array, rows: Array) -> dict[str, Array]:
-        with self._trace.span("talker", len(embeds)):
+        with self._trace.span(TALKER, len(embeds)):
             inputs = {"embeds": embeds, "start": self._start, "logit_rows": rows}
             outputs = self._talker.run(inputs)
         self._start += len(embeds)
@@ -140,7 +144,7 @@ class Codes:
         embeds, self._predictor_start[0] = self._pair, 0
         for step in range(len(codes) - 1):
             self._step[0] = step
-            with self._trace.span("code_predictor"):
+            with self._trace.span(CODE_PREDICTOR):
                 inputs: dict[str, Array] = {"embeds": embeds, "start": self._predictor_start, "step": self._step}
                 logits = self._predictor.run(inputs)["logits"]
             self._predictor_start += len(embeds)
@@ -184,7 +188,7 @@ class Sound:
         """Yield the samples of the frames that wait."""
         if not self._waiting:
             return
-        with self._trace.span("decoder", self._waiting):
+        with self._trace.span(DECODER, self._waiting):
             found = self._call.run({"codes": self._codes[: self._waiting], "start": self._start})
         samples = found["samples"]
         if "lead" in found:  # where a graph cuts nothing by a value: so many samples are none

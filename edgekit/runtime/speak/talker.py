@@ -29,8 +29,10 @@ from edgekit.runtime.speak.frames import (
 )
 from edgekit.runtime.speak.rehearsal import Rehearsal, Spoken, sounding
 from edgekit.runtime.speak.setting import SpeakerSetting
+from edgekit.spans import SPEAK, register
 from edgekit.timing import Trace
 
+TALKER_ADAPTER = register("talker_adapter", "rows", "rows of the backbone to the talker's", within=SPEAK)
 _HEAD_TOKENS = 3  # turn start, role, newline: what an answer's turn begins with
 _HEAD_PADS = 4  # of text, beside the codec's own head: nothink, think begin and end, speaker
 
@@ -164,7 +166,7 @@ class Talker:
 
     def _project(self, rows: Array, heard: bool = False) -> Array:
         """Return rows of the backbone (n, width) as the talker's."""
-        with self._trace.span("talker_adapter", len(rows)):
+        with self._trace.span(TALKER_ADAPTER, len(rows)):
             inputs = {"rows": rows, "heard": np.full((len(rows), 1), heard)}
             return self._adapter.run(inputs)["embeds"]
 
@@ -277,7 +279,6 @@ def _rehearse(speech: TalkerSpeech, rehearsal: Rehearsal) -> Spoken:
 KIND: SpeechKind[TalkerSpeech] = SpeechKind(
     name="talker",
     components=("talker_adapter", "talker", "code_predictor", "decoder"),
-    spans={"talker_adapter": "rows", "talker": "rows", "code_predictor": "codes", "decoder": "frames of codes"},
     open=_open,
     free_sizes=_free_sizes,
     state_sizes=_state_sizes,

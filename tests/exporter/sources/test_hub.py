@@ -148,6 +148,20 @@ def test_without_weights_the_configs_alone_are_fetched(hub):
     assert locate(ID, weights=False, offline=True) == found
 
 
+def test_a_fetch_is_logged_and_prints_nothing(hub, caplog, capfd):
+    with caplog.at_level("INFO", "edgekit"):
+        locate(ID)
+        locate(ID, offline=True)
+    assert [record.message for record in caplog.records if record.name.startswith("edgekit")] == [f"fetch {ID}"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_command_line_says_what_it_fetches(hub, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["export", ID, "-o", str(tmp_path / "b"), "--recipe", str(QUICK)])
+    assert capsys.readouterr().err.splitlines()[0] == f"edgekit: fetch {ID}"
+
+
 def test_a_second_time_nothing_is_fetched_and_offline_nothing_is_asked(hub):
     first = locate(ID)
     hub.asked.clear()

@@ -55,12 +55,13 @@ def test_ten_channels_are_read(tmp_path: Path) -> None:
     assert read_audio(tmp_path / "array.wav").samples.shape == (100, 10)
 
 
-def test_a_file_of_any_rate_and_channels_is_read_as_mono_at_16_khz(tmp_path: Path) -> None:
+def test_a_file_of_any_rate_and_channels_is_read_as_mono_at_the_rate_that_is_wanted(tmp_path: Path) -> None:
     """Tolerance: the resampler may round the length to one sample more or less."""
     soundfile.write(tmp_path / "same.wav", sound(1_001, 2), 16_000, subtype="FLOAT")
-    np.testing.assert_array_equal(read_mono(tmp_path / "same.wav"), to_mono(sound(1_001, 2)))
+    np.testing.assert_array_equal(read_mono(tmp_path / "same.wav", 16_000), to_mono(sound(1_001, 2)))
     soundfile.write(tmp_path / "fast.wav", sound(48_000, 2), 48_000)
-    assert abs(len(read_mono(tmp_path / "fast.wav")) - 16_000) <= 1
+    for rate in (8_000, 16_000, 24_000, 44_100):
+        assert abs(len(read_mono(tmp_path / "fast.wav", rate)) - rate) <= 1
 
 
 def test_a_file_that_the_system_refuses_is_an_audio_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,12 +80,12 @@ def test_a_file_that_the_system_refuses_is_an_audio_error(tmp_path: Path, monkey
 
 def test_more_channels_than_any_recording_has_are_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "most.wav", sound(100, 64), 16_000)
-    assert read_mono(tmp_path / "most.wav").shape == (100,)
+    assert read_mono(tmp_path / "most.wav", 16_000).shape == (100,)
     soundfile.write(tmp_path / "many.wav", sound(100, 65), 16_000)
     with pytest.raises(AudioError, match=r"many\.wav: 65 channels, at most 64 are heard; mix it down"):
         read_audio(tmp_path / "many.wav")
     with pytest.raises(UsageError, match="65 channels, at most 64 are heard; transpose"):
-        Resampler(16_000, 65)
+        Resampler(16_000, 65, rate_out=16_000)
 
 
 def test_ogg_is_read(tmp_path: Path) -> None:
@@ -201,7 +202,7 @@ def test_a_sample_that_is_not_finite_is_named(tmp_path: Path, bad: float, index:
     soundfile.write(path, samples, 16_000, subtype="FLOAT")
     with pytest.raises(AudioError, match=f"{path}: sample {index} is NaN or infinite"):
         list(blocks(path, 0.1))
-    resampler = Resampler(16_000, 2, str(path))
+    resampler = Resampler(16_000, 2, str(path), rate_out=16_000)
     resampler.push(samples[:index])
     with pytest.raises(AudioError, match=f"{path}: sample {index} is NaN or infinite"):
         resampler.push(samples[index:])
@@ -213,12 +214,12 @@ def test_mono_is_the_mean_of_the_channels() -> None:
 
 
 def resample(samples: Samples, rate: int, cuts: list[int] | None = None) -> Samples:
-    resampler = Resampler(rate, samples.shape[1])
+    resampler = Resampler(rate, samples.shape[1], rate_out=16_000)
     parts = [resampler.push(part) for part in np.split(samples, sorted(cuts or []))]
     return np.concatenate([*parts, resampler.finish()])
 
 
-@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000, 49])
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000, 1_000])
 @pytest.mark.parametrize("samples", [0, 1, 2, 319, 320, 321, 5_000])
 def test_the_length_follows_the_rate(rate: int, samples: int) -> None:
     resampled = resample(sound(samples), rate)
@@ -251,7 +252,7 @@ def test_16_khz_passes_unchanged() -> None:
 
 
 def test_a_flat_mono_array_is_taken_too() -> None:
-    resampler = Resampler(16_000, 1)
+    resampler = Resampler(16_000, 1, rate_out=16_000)
     np.testing.assert_array_equal(
         np.concatenate([resampler.push(sound(321)[:, 0]), resampler.finish()]), sound(321)[:, 0]
     )
@@ -278,7 +279,7 @@ def test_single_samples_give_the_same_bits() -> None:
 
 
 def test_after_finish_it_starts_afresh() -> None:
-    resampler = Resampler(44_100, 1)
+    resampler = Resampler(44_100, 1, rate_out=16_000)
     first = np.concatenate([resampler.push(sound(5_000)), resampler.finish()])
     second = np.concatenate([resampler.push(sound(5_000)), resampler.finish()])
     assert first.tobytes() == second.tobytes()
@@ -287,13 +288,30 @@ def test_after_finish_it_starts_afresh() -> None:
 
 
 def test_sound_of_another_shape_is_refused() -> None:
-    resampler = Resampler(16_000, 2)
+    resampler = Resampler(16_000, 2, rate_out=16_000)
     for samples in (np.zeros(4, np.float32), np.zeros((4, 3), np.float32)):
         with pytest.raises(UsageError, match=r"\(n, 2\) was announced"):
             resampler.push(samples)
-    for rate, channels in ((0, 1), (16_000, 0)):
-        with pytest.raises(UsageError, match="at least 1 of each"):
-            Resampler(rate, channels)
+    with pytest.raises(UsageError, match="^input: 0 channels, at least 1 is needed; give their number$"):
+        Resampler(16_000, 0, rate_out=16_000)
+
+
+@pytest.mark.parametrize("rate", [0, -16_000, 999, 768_001, 10**12])
+def test_a_rate_that_no_recording_has_is_one_line_wherever_it_comes_from(rate: int, tmp_path: Path) -> None:
+    rule = f"{rate} Hz, a whole number from 1,000 to 768,000 Hz is heard"
+    with pytest.raises(UsageError, match=f"^talk: {rule}; give the rate that the samples have$"):
+        Resampler(rate, 1, "talk", rate_out=16_000)
+    if 0 < rate < 10**6:
+        path = tmp_path / "talk.au"
+        soundfile.write(path, sound(100), rate)
+        with pytest.raises(AudioError, match=f"^{path}: {rule}; resample it first, e.g. `ffmpeg -i talk.au -ar 16000"):
+            read_audio(path)
+
+
+@pytest.mark.parametrize("rate", [1_000, 768_000])
+def test_the_bounds_themselves_are_heard(rate: int, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "talk.au", sound(rate // 10), rate)
+    assert len(read_mono(tmp_path / "talk.au", 16_000)) == pytest.approx(1_600, abs=16)
 
 
 def test_a_microphone_hands_out_what_was_recorded() -> None:

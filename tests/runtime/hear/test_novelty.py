@@ -12,21 +12,21 @@ RATE = 16_000
 SETTINGS = GateSettings(kind="sound", start=9.0, stop=5.0, min_silence_ms=320)
 
 
-def noise(seconds: float, level: float, seed: int = 0) -> NDArray[np.float32]:
-    return (level * np.random.default_rng(seed).standard_normal(round(seconds * RATE))).astype(np.float32)
+def noise(seconds: float, level: float, seed: int = 0, rate: int = RATE) -> NDArray[np.float32]:
+    return (level * np.random.default_rng(seed).standard_normal(round(seconds * rate))).astype(np.float32)
 
 
-def tone(seconds: float, level: float, hertz: float) -> NDArray[np.float32]:
-    return (level * np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
+def tone(seconds: float, level: float, hertz: float, rate: int = RATE) -> NDArray[np.float32]:
+    return (level * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
 
 
 def scores(sound: NDArray[np.float32]) -> NDArray[np.float64]:
-    detector = Novelty()
+    detector = Novelty(RATE)
     return np.array([detector.score(window) for window in sound[: sound.size // 512 * 512].reshape(-1, 512)])
 
 
-def listen(sound: NDArray[np.float32]) -> list[Output]:
-    gate = Gate(SETTINGS)
+def listen(sound: NDArray[np.float32], rate: int = RATE) -> list[Output]:
+    gate = Gate(SETTINGS, rate)
     return [output for output in gate.push(sound) + gate.finish() if isinstance(output, Opened | Closed)]
 
 
@@ -48,6 +48,23 @@ def test_a_tone_opens_the_gate_at_its_onset(hertz: float) -> None:
     assert isinstance(closed, Closed)
     assert 5 * RATE - 0.5 * RATE < opened.at_sample < 5 * RATE
     assert closed.end_sample > 5 * RATE
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 24_000, 44_100])
+def test_at_any_rate_a_tone_opens_the_gate_at_its_onset_and_steady_noise_does_not(rate: int) -> None:
+    sound = noise(10, 1e-3, rate=rate)
+    sound[5 * rate :] += tone(5, 0.02, 1000, rate)[: sound.size - 5 * rate]
+    opened, closed = listen(sound, rate)
+    assert isinstance(opened, Opened)
+    assert isinstance(closed, Closed)
+    assert 5 * rate - 0.5 * rate < opened.at_sample < 5 * rate
+    assert 5 * rate < closed.end_sample < 10 * rate
+
+
+def test_a_window_lasts_as_long_at_any_rate() -> None:
+    assert {rate: Novelty(rate).window_samples for rate in (8_000, 11_025, RATE, 24_000, 44_100)} == {
+        8_000: 256, 11_025: 353, RATE: 512, 24_000: 768, 44_100: 1_411,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("level", [0.1, 0.5, 1.0])
@@ -87,7 +104,7 @@ def test_a_clip_that_begins_with_its_sound_is_not_missed() -> None:
 
 
 def test_after_a_reset_it_scores_as_new() -> None:
-    detector = Novelty()
+    detector = Novelty(RATE)
     window = noise(1, 0.1)[:512]
     first = [detector.score(window) for _ in range(5)]
     detector.reset()

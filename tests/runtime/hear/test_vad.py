@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import GateSettings
 from edgekit.errors import MissingPackageError
+from edgekit.runtime.hear.detector import Resampled, make_detector
 from edgekit.runtime.hear.gate import Closed, Gate, Opened, Output, Sound
+from edgekit.runtime.hear.resampler import Resampler
 from edgekit.runtime.hear.vad import Silero, find_graph
 
 pytest.importorskip("onnxruntime")
@@ -50,7 +52,7 @@ def test_read_speech_is_mostly_speech(path: Path) -> None:
 @pytest.mark.parametrize("path", CLIPS, ids=lambda path: path.stem)
 def test_a_sentence_between_silences_opens_and_closes_around_it(path: Path) -> None:
     speech = clip(path)
-    gate = Gate(GateSettings())
+    gate = Gate(GateSettings(), RATE)
     sound = np.concatenate([silence(1), speech, silence(1)])
     outputs = gate.push(sound) + gate.finish()
     opened = [output.at_sample for output in outputs if isinstance(output, Opened)]
@@ -73,24 +75,117 @@ def test_a_sentence_between_silences_opens_and_closes_around_it(path: Path) -> N
     ids=["zeros", "quiet", "noise", "tone"],
 )
 def test_what_is_not_speech_does_not_open_the_gate(sound: NDArray[np.float32]) -> None:
-    gate = Gate(GateSettings())
+    gate = Gate(GateSettings(), RATE)
     assert gate.push(sound) + gate.finish() == []
     assert gate.probability < 0.5
 
 
+def flat(outputs: list[Output]) -> list[object]:
+    return [output.samples.tobytes() if isinstance(output, Sound) else output for output in outputs]
+
+
 def test_any_split_gives_the_same_outputs() -> None:
     sound = np.concatenate([clip(CLIPS[1]), silence(0.7)])
-
-    def flat(outputs: list[Output]) -> list[object]:
-        return [output.samples.tobytes() if isinstance(output, Sound) else output for output in outputs]
-
-    whole = Gate(GateSettings())
+    whole = Gate(GateSettings(), RATE)
     expected = flat(whole.push(sound) + whole.finish())
-    split = Gate(GateSettings())
+    split = Gate(GateSettings(), RATE)
     outputs: list[Output] = []
     for part in np.array_split(sound, 700):  # about 60 samples each
         outputs += split.push(part)
     assert flat(outputs + split.finish()) == expected
+
+
+def at_rate(sound: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+    """Return sound of 16 kHz at another rate, by the resampler that a stream uses."""
+    resampler = Resampler(RATE, 1, rate_out=rate)
+    return np.concatenate([resampler.push(sound), resampler.finish()])
+
+
+def moments(gate: Gate, sound: NDArray[np.float32], rate: int) -> list[tuple[str, float]]:
+    """Return when the gate opened and closed, in seconds of the stream."""
+    outputs = gate.push(sound) + gate.finish()
+    assert gate.pending_samples == 0
+    assert gate.passed_samples + gate.gated_samples == sound.size
+    opened = [("opened", output.at_sample / rate) for output in outputs if isinstance(output, Opened)]
+    return sorted([*opened, *(("closed", one.end_sample / rate) for one in outputs if isinstance(one, Closed))])
+
+
+@pytest.mark.parametrize("rate", [22_050, 24_000, 44_100, 48_000])
+@pytest.mark.parametrize("path", CLIPS, ids=lambda path: path.stem)
+def test_at_any_rate_the_gate_opens_and_closes_within_a_window_of_where_it_does_at_16_khz(
+    path: Path, rate: int
+) -> None:
+    sound = np.concatenate([silence(1), clip(path), silence(1)])
+    expected = moments(Gate(GateSettings(), RATE), sound, RATE)
+    found = moments(Gate(GateSettings(), rate), at_rate(sound, rate), rate)
+    assert [name for name, _ in found] == [name for name, _ in expected]
+    np.testing.assert_allclose([at for _, at in found], [at for _, at in expected], rtol=0, atol=0.033)
+
+
+def test_at_8_khz_where_the_upper_half_of_the_band_is_missing_speech_still_opens_it() -> None:
+    for path in CLIPS:
+        sound = np.concatenate([silence(1), clip(path), silence(1)])
+        expected = dict(moments(Gate(GateSettings(), RATE), sound, RATE))
+        found = dict(moments(Gate(GateSettings(), 8_000), at_rate(sound, 8_000), 8_000))
+        assert found["opened"] == pytest.approx(expected["opened"], abs=0.065)
+        assert expected["closed"] - 0.4 < found["closed"] < expected["closed"] + 0.1  # a soft end is lost
+
+
+@pytest.mark.parametrize("rate", [24_000, 44_100])
+def test_at_another_rate_any_split_gives_the_same_outputs(rate: int) -> None:
+    sound = at_rate(np.concatenate([clip(CLIPS[1]), silence(0.7)]), rate)
+    whole = Gate(GateSettings(), rate)
+    expected = flat(whole.push(sound) + whole.finish())
+    for parts in (1, 7, 700):
+        split = Gate(GateSettings(), rate)
+        assert flat([one for part in np.array_split(sound, parts) for one in split.push(part)] + split.finish()) == (
+            expected
+        )
+
+
+def test_a_window_at_another_rate_is_one_of_the_detectors_own() -> None:
+    assert make_detector(GateSettings(), RATE).window_samples == 512
+    assert isinstance(make_detector(GateSettings(), RATE), Silero)
+    sizes = {rate: make_detector(GateSettings(), rate).window_samples for rate in (8_000, 11_025, 24_000, 44_100)}
+    assert sizes == {8_000: 256, 11_025: 353, 24_000: 768, 44_100: 1_411}
+
+
+@pytest.mark.parametrize("rate", [1_000, 8_000, 11_025, 24_000, 44_100, 48_000, 768_000])
+def test_what_a_detector_at_another_rate_hears_is_the_sound(rate: int) -> None:
+    """Tolerance: the filter's ripple far below its edge, and the half sample that a window may be off."""
+
+    class Kept:
+        window_samples = 512
+
+        def __init__(self) -> None:
+            self.heard: list[NDArray[np.float32]] = []
+
+        def score(self, window: NDArray[np.float32]) -> float:
+            self.heard.append(np.array(window))
+            return 0.0
+
+        def reset(self) -> None:
+            self.heard.clear()
+
+    hertz, kept = min(440.0, rate / 8), Kept()
+    detector = Resampled(kept, RATE, rate)
+    size = detector.window_samples
+    tone = (0.5 * np.sin(2 * np.pi * hertz * np.arange(20 * size) / rate)).astype(np.float32)
+    for _ in range(2):
+        for window in tone.reshape(-1, size):
+            detector.score(window)
+        heard = np.concatenate(kept.heard)[2 * 512 :]
+        assert heard.dtype == np.float32
+        turn = 2 * np.pi * hertz / rate * (size / 512) * np.arange(2 * 512, 20 * 512)
+        parts = np.linalg.lstsq(np.stack([np.sin(turn), np.cos(turn)], axis=1), heard, rcond=None)[0]
+        assert np.hypot(*parts) == pytest.approx(0.5, abs=2e-3)
+        np.testing.assert_allclose(np.stack([np.sin(turn), np.cos(turn)], axis=1) @ parts, heard, atol=2e-3)
+        detector.reset()
+    aliased = (0.5 * np.sin(2 * np.pi * 11_000 * np.arange(20 * 768) / 24_000)).astype(np.float32)
+    above = Resampled(kept, RATE, 24_000)
+    for window in aliased.reshape(-1, 768):
+        above.score(window)
+    assert np.abs(np.concatenate(kept.heard)[2 * 512 :]).max() < 5e-3  # 40 dB down: it would come back as 5 kHz
 
 
 def test_detectors_do_not_share_their_state() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import edgekit
+from edgekit import spans
 from edgekit.bundle import Sampling, Speech, SpeechFormat, Struct, TensorSpec, encode, open_bundle, speech
 from edgekit.errors import BundleFileError, BundleFormatError, RegistryError, UsageError
 from edgekit.exporter import speech as exported
@@ -89,7 +90,6 @@ KIND = SpeechKind(
     name="sine",
     components=("sine",),
     open=open_sine,
-    spans={"sine": "samples"},
     free_sizes=lambda found, context_tokens: {"sine": {"n": (1, SAMPLES, 2 * SAMPLES), "kept": (4, 4, 4)}},
     state_sizes=lambda found: {"sine": {"kept": 4}},
     drawing=lambda found, protocol: (protocol, Sampling(temperature=0.5)),
@@ -114,6 +114,7 @@ def sine():
     with (
         speech.registered(SpeechFormat(SineSpeech)),
         speak.registered(KIND),
+        spans.registered("sine", "samples", "a token's sine", within=spans.SPEAK),
         exported.registered(exported.SpeechFiles(name="sine", write=write_chart, read=read_chart)),
     ):
         yield
@@ -154,6 +155,7 @@ def test_it_speaks_each_token_as_it_is_written(bundle):
         wanted = np.concatenate([np.sin(phases(token, factor)) for token in said])
         np.testing.assert_allclose(spoken(events), wanted, atol=1e-6)
         assert stream.trace.total("sine")[1] == len(wanted)
+        assert "sine" in spans.names_within(spans.SPEAK), "which the profiler takes for engines that speak"
         assert {event.sample_rate_hz for event in events if isinstance(event, Audio)} == {RATE}
 
 
@@ -246,7 +248,7 @@ def test_the_bundle_is_judged_and_verified_by_what_it_says(bundle):
     assert checks["speech (spoken.sound): relative error"].passed
     assert all(check.passed for check in verified.checks), verified
     model = edgekit.load(bundle.folder, threads=1, speak=True)
-    (clip,) = check_clips(recipe).values()
+    (clip,) = check_clips(recipe, model.manifest.front_end.sample_rate_hz).values()
     heard = hear(model, clip)
     pair = speak_both(model, model, (heard, heard), answer(model, heard))
     louder = replace(pair, ours=replace(pair.ours, samples=pair.ours.samples * np.float32(2)))
@@ -273,7 +275,6 @@ def test_two_of_one_name_are_refused_on_each_side():
         ({"name": ""}, "way of speaking 'SpeechKind': name is empty"),
         ({"components": ()}, "way of speaking 'sine': components is empty"),
         ({"components": "sine"}, "way of speaking 'sine': components is 'sine', must be tuple"),
-        ({"spans": {}}, "way of speaking 'sine': spans is empty"),
         ({"open": None}, "way of speaking 'sine': open is None, must be"),
         ({"voices": ("low",)}, r"way of speaking 'sine': voices is \('low',\), must be"),
     ],

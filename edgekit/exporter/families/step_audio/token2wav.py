@@ -5,8 +5,8 @@ that a bundle stores, which then tells all of them; what such a config leaves ou
 """
 
 import dataclasses
+import logging
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from edgekit.exporter.weights import Weights
 from edgekit.recipe import Group
 from edgekit.runtime.speak.voice import FRAMES_PER_CODE
 
+_LOG = logging.getLogger(__name__)
 EXTENSION, SECTION, THINKS = "edgekit", "token2wav", "thinks"
 FOLDER, FLOW, VOCODER, SETTINGS = "token2wav", "flow.pt", "hift.pt", "flow.yaml"
 RECORDINGS = "assets/*.wav"
@@ -138,7 +139,8 @@ def owns(name: str) -> bool:
 def beside(found: StoredTensors) -> Beside:
     """Return a Step-Audio 2 checkpoint with its token2wav, where it has one and a recording to take a voice from.
 
-    Where it has no recording, says so and leaves token2wav out. Raises CheckpointError if a half of it is missing.
+    Where it has no recording, token2wav is left out and a warning logged. Raises CheckpointError if a half of it is
+    missing.
     """
     folder = found.folder / FOLDER
     tensors: Tensors = found
@@ -152,11 +154,7 @@ def beside(found: StoredTensors) -> Beside:
             "bundle that only writes"
         )
     if halves and not recordings:
-        print(
-            f"edgekit: {found.folder}: no {RECORDINGS} to take a voice from; the bundle will write and not speak",
-            file=sys.stderr,
-            flush=True,
-        )
+        _LOG.warning("%s: no %s to take a voice from; the bundle will write and not speak", found.folder, RECORDINGS)
     elif halves:
         flow = FoldedTensors(open_pickled(folder / FLOW), "", FLOW_ROOT)
         vocoder = open_hift(folder / VOCODER)
