@@ -1,4 +1,7 @@
-"""What a library says of itself, asked in a process of its own: loading one may print, hang or crash."""
+"""What a library says of itself, asked in a process of its own: loading one may print, hang or crash.
+
+``python -m edgekit.runtime.backends.probing MODULE:FUNCTION ARGUMENT`` is that process; it prints one JSON object.
+"""
 
 import json
 import os
@@ -11,7 +14,6 @@ from typing import Any
 
 from edgekit.runtime.backends.examining import Answer
 
-_MAIN = "from edgekit.runtime.backends.probing import main; main()"
 _TIMEOUT_S = 120  # TensorRT's provider compiles the graph first
 
 
@@ -25,7 +27,7 @@ def ask(probe: str, argument: str = "") -> Answer:
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _MAIN, probe, argument],
+            [sys.executable, "-m", "edgekit.runtime.backends.probing", probe, argument],
             capture_output=True,
             text=True,
             errors="replace",
@@ -45,8 +47,7 @@ def ask(probe: str, argument: str = "") -> Answer:
     return Answer(said, said.pop("error", ""), done.stderr)
 
 
-def main() -> None:
-    """Be that process: print what the probe named on the command line says, as one JSON object."""
+if __name__ == "__main__":
     module, _, function = sys.argv[1].partition(":")
     said = getattr(import_module(module), function)(sys.argv[2])
     sys.stdout.write(json.dumps(said) + "\n")
