@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Component, Embedding
 from edgekit.exporter.dialects import Dialect
-from edgekit.exporter.dialects.packing import BLOCKS
+from edgekit.exporter.dialects.codes import BLOCKS
 from edgekit.exporter.families import Family
 from edgekit.exporter.pack import write_embedding
 from edgekit.exporter.sources.checkpoint import Tensors
 from edgekit.exporter.weights import Weights
 from edgekit.exporter.written import WrittenWeight, written_weights
 
+COPY = "embedding:"  # before the name of a table that the host has beside the head, which it cannot look rows up in
 LOOKUP = "Lookup"  # stands in the census for an op: the host's, of whatever dialect the graphs are
 
 
@@ -100,5 +101,8 @@ def written_bundle(
     for table, one in tables.items():
         name = stored_table(family, table) if table in family.tables else family.embedding
         looked_up = written_embedding(folder, name, one, table)
-        found |= {key: weight for key, weight in looked_up.items() if key not in found}
+        for key, weight in looked_up.items():
+            held = found.setdefault(key, weight)
+            if (held.file, held.offset) != (weight.file, weight.offset):
+                found[COPY + key] = weight
     return found

@@ -9,10 +9,10 @@ import re
 import numpy as np
 import pytest
 
-from edgekit.exporter.dialects import Routing
+from edgekit.exporter.dialects import DIALECTS, ExpertBank, Routing
 from edgekit.exporter.dialects.standard.dialect import StandardDialect, expert_matrices
 from edgekit.exporter.graph import GraphWriter
-from edgekit.exporter.weights import ExpertBank, Weights
+from edgekit.exporter.weights import Weights
 from edgekit.recipe import QuantizeSettings
 
 pytestmark = pytest.mark.engines
@@ -48,7 +48,7 @@ def write(folder, experts, form, precision="int8", activations="float32"):
         load=lambda name, expert: getattr(banks, name)[expert],
     )  # fmt: skip
     name = f"{form.__name__}-{experts}-{precision}-{activations}"
-    with GraphWriter(folder, name, StandardDialect(), activations) as g:
+    with GraphWriter(folder, name, DIALECTS.get("standard"), activations) as g:
         x, count = g.input("x", "float32", ("tokens", HIDDEN)), g.input("count", "int64", (1,))
         router = g.tensor("router", np.random.default_rng(1).standard_normal((HIDDEN, experts), np.float32))
         logits = g.node("MatMul", x, router)

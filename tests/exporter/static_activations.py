@@ -15,6 +15,7 @@ import onnxruntime
 
 from edgekit.exporter.blocks import OBSERVED
 from edgekit.exporter.calibrate import LARGEST_LOSS, best_range
+from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.dialects.standard.dialect import StandardDialect
 from edgekit.exporter.families.step_audio.flow import Flow
 from edgekit.exporter.graph import GraphWriter
@@ -74,7 +75,7 @@ def measure(names: tuple[str, ...], build: Build, source: Tensors, run: Run) -> 
         found = {}
         with TemporaryDirectory() as folder:
             for name in names:
-                with GraphWriter(Path(folder), name, StandardDialect()) as g:
+                with GraphWriter(Path(folder), name, DIALECTS.get("standard")) as g:
                     build(name, g, w)
                     component = g.close(precision)
                 session = onnxruntime.InferenceSession(str(Path(folder) / component.graph))

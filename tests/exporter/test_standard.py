@@ -10,6 +10,7 @@ from edgekit.bundle import open_bundle
 from edgekit.errors import CensusError, RecipeError
 from edgekit.exporter.calibrate import best_range, calibrate
 from edgekit.exporter.checks.quality import check_clips
+from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.dialects.ort_cpu import OrtDialect
 from edgekit.exporter.dialects.standard.dialect import StandardDialect
 from edgekit.exporter.dialects.standard.ops import allow_list, check_ops
@@ -173,7 +174,7 @@ def test_int8_activations_without_clips_are_refused(checkpoint, tmp_path):
 
 def test_rms_norm_from_its_parts_is_rms_norm(tmp_path):
     weight = np.array([0.5, -1.0, 2.0], np.float32)
-    with GraphWriter(tmp_path, "norm", StandardDialect()) as g:
+    with GraphWriter(tmp_path, "norm", DIALECTS.get("standard")) as g:
         x = g.input("x", "float32", ("n", 3))
         g.output(StandardDialect().rms_norm(g, x, g.tensor("w", weight), 1e-6), "y", "float32", ("n", 3))
         engine = open_graph(tmp_path, g.close("float32"), 1)
@@ -220,7 +221,7 @@ def test_of_edgekit_tiny_only_the_linear_with_outliers_keeps_its_input_float(tmp
     checkpoint = open_checkpoint(HERE.parent.parent / "models" / "edgekit-tiny" / "edgekit_tiny" / "checkpoint")
     family = find_family(checkpoint.config, checkpoint.generation)
     w = Weights(checkpoint, dict.fromkeys(GROUPS, "float32"), QuantizeSettings(), observes=True)
-    found = calibrate(family, w, load_recipe(JUDGED), StandardDialect(), tmp_path)
+    found = calibrate(family, w, load_recipe(JUDGED), DIALECTS.get("standard"), tmp_path)
     assert found.kept_float == ("model.encoder.layers.3.fc2.weight",)
     assert len(found.ranges) == 4 * 6 + 4 * 2 - 1
     assert not list(tmp_path.iterdir())

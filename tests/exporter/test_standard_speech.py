@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from edgekit.bundle import open_bundle
-from edgekit.exporter.dialects import dialect_of
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.exporter.families.step_audio.hift import HARMONICS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from edgekit.exporter.waves import phases
 from edgekit.runtime.backends.ort_cpu import CPU
 from edgekit.runtime.judge.probe import answer, hear, speak
 from edgekit.runtime.model import load_opened
@@ -119,7 +119,7 @@ def test_phases_counted_in_integers_are_those_of_float64_after_half_a_minute(tmp
 
     def build(g, _):
         x = g.input("pitch", "float32", ("frames", 1))
-        made, step = dialect_of(g).sound.turns(g, x, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, HARMONICS)
+        made, step = phases(g, x, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, HARMONICS)
         g.output(made, "made", "float32", ("frames", 1, HARMONICS))
         g.output(step, "step", "float32", ("frames", HARMONICS))
 

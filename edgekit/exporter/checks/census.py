@@ -11,7 +11,7 @@ from edgekit.errors import CensusError
 from edgekit.exporter.dialects import Dialect
 from edgekit.exporter.families import Family
 from edgekit.exporter.quantize import SCALE
-from edgekit.exporter.tables import LOOKUP
+from edgekit.exporter.tables import COPY, LOOKUP
 from edgekit.exporter.written import Layout, WrittenWeight
 from edgekit.recipe import Group
 
@@ -34,7 +34,7 @@ def take_census(family: Family, weights: Mapping[str, WrittenWeight]) -> tuple[C
                 op=weight.op,
                 bytes=weight.bytes,
                 float32_bytes=0 if name in scales else _float32_bytes(weight, layout),
-                group=groups.get(name.removesuffix(SCALE) if name in scales else name) or "float",
+                group=groups.get((name.removesuffix(SCALE) if name in scales else name).removeprefix(COPY)) or "float",
             )
         )
     return tuple(rows)

@@ -16,7 +16,7 @@ from edgekit.errors import QualityError
 from edgekit.exporter.families import Family
 from edgekit.exporter.quantize import SCALE, half_float16_step, half_step
 from edgekit.exporter.sources.checkpoint import Tensors, read
-from edgekit.exporter.tables import LOOKUP, JoinedTensors
+from edgekit.exporter.tables import COPY, LOOKUP, JoinedTensors
 from edgekit.exporter.weights import row_blocks
 from edgekit.exporter.written import WrittenWeight
 
@@ -37,6 +37,7 @@ def check_weights(
     """
     expected = family.expected()
     stored = sorted({family.stored(name) for name in expected})
+    stored += [COPY + name for name in stored if COPY + name in weights]
     source = JoinedTensors(source, family)
     quantised = 0
     squares: dict[str, list[float]] = {}
@@ -82,7 +83,7 @@ def _allowed(weight: WrittenWeight, held: Float, scale: Float | None) -> Float:
 def _pairs(
     family: Family, weight: WrittenWeight, scales: WrittenWeight | None, source: Tensors, *, banked: bool
 ) -> Iterator[_Pair]:
-    name = weight.name
+    name = weight.name  # the checkpoint's, of a copy too
     if weight.dtype.kind == "f":
         if banked and len(weight.shape) == 3:
             for expert in range(weight.shape[0]):

@@ -36,4 +36,6 @@ register(StandardDialect())
 
 def dialect_of(g: GraphWriter) -> Dialect:
     """Return the dialect that a graph is written in."""
-    return DIALECTS.get(g.dialect.name)
+    dialect = DIALECTS.get(g.dialect.name)
+    assert dialect is g.dialect, f"{g.graph_file}: its dialect '{dialect.name}' is not the registered one"
+    return dialect
