@@ -12,6 +12,7 @@ from edgekit.recipe import load_target
 from edgekit.runtime.backends import build_plans
 from edgekit.runtime.backends.device import Driver
 from edgekit.runtime.backends.ort_cpu import CPU
+from edgekit.runtime.backends.trt import library
 from edgekit.runtime.backends.trt.library import load_library, make_logger
 from edgekit.runtime.backends.trt.plans import PORTABLE, PlanStore
 
@@ -21,7 +22,7 @@ RTX = load_target("desktop-rtx")
 
 @pytest.fixture(scope="module")
 def trt():
-    return load_library("tensorrt-rtx")
+    return load_library(library.RTX)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from edgekit.runtime.engine import Engine
 
 __all__ = [
     "BACKENDS", "Backend", "Builder", "Built", "LoadSettings", "Loaded", "Runs", "build_plans", "load_engines",
-    "offered", "register", "registered", "twin_of",
+    "register", "registered", "twin_of",
 ]  # fmt: skip
 
 BACKENDS = Registry[Backend]("backend", Backend)
@@ -43,19 +43,9 @@ class Loaded:
     fallback: str = ""
 
 
-def offered(dialect: str) -> tuple[Backend, ...]:
-    """Return the backends that run a dialect, the preferred one first, numerical twins last."""
-    return tuple(backend for _, backend in _offers(dialect))
-
-
-def _offers(dialect: str) -> list[tuple[Runs, Backend]]:
-    found = [(runs, backend) for backend in BACKENDS for runs in backend.dialects if runs.dialect == dialect]
-    return sorted(found, key=lambda offer: (offer[0].twin, offer[0].preference))
-
-
 def twin_of(dialect: str) -> str:
     """Return the name of the backend that runs a dialect on any machine. Raises BackendError if none does."""
-    for backend in offered(dialect):
+    for _, backend in _offers(dialect):
         if backend.everywhere:
             return backend.name
     raise BackendError(f"dialect '{dialect}': no backend runs it without a device; register one that does")
@@ -94,6 +84,12 @@ def _requested(bundle: Bundle, name: str | None) -> Backend:
         f"backend '{name}': {bundle.folder} is of dialect '{dialect}', which runs on "
         f"{', '.join(backend.name for _, backend in offers)}; choose one of these, or export for another target"
     )
+
+
+def _offers(dialect: str) -> list[tuple[Runs, Backend]]:
+    """Return the backends that run a dialect, the preferred one first, numerical twins last."""
+    found = [(runs, backend) for backend in BACKENDS for runs in backend.dialects if runs.dialect == dialect]
+    return sorted(found, key=lambda offer: (offer[0].twin, offer[0].preference))
 
 
 def build_plans(
