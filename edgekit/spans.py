@@ -4,6 +4,8 @@ Those of the common path stand here. What not every bundle has, such as a way of
 code is.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from edgekit.errors import UsageError
@@ -31,6 +33,17 @@ def register(name: str, unit: str, text: str, *, within: str = "") -> str:
             f"span '{name}': counts {unit}, but is registered already and counts {known.unit}; choose another name"
         )
     return name
+
+
+@contextmanager
+def registered(name: str, unit: str, text: str, *, within: str = "") -> Iterator[str]:
+    """Keep a name for the length of a block: for tests, so that nothing they add outlives them."""
+    new = name not in _KINDS
+    try:
+        yield register(name, unit, text, within=within)
+    finally:
+        if new:
+            del _KINDS[name]
 
 
 def span_kind(name: str) -> SpanKind:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from edgekit.bundle.manifest import FORMAT_VERSION, FileEntry, FlowSpeech, Manifest
+from edgekit.bundle.manifest import FORMAT_VERSION, FileEntry, Manifest, decode
 from edgekit.errors import BundleFileError, BundleFormatError
 
 MANIFEST = "manifest.json"
@@ -62,7 +62,7 @@ def open_bundle(path: str | os.PathLike[str], *, check_hashes: bool = True) -> B
         *(component.graph for component in manifest.components.values()),
         *(component.data for component in manifest.components.values() if component.data),
         *(ref.file for ref in refs),
-        *(manifest.speech.voices.values() if isinstance(manifest.speech, FlowSpeech) else []),
+        *(manifest.speech.files() if manifest.speech else ()),
     }
     if missing := sorted(named - listed):
         raise BundleFormatError(
@@ -88,7 +88,7 @@ def _read_manifest(folder: Path) -> Manifest:
                 f"{path}: format version {version}, this EdgeKit reads {FORMAT_VERSION}; "
                 "export again or install the EdgeKit that made it"
             )
-        return msgspec.json.decode(text, type=Manifest)
+        return decode(text)
     except msgspec.MsgspecError as error:
         raise BundleFormatError(f"{path}: {error}; export it again") from error
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from edgekit.bundle.dialects import DIALECTS
+from edgekit.bundle.speaking import Speech, as_speech
 from edgekit.rates import DEFAULT_HZ, HIGHEST_HZ, LOWEST_HZ
 
 FORMAT_VERSION = 1
@@ -218,65 +219,6 @@ class TokenProtocol(Struct, frozen=True):
         return frozenset().union(*lists, self.languages.values(), self.tasks.values())
 
 
-class TalkerSpeech(Struct, frozen=True, tag_field="kind", tag="talker"):
-    """Speech by a second language model that reads along with the answer: Qwen3-Omni.
-
-    Components ``talker_adapter``, ``talker``, ``code_predictor`` and ``decoder``; the backbone also writes ``hidden``,
-    what the talker hears of sound. A frame is ``codebooks`` codes: the first by ``talker``, the others by
-    ``code_predictor``, whose tables stand one after another in ``code_table``, ``codebook_size`` rows each. Text ids:
-    ``turn_start``, the ``roles`` after it, ``tts_*``; codec ids: ``codec_*`` and ``speakers``, of whom ``speaker``
-    speaks unless another is asked for; empty: the first by name.
-    """
-
-    sample_rate_hz: int
-    samples_per_frame: int
-    codebooks: int
-    codebook_size: int
-    codec_table: Embedding
-    code_table: Embedding
-    speakers: dict[str, int]
-    turn_start: int
-    roles: dict[Role, int]
-    tts_pad: int
-    tts_bos: int
-    tts_eos: int
-    codec_pad: int
-    codec_bos: int
-    codec_eos: int
-    codec_nothink: int
-    codec_think_bos: int
-    codec_think_eos: int
-    codec_suppress: tuple[int, ...]
-    talker_sampling: Sampling
-    code_sampling: Sampling
-    max_frames: int
-    context_frames: int
-    speaker: str = ""
-
-
-class FlowSpeech(Struct, frozen=True, tag_field="kind", tag="flow"):
-    """Speech codes among the answer's own tokens, made sound by flow matching and a vocoder: Step-Audio 2.
-
-    Components ``flow_encoder``, ``flow_step`` and ``vocoder``. Token ``first_code`` + c is code c of ``codes``; tokens
-    from ``first_code`` on that are no code, such as padding, are dropped. A reply that speaks begins with ``start`` and
-    its speech ends with ``end``. It is made sound by ``chunk_codes`` codes, after a look at ``lookahead_codes`` more.
-    ``voices``: files of prepared voice prompts by name.
-    """
-
-    sample_rate_hz: int
-    samples_per_code: int
-    first_code: int
-    codes: int
-    start: int
-    end: int
-    chunk_codes: int
-    lookahead_codes: int
-    steps: int
-    guidance: float
-    voices: dict[str, str]
-    sampling: Sampling
-
-
 class ComputeLevel(Struct, frozen=True):
     """An operating point, cheapest first in the manifest; ``skip`` does nothing.
 
@@ -350,7 +292,7 @@ class Manifest(Struct, frozen=True):
     license: str = ""
     source: str = ""
     dummy_seed: int | None = None
-    speech: TalkerSpeech | FlowSpeech | None = None
+    speech: Speech | None = None
 
     def __post_init__(self) -> None:
         """Raise RegistryError for a dialect that is not registered; when decoded, msgspec tells it with the file."""
@@ -358,11 +300,21 @@ class Manifest(Struct, frozen=True):
 
     def tables(self) -> dict[str, Embedding]:
         """Return every token table: ``embedding``, and those of ``speech`` by the names of its fields."""
-        fields = self.speech.__struct_fields__ if self.speech else ()
-        found = {name: getattr(self.speech, name) for name in fields}
-        return {"embedding": self.embedding} | {name: one for name, one in found.items() if isinstance(one, Embedding)}
+        fields: dict[str, Any] = msgspec.structs.asdict(self.speech) if isinstance(self.speech, msgspec.Struct) else {}
+        return {"embedding": self.embedding} | {name: one for name, one in fields.items() if isinstance(one, Embedding)}
 
 
 def encode(manifest: Manifest) -> bytes:
     """Return the manifest as indented JSON with a stable order of keys: the same content gives the same bytes."""
     return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
+
+
+def decode(text: bytes) -> Manifest:
+    """Return the manifest of a JSON text. Raises msgspec.MsgspecError, which names the JSON path at fault."""
+    return msgspec.json.decode(text, type=Manifest, dec_hook=_decoded)
+
+
+def _decoded(kind: type[Any], value: object) -> Speech:
+    if kind is not Speech:
+        raise NotImplementedError(f"{kind}: the manifest has no other field of a kind that is registered")
+    return as_speech(value, path="$.speech")

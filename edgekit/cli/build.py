@@ -29,29 +29,16 @@ def build(bundle: Path, target: str, output: Path | None, context_tokens: int | 
     """
     from edgekit.bundle import open_bundle
     from edgekit.recipe import load_target
-    from edgekit.runtime.backends.trt.builder import build as build_plans
+    from edgekit.runtime.backends import build_plans
 
     with show_progress() as progress:
         built = build_plans(
             open_bundle(bundle), load_target(target), folder=output, context_tokens=context_tokens, progress=progress
         )
     if as_json:
-        found = [
-            {"component": one.component, "path": str(one.path), "kept": one.kept, **_told(one.note)} for one in built
-        ]
+        found = [{"component": one.component, "path": str(one.path), "kept": one.kept, **one.facts} for one in built]
         click.echo(json.dumps({"bundle": str(bundle), "target": target, "plans": found}, indent=1))
         return
     for one in built:
-        how = "kept" if one.kept else f"built in {one.note.build_s:.1f} s"
-        asked = one.note.quantised_asked
-        layers = f"INT8 or INT4 in {one.note.quantised_layers} of {asked} layers" if asked else "no INT8 asked for"
-        if one.note.layers:
-            layers += f", by the inspector {', '.join(f'{count} {kind}' for kind, count in one.note.layers.items())}"
-        click.echo(f"{one.component}: {one.note.bytes / 1e6:.1f} MB, {layers}, {how}: {one.path}")
-
-
-def _told(note: object) -> dict[str, object]:
-    import msgspec
-
-    told: dict[str, object] = msgspec.to_builtins(note)
-    return told
+        how = "kept" if one.kept else f"built in {one.build_s:.1f} s"
+        click.echo(f"{one.component}: {one.size_bytes / 1e6:.1f} MB, {one.summary}, {how}: {one.path}")

@@ -30,9 +30,6 @@ def doctor(as_json: bool) -> None:
             click.echo(f"{finding.state:7}  {finding.name}: {finding.text}")
             if finding.fix:
                 click.echo(f"         type: {finding.fix}")
-        for backend in found.backends:
-            if backend.here and not backend.engine:
-                click.echo(f"{backend.name}: works here, but this EdgeKit has no engine for it")
         if found.runs:
             click.echo(f"bundles run here on: {', '.join(found.runs)}")
     if not found.runs:

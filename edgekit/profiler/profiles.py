@@ -90,7 +90,7 @@ class Settings(Struct, frozen=True):
     level: str
     silence_after_s: float
     clips: tuple[ClipFacts, ...]
-    backend: str = "onnxruntime-cpu"
+    backend: str = "onnxruntime-cpu"  # of profiles from before it was noted
     fallback: str = ""
     context_tokens: int | None = None
     engines: dict[str, dict[str, int]] = {}

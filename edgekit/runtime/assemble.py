@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from edgekit.bundle import ComputeLevel, FlowSpeech, GateSettings, Sampling, TokenProtocol
+from edgekit.bundle import ComputeLevel, GateSettings, Sampling, TokenProtocol
 from edgekit.errors import UsageError
 from edgekit.runtime.answer.answerer import Answerer, Setting
 from edgekit.runtime.answer.cross import CrossAnswerer
-from edgekit.runtime.answer.embedding import TokenTable
 from edgekit.runtime.answer.prefix import Asking, PrefixAnswerer
 from edgekit.runtime.answer.sampler import Sampler, sampler
 from edgekit.runtime.answer.speaker import Speaker
@@ -21,9 +20,7 @@ from edgekit.runtime.hear.listener import Listener
 from edgekit.runtime.loading import Loaded
 from edgekit.runtime.options import StreamOptions
 from edgekit.runtime.policy import SKIP
-from edgekit.runtime.speak.flow import FlowSpeaker
-from edgekit.runtime.speak.talker import Talker, TalkerOptions, TalkerTables
-from edgekit.runtime.speak.voice import load_voice
+from edgekit.runtime.speak import SpeakerSetting, kind_of, open_speaker
 from edgekit.timing import Trace
 
 _THRESHOLDS = {"speech": (0.5, 0.35), "sound": (9.0, 5.0), "off": (0.0, 0.0)}  # start, stop
@@ -95,11 +92,8 @@ def make_answerer(
 
 
 def _sampler(loaded: Loaded, options: StreamOptions, speaker: Speaker | None) -> Sampler:
-    protocol = loaded.manifest.protocol
-    limits, default = protocol, protocol.sampling
-    if speaker is not None and isinstance(loaded.manifest.speech, FlowSpeech):
-        # A reply in speech codes is of other tokens than a text.
-        limits, default = msgspec.structs.replace(protocol, vocabulary_limit=None), loaded.manifest.speech.sampling
+    protocol, speech = loaded.manifest.protocol, loaded.manifest.speech if speaker else None
+    limits, default = kind_of(speech).drawing(speech, protocol) if speech else (protocol, protocol.sampling)
     sampling = _sampling(options.sampling, default)
     if options.seed is not None and speaker is None and sampling.temperature == 0:
         raise UsageError(f"seed: {options.seed}, nothing is drawn at temperature 0; add a temperature, such as 0.7")
@@ -124,22 +118,9 @@ def make_speaker(loaded: Loaded, options: StreamOptions, trace: Trace) -> Speake
         if options.voice is not None:
             raise UsageError(f"voice: '{options.voice}', but nothing is spoken; ask for speech too")
         return None
-    speech, bundle = loaded.manifest.speech, loaded.bundle
-    if speech is None:
-        name = loaded.manifest.name
-        raise UsageError(f"speak: {name} writes and does not speak; leave it out or choose another bundle")
-    if "decoder" not in loaded.engines and "vocoder" not in loaded.engines:
-        raise UsageError("speak: the bundle was loaded to write only; load it with speak=True")
-    if isinstance(speech, FlowSpeech):
-        name = options.voice or min(speech.voices)
-        if name not in speech.voices:
-            raise UsageError(
-                f"voice: '{name}' is not in this bundle; choose one of: {', '.join(sorted(speech.voices))}"
-            )
-        voice = load_voice(bundle.file(speech.voices[name]), speech.sample_rate_hz)
-        return FlowSpeaker(speech, loaded.engines, voice, trace, options.seed or 0)
-    tables = TalkerTables(loaded.table, TokenTable(bundle, speech.codec_table), TokenTable(bundle, speech.code_table))
-    return Talker(speech, loaded.engines, tables, trace, TalkerOptions(speaker=options.voice, seed=options.seed or 0))
+    return open_speaker(
+        SpeakerSetting(loaded.bundle, loaded.engines, loaded.table, trace, options.voice, options.seed or 0)
+    )
 
 
 def gate_settings(settings: GateSettings, options: StreamOptions, protocol: TokenProtocol) -> GateSettings:

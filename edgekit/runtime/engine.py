@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from edgekit.bundle import Component
 
 Array = NDArray[Any]
+Sizes = Mapping[str, tuple[int, int, int]]
+"""Lowest, usual and highest value by the name of a free size."""
 _MAPPED_BYTES = 1 << 20
 
 
@@ -89,3 +91,36 @@ def _zeros(shape: Sequence[int], dtype: str) -> Array:
         with suppress(OSError):  # a kernel without them
             memory.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(memory, kind).reshape(shape)
+
+
+class Recorded:
+    """An Engine whose calls are kept, inputs and outputs."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.component: Component = engine.component
+        self.counts, self.notes = engine.counts, engine.notes
+        self.calls: list[tuple[dict[str, Array], dict[str, Array]]] = []
+        self._engine = engine
+
+    def bind(self, sizes: Mapping[str, int]) -> Call:
+        """Bind the engine that is recorded."""
+        return _RecordedCall(self._engine.bind(sizes), self.calls)
+
+
+class _RecordedCall:
+    def __init__(self, call: Call, calls: list[tuple[dict[str, Array], dict[str, Array]]]) -> None:
+        self._call, self._calls = call, calls
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        outputs = self._call.run(inputs)
+        self._calls.append(({k: v.copy() for k, v in inputs.items()}, {k: v.copy() for k, v in outputs.items()}))
+        return outputs
+
+    def reset(self) -> None:
+        self._call.reset()
+
+    def save(self) -> Mapping[str, Array]:
+        return self._call.save()
+
+    def load(self, state: Mapping[str, Array]) -> None:
+        self._call.load(state)

@@ -7,19 +7,16 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.bundle import Bundle, FlowSpeech, Manifest, TalkerSpeech
+from edgekit.bundle import Bundle, Manifest
 from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.answer.embedding import TokenTable
 from edgekit.runtime.answer.text import Tokenizer, load_tokenizer
 from edgekit.runtime.backends import LoadSettings, load_engines
 from edgekit.runtime.engine import Engine
 from edgekit.runtime.policy import SKIP
+from edgekit.runtime.speak import kind_of
 
 COMPONENTS: tuple[str, ...] = ("encoder", "adapter", "backbone")
-SPEAKING: dict[type, tuple[str, ...]] = {
-    TalkerSpeech: ("talker_adapter", "talker", "code_predictor", "decoder"),
-    FlowSpeech: ("flow_encoder", "flow_step", "vocoder"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +61,7 @@ def load_bundle(
         if bundle.manifest.speech is None:
             name = bundle.manifest.name
             raise UsageError(f"speak: {name} writes and does not speak; leave it out or choose another bundle")
-        names += SPEAKING[type(bundle.manifest.speech)]
+        names += kind_of(bundle.manifest.speech).components
     settings = LoadSettings(
         threads or _cores(), context_tokens or limit, backend, allow_fallback, Path(plans) if plans else None
     )

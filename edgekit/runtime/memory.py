@@ -6,20 +6,19 @@ bytes was measured (``fits.py``).
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from edgekit.bundle import Bundle, Manifest, TalkerSpeech
+from edgekit.bundle import Bundle, Component, Manifest
 from edgekit.bundle.manifest import Precision
 from edgekit.errors import BackendError
 from edgekit.runtime.fits import memory_fits
 
 ROOT = Path("/")
 MIB = 1 << 20
-_CPU = "onnxruntime-cpu"
 _FIELD = re.compile(r"^(\w+):\s+(\d+) kB$", re.MULTILINE)
 # Version 2 and version 1 of control groups: where they lie, limit, use, and what of the use are pages of files.
 _GROUPS = (
@@ -63,18 +62,13 @@ def weight_bytes(manifest: Manifest, names: Iterable[str] | None = None) -> dict
     return {name: sizes[data] if data else 0 for name, data in found.items()}
 
 
-def state_bytes(manifest: Manifest, name: str, context_tokens: int) -> int:
-    """Return the size of what a component is handed from call to call, with a KV cache of ``context_tokens``.
+def state_bytes(component: Component, sizes: Mapping[str, int]) -> int:
+    """Return the size of what a component is handed from call to call; ``sizes``: its free ones, 0 where not told.
 
-    That is its caches, ``carried`` ones in two buffers, and the keys and values of the longest utterance. What depends
-    on a voice is left out.
+    That is its caches, ``carried`` ones in two buffers, and the keys and values of the longest utterance.
     """
-    sizes = {"context": context_tokens, "sound": manifest.grid.max_positions}
-    if isinstance(manifest.speech, TalkerSpeech):
-        own = {"talker": manifest.speech.context_frames, "code_predictor": manifest.speech.codebooks}
-        sizes["context"] = own.get(name, context_tokens)
     total = 0
-    for spec in manifest.components[name].inputs:
+    for spec in component.inputs:
         if spec.state == "none" and not spec.name.startswith("cross."):
             continue
         shape = [size if isinstance(size, int) else sizes.get(size, 0) for size in spec.shape]
@@ -82,20 +76,9 @@ def state_bytes(manifest: Manifest, name: str, context_tokens: int) -> int:
     return total
 
 
-def load_need(bundle: Bundle, names: Iterable[str], context_tokens: int, backend: str) -> Need:
-    """Return what loading these components for one stream takes for certain.
-
-    On the CPU a cache takes memory page by page as it is written, so none of it is counted; weights of the ``standard``
-    dialect stay in the mapped file, whose pages the kernel may drop. On a GPU weights lie in its memory as in the file.
-    What a library takes beside that is not counted: on GPUs it was not measured.
-    """
-    manifest, names = bundle.manifest, tuple(names)
+def packed_need(manifest: Manifest, names: Iterable[str]) -> Need:
+    """Return what onnxruntime's CPU backend packs for certain of these components' weights."""
     weights = weight_bytes(manifest, names)
-    if backend != _CPU:
-        state = sum(state_bytes(manifest, name, context_tokens) for name in names)
-        return Need(sum(weights.values()) / MIB, state / MIB)
-    if manifest.dialect != "ort-cpu":
-        return Need(0.0, 0.0)
     share = memory_fits().loading.weights
     packed = sum(share[manifest.components[name].precision] * size for name, size in weights.items())
     return Need(packed / MIB, 0.0)

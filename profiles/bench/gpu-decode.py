@@ -33,10 +33,11 @@ from edgekit.exporter.export import ExportOptions, export
 from edgekit.profiler.clips import join_speech, read_clip
 from edgekit.profiler.comparison import Comparison, Findings, Ratio, make_comparison, save_comparison
 from edgekit.profiler.device import available_cores, describe_device
-from edgekit.profiler.doctor.probes import ask
 from edgekit.profiler.traffic import token_bytes
 from edgekit.rates import DEFAULT_HZ
-from edgekit.runtime.backends.ort import OrtEngine, load_component
+from edgekit.runtime.backends.ort import HOST, OrtEngine, load_component
+from edgekit.runtime.backends.ort_cuda import PROVIDER
+from edgekit.runtime.backends.probing import ask
 from edgekit.runtime.engine import Call, allocate
 from edgekit.spans import DECODE
 
@@ -64,6 +65,7 @@ FROM_LARGEST = 0.02  # of the largest logit: two libraries' float16; a wrong ker
 SHARE = 0.6
 COPIED = {True: 1 << 20, False: 1 << 29}  # bytes of the tensor that is copied
 SPEECH_S = 10.0
+PROVIDERS = {"cpu": HOST, "cuda": PROVIDER}
 Floats = NDArray[Any]
 
 
@@ -103,7 +105,7 @@ def measure(name: str, precision: str, args: argparse.Namespace) -> dict[str, An
             recipe="step-audio-2-mini",
         ))  # fmt: skip
     bundle = open_bundle(folder)
-    backbone = load_component(bundle, "backbone", available_cores(), args.device)
+    backbone = load_component(bundle, "backbone", available_cores(), PROVIDERS[args.device])
     row: dict[str, Any] = {"state": [device_state(args.device)], "nodes": dict(backbone.counts)}
     row |= compare_numbers(bundle, backbone, args) | decode(bundle, backbone, args)
     row["torch"] = decode_with_torch(config_of(name, tiny=args.tiny)["text_config"], args)
@@ -241,7 +243,7 @@ def copy_speed(args: argparse.Namespace) -> float:
 
 def encode(bundle: Bundle, args: argparse.Namespace) -> dict[str, list[float]]:
     """Return seconds of each whole chunk of the encoder, by form."""
-    made, grid = load_component(bundle, "encoder", available_cores(), args.device), bundle.manifest.grid
+    made, grid = load_component(bundle, "encoder", available_cores(), PROVIDERS[args.device]), bundle.manifest.grid
     frames = grid.left_frames + grid.chunk_frames + grid.right_frames
     positions = grid.positions(grid.chunk_frames)
     mel = np.random.default_rng(1).standard_normal((bundle.manifest.front_end.mel_bins, frames), np.float32)
@@ -371,7 +373,7 @@ def compare(rows: Mapping[str, Mapping[str, Any]], args: argparse.Namespace) -> 
             "Input": f"{PROMPT} tokens, then {args.steps} one by one; cache of {args.context}; {args.rounds} rounds",
             "onnxruntime": onnxruntime.get_build_info(),
             "ORT_ variables": json.dumps(told),
-            "CUDA devices": json.dumps(ask("cuda").said.get("devices", [])),
+            "CUDA devices": json.dumps(ask("edgekit.runtime.backends.device:probe").said.get("devices", [])),
         },
         figures=findings.figures(), ratios=ratios, definitions=DEFINITIONS, notes=notes, details=rows,
     )  # fmt: skip

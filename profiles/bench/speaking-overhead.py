@@ -27,7 +27,8 @@ from edgekit.profiler.comparison import Findings, make_comparison, save_comparis
 from edgekit.profiler.device import available_cores
 from edgekit.rates import DEFAULT_HZ
 from edgekit.runtime.model import Model, load_opened
-from edgekit.runtime.speak.spans import CODE_PREDICTOR, DECODER, TALKER, TALKER_ADAPTER
+from edgekit.runtime.speak.frames import CODE_PREDICTOR, DECODER, TALKER
+from edgekit.runtime.speak.talker import TALKER_ADAPTER
 from edgekit.spans import SPEAK
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -36,8 +36,9 @@ from edgekit.profiler.device import available_cores
 from edgekit.profiler.profiles import BundleFacts
 from edgekit.runtime.audio.speech_file import SpeechFile
 from edgekit.runtime.events import Audio
-from edgekit.runtime.judge.probe import FRAMES, Spoken, answer, hear, speak
+from edgekit.runtime.judge.probe import FRAMES, answer, hear, speak
 from edgekit.runtime.model import Model
+from edgekit.runtime.speak import Spoken
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE_HZ = 16_000

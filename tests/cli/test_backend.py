@@ -4,9 +4,11 @@ import json
 
 import pytest
 
-from edgekit.runtime.backends import CPU, CUDA
+from edgekit.runtime.backends.ort_cpu import CPU
 from tests.cli.conftest import RECIPE
 from tests.reference import checkpoints
+
+CUDA = "onnxruntime-cuda"
 
 
 @pytest.fixture(scope="module")

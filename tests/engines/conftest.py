@@ -8,7 +8,7 @@ import pytest
 from edgekit.bundle import open_bundle
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.recipe import load_target
-from edgekit.runtime.backends.trt.builder import build
+from edgekit.runtime.backends import build_plans
 from tests.exporter.graphs import STANDARD
 from tests.reference import checkpoints
 
@@ -45,7 +45,7 @@ def small(tmp_path_factory):
 def first_build(small, target, tmp_path_factory):
     """Return the folder and the plans of the INT8 bundle, and what was told while they were built."""
     folder, told = tmp_path_factory.mktemp("first"), []
-    return folder, build(small("int8"), target, folder=folder, progress=lambda *said: told.append(said)), told
+    return folder, build_plans(small("int8"), target, folder=folder, progress=lambda *said: told.append(said)), told
 
 
 @pytest.fixture

@@ -17,9 +17,11 @@ import pytest
 from edgekit.bundle import open_bundle
 from edgekit.errors import BackendError
 from edgekit.exporter.export import ExportOptions, export
+from edgekit.runtime.backends import build_plans
 from edgekit.runtime.backends.device import Driver
 from edgekit.runtime.backends.trt.builder import build
 from edgekit.runtime.backends.trt.layers import take_layer_census
+from edgekit.runtime.backends.trt.library import RTX
 from edgekit.runtime.backends.trt.plan_stream import reader_class, reads_in_blocks, stream_reader
 from edgekit.runtime.backends.trt.plans import PlanStore
 from edgekit.runtime.memory import build_peak_mib
@@ -95,13 +97,13 @@ def test_every_component_builds_in_float_and_int8_and_is_kept_the_second_time(sm
     assert {name for name, _, _ in told} == set(COMPONENTS)
     # 2 layers: 6 linears of an encoder layer; 2 of the adapter; 6 and two banks of a decoder layer, and the head
     asked = {"encoder": 12, "adapter": 4, "backbone": 17}
-    whole = build(small("float32"), target, folder=plans)
+    whole = build_plans(small("float32"), target, folder=plans)
     for built, expected in ((quantised, asked), (whole, dict.fromkeys(asked, 0))):
         assert [one.component for one in built] == list(COMPONENTS)
         assert {one.component: one.note.quantised_asked for one in built} == expected
         assert all(one.note.quantised_layers == one.note.quantised_asked for one in built)
     assert not any(one.kept for one in quantised)
-    again = build(small("int8"), target, folder=folder)
+    again = build_plans(small("int8"), target, folder=folder)
     assert all(one.kept for one in again)
     assert [one.path for one in again] == [one.path for one in quantised]
 
@@ -117,7 +119,7 @@ def test_every_graph_of_every_family_builds(name, kind, target, plans, tmp_path)
         precision=precision, groups=groups,
     )  # fmt: skip
     manifest = export(checkpoint, tmp_path / "bundle", options)
-    built = build(open_bundle(tmp_path / "bundle"), target, folder=plans)
+    built = build_plans(open_bundle(tmp_path / "bundle"), target, folder=plans)
     assert sorted(one.component for one in built) == sorted(manifest.components)
     asked = {one.component: one.note.quantised_asked for one in built}
     assert all(one.note.quantised_layers == one.note.quantised_asked for one in built)
@@ -128,7 +130,7 @@ def test_a_damaged_plan_is_built_anew(small, target, built):
     plan = built["adapter"]
     damaged = plan.read_bytes()
     plan.write_bytes(damaged[:1000] + bytes([damaged[1000] ^ 1]) + damaged[1001:])
-    again = build(small("int8"), target, folder=plan.parent)
+    again = build_plans(small("int8"), target, folder=plan.parent)
     assert [one.component for one in again if not one.kept] == ["adapter"]
     _, reader = PlanStore(small("int8"), plan.parent).open("adapter", again[0].note.key)
     reader.close()
@@ -160,9 +162,9 @@ def test_a_disk_that_takes_no_plan_ends_the_build_in_one_line(small, target, tmp
     code = (
         "import resource, signal, sys; from pathlib import Path\n"
         "from edgekit.bundle import open_bundle; from edgekit.recipe import load_target\n"
-        "from edgekit.errors import OutputError; from edgekit.runtime.backends.trt.builder import build\n"
+        "from edgekit.errors import OutputError; from edgekit.runtime.backends import build_plans\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
-        "try: build(open_bundle(sys.argv[1]), load_target(sys.argv[2]), folder=Path(sys.argv[3]))\n"
+        "try: build_plans(open_bundle(sys.argv[1]), load_target(sys.argv[2]), folder=Path(sys.argv[3]))\n"
         "except OutputError as error: print(error)\n"
     )
     done = subprocess.run(
@@ -175,7 +177,7 @@ def test_a_disk_that_takes_no_plan_ends_the_build_in_one_line(small, target, tmp
 
 def test_another_length_of_the_cache_is_another_plan(small, target, built):
     folder = built["backbone"].parent
-    short = build(small("int8"), target, folder=folder, context_tokens=64)
+    short = build_plans(small("int8"), target, folder=folder, context_tokens=64)
     assert {one.component: one.kept for one in short} == {"encoder": True, "adapter": True, "backbone": False}
     assert len({*built.values(), *(one.path for one in short)}) == len(COMPONENTS) + 1
 
@@ -195,7 +197,9 @@ def test_gated_experts_beside_float16_products_stay_small_too(precision, wide, t
 def check_bytes(small, large, components, target, folder, *, at_least):
     """Assert that the plans of one bundle are hardly larger than its weights, and those of the other are."""
     manifest = small.manifest
-    plans = [{one.component: one.note for one in build(bundle, target, folder=folder)} for bundle in (small, large)]
+    plans = [
+        {one.component: one.note for one in build_plans(bundle, target, folder=folder)} for bundle in (small, large)
+    ]
     for name in components:
         weight_bytes = small.file(manifest.components[name].data).stat().st_size
         rows = [row for row in manifest.census if row.component == name]
@@ -235,13 +239,13 @@ def test_a_build_that_would_not_fit_is_refused_before_it_starts(small, target, b
     bundle, folder = small("int8"), built["adapter"].parent
     name, peak = largest(bundle)
     with pytest.raises(BackendError, match=r"the plan of '\w+' is predicted to take [\d,]+ MiB, this machine has "):
-        build(bundle, target, folder=tmp_path / "none", root=machine(tmp_path / "less", peak - 1))
+        build(bundle, target, RTX, folder=tmp_path / "none", root=machine(tmp_path / "less", peak - 1))
     assert not (tmp_path / "none").exists()
     built[name].unlink()
-    more = build(bundle, target, folder=folder, root=machine(tmp_path / "more", peak + 1))
+    more = build(bundle, target, RTX, folder=folder, root=machine(tmp_path / "more", peak + 1))
     assert [one.component for one in more if not one.kept] == [name]
     # what is there already takes no building
-    again = build(bundle, target, folder=folder, root=tmp_path / "less")
+    again = build(bundle, target, RTX, folder=folder, root=tmp_path / "less")
     assert all(one.kept for one in again)
 
 
@@ -250,8 +254,8 @@ def test_where_the_gpu_shares_the_memory_kernels_get_what_is_left(small, target,
     folder, (name, peak) = built["adapter"].parent, largest(bundle)
     built[name].unlink()
     with pytest.raises(BackendError, match=r"no plan of it with 0 MiB left .*workspace.*; end other programs"):
-        build(bundle, shared, folder=folder, root=machine(tmp_path / "less", peak + 0.4))
-    more = build(bundle, shared, folder=folder, root=machine(tmp_path / "more", peak + 500))
+        build(bundle, shared, RTX, folder=folder, root=machine(tmp_path / "less", peak + 0.4))
+    more = build(bundle, shared, RTX, folder=folder, root=machine(tmp_path / "more", peak + 500))
     assert [one.component for one in more if not one.kept] == [name]
 
 
@@ -262,4 +266,4 @@ def test_a_graph_that_the_builder_cannot_read_is_one_line(small, target, built, 
     graph = broken / "adapter.onnx"
     graph.write_bytes(graph.read_bytes().replace(b"Transpose", b"Transposs"))
     with pytest.raises(BackendError, match=r"adapter\.onnx: tensorrt-rtx .* cannot read it \(.+\); export it again$"):
-        build(open_bundle(broken, check_hashes=False), target, folder=built["adapter"].parent)
+        build_plans(open_bundle(broken, check_hashes=False), target, folder=built["adapter"].parent)

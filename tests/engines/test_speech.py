@@ -10,7 +10,7 @@ import pytest
 
 from edgekit.bundle import open_bundle
 from edgekit.exporter.export import ExportOptions, export
-from edgekit.runtime.backends.trt.builder import build
+from edgekit.runtime.backends import build_plans
 from tests.engines.test_build import HERE, written_target
 from tests.reference import checkpoints
 
@@ -47,7 +47,7 @@ def test_every_graph_that_speaks_builds_and_its_weights_stay_as_small_as_they_ar
     )  # fmt: skip
     export(config, tmp_path / "bundle", options)
     bundle = open_bundle(tmp_path / "bundle")
-    built = build(bundle, target, folder=plans)
+    built = build_plans(bundle, target, folder=plans)
     notes = {one.component: one.note for one in built}
     assert notes.keys() == bundle.manifest.components.keys() > LINEARS.keys()
     for name, count in LINEARS.items():

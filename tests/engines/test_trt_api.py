@@ -9,9 +9,10 @@ import pytest
 import edgekit
 from edgekit.errors import BackendError
 from edgekit.recipe import load_target
-from edgekit.runtime.backends import CPU
+from edgekit.runtime.backends import build_plans
 from edgekit.runtime.backends.device import Driver
-from edgekit.runtime.backends.trt.builder import build
+from edgekit.runtime.backends.ort_cpu import CPU
+from edgekit.runtime.backends.trt import library
 from edgekit.runtime.backends.trt.library import load_library, make_logger
 from edgekit.runtime.backends.trt.plans import PORTABLE, PlanStore
 
@@ -21,7 +22,7 @@ RTX = load_target("desktop-rtx")
 
 @pytest.fixture(scope="module")
 def trt():
-    return load_library("tensorrt-rtx")
+    return load_library(library.RTX)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def bundle(small):
 @pytest.fixture(scope="module")
 def named(bundle):
     """Return the plans for the target's devices, beside the bundle."""
-    return build(bundle, RTX)
+    return build_plans(bundle, RTX)
 
 
 @pytest.mark.parametrize(
@@ -91,14 +92,14 @@ def test_plans_are_built_for_the_devices_of_the_target(bundle, named, plans):
     folder = named[0].path.parent
     assert {one.note.key.device for one in named} == {"8.6 8.9 12.0"}
     one_device = msgspec.structs.replace(RTX, compute_capability=("8.9",))
-    alone = build(bundle, one_device, folder=folder)
+    alone = build_plans(bundle, one_device, folder=folder)
     assert not any(one.kept for one in alone)
     assert {one.note.key.device for one in alone} == {"8.9"}
     # code for one device takes less room than for three: the builder did hear of it
     assert sum(one.note.bytes for one in alone) < sum(one.note.bytes for one in named)
-    portable = build(bundle, msgspec.structs.replace(RTX, compute_capability=()), folder=plans)
+    portable = build_plans(bundle, msgspec.structs.replace(RTX, compute_capability=()), folder=plans)
     assert {one.note.key.device for one in portable} == {PORTABLE}
-    assert all(one.kept for one in build(bundle, RTX, folder=folder))
+    assert all(one.kept for one in build_plans(bundle, RTX, folder=folder))
     assert len(PlanStore(bundle, folder).notes("backbone")) == 2
 
 
@@ -107,7 +108,7 @@ def test_a_device_that_tensorrt_for_rtx_does_not_know_is_refused(bundle, tmp_pat
     with pytest.raises(
         BackendError, match=r"compute capability 9\.0, tensorrt-rtx .* builds for .*SM89.*; use a target"
     ):
-        build(bundle, target, folder=tmp_path)
+        build_plans(bundle, target, folder=tmp_path)
     assert not list(tmp_path.iterdir())
 
 

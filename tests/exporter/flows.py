@@ -7,8 +7,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgekit.bundle import Precision
-from edgekit.bundle.manifest import FlowSpeech, Sampling
+from edgekit.bundle import FlowSpeech, Precision, Sampling
 from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.families.step_audio.flow import Flow as FlowGraphs
 from edgekit.exporter.families.step_audio.flow import FlowShape

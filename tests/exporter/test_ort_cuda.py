@@ -22,8 +22,8 @@ from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.quantize import dequantize_blocks, quantize_blocks
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import GROUPS, QuantizeSettings, load_target
-from edgekit.runtime.backends import CPU
 from edgekit.runtime.backends.ort import OrtEngine, load_component, open_graph
+from edgekit.runtime.backends.ort_cpu import CPU
 from edgekit.runtime.judge.verify import TOLERANCE_QUANTISED, _relative, verify
 from tests.exporter import speaking
 from tests.exporter.graphs import ORT_CUDA, Writer, exported

@@ -21,8 +21,8 @@ from edgekit.exporter.sources.checkpoint import open_checkpoint
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import GROUPS, QuantizeSettings, load_recipe
 from edgekit.runtime.answer.embedding import TokenTable
-from edgekit.runtime.backends import CPU
 from edgekit.runtime.backends.ort import load_component, open_graph
+from edgekit.runtime.backends.ort_cpu import CPU
 from edgekit.runtime.judge.probe import answer, hear
 from edgekit.runtime.model import load_opened
 from tests.exporter.graphs import STANDARD

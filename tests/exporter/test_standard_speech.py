@@ -12,7 +12,7 @@ from edgekit.bundle import open_bundle
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.exporter.families.step_audio.hift import HARMONICS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from edgekit.exporter.waves import phases
-from edgekit.runtime.backends import CPU
+from edgekit.runtime.backends.ort_cpu import CPU
 from edgekit.runtime.judge.probe import answer, hear, speak
 from edgekit.runtime.model import load_opened
 from edgekit.runtime.speak.flow import FlowSpeaker

@@ -13,8 +13,9 @@ import pytest
 
 from edgekit.bundle import open_bundle
 from edgekit.exporter.export import ExportOptions, export
-from edgekit.runtime.backends import CPU
-from edgekit.runtime.backends.trt.engine import load_components
+from edgekit.runtime.backends.ort_cpu import CPU
+from edgekit.runtime.backends.trt.library import FULL
+from edgekit.runtime.backends.trt.loading import load_components
 from edgekit.runtime.judge.probe import answer, speak
 from edgekit.runtime.judge.probe import hear as hear_sound
 from edgekit.runtime.model import load_opened
@@ -56,9 +57,7 @@ def models(tmp_path_factory):
             publish(bundle, library)
             made[name] = load_opened(bundle, threads=1, speak=speaks, backend=CPU), library, device
         twin, library, device = made[name]
-        engines = load_components(
-            twin.bundle, twin.engines, "tensorrt", twin.context_tokens, library=library, device=device
-        )
+        engines = load_components(twin.bundle, twin.engines, FULL, twin.context_tokens, library=library, device=device)
         return twin, dataclasses.replace(twin, engines=engines, backend="tensorrt")
 
     return load

@@ -9,20 +9,14 @@ from pathlib import Path
 import onnx
 import pytest
 
-from edgekit.profiler.doctor import probes
-from edgekit.profiler.doctor.examination import (
-    _devices,
-    _disk,
-    _gpu,
-    _library_fix,
-    _memory,
-    _onnxruntime,
-    _sound,
-    _tensorrt,
-    examine,
-)
-from edgekit.profiler.doctor.nvidia import examine_cuda_libraries, examine_driver, jetson_release, stacks_of
+from edgekit.profiler.doctor.examination import _devices, _disk, _gpu, _memory, _sound, examine
+from edgekit.profiler.doctor.nvidia import examine_cuda_libraries, examine_driver, stacks_of
+from edgekit.runtime.backends import BACKENDS
+from edgekit.runtime.backends.examining import Machine, jetson_release
+from edgekit.runtime.backends.ort_examining import GRAPH, library_fix
+from edgekit.runtime.backends.probing import ask
 
+SOUND = "edgekit.profiler.doctor.probes:sound"
 JETPACK_6 = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\nKERNEL_VARIANT: oot\n"
 JETPACK_7 = "# R38 (release), REVISION: 2.0, GCID: 41844464, BOARD: generic, EABI: aarch64\n"
 MODULE = "NVRM version: NVIDIA UNIX {}  {}  Release Build\nGCC version: 13.3.0\n"
@@ -84,9 +78,13 @@ def libcuda(tmp_path, monkeypatch):
 
 def named(found, name):
     """Return the one Finding of that name, of an Examination or of a part of it."""
-    findings = getattr(found, "findings", found)
-    (finding,) = (one for one in (one[0] if isinstance(one, tuple) else one for one in findings) if one.name == name)
+    (finding,) = (one for one in getattr(found, "findings", found) if one.name == name)
     return finding
+
+
+def of(name, root, *, gpu):
+    """Return how a backend is on a machine."""
+    return BACKENDS.get(name).examine(Machine(root, gpu, ask))
 
 
 def test_a_machine_without_a_gpu_is_told_so_and_runs_bundles(machine, tmp_path):
@@ -95,7 +93,8 @@ def test_a_machine_without_a_gpu_is_told_so_and_runs_bundles(machine, tmp_path):
     assert "GPU" not in {finding.name for finding in found.findings}
     assert named(found, "onnxruntime cpu").state == "ok"
     assert found.runs == ("onnxruntime-cpu",)
-    assert {one.name for one in found.backends if one.engine} >= {"onnxruntime-cpu", "onnxruntime-cuda"}
+    assert [one.name for one in found.backends] == list(BACKENDS.names())
+    assert len({finding.name for finding in found.findings}) == len(found.findings), "what two share is told once"
     assert "5175 of 7812 MiB" in named(found, "memory").text
 
 
@@ -168,7 +167,7 @@ def test_an_older_jetpack_is_wrong_and_36_40_is_not_36_4(machine):
 def test_a_jetson_whose_environment_hides_tensorrt_is_told_how_to_make_one(machine):
     root = machine({"etc/nv_tegra_release": JETPACK_6, "usr/lib/python3.10/dist-packages/tensorrt/__init__.py": ""})
     machine({"proc/meminfo": MEMORY})
-    finding = named(_tensorrt(root, gpu=True), "TensorRT")
+    finding = named(of("tensorrt", root, gpu=True), "TensorRT")
     assert finding.state == "wrong"
     assert "--system-site-packages" in finding.fix
     assert "share it" in _memory(root).text
@@ -190,11 +189,11 @@ def test_a_provider_that_is_built_in_but_falls_back_is_wrong_and_its_library_nam
                 return ["CPUExecutionProvider"]
         """,
     )
-    cuda = named(_onnxruntime(machine({}), gpu=True), "onnxruntime cuda")
+    cuda = named(of("onnxruntime-cuda", machine({}), gpu=True), "onnxruntime cuda")
     assert (cuda.state, cuda.fix) == ("wrong", "pip install 'onnxruntime-gpu[cuda,cudnn]'")
     assert "falls back to CPUExecutionProvider" in cuda.text
     assert "libcublasLt.so.13 is not found" in cuda.text
-    assert named(_onnxruntime(machine({}), gpu=False), "onnxruntime cuda").fix == ""
+    assert named(of("onnxruntime-cuda", machine({}), gpu=False), "onnxruntime cuda").fix == ""
 
 
 def test_a_provider_that_computes_wrongly_is_wrong(machine, library):
@@ -213,13 +212,14 @@ def test_a_provider_that_computes_wrongly_is_wrong(machine, library):
                 return [inputs["x"]]
         """,
     )
-    found = _onnxruntime(machine({}), gpu=False)
+    found = of("onnxruntime-cpu", machine({}), gpu=False)
+    assert not found.here
     assert "computes wrongly" in named(found, "onnxruntime cpu").text
 
 
 def test_a_library_that_ends_the_process_is_told_not_caught(machine, library):
     library("tensorrt", "import os; os.abort()")
-    assert "crashed (SIGABRT)" in named(_tensorrt(machine({}), gpu=False), "TensorRT").text
+    assert "crashed (SIGABRT)" in named(of("tensorrt", machine({}), gpu=False), "TensorRT").text
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_a_library_that_ends_the_process_is_told_not_caught(machine, library):
 def test_tensorrt_makes_no_runtime_without_a_device_and_has_to_build(machine, library, *, version, builds, state):
     builder = "class Builder: pass" if builds else ""
     library("tensorrt", f"__version__ = '{version}'\n{builder}\ndef Runtime(logger): raise SystemExit('no device')\n")
-    assert named(_tensorrt(machine({}), gpu=False), "TensorRT").state == state
+    assert named(of("tensorrt", machine({}), gpu=False), "TensorRT").state == state
 
 
 def test_a_device_is_named_by_the_driver_s_library_and_tensorrt_runs_there(machine, library, libcuda):
@@ -248,7 +248,9 @@ def test_a_device_is_named_by_the_driver_s_library_and_tensorrt_runs_there(machi
     )
     root = machine({"etc/nv_tegra_release": JETPACK_6})
     assert _gpu(root).text == "Imagined GPU, compute capability 8.7, 7168 MiB; the driver speaks CUDA 13.2"
-    assert [(finding.state, backend) for finding, backend in _tensorrt(root, gpu=True)][:1] == [("ok", "tensorrt")]
+    found = of("tensorrt", root, gpu=True)
+    assert (found.here, named(found, "TensorRT").state) == (True, "ok")
+    assert not of("tensorrt", root, gpu=False).here, "it builds there and runs nothing"
 
 
 def test_a_driver_s_library_that_refuses_is_wrong(machine, libcuda):
@@ -258,7 +260,7 @@ def test_a_driver_s_library_that_refuses_is_wrong(machine, libcuda):
 
 
 def test_a_gpu_out_of_sight_of_the_loader_is_missing(machine):
-    if probes.ask("cuda").said:
+    if ask("edgekit.runtime.backends.device:probe").said:
         pytest.skip("this machine has a CUDA driver")
     gpu = _gpu(machine({"etc/nv_tegra_release": JETPACK_6}))
     assert (gpu.state, gpu.fix) == ("missing", "sudo apt install nvidia-jetpack")
@@ -285,7 +287,7 @@ def test_microphone_and_loudspeaker_are_the_defaults_of_portaudio(machine, libra
             return {{"name": "Imagined " + kind}}
         """,
     )
-    found = _devices(machine(nodes), probes.ask("sound"))
+    found = _devices(machine(nodes), ask(SOUND))
     assert named(found, "PortAudio").text == "PortAudio V19.7.0-devel"
     for name in ("microphone", "loudspeaker"):
         assert named(found, name).state == state
@@ -299,8 +301,8 @@ def test_missing_packages_are_told_with_what_to_type(machine, library):
     found = _sound(machine({}))
     assert named(found, "PortAudio").fix == "apt install libportaudio2"
     assert (named(found, "soxr").state, named(found, "soxr").fix) == ("missing", "pip install soxr")
-    (only,) = _onnxruntime(machine({}), gpu=False)
-    assert (only[0].state, only[0].fix) == ("missing", "pip install 'edgekit-audio[cpu]'")
+    (only,) = of("onnxruntime-cpu", machine({}), gpu=False).findings
+    assert (only.state, only.fix) == ("missing", "pip install 'edgekit-audio[cpu]'")
 
 
 def test_two_packages_of_one_module_are_wrong(machine, tmp_path, monkeypatch):
@@ -309,7 +311,7 @@ def test_two_packages_of_one_module_are_wrong(machine, tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.31.1\n")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    finding = named(_onnxruntime(machine({}), gpu=False), "onnxruntime")
+    finding = named(of("onnxruntime-cpu", machine({}), gpu=False), "onnxruntime")
     assert (finding.state, finding.fix.split(",")[0]) == ("wrong", "pip uninstall -y onnxruntime onnxruntime-gpu")
 
 
@@ -321,8 +323,8 @@ def test_an_onnxruntime_older_than_bundles_ask_for_is_wrong(machine, library, tm
     )
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     library("onnxruntime", "__version__ = '1.23.2'\ndef get_available_providers(): return ['CPUExecutionProvider']\n")
-    found = _onnxruntime(machine({}), gpu=False)
-    assert [backend for _, backend in found] == ["", ""]
+    found = of("onnxruntime-cpu", machine({}), gpu=False)
+    assert not found.here
     finding = named(found, "onnxruntime")
     assert (finding.state, finding.text) == ("wrong", "1.23.2, bundles made by this EdgeKit ask for 1.31 or later")
 
@@ -336,7 +338,7 @@ def test_little_memory_and_little_disk_are_wrong(machine):
 
 
 def test_the_graph_that_providers_compute_is_valid():
-    model = onnx.load_from_string(probes._GRAPH)
+    model = onnx.load_from_string(GRAPH)
     onnx.checker.check_model(model, full_check=True)
     assert [node.op_type for node in model.graph.node] == ["MatMul", "Add"]
 
@@ -346,21 +348,23 @@ def test_a_folder_called_like_a_library_is_not_taken_for_it(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     if sys.version_info < (3, 11):
         pytest.skip("Python 3.10 cannot leave out the current folder")
-    assert "wrong place" not in probes.ask("tensorrt", "tensorrt_rtx").said.get("version", "")
+    assert "wrong place" not in ask("edgekit.runtime.backends.trt.backend:probe", "tensorrt_rtx").said.get(
+        "version", ""
+    )
 
 
 @pytest.mark.parametrize(
     ("absent", "fix"),
     [
         ("libcublasLt.so.13", "pip install 'onnxruntime-gpu[cuda,cudnn]'"),
-        ("libnvinfer.so.10", "pip install 'tensorrt-cu13<11'"),
         ("libcuda.so.1", "in a container: docker run --gpus all; else install the driver again"),
         ("", ""),
     ],
 )
 def test_each_library_that_a_provider_misses_has_its_own_remedy(machine, absent, fix):
-    assert _library_fix(machine({}), absent) == fix
-    assert _library_fix(machine({"etc/nv_tegra_release": JETPACK_6}), absent) == "sudo apt install nvidia-jetpack"
+    assert library_fix(Machine(machine({}), True, ask), absent) == fix
+    jetson = machine({"etc/nv_tegra_release": JETPACK_6})
+    assert library_fix(Machine(jetson, True, ask), absent) == "sudo apt install nvidia-jetpack"
 
 
 def test_the_file_tree_of_a_test_is_not_this_machine(tmp_path):

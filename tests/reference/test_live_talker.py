@@ -10,7 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from edgekit.runtime.speak.talker import Talker, TalkerOptions, TalkerTables  # noqa: E402
+from edgekit.runtime.speak.frames import TalkerOptions, TalkerTables  # noqa: E402
+from edgekit.runtime.speak.talker import Talker  # noqa: E402
 from edgekit.timing import Trace  # noqa: E402
 from tests.reference import omni  # noqa: E402
 from tests.runtime.streams import Logged  # noqa: E402

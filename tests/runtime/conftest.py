@@ -27,6 +27,7 @@ from edgekit.bundle import (
     TensorRef,
     TensorSpec,
     TokenProtocol,
+    decode,
     encode,
     hash_file,
 )
@@ -158,7 +159,7 @@ def _prefix_adapter() -> Graph:
     return g
 
 
-def _backbone(cross: bool) -> Graph:
+def _backbone(cross: bool, writes_hidden: bool = False) -> Graph:
     g = Graph("backbone", 3)
     x, start = g.input("embeds", "float32", ("tokens", WIDTH)), g.input("start", "int64", (1,))
     rows = g.input("logit_rows", "int64", ("rows",))
@@ -172,6 +173,9 @@ def _backbone(cross: bool) -> Graph:
         x = g.node("Add", x, g.node("Squeeze", heard, batch))
     hidden = g.node("Tanh", g.node("MatMul", x, g.random(WIDTH, WIDTH)))
     x = g.node("Add", x, g.node("Mul", hidden, experts))
+    if writes_hidden:
+        g.node("Identity", x, outs=("hidden",))
+        g.output("hidden", "float32", ("tokens", WIDTH))
     g.node("MatMul", g.node("Gather", x, rows), g.random(WIDTH, VOCABULARY), outs=("logits",))
     g.output("logits", "float32", ("rows", VOCABULARY))
     return g
@@ -216,7 +220,7 @@ class TinyBundle:
     @property
     def manifest(self) -> Manifest:
         """The manifest as written."""
-        return msgspec.json.decode((self.folder / "manifest.json").read_bytes(), type=Manifest)
+        return decode((self.folder / "manifest.json").read_bytes())
 
     def change(self, **fields: Any) -> None:
         """Write the manifest with other values in some fields and the files' hashes as they are now."""
@@ -234,7 +238,11 @@ def tiny_bundle(tmp_path: Path) -> Callable[..., TinyBundle]:
     """Return a function that writes a bundle for an ``attention``; further fields replace the manifest's."""
 
     def write(
-        attention: str = "cross", masks_last_position: bool = False, context_tokens: int = CONTEXT, **fields: Any
+        attention: str = "cross",
+        masks_last_position: bool = False,
+        context_tokens: int = CONTEXT,
+        writes_hidden: bool = False,
+        **fields: Any,
     ) -> TinyBundle:
         folder = tmp_path / f"bundle-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
@@ -245,7 +253,7 @@ def tiny_bundle(tmp_path: Path) -> Callable[..., TinyBundle]:
         graphs = (
             _encoder(masks_last_position),
             _cross_adapter() if cross else _prefix_adapter(),
-            _backbone(cross),
+            _backbone(cross, writes_hidden),
         )
         manifest = Manifest(
             format_version=FORMAT_VERSION, name="tiny", family="handmade", dialect="ort-cpu",

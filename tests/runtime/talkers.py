@@ -10,7 +10,7 @@ import numpy as np
 from edgekit.bundle import Component, Embedding, Sampling, TalkerSpeech, TensorRef
 from edgekit.runtime.answer.sampler import CodeLimits, Greedy, Sampler
 from edgekit.runtime.engine import Array
-from edgekit.runtime.speak.talker import TalkerTables
+from edgekit.runtime.speak.frames import TalkerTables
 
 VOCABULARY, WIDTH, TALKER_WIDTH = 40, 6, 8
 CODEBOOKS, CODES, CODEC, EOS = 4, 10, 24, 10

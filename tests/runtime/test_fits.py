@@ -12,8 +12,9 @@ from edgekit.profiler.comparison import load_record
 from edgekit.profiler.fits import write_fit
 from edgekit.resources import resource
 from edgekit.runtime import fits, memory
+from edgekit.runtime.backends import BACKENDS
 from edgekit.runtime.fits import FILE, memory_fits, read_fits
-from edgekit.runtime.memory import build_peak_mib, load_need
+from edgekit.runtime.memory import build_peak_mib
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / FILE).read_text(encoding="utf-8")
@@ -108,7 +109,7 @@ def test_it_is_read_when_it_is_needed_and_not_before(tiny_bundle, tmp_path, monk
     memory_fits.cache_clear()
     try:
         names = tuple(bundle.manifest.components)
-        assert load_need(gpu, names, 64, "tensorrt").weights > 0
+        assert BACKENDS.get("tensorrt").need(gpu, names, 64).weights > 0
         for ask in (
             lambda: edgekit.load(bundle.folder, threads=1),
             lambda: build_peak_mib(gpu.manifest, "encoder"),
@@ -124,6 +125,6 @@ def test_the_shipped_numbers_decide(tiny_bundle):
     sizes = memory.weight_bytes(bundle.manifest)
     share = memory_fits().loading.weights
     expected = sum(share[bundle.manifest.components[name].precision] * size for name, size in sizes.items())
-    assert load_need(bundle, sizes, 64, "onnxruntime-cpu").weights * memory.MIB == pytest.approx(expected)
+    assert BACKENDS.get("onnxruntime-cpu").need(bundle, sizes, 64).weights * memory.MIB == pytest.approx(expected)
     assert resource(FILE) == ROOT / FILE
     assert msgspec.toml.decode(SHIPPED)["loading"]["weights"] == share

@@ -10,7 +10,9 @@ import pytest
 import edgekit
 from edgekit.bundle import Bundle, FileEntry, TensorSpec, open_bundle
 from edgekit.errors import BackendError
-from edgekit.runtime.backends import CPU, LoadSettings, load_engines
+from edgekit.runtime.backends import LoadSettings, load_engines
+from edgekit.runtime.backends.ort_cpu import CPU
+from edgekit.runtime.backends.sizes import device_need, state_sizes
 from edgekit.runtime.fits import memory_fits
 from edgekit.runtime.memory import (
     MIB,
@@ -18,7 +20,6 @@ from edgekit.runtime.memory import (
     build_peak_mib,
     check_build,
     check_load,
-    load_need,
     state_bytes,
     total_mib,
 )
@@ -96,6 +97,10 @@ def sized(bundle, mib):
     return Bundle(bundle.folder, msgspec.structs.replace(bundle.manifest, files=files))
 
 
+def state(manifest, name, context_tokens):
+    return state_bytes(manifest.components[name], state_sizes(manifest, name, context_tokens))
+
+
 def settings(root, backend=None):
     return LoadSettings(threads=1, context_tokens=64, backend=backend, root=root)
 
@@ -127,9 +132,9 @@ def test_a_twin_is_not_refused_for_weights_that_stay_in_the_file(tiny_bundle, ma
 def test_a_gpu_needs_weights_as_in_the_file_and_every_cache(tiny_bundle):
     bundle = sized(open_bundle(tiny_bundle(dialect="standard").folder), 1000)
     names = tuple(bundle.manifest.components)
-    need = load_need(bundle, names, 64, "tensorrt")
+    need = device_need(bundle.manifest, names, 64)
     assert need.weights == 1000 * sum(one.data is not None for one in bundle.manifest.components.values())
-    assert need.state * MIB == sum(state_bytes(bundle.manifest, name, 64) for name in names) > 0
+    assert need.state * MIB == sum(state(bundle.manifest, name, 64) for name in names) > 0
     exactly = need.weights + need.state
     check_load(bundle, need, exactly, "the GPU")
     with pytest.raises(BackendError, match=r"at least [\d,]+ MiB .*, the GPU has [\d,]+ MiB available; end other"):
@@ -139,17 +144,17 @@ def test_a_gpu_needs_weights_as_in_the_file_and_every_cache(tiny_bundle):
 def test_state_counts_carried_buffers_twice_caches_at_their_length_and_the_longest_utterance(tiny_bundle):
     manifest = open_bundle(tiny_bundle().folder).manifest
 
-    def state(*inputs, context=7):
+    def state_of(*inputs, context=7):
         component = msgspec.structs.replace(manifest.components["backbone"], inputs=inputs)
-        return state_bytes(msgspec.structs.replace(manifest, components={"backbone": component}), "backbone", context)
+        return state(msgspec.structs.replace(manifest, components={"backbone": component}), "backbone", context)
 
     cache = TensorSpec(name="past.key.0", dtype="float16", shape=(1, 2, "context", 4), state="in-place")
-    assert state(cache) == 2 * 7 * 4 * 2
-    assert state(msgspec.structs.replace(cache, state="carried")) == 2 * 2 * 7 * 4 * 2
+    assert state_of(cache) == 2 * 7 * 4 * 2
+    assert state_of(msgspec.structs.replace(cache, state="carried")) == 2 * 2 * 7 * 4 * 2
     cross = TensorSpec(name="cross.0", dtype="float32", shape=(1, 2, "sound", 4))
-    assert state(cross) == 2 * manifest.grid.max_positions * 4 * 4
-    assert state(TensorSpec(name="embeds", dtype="float32", shape=("tokens", 8))) == 0
-    assert state() == 0
+    assert state_of(cross) == 2 * manifest.grid.max_positions * 4 * 4
+    assert state_of(TensorSpec(name="embeds", dtype="float32", shape=("tokens", 8))) == 0
+    assert state_of() == 0
 
 
 def test_a_build_that_does_not_fit_is_refused_with_what_it_would_take(tiny_bundle):
@@ -175,7 +180,7 @@ def test_the_advice_is_a_precision_that_the_bundle_could_have(precision, advice,
         name: msgspec.structs.replace(one, precision=precision) for name, one in whole.manifest.components.items()
     }
     bundle = Bundle(whole.folder, msgspec.structs.replace(whole.manifest, components=components))
-    need = load_need(bundle, components, 64, "tensorrt")
+    need = device_need(bundle.manifest, components, 64)
     with pytest.raises(
         BackendError, match=rf"; end other programs, shorten the cache with --context-tokens, or {advice}$"
     ):

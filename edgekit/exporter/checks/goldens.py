@@ -15,7 +15,7 @@ from edgekit.exporter.pack import write_array
 from edgekit.recipe import Recipe
 from edgekit.runtime.answer.embedding import TokenTable
 from edgekit.runtime.answer.text import load_tokenizer
-from edgekit.runtime.backends import CPU, LoadSettings, load_engines
+from edgekit.runtime.backends import LoadSettings, load_engines, twin_of
 from edgekit.runtime.judge.probe import Answer, Heard, answer, hear, speak
 from edgekit.runtime.judge.verify import CALLS, FOLDER, LOGIT_ROWS, POSITIONS, SPOKEN_FRAMES, sample_columns
 from edgekit.runtime.model import Model, load_opened
@@ -28,7 +28,7 @@ def store_goldens(folder: Path, manifest: Manifest, recipe: Recipe) -> dict[str,
     if not recipe.check.clips or not (whole or _fits(bundle, recipe, "encoder", "adapter")):
         return {}
     speaks = whole and manifest.speech is not None
-    model = load_opened(bundle, speak=speaks, backend=CPU) if whole else _ears(bundle)
+    model = load_opened(bundle, speak=speaks, backend=twin_of(manifest.dialect)) if whole else _ears(bundle)
     found: dict[str, Any] = {}
     for index, (name, samples) in enumerate(check_clips(recipe, manifest.front_end.sample_rate_hz).items()):
         heard = hear(model, samples)
@@ -69,5 +69,6 @@ def _fits(bundle: Bundle, recipe: Recipe, *components: str) -> bool:
 
 def _ears(bundle: Bundle) -> Model:
     """Return a Model without its backbone's engine: it hears and cannot answer."""
-    loaded = load_engines(bundle, ("encoder", "adapter"), LoadSettings(threads=1, context_tokens=1, backend=CPU))
-    return Model(bundle, loaded.engines, TokenTable(bundle), load_tokenizer(bundle), 1, CPU)
+    settings = LoadSettings(threads=1, context_tokens=1, backend=twin_of(bundle.manifest.dialect))
+    loaded = load_engines(bundle, ("encoder", "adapter"), settings)
+    return Model(bundle, loaded.engines, TokenTable(bundle), load_tokenizer(bundle), 1, loaded.backend)

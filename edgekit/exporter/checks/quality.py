@@ -17,7 +17,7 @@ from edgekit.exporter.checks.speech_quality import Pair, compare_speech, speak_b
 from edgekit.recipe import Limits, Recipe
 from edgekit.resources import resource
 from edgekit.runtime.audio.files import read_mono
-from edgekit.runtime.backends import CPU
+from edgekit.runtime.backends import twin_of
 from edgekit.runtime.judge.probe import Answer, Heard, answer, hear
 from edgekit.runtime.model import load_opened
 
@@ -49,7 +49,9 @@ def compare(bundle: Bundle, twin: Bundle, recipe: Recipe, progress: Progress) ->
     """Return the measured distances between a bundle and its float twin on the recipe's check clips."""
     clips = check_clips(recipe, bundle.manifest.front_end.sample_rate_hz)
     speech = bundle.manifest.speech
-    candidate, reference = (load_opened(one, speak=speech is not None, backend=CPU) for one in (bundle, twin))
+    candidate, reference = (
+        load_opened(one, speak=speech is not None, backend=twin_of(one.manifest.dialect)) for one in (bundle, twin)
+    )
     levels = [level.name for level in bundle.manifest.levels if level.name != "skip"]
     heard: list[tuple[Heard, Heard]] = []
     told: list[tuple[Answer, Answer]] = []
@@ -142,7 +144,7 @@ def whole_clip_distance(twin: Bundle, exact: Bundle, recipe: Recipe) -> dict[str
 
     ``frame_error`` over the positions both have; ``word_error_rate`` of the texts, taking the window's as reference.
     """
-    chunked, whole = (load_opened(one, backend=CPU) for one in (twin, exact))
+    chunked, whole = (load_opened(one, backend=twin_of(one.manifest.dialect)) for one in (twin, exact))
     frames, texts = [], []
     for samples in list(check_clips(recipe, twin.manifest.front_end.sample_rate_hz).values())[:WHOLE_CLIPS]:
         ours, theirs = hear(chunked, samples), hear(whole, samples)

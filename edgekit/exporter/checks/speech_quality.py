@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.runtime.hear.features import mel_filters
-from edgekit.runtime.judge.probe import Answer, Heard, Spoken, speak
+from edgekit.runtime.judge.probe import Answer, Heard, speak
 from edgekit.runtime.model import Model
+from edgekit.runtime.speak import Spoken
 
 Float = NDArray[np.float32]
 Double = NDArray[np.float64]

@@ -24,7 +24,7 @@ from edgekit.exporter.sources.hub import locate
 from edgekit.exporter.tables import written_bundle
 from edgekit.recipe import Recipe
 from edgekit.runtime.answer.sampler import Greedy
-from edgekit.runtime.backends import CPU
+from edgekit.runtime.backends import twin_of
 from edgekit.runtime.judge.probe import Answer, Heard, answer, hear
 from edgekit.runtime.judge.verify import Check
 from edgekit.runtime.model import Model, load_opened
@@ -45,7 +45,7 @@ def verify_reference(bundle: str | Path, checkpoint: str | Path, *, bars: bool =
         raise VerifyError(
             f"{bundle}: holds dummy weights, no checkpoint has them; run `edgekit verify` without --reference"
         )
-    model = load_opened(opened, backend=CPU)
+    model = load_opened(opened, backend=twin_of(opened.manifest.dialect))
     found = open_checkpoint(locate(checkpoint, bars=bars).folder)
     family = find_family(found.config)
     if family.name != model.manifest.family:

@@ -1,6 +1,6 @@
-"""What a machine's own files say of its NVIDIA parts: driver, Jetson release, CUDA's libraries, a hidden TensorRT.
+"""What a machine's own files say of its NVIDIA parts: driver, Jetson release, CUDA's libraries.
 
-Reads below a root folder and starts ``nvidia-smi`` from there; loads no library (``probes.py`` does).
+Reads below a root folder and starts ``nvidia-smi`` from there; loads no library.
 """
 
 import re
@@ -9,12 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgekit.profiler.doctor.findings import Finding, read_text
 from edgekit.recipe import Stack, Target, load_target, target_names
+from edgekit.runtime.backends.examining import APT, Finding, jetson_release, read_text
 from edgekit.versions import begins, numbers, older
 
-APT = "sudo apt install nvidia-jetpack"
-DRIVER_LIBRARY = "in a container: docker run --gpus all; else install the driver again"
 _SMI_TIMEOUT_S = 30
 _COMMANDS = ("usr/local/bin", "usr/bin", "usr/sbin", "usr/lib/wsl/lib")
 _LIBRARIES = (
@@ -24,12 +22,6 @@ _LIBRARIES = (
 # The oldest driver for CUDA 13 outside Jetsons: CUDA 13.0 release notes, table of minimum driver versions.
 _CUDA_13_DRIVER = "580"
 _DISPLAY = "0x03"  # PCI base class
-
-
-def jetson_release(root: Path) -> str:
-    """Return the release of Jetson Linux, such as 36.4.3, or "" where this is no Jetson."""
-    found = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", read_text(root / "etc/nv_tegra_release"))
-    return f"{found[1]}.{found[2]}" if found else ""
 
 
 def stacks_of(release: str) -> list[tuple[Target, Stack]]:
@@ -81,12 +73,6 @@ def examine_cuda_libraries(root: Path, driver: Finding) -> Finding:
             _driver_fix(root),
         )
     return Finding("CUDA libraries", "ok", text)
-
-
-def hidden_tensorrt(root: Path) -> Path | None:
-    """Return where the system's Python has TensorRT; a virtual environment sees it only if it was made to."""
-    found = sorted((root / "usr/lib").glob("python3*/dist-packages/tensorrt"))
-    return found[0] if found else None
 
 
 def _examine_jetson(release: str) -> Finding:

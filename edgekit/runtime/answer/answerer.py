@@ -16,6 +16,7 @@ from edgekit.runtime.answer.embedding import TokenTable
 from edgekit.runtime.answer.lookup import Guess, Lookup
 from edgekit.runtime.answer.loops import loop_start
 from edgekit.runtime.answer.sampler import Sampler
+from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.answer.text import Tokenizer
 from edgekit.runtime.engine import Array, Engine
 from edgekit.spans import DECODE, PREFILL
@@ -35,7 +36,8 @@ def untimed(_name: str, _count: int = 1) -> AbstractContextManager[None]:
 class Answerer(Protocol):
     """What drives the backbone: one stream's conversation with it.
 
-    ``converses``: it takes turns in text, and an answer may be interrupted; else it writes down every word.
+    ``converses``: it takes turns in text, and an answer may be interrupted; else it writes down every word, and
+    partials of that.
     """
 
     converses: bool
@@ -146,10 +148,17 @@ class Backbone:
 
     def logits(self, embeds: Array, level: ComputeLevel, last: int = 1) -> Array:
         """Add embeddings (n, hidden) and return the logits (last, vocabulary) after each of the ``last`` ones."""
+        return self.step(embeds, level, last)[0]
+
+    def step(self, embeds: Array, level: ComputeLevel, last: int = 1) -> tuple[Array, Array | None]:
+        """Add embeddings (n, hidden); return ``logits`` and (last, hidden) what it writes as ``hidden``, if so."""
         if len(embeds) == 1:
             self._one_row[:] = embeds
-            return self._run(self._one_row, self._first_row, level)["logits"]
-        return self._run(embeds, np.arange(len(embeds) - last, len(embeds)), level)["logits"]
+            outputs = self._run(self._one_row, self._first_row, level)
+        else:
+            outputs = self._run(embeds, np.arange(len(embeds) - last, len(embeds)), level)
+        hidden = outputs.get("hidden")
+        return outputs["logits"], None if hidden is None else hidden[-last:]
 
     def _run(self, embeds: Array, rows: Array, level: ComputeLevel) -> dict[str, Array]:
         assert len(embeds) <= self.room, f"{len(embeds)} tokens, room for {self.room}"
@@ -159,6 +168,14 @@ class Backbone:
         outputs = self._call.run(self._inputs)
         self._start += len(embeds)
         return outputs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One token of an answer, and the row (width,) that is fed for it; None for the token table's own."""
+
+    token: int
+    row: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,20 +206,36 @@ class Setting:
         at_most: int | None = None,
         sampler: Sampler | None = None,
     ) -> Iterator[int]:
-        """Prefill the prompt's rows (n, hidden) and yield tokens until one of the protocol's ends is met.
+        """Yield the tokens of ``steps`` where no speaker leads."""
+        for step in self.steps(backbone, prompt, level, heard_s, guess=guess, at_most=at_most, sampler=sampler):
+            yield step.token
+
+    def steps(
+        self,
+        backbone: Backbone,
+        prompt: Array,
+        level: ComputeLevel,
+        heard_s: float | None,
+        *,
+        guess: Guess = _NO_GUESS,
+        at_most: int | None = None,
+        sampler: Sampler | None = None,
+        speaker: Speaker | None = None,
+    ) -> Iterator[Step]:
+        """Prefill the prompt's rows (n, hidden) and yield Steps until one of the protocol's ends is met.
 
         heard_s: seconds of sound that limit how much is said about them, if they do; at_most: tokens in place of
-        ``max_tokens``; sampler: one in place of the answers' own.
+        ``max_tokens``; sampler: one in place of the answers' own; speaker: is asked for the row that each token
+        becomes, once and before the token is yielded.
 
         The guess decides what this costs and not what it yields, settled tokens apart: whatever is checked in one run
-        goes through the same choice, token by token, and what the KV cache holds beyond the last one is replaced.
+        goes through the same choice, token by token, and what the KV cache holds beyond the last one is replaced. It
+        is of the token table's rows, so none goes with a speaker.
         """
+        assert speaker is None or not guess.tokens, "what a speaker feeds cannot be guessed"
         protocol, span = self.manifest.protocol, self.trace.span if guess.timed else untimed
         sampler = sampler or self.sampler
-        limit = self.max_tokens if at_most is None else at_most
-        limit = min(limit, backbone.room - len(prompt) + 1)  # the last token is not read back
-        if protocol.max_tokens_per_s is not None and heard_s is not None:
-            limit = min(limit, int(protocol.max_tokens_per_s * heard_s) + _SPARE_TOKENS)
+        limit = self._limit(backbone.room - len(prompt), heard_s, at_most)
         said = list(guess.tokens[: guess.settled])
         lookup = Lookup(guess.tokens, len(said))
         answer_start = backbone.position + len(prompt)
@@ -220,18 +253,29 @@ class Setting:
                     return right
             raise AssertionError("after the row of the last checked token any token is new")
 
+        row: Array | None = None  # of the last token, where the speaker leads
         first, steps, checked = True, 0, lookup.next(limit - len(said) - 1)
         while first or checked or steps != guess.max_steps:
             before, unread = len(said), prompt
             if said:  # the last of them is chosen, not read
                 backbone.seek(answer_start + before - 1)
-                unread = self.table.rows(said[-1:])
+                unread = self.table.rows(said[-1:]) if row is None else row[None]
             name = PREFILL if first or checked else DECODE
             with span(name, len(unread) + len(checked)):
                 embeds = np.concatenate((unread, self.table.rows(checked))) if checked else unread
-                right = take(backbone.logits(embeds, level, last=1 + len(checked)), checked)
-            yield from said[before:]
+                logits, hidden = backbone.step(embeds, level, last=1 + len(checked))
+                right = take(logits, checked)
+            for at, token in enumerate(said[before:]):
+                row = None if speaker is None else speaker.next_row(token, None if hidden is None else hidden[at])
+                yield Step(token, row)
             if right is None:
                 return
             lookup.follow(said, right)
             first, steps, checked = False, steps + (name == DECODE), lookup.next(limit - len(said) - 1)
+
+    def _limit(self, room: int, heard_s: float | None, at_most: int | None) -> int:
+        """Return how many tokens an answer has at most where ``room`` is left after its prompt."""
+        limit = self.max_tokens if at_most is None else at_most
+        limit = min(limit, room + 1)  # the last token is not read back
+        per_s = self.manifest.protocol.max_tokens_per_s
+        return limit if per_s is None or heard_s is None else min(limit, int(per_s * heard_s) + _SPARE_TOKENS)

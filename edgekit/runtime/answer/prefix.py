@@ -11,7 +11,7 @@ import numpy as np
 
 from edgekit.bundle import ComputeLevel, Thinking
 from edgekit.errors import UsageError
-from edgekit.runtime.answer.answerer import Setting
+from edgekit.runtime.answer.answerer import Setting, Step
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.answer.text import Detokenizer, Tokenizer
 from edgekit.runtime.engine import Array
@@ -37,7 +37,7 @@ class Asking:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
-    """Rows (n, hidden) that follow each other: of ``tokens``, or of sound (None); ``said`` by the model itself."""
+    """Rows (n, hidden) as the backbone is fed them: of ``tokens``, or of sound (None); ``said`` by the model itself."""
 
     tokens: tuple[int, ...] | None
     rows: Array
@@ -210,11 +210,11 @@ class PrefixAnswerer:
         thought = self._begun is not None
         prompt = self._begun if self._begun is not None else self._ask() + self._lead
         start = self._backbone.position + len(prompt)
-        said: list[int] = []
+        rows, said = self._setting.table.rows(prompt), list[Step]()
         try:
-            for token in self._setting.tokens(self._backbone, self._setting.table.rows(prompt), level, heard_s):
-                said.append(token)
-                yield token
+            for step in self._setting.steps(self._backbone, rows, level, heard_s, speaker=self._speaker):
+                said.append(step)
+                yield step.token
         except GeneratorExit:  # who listens has heard enough
             self._remember(said, start, thought=thought)
             raise
@@ -276,21 +276,29 @@ class PrefixAnswerer:
             self._speaker.read(asked.tokens, asked.rows, None)
         return list(asked.tokens)
 
-    def _remember(self, said: Sequence[int], start: int, *, thought: bool) -> None:
+    def _remember(self, said: Sequence[Step], start: int, *, thought: bool) -> None:
         """Close the turn: what the KV cache lacks of it is read at the beginning of the next."""
-        answer = [
-            _Part(part.tokens, part.rows, said=True) for part in map(self._text, (self._lead, said)) if part.tokens
-        ]
+        lead = self._said([Step(token) for token in self._lead])
+        answer = [part for part in (lead, self._said(said)) if part.tokens]
         read = self._backbone.position
         if thought:
             read = self._turn_start + sum(len(part.rows) for part in self._turn)
             self._backbone.seek(read)
             self._unread = answer
         else:
-            rest = self._text(said[read - start :])
-            self._unread = [_Part(rest.tokens, rest.rows, said=True)] if rest.tokens else []
+            rest = self._said(said[read - start :])
+            self._unread = [rest] if rest.tokens else []
         self._held, self._turn_open = read, False
         self._past.append([*self._turn, *answer])
+
+    def _said(self, steps: Sequence[Step]) -> _Part:
+        """Return what the model said, as it was fed: rows of the token table but where a speaker led."""
+        tokens = tuple(step.token for step in steps)
+        rows = self._setting.table.rows(tokens)
+        for at, step in enumerate(steps):
+            if step.row is not None:
+                rows[at] = step.row
+        return _Part(tokens, rows, said=True)
 
     def _make_way(self, level: ComputeLevel) -> int:
         """Drop the oldest turns beyond what is wanted and what fits; return how many. Reads what is not read yet."""

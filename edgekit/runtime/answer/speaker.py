@@ -1,6 +1,8 @@
 """Speaker: what speaks an answer while it is being written; the counterpart of Listener.
 
 One per Stream. Knows tokens and rows of the backbone, and makes samples; knows nothing of turns, prompts or devices.
+A step of an answer gives text, codes or both: a speaker says of each token whether it is text at all, and may make
+codes of its own beside it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,6 +34,15 @@ class Speaker(Protocol):
 
     def takes(self, token: int) -> bool:
         """Return whether a token of an answer is sound only and no text."""
+        ...
+
+    def next_row(self, token: int, hidden: Array | None) -> Array | None:
+        """Return the row (width,) float32 that the backbone is fed for a token of the answer; None: its table's own.
+
+        A speaker that leads makes codes here, and feeds the backbone what was just made. hidden: (width,), what the
+        backbone wrote as ``hidden`` where the token was drawn, if it writes that. Asked once for each token, before
+        ``say``, and also where nobody listens and ``say`` is not.
+        """
         ...
 
     def say(self, token: int) -> Iterator[Array | None]:

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_ulonglong, c_void_p
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -206,6 +206,15 @@ class Driver:
         if function is None or function(c_int(code), byref(text)) != _SUCCESS or text.value is None:
             return ""
         return f" ({text.value.decode(errors='replace')})"
+
+
+def probe(_argument: str = "") -> dict[str, Any]:
+    """Return version and devices as the driver's library gives them; ``error`` if it cannot start."""
+    try:
+        driver = Driver()
+        return {"cuda": driver.version(), "devices": [asdict(one) for one in driver.devices()]}
+    except BackendError as error:
+        return {"error": str(error).removeprefix("CUDA: ").partition("; ")[0]}
 
 
 def device_capability() -> str:

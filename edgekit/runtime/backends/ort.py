@@ -1,7 +1,7 @@
-"""OrtEngine: a Component on onnxruntime, on the CPU or on an NVIDIA GPU.
+"""OrtEngine: a Component on onnxruntime, wherever one of its providers computes.
 
-Knows onnxruntime's sessions and what a graph must be for a manifest; knows nothing of audio or text. On the CPU bundles
-of the dialects made for GPUs run as their numerical twins.
+Knows onnxruntime's sessions and what a graph must be for a manifest; knows nothing of audio or text. What is particular
+to a provider, the CPU's apart, is told by who has one; see Provider.
 """
 
 from collections.abc import Mapping
@@ -12,18 +12,10 @@ from edgekit.bundle import Bundle, Component, TensorSpec
 from edgekit.errors import BackendError, BundleFormatError, MissingPackageError
 from edgekit.runtime.backends.external_data import check_external_data
 from edgekit.runtime.backends.ort_call import Device, OrtCall, Recorder, one_line
-from edgekit.runtime.backends.ort_cuda import (
-    CUDA,
-    FATAL_ONLY,
-    check_placement,
-    cuda_options,
-    prepare_cuda,
-    why_inactive,
-)
 from edgekit.runtime.engine import Call, allocate
 from edgekit.versions import older
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": CUDA}
+FATAL_ONLY = 4  # onnxruntime's log level: an error is raised, and one line of it is enough
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -34,6 +26,42 @@ _DTYPES = {
     "tensor(int64)": "int64",
     "tensor(bool)": "bool",
 }
+
+
+class Provider:
+    """What computes in onnxruntime: here the host's own processor, and what others do otherwise.
+
+    ``extra``: of EdgeKit's package, which brings it; ``package``: the one of onnxruntime that has it; ``step``: what to
+    do where no session starts.
+    """
+
+    name = "CPUExecutionProvider"
+    device: Device = "cpu"
+    extra = "cpu"
+    package = "onnxruntime"
+    step = "install another onnxruntime"
+
+    def prepare(self, onnxruntime: Any) -> None:
+        """Do what must be done before the first session. Raises BackendError where the provider is not built in."""
+
+    def records(self, component: Component) -> bool:  # noqa: ARG002 - as others have it
+        """Return whether to ask for recorded runs of a component."""
+        return False
+
+    def configured(self, options: Any, *, records: bool) -> Any:  # noqa: ARG002 - as others have it
+        """Add to a session's options; return the provider as a session takes it."""
+        return self.name
+
+    def check(self, path: Path, session: Any) -> Mapping[str, int]:  # noqa: ARG002 - as others have it
+        """Return what a report shows of a session, such as nodes by provider; raise BackendError if it is no good."""
+        return {}
+
+    def why_inactive(self, onnxruntime: Any) -> str:  # noqa: ARG002 - as others have it
+        """Return why a session that was made runs elsewhere, and what to type."""
+        return "it says not why; reinstall onnxruntime"
+
+
+HOST = Provider()
 
 
 class OrtEngine:
@@ -61,11 +89,11 @@ class OrtEngine:
         return OrtCall(self.session, self.component, state, self.device, self._recorder if self.records else None)
 
 
-def load_component(bundle: Bundle, name: str, threads: int, device: Device = "cpu") -> OrtEngine:
+def load_component(bundle: Bundle, name: str, threads: int, provider: Provider = HOST) -> OrtEngine:
     """Return the Component called ``name`` of a bundle, loaded with ``threads`` threads on the CPU.
 
-    Raises BackendError if onnxruntime cannot run it on the device (too old, refused, no GPU), BundleFormatError if the
-    graph's signature or external data is not what the manifest says, MissingPackageError without onnxruntime.
+    Raises BackendError if onnxruntime cannot run it there (too old, refused, no GPU), BundleFormatError if the graph's
+    signature or external data is not what the manifest says, MissingPackageError without onnxruntime.
     """
     manifest = bundle.manifest
     component = manifest.components.get(name)
@@ -74,38 +102,35 @@ def load_component(bundle: Bundle, name: str, threads: int, device: Device = "cp
             f"{bundle.folder}: no component '{name}', it has {', '.join(manifest.components)}; export it again"
         )
     bundle.file(component.graph)
-    return open_graph(bundle.folder, component, threads, manifest.requires.onnxruntime, device)
+    return open_graph(bundle.folder, component, threads, manifest.requires.onnxruntime, provider)
 
 
 def open_graph(
-    folder: Path, component: Component, threads: int, required: str | None = None, device: Device = "cpu"
+    folder: Path, component: Component, threads: int, required: str | None = None, provider: Provider = HOST
 ) -> OrtEngine:
     """Return a Component whose graph lies in ``folder``, loaded; errors as of ``load_component``."""
-    onnxruntime = _import_onnxruntime(required, device)
+    onnxruntime = _import_onnxruntime(required, provider)
     path = folder / component.graph
     check_external_data(folder, component.graph, component.data)
-    records = False
+    provider.prepare(onnxruntime)
+    records = provider.records(component)
     notes: tuple[str, ...] = ()
-    if device == "cuda":
-        prepare_cuda(onnxruntime)
-        # Arrays that stay on the GPU for one utterance lie elsewhere for the next; a graph has the addresses in it.
-        records = not any("sound" in spec.shape for spec in component.inputs)
     try:
-        session = _open(onnxruntime, path, threads, device, records=records)
+        session = _open(onnxruntime, path, threads, provider, records=records)
     except BackendError as error:
         if not records or "graph capture" not in str(error):
             raise
         records, notes = False, (f"no CUDA graph: {error}",)
-        session = _open(onnxruntime, path, threads, device, records=False)
-    nodes = check_placement(path, session) if device == "cuda" else {}
+        session = _open(onnxruntime, path, threads, provider, records=False)
+    nodes = provider.check(path, session)
     _check_signature(component.graph, "input", session.get_inputs(), component.inputs)
     _check_signature(component.graph, "output", session.get_outputs(), component.outputs)
     _check_state(component)
-    return OrtEngine(component, session, device, nodes, records=records, notes=notes)
+    return OrtEngine(component, session, provider.device, nodes, records=records, notes=notes)
 
 
-def _open(onnxruntime: Any, path: Path, threads: int, device: Device, *, records: bool) -> Any:
-    """Return a session that runs on the device; BackendError if there is none."""
+def _open(onnxruntime: Any, path: Path, threads: int, provider: Provider, *, records: bool) -> Any:
+    """Return a session that runs on the provider; BackendError if there is none."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -113,38 +138,34 @@ def _open(onnxruntime: Any, path: Path, threads: int, device: Device, *, records
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # A spinning thread burns a core between two pushes, on a device that has few.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    provider: Any = _PROVIDERS[device]
-    if device == "cuda":
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        provider = (CUDA, cuda_options(records=records))
+    providers = [provider.configured(options, records=records)]
     try:
         # Without enable_fallback=0 it prints why the provider does not start, and takes the CPU.
-        session = onnxruntime.InferenceSession(str(path), options, providers=[provider], enable_fallback=0)
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime has no common base class for its own errors
-        step = "`edgekit doctor` looks at the device" if device == "cuda" else "install another onnxruntime"
         raise BackendError(
-            f"{path}: onnxruntime {onnxruntime.__version__} refuses it ({one_line(error)}); {step}, or export it again"
+            f"{path}: onnxruntime {onnxruntime.__version__} refuses it ({one_line(error)}); {provider.step}, "
+            "or export it again"
         ) from error
-    if (active := session.get_providers()[0]) != _PROVIDERS[device]:
-        reason = why_inactive(onnxruntime) if device == "cuda" else "it says not why; reinstall onnxruntime"
-        raise BackendError(f"{path}: onnxruntime chose {active}, asked for {_PROVIDERS[device]}: {reason}")
+    if (active := session.get_providers()[0]) != provider.name:
+        raise BackendError(
+            f"{path}: onnxruntime chose {active}, asked for {provider.name}: {provider.why_inactive(onnxruntime)}"
+        )
     return session
 
 
-def _import_onnxruntime(required: str | None, device: Device) -> Any:
+def _import_onnxruntime(required: str | None, provider: Provider) -> Any:
     """Return the onnxruntime module, at least of version ``required``."""
-    extra = "gpu" if device == "cuda" else "cpu"
     try:
         import onnxruntime
     except ImportError as error:
         raise MissingPackageError(
-            f"onnxruntime: {one_line(error)}, but this bundle runs on it; pip install 'edgekit-audio[{extra}]'"
+            f"onnxruntime: {one_line(error)}, but this bundle runs on it; pip install 'edgekit-audio[{provider.extra}]'"
         ) from error
     if required is not None and older(onnxruntime.__version__, required):
-        package = "onnxruntime-gpu" if device == "cuda" else "onnxruntime"
         raise BackendError(
             f"onnxruntime {onnxruntime.__version__} is too old, this bundle needs {required} or newer; "
-            f"pip install '{package}>={required}'"
+            f"pip install '{provider.package}>={required}'"
         )
     return onnxruntime
 

@@ -1,18 +1,18 @@
-"""Sizes: between what bounds every input of a component lies, so that one plan serves all that a bundle admits."""
+"""Sizes: between what bounds every input of a component lies, so that one plan serves all that a bundle admits.
 
+Also what a device needs for the components of one stream.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from edgekit.bundle import FlowSpeech, Manifest, TalkerSpeech
+from edgekit.bundle import Manifest
 from edgekit.errors import BundleFormatError
-from edgekit.runtime.speak.matching import CONTEXT_CODES, count_slots
-from edgekit.runtime.speak.talker import LONGEST_FRAMES
-from edgekit.runtime.speak.vocoder import HELD_FRAMES
-from edgekit.runtime.speak.voice import FRAMES_PER_CODE, LEAST_CODES, MOST_CODES
+from edgekit.runtime.engine import Sizes
+from edgekit.runtime.memory import MIB, Need, state_bytes, weight_bytes
+from edgekit.runtime.speak import kind_of
 
-_USUAL_SHARE = 4  # an utterance is usually about a quarter of the longest one, and so is a voice's prompt
-
-Sizes = dict[str, tuple[int, int, int]]
-"""Lowest, usual and highest value by the name of a free size."""
+_USUAL_SHARE = 4  # an utterance is usually about a quarter of the longest one
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,25 @@ class InputSizes:
 def free_sizes(manifest: Manifest, name: str, context_tokens: int) -> Sizes:
     """Return the bounds of every free size that the inputs of component ``name`` may have."""
     speech = manifest.speech
-    if isinstance(speech, TalkerSpeech):
-        spoken = _talker_sizes(speech, context_tokens)
-    else:
-        spoken = _flow_sizes(speech) if speech else {}
+    spoken = kind_of(speech).free_sizes(speech, context_tokens) if speech else {}
     return spoken[name] if name in spoken else _text_sizes(manifest, context_tokens)
+
+
+def state_sizes(manifest: Manifest, name: str, context_tokens: int) -> Mapping[str, int]:
+    """Return the free sizes of what component ``name`` is handed from call to call, in one stream.
+
+    What depends on a voice is left out.
+    """
+    speech = manifest.speech
+    spoken = kind_of(speech).state_sizes(speech).get(name, {}) if speech else {}
+    return {"context": context_tokens, "sound": manifest.grid.max_positions, **spoken}
+
+
+def device_need(manifest: Manifest, names: Iterable[str], context_tokens: int) -> Need:
+    """Return what components take of a device's memory for certain: weights as in the file, and one stream's state."""
+    names = tuple(names)
+    state = sum(state_bytes(manifest.components[name], state_sizes(manifest, name, context_tokens)) for name in names)
+    return Need(sum(weight_bytes(manifest, names).values()) / MIB, state / MIB)
 
 
 def input_sizes(manifest: Manifest, name: str, context_tokens: int) -> dict[str, InputSizes]:
@@ -73,47 +87,4 @@ def _text_sizes(manifest: Manifest, context_tokens: int) -> Sizes:
         "tokens": (1, 1, context_tokens),
         "rows": (0, 1, context_tokens),  # none: no head is computed
         "context": (context_tokens, context_tokens, context_tokens),
-    }
-
-
-def _talker_sizes(speech: TalkerSpeech, context_tokens: int) -> dict[str, Sizes]:
-    """Return those of each component of a Talker; a frame is a token to it."""
-    most = speech.context_frames
-    return {
-        "talker_adapter": {"n": (1, 1, context_tokens)},
-        "talker": {"tokens": (1, 1, most), "rows": (0, 1, most), "context": (most, most, most)},
-        "code_predictor": {"tokens": (1, 1, speech.codebooks)},
-        "decoder": {"frames": (1, LONGEST_FRAMES, LONGEST_FRAMES)},
-    }
-
-
-def _flow_sizes(speech: FlowSpeech) -> dict[str, Sizes]:
-    """Return those of each component of a FlowSpeaker.
-
-    A call of the flow is for a voice's prompt, or for a chunk and what it looks ahead to; the vocoder's is for frames
-    that it held back and for those of a chunk, or for a chunk and those that were too few to begin with.
-    """
-    ahead, chunk = speech.lookahead_codes, speech.chunk_codes
-    most_frames = FRAMES_PER_CODE * (chunk + ahead)
-    prompts = [FRAMES_PER_CODE * codes for codes in (LEAST_CODES, MOST_CODES // _USUAL_SHARE, MOST_CODES)]
-    low, usual, high = (count_slots(frames, most_frames) for frames in prompts)
-    codes_kept, frames_kept = CONTEXT_CODES, FRAMES_PER_CODE * CONTEXT_CODES
-    per_frame = speech.samples_per_code // FRAMES_PER_CODE
-    new = (1, FRAMES_PER_CODE * chunk, most_frames + HELD_FRAMES - 1)
-    held = (0, HELD_FRAMES, HELD_FRAMES)
-    return {
-        "flow_encoder": {
-            "codes": (ahead + 1, chunk + ahead, max(MOST_CODES, chunk + ahead) + ahead),
-            "codes_kept": (codes_kept, codes_kept, codes_kept),
-            "frames_kept": (frames_kept, frames_kept, frames_kept),
-        },
-        "flow_step": {
-            "frames": (FRAMES_PER_CODE, FRAMES_PER_CODE * chunk, max(prompts[2], most_frames)),
-            "capacity": (low, usual, high),
-        },
-        "vocoder": {
-            "frames": (1, new[1] + held[1], new[2] + held[2]),
-            "kept": (0, held[1] * per_frame, held[2] * per_frame),
-            "new": (per_frame, new[1] * per_frame, new[2] * per_frame),
-        },
     }

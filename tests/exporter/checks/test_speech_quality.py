@@ -13,8 +13,9 @@ from edgekit.exporter.checks.quality import compare, pass_or_waive
 from edgekit.exporter.checks.speech_quality import MEL_BINS, Pair, code_mismatches, compare_speech, sound_distance_db
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.recipe import load_recipe
-from edgekit.runtime.judge.probe import Spoken, answer, hear, speak
+from edgekit.runtime.judge.probe import answer, hear, speak
 from edgekit.runtime.model import load_opened
+from edgekit.runtime.speak import Spoken
 from tests.exporter import pickles, speaking
 from tests.exporter.test_export import JUDGED
 from tests.reference import flow_weights

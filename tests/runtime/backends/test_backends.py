@@ -8,7 +8,7 @@ import pytest
 
 import edgekit
 from edgekit.errors import BackendError, EdgeKitError, UsageError
-from edgekit.runtime.backends import CPU
+from edgekit.runtime.backends.ort_cpu import CPU
 from edgekit.runtime.backends.ort_cuda import CUDA
 
 

@@ -164,9 +164,10 @@ sys.modules["tensorrt"] = types.SimpleNamespace(__version__="10.3.0.26")
 from edgekit.errors import BackendError
 from edgekit.recipe import load_target
 from edgekit.runtime.backends.trt.builder import _load_builder
-print(_load_builder("tensorrt", load_target("jetson-orin"))[1])
+from edgekit.runtime.backends.trt.library import FULL
+print(_load_builder(FULL, load_target("jetson-orin"))[1])
 try:
-    _load_builder("tensorrt", load_target("jetson-thor"))
+    _load_builder(FULL, load_target("jetson-thor"))
 except BackendError as error:
     print(error)
 """

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekit.bundle import open_bundle
 from edgekit.errors import BackendError
 from edgekit.runtime.backends.ort import OrtEngine, load_component
-from edgekit.runtime.backends.ort_cuda import CUDA, check_placement, why_inactive
+from edgekit.runtime.backends.ort_cuda import CUDA, PROVIDER, check_placement, why_inactive
 
 
 def engines(bundle, component):
@@ -133,13 +133,13 @@ def starting(monkeypatch):
 def test_a_provider_that_does_not_start_is_told_in_its_own_words(tiny_bundle, starting, capsys):
     starting("CUDA failure 2: out of memory\n ; GPU=0")
     with pytest.raises(BackendError, match=r"refuses it \(CUDA failure 2: out of memory ; GPU=0\); `edgekit doctor` "):
-        load_component(open_bundle(tiny_bundle("prefix").folder), "adapter", 1, "cuda")
+        load_component(open_bundle(tiny_bundle("prefix").folder), "adapter", 1, PROVIDER)
     assert capsys.readouterr() == ("", "")
 
 
 def test_a_graph_that_cannot_be_recorded_runs_without_and_says_so(tiny_bundle, starting):
     starting(CAPTURE)
-    engine = load_component(open_bundle(tiny_bundle("prefix").folder), "adapter", 1, "cuda")
+    engine = load_component(open_bundle(tiny_bundle("prefix").folder), "adapter", 1, PROVIDER)
     assert not engine.records
     assert [note.startswith("no CUDA graph: ") and CAPTURE in note for note in engine.notes] == [True]
 

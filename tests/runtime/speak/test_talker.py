@@ -7,7 +7,8 @@ import pytest
 from edgekit.bundle import Sampling
 from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.answer.sampler import CodeLimits, sampler
-from edgekit.runtime.speak.talker import Talker, TalkerOptions
+from edgekit.runtime.speak.frames import TalkerOptions
+from edgekit.runtime.speak.talker import Talker
 from edgekit.timing import Trace
 from tests.runtime.streams import Logged
 from tests.runtime.talkers import (

@@ -6,26 +6,26 @@ plan was executed.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
+
 from edgekit.bundle import Bundle, Manifest
 from edgekit.errors import BackendError, UsageError
 from edgekit.recipe import Target
+from edgekit.runtime.backends.base import Progress
 from edgekit.runtime.backends.device import device_capability
 from edgekit.runtime.backends.external_data import check_external_data
 from edgekit.runtime.backends.sizes import InputSizes, input_sizes
 from edgekit.runtime.backends.trt.layers import count_layers, take_layer_census
-from edgekit.runtime.backends.trt.library import MODULES, load_library, make_logger, one_line
+from edgekit.runtime.backends.trt.library import Kind, load_library, make_logger, one_line
 from edgekit.runtime.backends.trt.plan_stream import stream_reader, write_plan
 from edgekit.runtime.backends.trt.plans import PORTABLE, PlanDraft, PlanNote, PlanStore, plan_key
 from edgekit.runtime.memory import MIB, ROOT, available_mib, build_peak_mib, check_build
-
-Progress = Callable[[str, int, int], None]
-"""Called with the component, work done and work in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,34 +37,47 @@ class Built:
     note: PlanNote
     kept: bool
 
+    @property
+    def size_bytes(self) -> int:
+        """How large the plan is."""
+        return self.note.bytes
+
+    @property
+    def build_s(self) -> float:
+        """How long it took to build."""
+        return self.note.build_s
+
+    @property
+    def summary(self) -> str:
+        """How many layers are surely in INT8 or INT4, and in which types the inspector sees them work."""
+        asked = self.note.quantised_asked
+        counted = f"INT8 or INT4 in {self.note.quantised_layers} of {asked} layers" if asked else "no INT8 asked for"
+        if not self.note.layers:
+            return counted
+        return f"{counted}, by the inspector {', '.join(f'{count} {kind}' for kind, count in self.note.layers.items())}"
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """The note of the plan's file, as JSON takes it."""
+        found: dict[str, Any] = msgspec.to_builtins(self.note)
+        return found
+
 
 def build(
-    bundle: Bundle, target: Target, *, folder: Path | None = None, context_tokens: int | None = None,
+    bundle: Bundle, target: Target, kind: Kind, *, folder: Path | None = None, context_tokens: int | None = None,
     progress: Progress = lambda _what, _done, _total: None, root: Path = ROOT,
 ) -> list[Built]:  # fmt: skip
-    """Return the plan of every component of a bundle, built now or kept from before.
+    """Return the plan of every component of a bundle, built now or kept from before; see Builder.
 
-    folder: where plans lie, by default beside the bundle; context_tokens: length of the KV cache, the bundle's own by
-    default; root: below it lies what the machine says of its memory. Raises BackendError if the target builds no plans,
-    if there is not the memory for one, if the builder refuses a graph, or if a plan holds fewer INT8 layers than the
-    bundle asks for; MissingPackageError without the builder's package.
+    root: below it lies what the machine says of its memory. Raises BackendError if there is not the memory for a plan,
+    if the builder refuses a graph, or if a plan holds fewer INT8 layers than the bundle asks for; MissingPackageError
+    without the builder's package.
     """
     manifest = bundle.manifest
-    if manifest.dialect != "standard":
-        raise BackendError(
-            f"{bundle.folder}: dialect '{manifest.dialect}', plans are built from 'standard'; "
-            f"make one with `edgekit export CHECKPOINT --target {target.name} -o BUNDLE`"
-        )
     most = manifest.protocol.context_tokens
     context = most if context_tokens is None else context_tokens
     if not 1 <= context <= most:
         raise UsageError(f"context_tokens: {context}, this bundle has 1 to {most}; choose one of those")
-    kind = next((backend for backend in target.backends if backend in MODULES), None)
-    if kind is None:
-        raise BackendError(
-            f"target '{target.name}': runs on {', '.join(target.backends)}, which needs no plans; "
-            "use the bundle as it is"
-        )
     trt, device = _load_builder(kind, target)
     peaks = {name: build_peak_mib(manifest, name) for name in manifest.components}
     store = PlanStore(bundle, folder)
@@ -76,7 +89,7 @@ def build(
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    kind: str
+    kind: Kind
     device: str
     store: PlanStore
     context: int
@@ -85,14 +98,14 @@ class _Job:
     root: Path
 
 
-def _load_builder(kind: str, target: Target) -> tuple[Any, str]:
+def _load_builder(kind: Kind, target: Target) -> tuple[Any, str]:
     """Return the builder's module and the device that its plans are for."""
     trt = load_library(kind)
-    if kind == "tensorrt-rtx":
+    if kind.portable:
         known = trt.ComputeCapability.__members__
         if odd := [one for one in target.compute_capability if _member(one) not in known]:
             raise BackendError(
-                f"target '{target.name}': compute capability {odd[0]}, {kind} {trt.__version__} builds for "
+                f"target '{target.name}': compute capability {odd[0]}, {kind.name} {trt.__version__} builds for "
                 f"{', '.join(one for one in known if one.startswith('SM'))}; use a target with TensorRT"
             )
         return trt, " ".join(target.compute_capability) or PORTABLE
@@ -100,7 +113,7 @@ def _load_builder(kind: str, target: Target) -> tuple[Any, str]:
         here = device_capability()
     except BackendError as error:  # its builder measures kernels on the device, and crashes the process without one
         raise BackendError(
-            "tensorrt: no CUDA device answers on this machine, and plans are built on the device they are for "
+            f"{kind.name}: no CUDA device answers on this machine, and plans are built on the device they are for "
             f"({str(error).partition('; ')[0]}); "
             "build there, or for a target with TensorRT for RTX"
         ) from error
@@ -120,7 +133,7 @@ def _member(capability: str) -> str:
 def _build_one(trt: Any, bundle: Bundle, name: str, job: _Job) -> Built:  # noqa: ANN401 - TensorRT's module
     component = bundle.manifest.components[name]
     sizes = input_sizes(bundle.manifest, name, job.context)
-    key = plan_key(bundle, name, job.kind, trt.__version__, device=job.device, context_tokens=job.context)
+    key = plan_key(bundle, name, job.kind.name, trt.__version__, device=job.device, context_tokens=job.context)
     path = job.store.path(name, key)
     if (held := job.store.open(name, key)) is not None:
         note, plan = held
@@ -141,15 +154,15 @@ def _build_one(trt: Any, bundle: Bundle, name: str, job: _Job) -> Built:  # noqa
             raise BackendError(
                 f"{component.graph}: the plan surely holds {census.quantised} layers in INT8 or INT4, the bundle has "
                 f"{census.asked} ({census.weight_bytes} bytes of weights, {data_bytes} in the bundle); use another "
-                f"version than {job.kind} {trt.__version__}"
+                f"version than {job.kind.name} {trt.__version__}"
             )
-        layers = _inspect(trt, draft) if job.kind == "tensorrt" else {}
+        layers = {} if job.kind.portable else _inspect(trt, draft)  # another device's plan cannot be looked into
         # A builder that joins layers into fewer than there are linears tells nothing of each.
         apart = sum(layers.values()) >= census.asked
         if layers and apart and "int8" not in layers and _rounds_inputs(bundle.manifest, name):
             raise BackendError(
                 f"{component.graph}: the bundle has INT8 activations, the plan no layer that reads any ({layers}); use "
-                f"another version than {job.kind} {trt.__version__}"
+                f"another version than {job.kind.name} {trt.__version__}"
             )
         note = PlanNote(
             key=key, quantised_layers=census.quantised, quantised_asked=census.asked, weight_bytes=census.weight_bytes,
@@ -192,17 +205,16 @@ def _serialise(
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(graph)):
         said = one_line(parser.get_error(0).desc() if parser.num_errors else "no reason given")
-        raise BackendError(f"{graph}: {job.kind} {trt.__version__} cannot read it ({said}); export it again")
+        raise BackendError(f"{graph}: {job.kind.name} {trt.__version__} cannot read it ({said}); export it again")
     config = builder.create_builder_config()
-    if job.kind == "tensorrt-rtx" and job.device != PORTABLE:
+    if job.kind.portable and job.device != PORTABLE:
         _name_devices(trt, config, job.device.split())
     config.add_optimization_profile(_make_profile(builder, network, sizes))
     if workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(workspace_mib) * MIB)
     config.progress_monitor = _make_monitor(trt, graph.stem, job.progress)
-    timings = f"{job.kind}-{trt.__version__}-{job.device}.timings"
-    measures = job.kind == "tensorrt"  # TensorRT for RTX measures nothing before a plan first runs
-    if measures:
+    timings = f"{job.kind.name}-{trt.__version__}-{job.device}.timings"
+    if not job.kind.portable:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector knows names only
         known = config.create_timing_cache(job.store.cache(timings)) or config.create_timing_cache(b"")
         config.set_timing_cache(known, False)
@@ -214,9 +226,9 @@ def _serialise(
                 "end other programs, or export it again",
             )
         raise BackendError(
-            f"{graph}: {job.kind} {trt.__version__} builds no plan of it{limit} ({logger.error()}); {step}"
+            f"{graph}: {job.kind.name} {trt.__version__} builds no plan of it{limit} ({logger.error()}); {step}"
         )
-    if measures and (measured := config.get_timing_cache()) is not None:
+    if not job.kind.portable and (measured := config.get_timing_cache()) is not None:
         job.store.keep_cache(timings, memoryview(measured.serialize()))
     return cast("list[str]", logger.lines)
 

@@ -1,32 +1,54 @@
 """TensorRT's two modules: the full one and the one for RTX, whose APIs agree in all that is used of them."""
 
 import importlib
+from dataclasses import dataclass
 from typing import Any
 
 from edgekit.errors import BackendError, MissingPackageError
 from edgekit.versions import older
 
-MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-_LOWEST = {"tensorrt": "10.3", "tensorrt-rtx": "1.7"}
-_INSTALL = {
-    "tensorrt": "take the one of JetPack 6 or later, or NVIDIA's package",
-    "tensorrt-rtx": "pip install 'edgekit-audio[rtx]'",
-}
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One of the two: name of its backend, its module, and the oldest version that is used.
+
+    ``title``: what NVIDIA calls it; ``install``: what to do where it is missing. ``portable``: it builds plans
+    anywhere, for devices that are named to it, and measures nothing before a plan first runs; the other one measures
+    kernels on the device that a plan is for.
+    """
+
+    name: str
+    module: str
+    title: str
+    lowest: str
+    install: str
+    portable: bool
 
 
-def load_library(kind: str) -> Any:  # noqa: ANN401 - TensorRT's module
-    """Return the module of a backend.
+FULL = Kind(
+    "tensorrt",
+    "tensorrt",
+    "TensorRT",
+    "10.3",
+    "take the one of JetPack 6 or later, or NVIDIA's package",
+    portable=False,
+)
+RTX = Kind("tensorrt-rtx", "tensorrt_rtx", "TensorRT for RTX", "1.7", "pip install 'edgekit-audio[rtx]'", portable=True)
+
+
+def load_library(kind: Kind) -> Any:  # noqa: ANN401 - TensorRT's module
+    """Return the module of a kind.
 
     Raises MissingPackageError if it is not installed or does not load, BackendError if it is too old.
     """
     try:
-        trt = importlib.import_module(MODULES[kind])
+        trt = importlib.import_module(kind.module)
     except ImportError as error:
         raise MissingPackageError(
-            f"{kind}: {one_line(error)}, and plans are built and run with it; {_INSTALL[kind]}"
+            f"{kind.name}: {one_line(error)}, and plans are built and run with it; {kind.install}"
         ) from error
-    if older(trt.__version__, _LOWEST[kind]):
-        raise BackendError(f"{kind} {trt.__version__}: too old, {_LOWEST[kind]} or newer is needed; {_INSTALL[kind]}")
+    if older(trt.__version__, kind.lowest):
+        raise BackendError(f"{kind.name} {trt.__version__}: too old, {kind.lowest} or newer is needed; {kind.install}")
     return trt
 
 

@@ -8,8 +8,8 @@ import pytest
 from edgekit.bundle import ComputeLevel, Grid, TensorSpec, open_bundle
 from edgekit.errors import BackendError, BundleFormatError, MissingPackageError, UsageError
 from edgekit.recipe import Target, load_target
+from edgekit.runtime.backends import build_plans
 from edgekit.runtime.backends.sizes import InputSizes, free_sizes, input_sizes
-from edgekit.runtime.backends.trt.builder import build
 from edgekit.runtime.speak.matching import count_slots
 from edgekit.runtime.speak.voice import LEAST_CODES, MOST_CODES
 from tests.exporter import flows
@@ -30,18 +30,18 @@ def bundle(tiny_bundle):
 
 def test_a_bundle_of_another_dialect_is_refused_with_the_command_that_makes_one(tiny_bundle):
     with pytest.raises(BackendError, match=r"'ort-cpu', plans are built from 'standard'.*edgekit export.*--target t "):
-        build(open_bundle(tiny_bundle().folder), target("tensorrt-rtx"))
+        build_plans(open_bundle(tiny_bundle().folder), target("tensorrt-rtx"))
 
 
 def test_a_target_that_runs_without_plans_is_refused(bundle):
     with pytest.raises(BackendError, match=r"target 'cpu': runs on onnxruntime-cpu, which needs no plans"):
-        build(bundle, load_target("cpu"))
+        build_plans(bundle, load_target("cpu"))
 
 
 @pytest.mark.parametrize("context", [0, -1, 10_000])
 def test_a_cache_that_the_bundle_does_not_admit_is_refused(context, bundle):
     with pytest.raises(UsageError, match=rf"context_tokens: {context}, this bundle has 1 to \d+"):
-        build(bundle, target("tensorrt-rtx"), context_tokens=context)
+        build_plans(bundle, target("tensorrt-rtx"), context_tokens=context)
 
 
 @pytest.mark.parametrize(("backend", "module", "hint"), [
@@ -51,7 +51,7 @@ def test_a_builder_that_is_not_installed_is_named_with_the_way_to_it(backend, mo
     if importlib.util.find_spec(module):
         pytest.skip(f"{module} is installed here")
     with pytest.raises(MissingPackageError, match=rf"^{backend}: .*; .*{hint}"):
-        build(bundle, target("onnxruntime-cpu", backend))
+        build_plans(bundle, target("onnxruntime-cpu", backend))
 
 
 def sized(manifest, *inputs, context=64):

@@ -10,7 +10,8 @@ import pytest
 
 from edgekit.errors import BackendError
 from edgekit.runtime.backends import ort
-from edgekit.runtime.backends.trt.engine import load_components
+from edgekit.runtime.backends.trt.library import FULL, RTX
+from edgekit.runtime.backends.trt.loading import load_components
 from edgekit.runtime.backends.trt.plans import PORTABLE
 from tests.runtime.backends.conftest import CONTEXT, WIDTH
 from tests.runtime.backends.host_device import SCRATCH_BYTES, HostDevice, publish, tensorrt, tensorrt_rtx
@@ -23,7 +24,7 @@ class Pair:
         self.device = device or HostDevice()
         self.library = library or tensorrt(self.device)
         publish(bundle, self.library)
-        loaded = load_components(bundle, [name], "tensorrt", CONTEXT, library=self.library, device=self.device)
+        loaded = load_components(bundle, [name], FULL, CONTEXT, library=self.library, device=self.device)
         self.engine, self.twin = loaded[name], ort.load_component(bundle, name, 1)
         self.bind()
 
@@ -277,9 +278,7 @@ def test_what_is_compiled_at_load_is_kept_beside_the_plans(bundle):
     store = publish(bundle, library, kind="tensorrt-rtx", device="8.6 8.7")
 
     def engine():
-        return load_components(bundle, ["backbone"], "tensorrt-rtx", CONTEXT, library=library, device=device)[
-            "backbone"
-        ]
+        return load_components(bundle, ["backbone"], RTX, CONTEXT, library=library, device=device)["backbone"]
 
     first = engine()
     assert first.notes == []
@@ -301,7 +300,7 @@ def test_no_graph_is_captured_while_tensorrt_for_rtx_still_compiles(bundle):
     device = HostDevice()
     library = tensorrt_rtx(device)
     publish(bundle, library, kind="tensorrt-rtx", device=PORTABLE)
-    engine = load_components(bundle, ["backbone"], "tensorrt-rtx", CONTEXT, library=library, device=device)["backbone"]
+    engine = load_components(bundle, ["backbone"], RTX, CONTEXT, library=library, device=device)["backbone"]
     call = engine.bind({"context": CONTEXT})
     engine._engine.capturable = False
     for seed in range(6):

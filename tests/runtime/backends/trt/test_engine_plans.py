@@ -11,7 +11,8 @@ import pytest
 import edgekit
 from edgekit.bundle import open_bundle
 from edgekit.errors import BackendError, BundleFormatError, EdgeKitError, MissingPackageError
-from edgekit.runtime.backends.trt.engine import load_components
+from edgekit.runtime.backends.trt.library import FULL
+from edgekit.runtime.backends.trt.loading import load_components
 from edgekit.runtime.backends.trt.plans import PlanStore
 from tests.runtime.backends.conftest import CONTEXT
 from tests.runtime.backends.host_device import HostDevice, publish, tensorrt
@@ -25,7 +26,7 @@ def load(bundle):
 
     def backbone(context_tokens=CONTEXT):
         return load_components(
-            bundle, ["backbone"], "tensorrt", context_tokens, library=library, device=device
+            bundle, ["backbone"], FULL, context_tokens, library=library, device=device
         )["backbone"]  # fmt: skip
 
     backbone.library, backbone.device = library, device
@@ -146,7 +147,7 @@ def test_a_plan_with_other_inputs_than_the_manifest_is_refused(load, bundle):
         # the plan's bounds go by the names of inputs, so that the key is another one: written for this manifest
         publish(opened, library)
         with pytest.raises(BackendError) as refused:
-            load_components(opened, ["backbone"], "tensorrt", CONTEXT, library=library, device=device)
+            load_components(opened, ["backbone"], FULL, CONTEXT, library=library, device=device)
         assert said in str(refused.value)
 
 
@@ -157,10 +158,10 @@ def test_state_in_place_is_refused(tiny_bundle):
     publish(opened, library)
     with pytest.raises(BundleFormatError, match=r"state '.*' is in-place, which TensorRT cannot; export it again"):
         load_components(
-            opened, ["backbone"], "tensorrt", opened.manifest.protocol.context_tokens, library=library, device=device
+            opened, ["backbone"], FULL, opened.manifest.protocol.context_tokens, library=library, device=device
         )
     with pytest.raises(BundleFormatError, match=r"no component 'decoder', it has adapter, backbone, encoder"):
-        load_components(opened, ["decoder"], "tensorrt", 8, library=library, device=device)
+        load_components(opened, ["decoder"], FULL, 8, library=library, device=device)
 
 
 @pytest.mark.parametrize(("backend", "module"), [("tensorrt", "tensorrt"), ("tensorrt-rtx", "tensorrt_rtx")])
@@ -177,7 +178,7 @@ def test_no_device_is_told_before_a_runtime_is_made(bundle):
     library.Runtime = None  # calling it would be an error of another kind
     publish(bundle, library)
     try:
-        load_components(bundle, ["backbone"], "tensorrt", CONTEXT, library=library)
+        load_components(bundle, ["backbone"], FULL, CONTEXT, library=library)
     except EdgeKitError as error:
         assert str(error).startswith("tensorrt: no CUDA device answers on this machine, CUDA: ")  # noqa: PT017
     except TypeError:

@@ -1,4 +1,4 @@
-"""What a bundle that speaks by a flow holds beside its graphs: prepared voices, each in a file of its own."""
+"""``flow``: a bundle that speaks so holds prepared voices beside its graphs, each in a file of its own."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,8 +8,7 @@ import numpy as np
 
 from edgekit.bundle import Bundle, Component, FlowSpeech, Manifest
 from edgekit.errors import CheckpointError
-from edgekit.exporter.sources.checkpoint import Beside
-from edgekit.exporter.voice import prepare_voice
+from edgekit.exporter.speech.base import SpeechFiles
 from edgekit.runtime.speak.matching import check_voice
 from edgekit.runtime.speak.voice import FRAMES_PER_CODE, Voice, load_voice
 
@@ -17,16 +16,8 @@ FOLDER = "voices"
 DUMMY, DUMMY_CODES = "dummy", 75  # three seconds
 
 
-def prepare_voices(found: Beside) -> dict[str, Voice]:
-    """Return the voices of a checkpoint's recordings by name; raises what prepare_voice does."""
-    return {name: prepare_voice(found.hearing, path) for name, path in found.recordings.items()}
-
-
-def bundle_voices(opened: Bundle) -> dict[str, Voice]:
-    """Return the voices of a bundle by name, none if it speaks otherwise or not at all."""
-    speech = opened.manifest.speech
-    if not isinstance(speech, FlowSpeech):
-        return {}
+def read_voices(opened: Bundle, speech: FlowSpeech) -> dict[str, Voice]:
+    """Return the voices of a bundle by name."""
     return {name: load_voice(opened.file(path), speech.sample_rate_hz) for name, path in speech.voices.items()}
 
 
@@ -42,14 +33,11 @@ def dummy_voice(speech: FlowSpeech, step: Component, seed: int) -> Voice:
     )
 
 
-def with_voices(folder: Path, manifest: Manifest, voices: Mapping[str, Voice]) -> Manifest:
-    """Write the voices of a bundle that speaks by a flow, noise for a dummy's; return a manifest that names them.
+def write_voices(folder: Path, manifest: Manifest, speech: FlowSpeech, voices: Mapping[str, Voice]) -> FlowSpeech:
+    """Write the voices of a bundle, noise for a dummy's; return the speech that names them.
 
     Raises BundleFormatError for a voice of other sizes than the flow's, CheckpointError if there is none.
     """
-    speech = manifest.speech
-    if not isinstance(speech, FlowSpeech):
-        return manifest
     step = manifest.components["flow_step"]
     if not voices and manifest.dummy_seed is not None:
         voices = {DUMMY: dummy_voice(speech, step, manifest.dummy_seed)}
@@ -61,4 +49,7 @@ def with_voices(folder: Path, manifest: Manifest, voices: Mapping[str, Voice]) -
         check_voice(voice, speech, step)
         paths[name] = f"{FOLDER}/{name}.npz"
         voice.save(folder / paths[name])
-    return msgspec.structs.replace(manifest, speech=msgspec.structs.replace(speech, voices=paths))
+    return msgspec.structs.replace(speech, voices=paths)
+
+
+FILES: SpeechFiles[FlowSpeech, Voice] = SpeechFiles(name="flow", write=write_voices, read=read_voices)
