@@ -17,7 +17,6 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _KINDS = click.Choice(["float32", "int8", "int4"])
 _LOADING = ("backend", "allow_fallback", "context_tokens", "plans")
 _SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
-_ALL_TURNS = -1
 GROUPS = {  # those of edgekit.recipe, which is too much to load for a page of help
     "encoder": "Of the encoder and the adapter.",
     "backbone": "Of the backbone's attention and dense layers.",
@@ -131,9 +130,9 @@ def _think(_context: click.Context, _option: click.Parameter, value: str | None)
     raise click.BadParameter(f"'{value}' is neither on nor off nor a number of tokens from 1")
 
 
-def _turns(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
+def _turns(_context: click.Context, _option: click.Parameter, value: str | None) -> int | str | None:
     if value is None or value == "all":
-        return None if value is None else _ALL_TURNS
+        return value
     if value.isdecimal():
         return int(value)
     raise click.BadParameter(f"'{value}' is neither a number of turns nor all")
@@ -203,8 +202,6 @@ def stream_settings(asked: Mapping[str, Any]) -> dict[str, Any]:
     What else a command adds is handed on by its name. Raises UsageError for options that would do nothing.
     """
     settings = {name: value for name, value in asked.items() if name not in _SAMPLING and value is not None}
-    if settings.get("turns") == _ALL_TURNS:
-        settings["turns"] = None
     if "tools" in settings:
         settings["tools"] = _read_text(settings["tools"])
     if (sampling := _sampling(asked)) is not None:

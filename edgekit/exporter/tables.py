@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Component, Embedding
 from edgekit.exporter.dialects import Dialect
-from edgekit.exporter.dialects.packing import BLOCKS
+from edgekit.exporter.dialects.codes import BLOCKS
 from edgekit.exporter.families.base import Opened
 from edgekit.exporter.pack import write_embedding
 from edgekit.exporter.sources.checkpoint import Tensors

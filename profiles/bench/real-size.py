@@ -206,8 +206,8 @@ def load_and_answer(folder: Path, threads: int, rounds: int) -> dict[str, Any]:
     model = endless(model)
     for _ in range(1 + rounds):
         stream = model.stream(gate="off")
-        stream.push(clip.samples)
-        stream.finish()
+        list(stream.push(clip.samples))
+        list(stream.finish())
         spans = stream.trace.spans
         prefill = [span for span in spans if span.name == "prefill"]
         found["prompt_tokens"] = sum(span.count for span in prefill)

@@ -132,8 +132,8 @@ def speak(model: Model, samples: NDArray[np.float32], frames: int) -> tuple[floa
     """Return milliseconds per frame of host and engines for one spoken answer."""
     stream = model.stream(gate="off", speak=True)
     stream.trace.limit = 1_000_000
-    stream.push(samples)
-    stream.finish()
+    list(stream.push(samples))
+    list(stream.finish())
     spoken = [(span.start_s, span.start_s + span.seconds) for span in stream.trace.spans if span.name == "speak"]
     engines = sum(
         span.seconds

@@ -1,6 +1,6 @@
 """What a dialect's writer must have: how the blocks that families share become nodes, for one class of backend.
 
-Adding a dialect is one file beside this one, ``register`` in this folder, its name in ``bundle/dialects.py`` and a
+Adding a dialect is one file and ``register`` here, a ``DialectName`` and ``register`` in ``bundle/dialects.py``, and a
 backend that runs it. Shapes in docstrings: S new rows, T keys, H heads, D head size.
 """
 

@@ -13,8 +13,8 @@ import numpy as np
 from edgekit.bundle import CensusRow, Requirements
 from edgekit.bundle.dialects import Activations
 from edgekit.exporter.dialects.base import LOWEST_ONNXRUNTIME, SoundBlocks
+from edgekit.exporter.dialects.codes import BLOCKS, EXPERTS
 from edgekit.exporter.dialects.experts import ExpertBank
-from edgekit.exporter.dialects.packing import BLOCKS, EXPERTS
 from edgekit.exporter.dialects.steps import Attention, Routing, SlidingWindow, Steps
 from edgekit.exporter.graph import GraphWriter, Versions
 from edgekit.exporter.quantize import (

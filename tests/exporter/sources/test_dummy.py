@@ -128,7 +128,7 @@ def test_a_stream_of_a_dummy_ends_and_says_nothing_but_the_sign(name, config, tm
     _dummy(config(name), tmp_path / "b", precision="int4")
     model = edgekit.load(tmp_path / "b", threads=1)
     stream = model.stream(gate="off")
-    events = [event for part in np.split(NOISE, 8) for event in stream.push(part)] + stream.finish()
+    events = [event for part in np.split(NOISE, 8) for event in stream.push(part)] + list(stream.finish())
     final = [event for event in events if getattr(event, "final", False)]
     assert len(final) == 1
     assert set(final[0].text) == {SIGN}

@@ -16,10 +16,10 @@ from onnx import TensorProto, numpy_helper
 from edgekit.bundle.dialects import Activations
 from edgekit.errors import CheckpointError
 from edgekit.exporter.dialects.base import SoundBlocks
+from edgekit.exporter.dialects.codes import BLOCKS, EXPERTS
 from edgekit.exporter.dialects.experts import ExpertBank
 from edgekit.exporter.dialects.ort_cpu import MICROSOFT, OrtDialect, activation, as_logits
 from edgekit.exporter.dialects.ort_cuda.ops import BLOCK, EXPERT_TILE, check_cuda_ops, cuda_allow_list
-from edgekit.exporter.dialects.packing import BLOCKS, EXPERTS
 from edgekit.exporter.dialects.standard.dialect import StandardDialect
 from edgekit.exporter.dialects.standard.sound import StandardSound
 from edgekit.exporter.dialects.steps import Attention, Routing, Steps

@@ -13,8 +13,8 @@ import numpy as np
 
 from edgekit.bundle.manifest import StateKind
 from edgekit.exporter.blocks import fixed_shapes, layer_norm, linear
-from edgekit.exporter.dialects import dialect_of
 from edgekit.exporter.graph import GraphWriter
+from edgekit.exporter.waves import given_attention
 from edgekit.exporter.weights import Weights
 
 ROWS = 2  # guided and unguided
@@ -202,7 +202,7 @@ def _attention(g: GraphWriter, w: Weights, shape: DitShape, x: str, layer: int, 
     q = g.node("Reshape", layer_norm(g, w, q, f"{name}.attn.q_norm"), flat)
     k = layer_norm(g, w, k, f"{name}.attn.k_norm")
     keys, values = (_keep(g, w, shape, new, f"{kind}.{layer}", seen) for kind, new in (("key", k), ("value", v)))
-    return dialect_of(g).sound.attention(g, q, keys, values, seen.mask, heads=shape.heads, head_dim=shape.head_dim)
+    return given_attention(g, q, keys, values, seen.mask, heads=shape.heads, head_dim=shape.head_dim)
 
 
 def _keep(g: GraphWriter, w: Weights, shape: DitShape, new: str, name: str, seen: _Seen) -> str:

@@ -18,13 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import CheckpointError
-from edgekit.exporter.dialects import dialect_of
 from edgekit.exporter.families.base import Part, Shapes
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.sources.checkpoint import Tensors
 from edgekit.exporter.sources.folded import FoldedTensors
 from edgekit.exporter.sources.pickled import open_pickled
-from edgekit.exporter.waves import snake
+from edgekit.exporter.waves import phases, snake
 from edgekit.exporter.weights import Weights
 
 PREFIX = "hift."
@@ -202,7 +201,7 @@ def _source(g: GraphWriter, w: Weights, f0: str, kept: str, noise: str) -> str:
     whole ones dropped, and summed exactly or nearly so.
     """
     row, first = g.constant([0]), g.node("Shape", kept)
-    middle, step = dialect_of(g).sound.turns(g, f0, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, HARMONICS)
+    middle, step = phases(g, f0, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, HARMONICS)
     later = g.node("Slice", step, g.constant([1]), g.constant([_END]), row)
     still = g.constant(np.zeros((1, HARMONICS), np.float32))
     before, after = (g.node("Concat", *pair, axis=0) for pair in ((still, later), (later, still)))
