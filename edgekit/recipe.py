@@ -4,7 +4,6 @@ A recipe is data: precision per group of weights, block sizes, streaming grid, c
 nothing of graphs; the exporter reads it and writes the resolved form into the manifest.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
@@ -18,13 +17,7 @@ from edgekit.resources import resource
 EncoderActivations = Literal["dynamic", "static", "float"]
 Group = str
 """The name of a group of weights that have one precision. Parts of a family name theirs."""
-GROUPS: Mapping[Group, str] = {
-    "encoder": "Of the encoder and the adapter.",
-    "backbone": "Of the backbone's attention and dense layers.",
-    "experts": "Of the experts of a mixture.",
-    "head": "Of the output layer and the token table.",
-    "decoder": "Of the decoder from codes to sound.",
-}
+GROUPS: tuple[Group, ...] = ("encoder", "backbone", "experts", "head", "decoder")
 """Groups that any recipe may name, whether a checkpoint has them or not; a family may have others."""
 DEFAULT_PRECISION: Precision = "int8"
 

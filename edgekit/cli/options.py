@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import click
 
 from edgekit.errors import UsageError
-from edgekit.recipe import GROUPS
 
 if TYPE_CHECKING:
     from edgekit.exporter.checks.quality import Progress
@@ -18,6 +17,13 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _KINDS = click.Choice(["float32", "int8", "int4"])
 _LOADING = ("backend", "allow_fallback", "context_tokens", "plans")
 _SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
+GROUPS = {  # those of edgekit.recipe, which is too much to load for a page of help
+    "encoder": "Of the encoder and the adapter.",
+    "backbone": "Of the backbone's attention and dense layers.",
+    "experts": "Of the experts of a mixture.",
+    "head": "Of the output layer and the token table.",
+    "decoder": "Of the decoder from codes to sound.",
+}
 
 bundle_argument = click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

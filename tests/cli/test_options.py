@@ -3,7 +3,8 @@
 import click
 import pytest
 
-from edgekit.cli.options import loading, stream_options, stream_settings
+from edgekit import recipe
+from edgekit.cli.options import GROUPS, loading, stream_options, stream_settings
 from edgekit.errors import UsageError
 
 
@@ -81,3 +82,7 @@ def test_a_value_out_of_range_is_refused(settings, option, value):
 def test_a_temperature_that_is_no_number_is_refused(settings, value):
     with pytest.raises(UsageError, match=f"--temperature: {value}, a finite number is needed"):
         settings("--temperature", value)
+
+
+def test_every_group_that_any_recipe_may_name_has_a_flag():
+    assert tuple(GROUPS) == recipe.GROUPS
