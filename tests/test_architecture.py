@@ -11,6 +11,7 @@ from edgekit.spans import span_kind
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_LINES = 400
+MAX_FILES = 12  # of one folder
 MODULES = sorted((ROOT / "edgekit").rglob("*.py"))
 RECIPES = sorted((ROOT / "export").rglob("*.toml"))
 SYSTEMS = sorted({path.parent for path in RECIPES})
@@ -31,6 +32,33 @@ def test_a_module_is_short_and_says_what_it_knows(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= MAX_LINES, "look for the seam"
     assert ast.get_docstring(ast.parse(text)), "no module docstring"
+
+
+def test_a_room_of_the_runtime_has_few_files():
+    rooms = {path.parent for path in MODULES if (ROOT / "edgekit" / "runtime") in path.parents}
+    crowded = {room.name: len(list(room.glob("*.py"))) for room in rooms}
+    assert {name: count for name, count in crowded.items() if count > MAX_FILES} == {}
+
+
+def test_no_modules_import_each_other_in_a_circle_not_even_for_their_types():
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES}
+    arrows = {name: _imported(path, names) - {name} for name, path in names.items()}
+    while leaves := {name for name, targets in arrows.items() if not targets}:
+        arrows = {name: targets - leaves for name, targets in arrows.items() if name not in leaves}
+    # What is left leads into a circle, or is on one.
+    assert arrows == {}
+
+
+def _imported(path, names):
+    """Return the modules of the package that one imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]  # modules, or names in one
+            found |= {name if name in names else node.module for name in inside}
+    return {name for name in found if name in names}
 
 
 def test_no_module_is_named_like_a_standard_one():

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = """
 import edgekit.resources
 from edgekit.recipe import load_recipe, load_target
-from edgekit.runtime.fits import memory_fits
+from edgekit.runtime.memory import memory_fits
 print(edgekit.resources.__file__)
 print(load_target("cpu").dialect)
 print(memory_fits().loading.source.device)

@@ -47,7 +47,7 @@ def export(
     with the checkpoint, and a quantised bundle is judged against its float32 twin; nothing is published that fails.
     """
     from edgekit.exporter.export import export as export_checkpoint
-    from edgekit.exporter.sources.hub import locate
+    from edgekit.exporter.hub import locate
 
     with show_notices():
         found = locate(

@@ -17,7 +17,7 @@ from edgekit.exporter.families import Opened
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.pack import list_files, tied_embedding, write_embedding, write_json
 from edgekit.exporter.quantize import SCALE
-from edgekit.exporter.sources.source import CONFIG, GENERATION, TOKENIZER, Source
+from edgekit.exporter.source import CONFIG, GENERATION, TOKENIZER, Source
 from edgekit.exporter.speech import with_voices
 from edgekit.exporter.tables import JoinedTensors, write_tables, written_bundle
 from edgekit.exporter.weights import Weights

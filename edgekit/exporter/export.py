@@ -16,12 +16,12 @@ from edgekit.errors import CheckpointError
 from edgekit.exporter.build import build, calibrated
 from edgekit.exporter.checks.goldens import store_goldens
 from edgekit.exporter.dialects import DIALECTS, Dialect
+from edgekit.exporter.dummy import dummy_recipe
 from edgekit.exporter.judge import judge
 from edgekit.exporter.options import ExportOptions, find_recipe, resolve
 from edgekit.exporter.pack import building, list_files, write_manifest
 from edgekit.exporter.provenance import write_provenance
-from edgekit.exporter.sources.dummy import dummy_recipe
-from edgekit.exporter.sources.source import Source, bundle_source, checkpoint_source, dummy_source
+from edgekit.exporter.source import Source, bundle_source, checkpoint_source, dummy_source
 from edgekit.recipe import Recipe, load_target
 
 __all__ = ["ExportOptions", "export", "quantize"]

@@ -16,7 +16,7 @@ from edgekit.exporter.checks.weight_check import check_weights
 from edgekit.exporter.dialects import Dialect
 from edgekit.exporter.families import Opened
 from edgekit.exporter.options import ExportOptions
-from edgekit.exporter.sources.source import Source
+from edgekit.exporter.source import Source
 from edgekit.exporter.tables import written_bundle
 from edgekit.recipe import GridSettings, Recipe
 

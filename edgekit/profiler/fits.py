@@ -11,12 +11,12 @@ import msgspec
 from edgekit.atomic import write_whole
 from edgekit.errors import ProfileError
 from edgekit.profiler.comparison import Comparison
-from edgekit.runtime.fits import PRECISIONS, SCHEMA_VERSION, BuildingFit, LoadingFit
+from edgekit.runtime.memory import PRECISIONS, SCHEMA_VERSION, BuildingFit, LoadingFit
 
 COMMAND = "make bench-memory"
 _HEAD = """\
 # What libraries take in memory beside a bundle's own bytes. `make bench-memory` measures it and writes this file;
-# edgekit/runtime/fits.py says what each number means and reads it.
+# edgekit/runtime/memory.py says what each number means and reads it.
 """
 _PARTS: Mapping[str, tuple[type[LoadingFit | BuildingFit], str]] = {
     "loading": (LoadingFit, "weights"),

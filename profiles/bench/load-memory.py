@@ -22,8 +22,7 @@ from edgekit.profiler.comparison import Findings, make_comparison, save_comparis
 from edgekit.profiler.fits import write_fit
 from edgekit.profiler.footprint import measure_footprint
 from edgekit.profiler.fresh import Job
-from edgekit.runtime.fits import FILE
-from edgekit.runtime.memory import weight_bytes
+from edgekit.runtime.memory import FILE, weight_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """name = "noise"

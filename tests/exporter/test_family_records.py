@@ -19,13 +19,13 @@ from edgekit.bundle import FrontEnd, Grid, TokenProtocol, open_bundle
 from edgekit.errors import CheckpointError, RecipeError, RegistryError, UsageError, VerifyError
 from edgekit.exporter.blocks import linear
 from edgekit.exporter.checks.verify import verify_reference
+from edgekit.exporter.dummy import dummy_tokenizer
 from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.families import FAMILIES, Family, Opened, Part, find_family, register, registered
 from edgekit.exporter.families.config import value
 from edgekit.exporter.families.levels import expert_levels
 from edgekit.exporter.reference.base import PrefixReference
 from edgekit.exporter.sources.checkpoint import Beside, SideBySide, open_checkpoint, read
-from edgekit.exporter.sources.dummy import dummy_tokenizer
 from edgekit.exporter.sources.tokenizer import token_id
 from edgekit.recipe import GROUPS
 from edgekit.runtime.judge.verify import verify

@@ -13,12 +13,12 @@ from edgekit.bundle import Bundle, open_bundle
 from edgekit.errors import CheckpointError, QualityError
 from edgekit.exporter.checks.weight_check import check_weights
 from edgekit.exporter.dialects import DIALECTS
+from edgekit.exporter.dummy import open_dummy
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.exporter.families import find_family
 from edgekit.exporter.families.qwen3_omni.family import open_qwen3_omni
 from edgekit.exporter.options import find_recipe
 from edgekit.exporter.sources.checkpoint import open_checkpoint
-from edgekit.exporter.sources.dummy import open_dummy
 from edgekit.exporter.tables import JoinedTensors, written_bundle
 from tests.exporter.parts import Held
 from tests.exporter.test_export import QUICK

@@ -11,10 +11,9 @@ from edgekit.errors import ProfileError
 from edgekit.profiler.comparison import load_record
 from edgekit.profiler.fits import write_fit
 from edgekit.resources import resource
-from edgekit.runtime import fits, memory
+from edgekit.runtime import memory
 from edgekit.runtime.backends import BACKENDS
-from edgekit.runtime.fits import FILE, memory_fits, read_fits
-from edgekit.runtime.memory import build_peak_mib
+from edgekit.runtime.memory import FILE, build_peak_mib, memory_fits, read_fits
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / FILE).read_text(encoding="utf-8")
@@ -105,7 +104,7 @@ def test_it_is_read_when_it_is_needed_and_not_before(tiny_bundle, tmp_path, monk
     """Only a run on the CPU and a build ask for it; a package without the file still runs everything else."""
     bundle = open_bundle(tiny_bundle().folder)
     gpu = open_bundle(tiny_bundle(dialect="standard").folder)
-    monkeypatch.setattr(fits, "resource", lambda name: tmp_path / name)
+    monkeypatch.setattr(memory, "resource", lambda name: tmp_path / name)
     memory_fits.cache_clear()
     try:
         names = tuple(bundle.manifest.components)

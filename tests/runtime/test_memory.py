@@ -13,13 +13,13 @@ from edgekit.errors import BackendError
 from edgekit.runtime.backends import LoadSettings, load_engines
 from edgekit.runtime.backends.ort_cpu import CPU
 from edgekit.runtime.backends.sizes import device_need, state_sizes
-from edgekit.runtime.fits import memory_fits
 from edgekit.runtime.memory import (
     MIB,
     available_mib,
     build_peak_mib,
     check_build,
     check_load,
+    memory_fits,
     state_bytes,
     total_mib,
 )

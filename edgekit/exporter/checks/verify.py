@@ -18,9 +18,9 @@ from edgekit.exporter.checks.quality import check_clips, relative_error
 from edgekit.exporter.checks.weight_check import check_weights
 from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.families import Family, find_family
+from edgekit.exporter.hub import locate
 from edgekit.exporter.reference.base import Array, Prompt, Reference
 from edgekit.exporter.sources.checkpoint import open_checkpoint
-from edgekit.exporter.sources.hub import locate
 from edgekit.exporter.tables import written_bundle
 from edgekit.recipe import Recipe
 from edgekit.runtime.answer.sampler import Greedy

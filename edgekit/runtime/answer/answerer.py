@@ -13,8 +13,7 @@ import numpy as np
 
 from edgekit.bundle import ComputeLevel, Manifest
 from edgekit.runtime.answer.embedding import TokenTable
-from edgekit.runtime.answer.lookup import Guess, Lookup
-from edgekit.runtime.answer.loops import loop_start
+from edgekit.runtime.answer.lookup import Guess, Lookup, loop_start
 from edgekit.runtime.answer.sampler import Sampler
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.answer.text import Tokenizer

@@ -1,14 +1,18 @@
-"""Guess: what an answer will probably be, so that many of its tokens are checked in one run of the backbone.
+"""Sequences of tokens: what an answer will probably be, what two texts share, where one repeats itself.
 
-Knows tokens only. Where the answer takes another way, the guess is picked up again as soon as the two meet. Sources:
-speculative decoding, Leviathan et al. 2023 (arXiv:2211.17192), here for greedy choices; the guess comes from a text at
-hand and not from a second model, as in prompt lookup decoding, Saxena 2023.
+Knows tokens only. A guess lets many tokens be checked in one run of the backbone; where the answer takes another way,
+it is picked up again as soon as the two meet. Sources: speculative decoding, Leviathan et al. 2023 (arXiv:2211.17192),
+here for greedy choices; the guess comes from a text at hand and not from a second model, as in prompt lookup decoding,
+Saxena 2023. Small models say one phrase for ever on sound they do not understand, but people repeat words too: a loop
+is several repeats of one phrase that are also long together.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 CHECKED_AT_ONCE = 32  # tokens: larger runs are hardly cheaper per token, and a wrong guess costs more
+LONGEST_PHRASE = 24  # tokens
+SHORTEST_LOOP = 12  # tokens that the repeats take together: "no, no, no" is none
 _MEETING = 2  # tokens in a row: one alone, such as a comma, stands in many places
 _REACH = 16  # tokens that the guess may be ahead
 
@@ -53,3 +57,22 @@ def agreed(one: Sequence[object], other: Sequence[object]) -> int:
     """Return how many first items two sequences share. Source: local agreement, Machacek et al. 2023."""
     shorter = min(len(one), len(other))
     return next((at for at in range(shorter) if one[at] != other[at]), shorter)
+
+
+def loop_start(tokens: Sequence[int], repeats: int | None) -> int | None:
+    """Return how many tokens to keep if the last ones are a phrase said ``repeats`` times in a row, else None.
+
+    The phrase is kept once. The shortest phrase that fits is meant. ``repeats`` None looks for no loop.
+    """
+    if repeats is None:
+        return None
+    for size in range(1, min(LONGEST_PHRASE, len(tokens) // repeats) + 1):
+        span = size * repeats
+        if span < SHORTEST_LOOP:
+            span = -(-SHORTEST_LOOP // size) * size
+        if span > len(tokens):
+            continue
+        tail = tokens[-span:]
+        if all(tail[at] == tail[at % size] for at in range(size, span)):
+            return len(tokens) - span + size
+    return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from edgekit.bundle import ComputeLevel, TokenProtocol
 from edgekit.runtime.answer.answerer import Answerer
-from edgekit.runtime.answer.loops import loop_start
+from edgekit.runtime.answer.lookup import loop_start
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.answer.text import Detokenizer, Tokenizer
 from edgekit.runtime.engine import Array

@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgekit.bundle import ComputeLevel
-from edgekit.runtime.answer.loops import loop_start
-from edgekit.runtime.answer.sampler import Greedy, Sampler
+from edgekit.runtime.answer.lookup import loop_start
+from edgekit.runtime.answer.sampler import Greedy, Sampler, Teacher
 from edgekit.runtime.answer.speaker import Speaker
-from edgekit.runtime.answer.teacher import Teacher
 from edgekit.runtime.assemble import make_answerer, make_listener
 from edgekit.runtime.engine import Array, Recorded
 from edgekit.runtime.model import Model

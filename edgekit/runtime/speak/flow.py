@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import FlowSpeech, Sampling, TokenProtocol
-from edgekit.runtime.answer.sampler import Greedy, Limits
+from edgekit.runtime.answer.sampler import Greedy, Limits, Teacher
 from edgekit.runtime.answer.speaker import Cut
-from edgekit.runtime.answer.teacher import Teacher
 from edgekit.runtime.engine import Array, Call, Engine, Recorded, Sizes
 from edgekit.runtime.speak.base import SpeechKind
 from edgekit.runtime.speak.matching import CONTEXT_CODES, Flow, count_slots

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import TokenProtocol
-from edgekit.runtime.answer.sampler import Greedy, Sampler
+from edgekit.runtime.answer.sampler import Greedy, Sampler, Teacher
 from edgekit.runtime.answer.speaker import Speaker
-from edgekit.runtime.answer.teacher import Teacher
 from edgekit.runtime.engine import Array
 from edgekit.runtime.speak.setting import SpeakerSetting
 

@@ -16,9 +16,8 @@ import numpy as np
 from edgekit.bundle import Role, TalkerSpeech
 from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.answer.embedding import TokenTable
-from edgekit.runtime.answer.sampler import CodeLimits, Greedy
+from edgekit.runtime.answer.sampler import CodeLimits, Greedy, Teacher
 from edgekit.runtime.answer.speaker import Cut
-from edgekit.runtime.answer.teacher import Teacher
 from edgekit.runtime.engine import Array, Engine, Sizes
 from edgekit.runtime.speak.base import SpeechKind
 from edgekit.runtime.speak.frames import (

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgekit.profiler.words import read_references
-from edgekit.runtime.answer.loops import loop_start
+from edgekit.runtime.answer.lookup import loop_start
 
 MAX_TOKENS, MAX_REPEATS = 200, 3  # of an answer; of a phrase in it, as in export/edgekit-tiny/recipe.toml
 

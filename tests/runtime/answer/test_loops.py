@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgekit.runtime.answer.loops import LONGEST_PHRASE, loop_start
+from edgekit.runtime.answer.lookup import LONGEST_PHRASE, loop_start
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from edgekit.bundle import open_bundle
 from edgekit.errors import CheckpointError, QualityError, VerifyError
 from edgekit.exporter import weights
 from edgekit.exporter.checks.verify import verify_reference
+from edgekit.exporter.dummy import SIGN, DummyTensors, dummy_tokenizer, open_dummy
 from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.families.whisper import published_generation
-from edgekit.exporter.sources.dummy import SIGN, DummyTensors, dummy_tokenizer, open_dummy
 from edgekit.runtime.judge.verify import verify
 from tests.exporter.test_export import JUDGED, QUICK, SYSTEMS
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from edgekit.bundle import Bundle
 from edgekit.exporter.dialects import DIALECTS
+from edgekit.exporter.dummy import SEED, open_dummy
 from edgekit.exporter.families import Family, Opened, find_family
+from edgekit.exporter.hub import locate
 from edgekit.exporter.sources.checkpoint import Tensors, check_names, open_checkpoint
-from edgekit.exporter.sources.dummy import SEED, open_dummy
-from edgekit.exporter.sources.hub import locate
 from edgekit.exporter.sources.tokenizer import tokenizer_json
 from edgekit.exporter.speech import bundle_voices
 from edgekit.exporter.tables import written_bundle

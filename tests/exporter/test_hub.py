@@ -16,11 +16,11 @@ from edgekit.cli import main
 from edgekit.errors import CheckpointError, UsageError
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.exporter.families import registered
-from edgekit.exporter.sources.hub import locate
+from edgekit.exporter.hub import locate
 from tests.exporter import speaking, test_family_records
 from tests.reference import checkpoints
 
-QUICK = Path(__file__).parents[1] / "quick.toml"
+QUICK = Path(__file__).parent / "quick.toml"
 ID, COMMIT, OLD = "acme/tiny-whisper", "c" * 40, "0" * 40
 ERRORS = {"acme/gated": (403, "GatedRepo"), "acme/broken": (500, "")}
 
