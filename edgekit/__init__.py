@@ -1,11 +1,23 @@
 """EdgeKit: deploy audio LLMs on one edge device.
 
-``edgekit.load(bundle)`` opens a bundle and returns a Model; ``model.transcribe(path)`` and ``model.stream()`` use it.
+model = edgekit.load("bundles/mine")                      # speak=True to hear the answers too
+print(model.transcribe("talk.wav").text)
+
+with model.stream(sample_rate_hz=48_000) as stream:       # options: edgekit.StreamOptions
+for samples in microphone:                            # (n,) or (n, channels), float32 or int16
+for event in stream.push(samples):                # taken at once; reading does the work
+if isinstance(event, edgekit.events.Text) and event.final:
+print(event.text)
+for event in stream.ask("And in French?"):            # a turn in text, where the model converses
+print(edgekit.events.to_json(event))
+for event in stream.finish():
+print(event.kind)
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgekit.runtime import events as events
     from edgekit.runtime.model import Model as Model
     from edgekit.runtime.model import Transcript as Transcript
     from edgekit.runtime.model import load as load
@@ -19,9 +31,10 @@ _HOMES = {
     "Stream": "edgekit.runtime.stream",
     "StreamOptions": "edgekit.runtime.options",
     "Transcript": "edgekit.runtime.model",
+    "events": "edgekit.runtime",
     "load": "edgekit.runtime.model",
 }
-__all__ = ["Model", "Stream", "StreamOptions", "Transcript", "__version__", "load"]
+__all__ = ["Model", "Stream", "StreamOptions", "Transcript", "__version__", "events", "load"]
 
 
 def __getattr__(name: str) -> object:
@@ -30,5 +43,6 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'edgekit' has no attribute '{name}'")
     from importlib import import_module
 
-    found: object = getattr(import_module(_HOMES[name]), name)
-    return found
+    home = _HOMES[name]
+    result: object = import_module(f"{home}.{name}") if name == "events" else getattr(import_module(home), name)
+    return result

@@ -16,6 +16,10 @@ class UsageError(EdgeKitError, ValueError):
     exit_code = 2
 
 
+class RegistryError(EdgeKitError, ValueError):
+    """A record that is registered lacks something or takes another's name, or a name is known to no registry."""
+
+
 class RecipeError(EdgeKitError, ValueError):
     """A recipe or target file does not parse, or contradicts itself."""
 

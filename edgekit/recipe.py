@@ -4,43 +4,49 @@ A recipe is data: precision per group of weights, block sizes, streaming grid, c
 nothing of graphs; the exporter reads it and writes the resolved form into the manifest.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import msgspec
 
-from edgekit.bundle.manifest import Activations, ComputeLevel, Dialect, GateSettings, GridMode, Precision, Struct
+from edgekit.bundle.dialects import DIALECTS, Activations
+from edgekit.bundle.manifest import ComputeLevel, GateSettings, GridMode, Precision, Struct
 from edgekit.errors import RecipeError
 from edgekit.resources import resource
 
-Group = Literal["encoder", "backbone", "experts", "head", "decoder"]
-GROUPS: tuple[Group, ...] = ("encoder", "backbone", "experts", "head", "decoder")
+EncoderActivations = Literal["dynamic", "static", "float"]
+Group = str
+"""The name of a group of weights that have one precision. Parts of a family name theirs."""
+GROUPS: Mapping[Group, str] = {
+    "encoder": "Of the encoder and the adapter.",
+    "backbone": "Of the backbone's attention and dense layers.",
+    "experts": "Of the experts of a mixture.",
+    "head": "Of the output layer and the token table.",
+    "decoder": "Of the decoder from codes to sound.",
+}
+"""Groups that any recipe may name, whether a checkpoint has them or not; a family may have others."""
+DEFAULT_PRECISION: Precision = "int8"
 
 
-class PrecisionSettings(Struct, frozen=True):
-    """Precision of each group of weights; the adapter follows ``encoder``, an absent group is ignored."""
-
-    encoder: Precision = "int8"
-    backbone: Precision = "int8"
-    experts: Precision = "int8"
-    head: Precision = "int8"
-    decoder: Precision = "int8"
+def flag(group: Group, kind: str) -> str:
+    """Return what the command line takes to give a group a precision."""
+    return f"--{group} {kind}" if group in GROUPS else f"--precision {group}={kind}"
 
 
 class QuantizeSettings(Struct, frozen=True):
     """Block sizes along the input dimension (32, 64 or 128; the largest that divides it is used, at most this).
 
-    They are for ``ort-cpu`` and for INT4 of ``standard``; ``ort-cuda`` has blocks of 32 alone, INT8 of ``standard`` one
-    scale for each output channel. ``encoder_activations``, of an encoder in INT8: scaled anew at each call, by fixed
-    scales found on the check clips, or not rounded. A target's dialect decides it: ``ort-cpu`` is dynamic, ``standard``
-    static, ``ort-cuda`` float. ``activations``, the target's: what is multiplied by a weight or a cache; norms, sums,
-    softmax and routers stay float32.
+    A dialect may have blocks of its own instead, or one scale for each output channel: ``docs/bundle-format.md`` says
+    which. ``encoder_activations``, of an encoder in INT8: scaled anew at each call, by fixed scales found on the check
+    clips, or not rounded; the target's dialect decides it. ``activations``, the target's: what is multiplied by a
+    weight or a cache; norms, sums, softmax and routers stay float32.
     """
 
     backbone_block: int = 128
     experts_block: int = 64
     head_block: int = 128
-    encoder_activations: Literal["dynamic", "static", "float"] = "dynamic"
+    encoder_activations: EncoderActivations = "dynamic"
     activations: Activations = "float32"
 
 
@@ -87,12 +93,13 @@ class CheckSettings(Struct, frozen=True):
 class Recipe(Struct, frozen=True):
     """Everything that decides what an export makes, beside the checkpoint itself.
 
-    An empty ``name`` takes the checkpoint folder's.
+    An empty ``name`` takes the checkpoint folder's. ``precision``: of each group of weights that it names; ``kind``
+    also knows the others.
     """
 
     name: str = ""
     license: str = ""
-    precision: PrecisionSettings = PrecisionSettings()
+    precision: dict[Group, Precision] = msgspec.field(default_factory=dict)
     quantize: QuantizeSettings = QuantizeSettings()
     grid: GridSettings = GridSettings()
     gate: GateSettings = GateSettings()
@@ -102,6 +109,10 @@ class Recipe(Struct, frozen=True):
     context_tokens: int | None = None
     max_tokens_per_s: float | None = None
     max_repeats: int | None = None
+
+    def kind(self, group: Group) -> Precision:
+        """Return the precision of a group."""
+        return self.precision.get(group, DEFAULT_PRECISION)
 
 
 class Stack(Struct, frozen=True):
@@ -128,7 +139,7 @@ class Target(Struct, frozen=True):
 
     name: str
     description: str
-    dialect: Dialect
+    dialect: str
     backends: tuple[str, ...]
     min_memory_mib: int
     tested: bool
@@ -139,11 +150,12 @@ class Target(Struct, frozen=True):
     stacks: tuple[Stack, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise ValueError, which msgspec tells with the field, for activations that the dialect has not."""
-        if self.activations != "float32" and self.dialect == "ort-cpu":
-            raise ValueError(f"activations '{self.activations}': dialect 'ort-cpu' has float32 only")
-        if self.activations != "float16" and self.dialect == "ort-cuda":
-            raise ValueError(f"activations '{self.activations}': dialect 'ort-cuda' has float16 only")
+        """Raise ValueError, which msgspec tells with the file, for an unknown dialect or activations it has not."""
+        offered = DIALECTS.get(self.dialect).activations
+        if self.activations not in offered:
+            raise ValueError(
+                f"activations '{self.activations}': dialect '{self.dialect}' has {' and '.join(offered)} only"
+            )
 
 
 _T = TypeVar("_T", Recipe, Target)
@@ -174,8 +186,17 @@ def target_names() -> list[str]:
 
 def _load(path: Path, kind: type[_T]) -> _T:
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=kind)
+        content = msgspec.toml.decode(path.read_bytes())
+        _check_kinds(content.get("precision"))
+        return msgspec.convert(content, kind)
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such file; `ls {resource('export')}` shows the recipes that ship") from error
     except (msgspec.MsgspecError, ValueError) as error:
         raise RecipeError(f"{path}: {error}") from error
+
+
+def _check_kinds(precision: object) -> None:
+    """Raise ValueError naming the group whose precision is none; msgspec tells of a mapping only that one is wrong."""
+    for group, kind in precision.items() if isinstance(precision, dict) else ():
+        if kind not in get_args(Precision):
+            raise ValueError(f"precision.{group} is {kind!r}, must be one of: {', '.join(get_args(Precision))}")

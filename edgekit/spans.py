@@ -45,6 +45,7 @@ def names_within(name: str) -> frozenset[str]:
     return frozenset(kind.name for kind in _KINDS.values() if kind.within == name)
 
 
+RESAMPLE = register("resample", "samples", "pushed samples to the front end's rate")
 GATE = register("gate", "samples", "deciding which samples count")
 FEATURES = register("features", "samples", "samples to log-mel frames")
 ENCODER = register("encoder", "encoder positions", "log-mel frames to encoder frames")

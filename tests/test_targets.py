@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.bundle.dialects import DIALECTS, DialectName
 from edgekit.errors import RecipeError
 from edgekit.recipe import load_target
 
@@ -41,6 +42,21 @@ def test_the_table_of_targets_says_what_each_file_says(name):
 def test_an_unknown_target_is_refused_with_the_known_ones():
     with pytest.raises(RecipeError, match=r"target 'toaster' is not known; choose one of: .*cpu"):
         load_target("toaster")
+
+
+def test_a_target_combines_a_dialect_that_is_registered_with_what_that_offers(tmp_path):
+    file = tmp_path / "toy.toml"
+    text = (RUNTIMES / "cpu" / "target.toml").read_text(encoding="utf-8").replace('"ort-cpu"', '"toy"')
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(
+        RecipeError, match=r"toy.toml: dialect 'toy' is not known; choose one of: ort-cpu, ort-cuda, standard, or reg"
+    ):
+        load_target(str(file))
+    with DIALECTS.registered(DialectName("toy", ("float16",))):
+        with pytest.raises(RecipeError, match=r"toy.toml: activations 'float32': dialect 'toy' has float16 only"):
+            load_target(str(file))
+        file.write_text(text + 'activations = "float16"\n', encoding="utf-8")
+        assert load_target(str(file)).dialect == "toy"
 
 
 @pytest.mark.parametrize("script", sorted(RUNTIMES.rglob("*.sh")), ids=lambda path: f"{path.parent.name}/{path.name}")

@@ -8,13 +8,12 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from edgekit.bundle.dialects import DIALECTS
 from edgekit.rates import DEFAULT_HZ, HIGHEST_HZ, LOWEST_HZ
 
 FORMAT_VERSION = 1
 
-Dialect = Literal["ort-cpu", "ort-cuda", "standard"]
 Precision = Literal["float32", "int8", "int4"]
-Activations = Literal["float32", "float16"]
 GridMode = Literal["exact", "chunked"]
 GateKind = Literal["speech", "sound", "off"]
 StateKind = Literal["none", "in-place", "carried"]
@@ -334,7 +333,7 @@ class Manifest(Struct, frozen=True):
     format_version: int
     name: str
     family: str
-    dialect: Dialect
+    dialect: str
     requires: Requirements
     precision: dict[str, Precision]
     components: dict[str, Component]
@@ -352,6 +351,10 @@ class Manifest(Struct, frozen=True):
     source: str = ""
     dummy_seed: int | None = None
     speech: TalkerSpeech | FlowSpeech | None = None
+
+    def __post_init__(self) -> None:
+        """Raise RegistryError for a dialect that is not registered; when decoded, msgspec tells it with the file."""
+        DIALECTS.get(self.dialect)
 
     def tables(self) -> dict[str, Embedding]:
         """Return every token table: ``embedding``, and those of ``speech`` by the names of its fields."""

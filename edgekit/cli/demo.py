@@ -16,7 +16,9 @@ from edgekit.errors import BundleFileError, BundleFormatError, MissingPackageErr
 from edgekit.resources import resource
 
 if TYPE_CHECKING:
-    from edgekit.runtime.events import Text
+    from collections.abc import Iterator
+
+    from edgekit.runtime.events import Event
     from edgekit.runtime.model import Model
 
 _NAME = "edgekit-tiny-int8"
@@ -110,26 +112,30 @@ def _export(bundle: Path) -> None:
 def _stream(model: "Model") -> None:
     """Play the clip and print the text as it comes."""
     from edgekit.runtime.audio.pace import paced
+    from edgekit.runtime.events import Text
 
     shown = ""
 
-    def show(text: "Text") -> None:
+    def show(events: "Iterator[Event]") -> None:
         nonlocal shown
-        new = text.text[len(shown) :]
-        if terminal() and not shown:
-            click.echo(_CLEAR, nl=False, err=True)
-        click.echo(new if shown else f"   {new}", nl=text.final)
-        shown = "" if text.final else text.text
+        for text in events:
+            if not isinstance(text, Text):
+                continue
+            new = text.text[len(shown) :]
+            if terminal() and not shown:
+                click.echo(_CLEAR, nl=False, err=True)
+            click.echo(new if shown else f"   {new}", nl=text.final)
+            shown = "" if text.final else text.text
 
     clip = resource("export/clips") / _CLIP
     click.echo(f"   {clip}")
-    stream, played_s = model.stream(on_text=show), 0.0
+    stream, played_s = model.stream(), 0.0
     for chunk, lag_ms in paced(clip):
-        stream.push(chunk.samples, lag_ms=lag_ms)
+        show(stream.push(chunk.samples, lag_ms=lag_ms))
         played_s += len(chunk.samples) / chunk.sample_rate_hz
         if terminal() and not shown:
             click.echo(f"{_CLEAR}   listening {played_s:.1f} s", nl=False, err=True)
-    stream.finish()
+    show(stream.finish())
     spoken = json.loads((clip.parent / "transcripts.json").read_text(encoding="utf-8"))[_CLIP]
     click.echo(f"   what was read: {spoken}")
 

@@ -54,5 +54,6 @@ def export(
             checkpoint, revision=revision, offline=offline, weights=not asked["dummy_weights"], bars=terminal()
         )
         with show_progress() as progress:
-            manifest = export_checkpoint(found.folder, output, make_options(asked | {"source": found.source}, progress))
+            options = make_options(asked | {"source": found.source, "offline": offline}, progress)
+            manifest = export_checkpoint(found.folder, output, options)
     print_summary(output, manifest, as_json=as_json)

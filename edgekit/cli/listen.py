@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 @click.option(
     "--speak",
     is_flag=True,
-    help="Speak the answers too, through the default device, until you talk again, which is noticed once an answer is "
-    "whole. A microphone that hears them takes them for you: use headphones, or a device that cancels its echo.",
+    help="Speak the answers too, through the default device, until you talk again. A microphone that hears them takes "
+    "them for you: use headphones, or a device that cancels its echo.",
 )
 @stream_options
 def listen(
@@ -53,7 +53,8 @@ def listen(
     """
     import edgekit
     from edgekit.cli.printer import Printer, marks, warn
-    from edgekit.cli.speech import sound, speaker
+    from edgekit.cli.speech import speaker
+    from edgekit.runtime.audio.playback import TurnTaking
     from edgekit.runtime.daemon import Daemon, stopped_by_signals
 
     chosen = bundle or default_bundle()
@@ -61,32 +62,37 @@ def listen(
     model = edgekit.load(chosen, threads=threads, speak=speak, **loading(options))
     warn(model)
     printer = Printer(as_json=as_json, marks=marks(model))
-    daemons: list[Daemon] = []
-    with speaker(model.manifest, speak=speak) as turns:
-        settings = stream_settings(options) | sound(printer, turns)
-        settings["hush"] = lambda: any(daemon.stopping for daemon in daemons)  # ^C ends the voice, not the text
+    with speaker(model.manifest, speak=speak) as playback:
         stream = model.stream(
-            sample_rate_hz=source.sample_rate_hz, channels=source.channels, on_text=printer.text, **settings
+            sample_rate_hz=source.sample_rate_hz, channels=source.channels, speak=speak, **stream_settings(options)
         )
+        turns = TurnTaking(playback, stream.interrupt) if playback else None
 
         def show(event: "Event") -> None:
             printer.event(event)
             if turns:
                 turns.event(event)
 
-        daemon = Daemon(source, stream, show)
-        daemons.append(daemon)
+        def talked() -> None:
+            if turns:
+                turns.talked(stream.answering)
+            elif (answer := stream.answering) is not None:
+                stream.interrupt(answer)
+
+        # An answer to a question about the sound is what was asked for, however the sound goes on.
+        interrupts = stream.converses and stream.options.prompt is None
+        daemon = Daemon(source, stream, show, talked if interrupts else None)
         click.echo(f"edgekit: {chosen} listens to {simulate or 'the microphone'}; ^C ends it", err=True)
         try:
             with stopped_by_signals(daemon):
                 daemon.run()
-                if turns and not daemon.stopping:
-                    turns.playback.drain(lambda: daemon.stopping)
+                if playback and not daemon.stopping:
+                    playback.drain(lambda: daemon.stopping)
         finally:
             printer.clear()
             click.echo(f"edgekit: {daemon.tally}", err=True)
-            if turns and turns.playback.underruns:
-                click.echo(f"edgekit: speech broke off {turns.playback.underruns} times: too slow to keep up", err=True)
+            if playback and playback.underruns:
+                click.echo(f"edgekit: speech broke off {playback.underruns} times: too slow to keep up", err=True)
 
 
 def default_bundle() -> Path:

@@ -8,23 +8,16 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import click
 
 from edgekit.errors import UsageError
+from edgekit.recipe import GROUPS
 
 if TYPE_CHECKING:
     from edgekit.exporter.checks.quality import Progress
     from edgekit.exporter.export import ExportOptions
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_PRECISION = click.Choice(["float32", "int8", "int4"])
+_KINDS = click.Choice(["float32", "int8", "int4"])
 _LOADING = ("backend", "allow_fallback", "context_tokens", "plans")
 _SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
-_ALL_TURNS = -1
-_GROUPS = {
-    "encoder": "Of the encoder and the adapter.",
-    "backbone": "Of the backbone's attention and dense layers.",
-    "experts": "Of the experts of a mixture.",
-    "head": "Of the output layer and the token table.",
-    "decoder": "Of the decoder from codes to sound.",
-}
 
 bundle_argument = click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -33,11 +26,29 @@ bundle_output = click.option(
 )
 
 
+def _precisions(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str | None, str]:
+    """Return the kind of each group that is named, and that of every other one under None."""
+    found: dict[str | None, str] = {}
+    for value in values:
+        name, named, kind = value.rpartition("=")
+        group = name if named else None
+        if group in found:
+            raise click.BadParameter(f"{group or 'every group'} is given two precisions; leave one out")
+        found[group] = _KINDS.convert(kind, option, context)
+    return found
+
+
 def export_options(command: _Command) -> _Command:
     """Add what ``export`` and ``quantize`` share: precisions, waiver, overwriting, JSON."""
     added = [
-        click.option("--precision", type=_PRECISION, help="Of every group of weights; the recipe's if absent."),
-        *(click.option(f"--{name}", type=_PRECISION, help=text) for name, text in _GROUPS.items()),
+        click.option(
+            "--precision",
+            multiple=True,
+            metavar="[GROUP=]KIND",
+            callback=_precisions,
+            help="Of every group of weights, or of one: float32, int8 or int4; the recipe's if absent. Repeatable.",
+        ),
+        *(click.option(f"--{name}", type=_KINDS, help=text) for name, text in GROUPS.items()),
         click.option(
             "--accept-loss", metavar="REASON", help="Publish in spite of the quality gate; kept in the manifest."
         ),
@@ -57,9 +68,13 @@ def make_options(asked: Mapping[str, Any], progress: "Progress") -> "ExportOptio
         raise UsageError(
             "--accept-loss: empty, the manifest keeps the reason; say why, such as --accept-loss 'demo only'"
         )
-    groups: dict[Any, Any] = {name: asked[name] for name in _GROUPS if asked[name]}
-    rest = {name: value for name, value in asked.items() if name not in _GROUPS}
-    return ExportOptions(**rest, groups=groups, progress=progress)
+    groups: dict[Any, Any] = {name: asked[name] for name in GROUPS if asked[name]}
+    rest = {name: value for name, value in asked.items() if name not in GROUPS}
+    by_group = rest.pop("precision")
+    every = by_group.pop(None, None)
+    if twice := sorted(groups.keys() & by_group.keys()):
+        raise UsageError(f"--{twice[0]} {groups[twice[0]]}: --precision names {twice[0]} as well; leave one out")
+    return ExportOptions(**rest, precision=every, groups=groups | by_group, progress=progress)
 
 
 def backend_options(command: _Command) -> _Command:
@@ -109,9 +124,9 @@ def _think(_context: click.Context, _option: click.Parameter, value: str | None)
     raise click.BadParameter(f"'{value}' is neither on nor off nor a number of tokens from 1")
 
 
-def _turns(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
+def _turns(_context: click.Context, _option: click.Parameter, value: str | None) -> int | str | None:
     if value is None or value == "all":
-        return None if value is None else _ALL_TURNS
+        return value
     if value.isdecimal():
         return int(value)
     raise click.BadParameter(f"'{value}' is neither a number of turns nor all")
@@ -181,8 +196,6 @@ def stream_settings(asked: Mapping[str, Any]) -> dict[str, Any]:
     What else a command adds is handed on by its name. Raises UsageError for options that would do nothing.
     """
     settings = {name: value for name, value in asked.items() if name not in _SAMPLING and value is not None}
-    if settings.get("turns") == _ALL_TURNS:
-        settings["turns"] = None
     if "tools" in settings:
         settings["tools"] = _read_text(settings["tools"])
     if (sampling := _sampling(asked)) is not None:

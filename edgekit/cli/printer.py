@@ -3,18 +3,16 @@
 Thoughts are for a terminal's reader and for programs; they are no part of the text on stdout.
 """
 
-import dataclasses
 import json
-import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgekit.cli.options import warn_fallback
 from edgekit.cli.progress import terminal
-from edgekit.runtime.events import Audio, AudioCut, Event, Forgot, Lag, Text, Thought
+from edgekit.runtime.events import AudioCut, Event, Forgot, Interrupted, Lag, Text, Thought, to_json
 
 if TYPE_CHECKING:
     from edgekit.bundle import Manifest
@@ -43,8 +41,7 @@ def warn_dummy(bundle: "Manifest | BundleFacts") -> None:
 
 
 class Printer:
-    """Shows the events of one stream; ``name``, if not empty, stands before each line. Pass ``text`` as ``on_text`` and
-    ``audio`` as ``on_audio``.
+    """Shows the events of one stream; ``name``, if not empty, stands before each line.
 
     ``marks``: what each line of JSON says beside the event.
     """
@@ -53,57 +50,50 @@ class Printer:
         self._name, self._json, self._marks = name, as_json, marks or {}
         self._live = terminal() and not as_json
         self._shown = False
-
-    def text(self, text: Text | Thought) -> None:
-        """Show a Text or a Thought at the moment it exists; a Thought dim, on a terminal only."""
-        if self._json:
-            self._print_json(text)
-        elif isinstance(text, Thought):
-            self._think(text)
-        elif text.final:
-            self.clear()
-            if text.text:
-                click.echo(f"{self._name}: {text.text}" if self._name else text.text)
-        elif self._live:
-            self._rewrite(text.text, text.stable)
-
-    def audio(self, audio: Audio) -> None:
-        """Tell a program of a piece of speech; its samples are not printed."""
-        if self._json:
-            self._print_json(audio)
-
-    def events(self, events: Iterable[Event]) -> None:
-        """Show Events in order; see ``event``."""
-        for event in events:
-            self.event(event)
+        self._written = 0  # the latest answer whose text is whole
 
     def event(self, event: Event) -> None:
-        """Show any other Event; a Text, a Thought and an Audio were shown already."""
-        if isinstance(event, (Text, Thought, Audio)):
-            return
+        """Show an Event; a Thought dim, on a terminal only."""
         if self._json:
             self._print_json(event)
-        elif isinstance(event, Lag):
-            self.clear()
-            click.echo(
-                f"edgekit: {event.dropped_samples} samples lost at {event.at_s:.2f} s: too slow to keep up", err=True
-            )
-        elif isinstance(event, AudioCut):
-            self.clear()
-            limit = "the longest there can be" if event.reason == "frames" else "its context is full"
-            click.echo(f"edgekit: speech cut short at {event.at_s:.2f} s: {limit}", err=True)
-        elif isinstance(event, Forgot):
-            self.clear()
-            click.echo(
-                f"edgekit: the oldest {event.turns} turns forgotten at {event.at_s:.2f} s: the context is full",
-                err=True,
-            )
+            return
+        match event:
+            case Thought():
+                self._think(event)
+            case Text():
+                self._write(event)
+            case Lag():
+                self._warn(f"{event.dropped_samples} samples lost at {event.at_s:.2f} s: too slow to keep up")
+            case AudioCut():
+                limit = "the longest there can be" if event.reason == "frames" else "its context is full"
+                self._warn(f"speech cut short at {event.at_s:.2f} s: {limit}")
+            case Forgot():
+                self._warn(f"the oldest {event.turns} turns forgotten at {event.at_s:.2f} s: the context is full")
+            case Interrupted():
+                self.clear()
+                if event.text and event.answer != self._written:
+                    click.echo(f"{self._name}: {event.text} ..." if self._name else f"{event.text} ...")
+            case _:
+                pass
 
     def clear(self) -> None:
         """Take the unfinished text off the terminal."""
         if self._shown:
             click.echo(_CLEAR_LINE, nl=False, err=True)
             self._shown = False
+
+    def _warn(self, message: str) -> None:
+        self.clear()
+        click.echo(f"edgekit: {message}", err=True)
+
+    def _write(self, text: Text) -> None:
+        if text.final:
+            self.clear()
+            self._written = text.answer
+            if text.text:
+                click.echo(f"{self._name}: {text.text}" if self._name else text.text)
+        elif self._live:
+            self._rewrite(text.text, text.stable)
 
     def _think(self, thought: Thought) -> None:
         if not self._live:
@@ -129,12 +119,6 @@ class Printer:
         self._shown = True
 
     def _print_json(self, event: Event) -> None:
-        name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
-        fields: dict[str, Any] = {"event": name} | dict(self._marks)
-        fields |= {"file": self._name} if self._name else {}
-        if isinstance(event, Audio):
-            count, rate = len(event.samples), event.sample_rate_hz
-            fields |= {"samples": count, "seconds": round(count / rate, 6), "sample_rate_hz": rate}
-        else:
-            fields |= dataclasses.asdict(event)
-        click.echo(json.dumps(fields, ensure_ascii=False))
+        fields = to_json(event)
+        first = {"event": fields.pop("event")} | dict(self._marks) | ({"file": self._name} if self._name else {})
+        click.echo(json.dumps(first | fields, ensure_ascii=False))

@@ -12,10 +12,11 @@ from edgekit.errors import UsageError
 if TYPE_CHECKING:
     from edgekit.cli.printer import Printer
     from edgekit.runtime.audio.files import Block
+    from edgekit.runtime.audio.speech_file import SpeechFile
+    from edgekit.runtime.events import Event
     from edgekit.runtime.model import Model
 
 _BLOCK_S = 1.0
-_QUICK_S = 0.1  # an event comes with the end of its push, a draft at once: this keeps their order
 
 
 @click.command(epilog="\b\nExample: edgekit run bundles/base-int8 talk.wav")
@@ -48,7 +49,7 @@ def run(
     """
     import edgekit
     from edgekit.cli.printer import Printer, marks, warn
-    from edgekit.cli.speech import sound, speech_file
+    from edgekit.cli.speech import speech_file
 
     if speak and len(files) > 1:
         raise UsageError(f"--speak: {speak} for {len(files)} files, it holds the answers to one; run them one by one")
@@ -56,14 +57,13 @@ def run(
         raise UsageError(f"--speak: {speak} is the recording itself; write the answers to another file")
     model = edgekit.load(bundle, threads=threads, speak=speak is not None, **loading(options))
     settings = stream_settings(options)
-    settings["partials"] = realtime if partials is None else partials
+    settings |= {"partials": realtime if partials is None else partials, "speak": speak is not None}
     warn(model)
     failed = 0
     with speech_file(speak, model.manifest) as speech:
         for file in files:
             printer = Printer(str(file) if len(files) > 1 else "", as_json=as_json, marks=marks(model))
-            chunks = _chunks(file, realtime, _QUICK_S if settings["partials"] else _BLOCK_S)
-            failed += not _run_file(model, chunks, printer, settings | sound(printer, speech))
+            failed += not _run_file(model, _chunks(file, realtime), printer, speech, settings)
         if speech and not speech.samples and not failed:
             click.echo(f"edgekit: nothing was spoken; {speak} holds no sound", err=True)
         if failed:
@@ -71,20 +71,31 @@ def run(
 
 
 def _run_file(
-    model: "Model", chunks: "Iterator[tuple[Block, float]]", printer: "Printer", settings: dict[str, Any]
+    model: "Model",
+    chunks: "Iterator[tuple[Block, float | None]]",
+    printer: "Printer",
+    speech: "SpeechFile | None",
+    settings: dict[str, Any],
 ) -> bool:
     """Show what the model hears in one file; return False, having said why, if it cannot be read to its end."""
     from edgekit.errors import AudioError
+    from edgekit.runtime.events import Audio
+
+    def show(events: "Iterator[Event]") -> None:
+        for event in events:
+            if speech and isinstance(event, Audio):
+                speech.audio(event)
+            printer.event(event)
 
     stream = None
     try:
         for chunk, lag_ms in chunks:
             if stream is None:
                 rate, channels = chunk.sample_rate_hz, chunk.samples.shape[1]
-                stream = model.stream(sample_rate_hz=rate, channels=channels, on_text=printer.text, **settings)
-            printer.events(stream.push(chunk.samples, lag_ms=lag_ms))
+                stream = model.stream(sample_rate_hz=rate, channels=channels, **settings)
+            show(stream.push(chunk.samples, lag_ms=lag_ms))
         assert stream is not None, "a file without samples is an AudioError"
-        printer.events(stream.finish())
+        show(stream.finish())
     except AudioError as error:
         printer.clear()
         click.echo(f"edgekit: {error}", err=True)
@@ -94,7 +105,11 @@ def _run_file(
     return True
 
 
-def _chunks(file: Path, realtime: bool, block_s: float) -> "Iterator[tuple[Block, float]]":
+def _chunks(file: Path, realtime: bool) -> "Iterator[tuple[Block, float | None]]":
     from edgekit.runtime.audio.pace import chunks, paced
 
-    return paced(file) if realtime else ((chunk, 0.0) for chunk in chunks(file, block_s))
+    if realtime:
+        yield from paced(file)
+    else:
+        for chunk in chunks(file, _BLOCK_S):
+            yield chunk, None

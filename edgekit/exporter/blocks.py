@@ -1,4 +1,4 @@
-"""The graph vocabulary that families share: norms, caches, attention, the audio encoder, routers.
+"""The graph vocabulary that families share: linears, experts, norms, caches, attention, the audio encoder, routers.
 
 Activations are (rows, width). What becomes other nodes in another dialect is written by ``dialects``. Shapes in
 comments: S new rows, T rows in total, H heads, D head size.
@@ -8,11 +8,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.exporter.dialects import Attention, Steps, blocks_of
+from edgekit.exporter.dialects import Attention, ExpertBank, Routing, Steps, dialect_of
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
+from edgekit.recipe import Group
 
+OBSERVED = "observed."  # output of a calibration graph: what goes into the linear of this name
 MASKED = -1e10  # what the Step-Audio encoder adds to the score of a key it may not see
+
+
+def linear(g: GraphWriter, w: Weights, x: str, name: str, group: Group, bias: str | None = None) -> str:
+    """Return ``x @ weight.T + bias`` for x (rows, in) and the tensor ``name`` (out, in) of a precision group.
+
+    Where the weights observe, what goes into a linear of the encoder is an output of the graph as well.
+    """
+    if w.observes and group == "encoder":
+        g.output(x, OBSERVED + name, "float32", ("rows", w.source.shape(name)[1]))
+    return dialect_of(g).linear(g, w, x, name, group=group, bias=w.plain(g, bias) if bias else "")
+
+
+def experts(g: GraphWriter, w: Weights, x: str, routing: Routing, bank: ExpertBank) -> str:
+    """Return the weighted sum of expert outputs for x (rows, hidden); work of those not chosen is skipped.
+
+    Plain experts use GELU, gated ones SwiGLU.
+    """
+    return dialect_of(g).experts(g, w, x, routing, bank)
 
 
 def layer_norm(g: GraphWriter, w: Weights, x: str, name: str, epsilon: float = 1e-5) -> str:
@@ -24,22 +44,22 @@ def layer_norm(g: GraphWriter, w: Weights, x: str, name: str, epsilon: float = 1
 
 def rms_norm(g: GraphWriter, w: Weights, x: str, name: str, epsilon: float) -> str:
     """Return RMSNorm over the last axis with the tensor ``name``.weight."""
-    return blocks_of(g).rms_norm(g, x, w.plain(g, name + ".weight"), epsilon)
+    return dialect_of(g).rms_norm(g, x, w.plain(g, name + ".weight"), epsilon)
 
 
 def fixed_shapes(g: GraphWriter) -> bool:
     """Return whether no shape of a graph may depend on a value."""
-    return blocks_of(g).fixed_shapes
+    return dialect_of(g).fixed_shapes
 
 
 def steps(g: GraphWriter, x: str, start: str) -> Steps:
     """Return the Steps of a call that appends the rows of x (S, width) after ``start`` rows."""
-    return blocks_of(g).steps(g, x, start)
+    return dialect_of(g).steps(g, x, start)
 
 
 def rows_at(g: GraphWriter, table: str, at: Steps) -> str:
     """Return the rows of ``table`` (positions, width) that belong to a call's new rows."""
-    return blocks_of(g).rows_at(g, table, at)
+    return dialect_of(g).rows_at(g, table, at)
 
 
 def cached_attention(
@@ -65,13 +85,13 @@ def cached_attention(
     how = Attention(
         heads=heads, kv_heads=kv_heads, head_dim=head_dim, capacity=capacity, causal=causal, rotary=rotary, bias=bias
     )
-    return blocks_of(g).cached_attention(g, (q, k, v), layer, at, how)
+    return dialect_of(g).cached_attention(g, (q, k, v), layer, at, how)
 
 
 def cross_attention(g: GraphWriter, q: str, layer: int, *, heads: int, head_dim: int) -> str:
     """Return attention of q (S, H*D) over the utterance's cross-KV of decoder layer ``layer``."""
     sound = [g.input(f"cross.{2 * layer + i}", g.activations, (1, heads, "sound", head_dim)) for i in (0, 1)]
-    return blocks_of(g).attention(g, q, *sound, heads=heads, head_dim=head_dim)
+    return dialect_of(g).attention(g, q, *sound, heads=heads, head_dim=head_dim)
 
 
 def rotary_tables(g: GraphWriter, positions: int, head_dim: int, theta: float, prefix: str = "") -> tuple[str, str]:
@@ -254,16 +274,16 @@ def encoder_layer(
     """Return x (S, width) after one layer: every row sees every other of this call and the cache, ``bias`` added."""
     root = names.layer.format(layer)
 
-    def linear(value: str, part: str, biased: bool = True) -> str:
+    def project(value: str, part: str, biased: bool = True) -> str:
         name = f"{root}.{part}"
-        return w.linear(g, value, f"{name}.weight", "encoder", f"{name}.bias" if biased else None)
+        return linear(g, w, value, f"{name}.weight", "encoder", f"{name}.bias" if biased else None)
 
     normed = layer_norm(g, w, x, f"{root}.{names.attention_norm}")
     attended = cached_attention(
-        g, linear(normed, names.query), linear(normed, names.key, names.key_biased), linear(normed, names.value), layer,
-        at, heads=size.heads, kv_heads=size.heads, head_dim=size.head_dim, capacity=size.positions, causal=False,
+        g, project(normed, names.query), project(normed, names.key, names.key_biased), project(normed, names.value),
+        layer, at, heads=size.heads, kv_heads=size.heads, head_dim=size.head_dim, capacity=size.positions, causal=False,
         bias=bias,
     )  # fmt: skip
-    x = g.node("Add", x, linear(attended, names.out))
+    x = g.node("Add", x, project(attended, names.out))
     normed = layer_norm(g, w, x, f"{root}.{names.mlp_norm}")
-    return g.node("Add", x, linear(g.node("Gelu", linear(normed, names.up)), names.down))
+    return g.node("Add", x, project(g.node("Gelu", project(normed, names.up)), names.down))

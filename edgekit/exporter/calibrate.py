@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import RecipeError
+from edgekit.exporter.blocks import OBSERVED
 from edgekit.exporter.checks.quality import check_clips
-from edgekit.exporter.dialects.standard.dialect import OBSERVED
-from edgekit.exporter.families import Family
+from edgekit.exporter.dialects import Dialect
+from edgekit.exporter.families.base import Opened
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import Recipe
@@ -39,12 +40,12 @@ class Calibration:
     kept_float: tuple[str, ...]
 
 
-def calibrate(family: Family, w: Weights, recipe: Recipe, beside: Path) -> Calibration:
+def calibrate(opened: Opened, w: Weights, recipe: Recipe, dialect: Dialect, beside: Path) -> Calibration:
     """Return the Calibration of a family's encoder and adapter. w: float32 and observing; ``beside``: for its graphs.
 
     Raises RecipeError if the recipe names no clips to hear.
     """
-    clips = list(check_clips(recipe, family.front_end(recipe.grid).sample_rate_hz).values())
+    clips = list(check_clips(recipe, opened.front_end(recipe.grid).sample_rate_hz).values())
     if not clips:
         raise RecipeError(
             "check.clips: the recipe names none, and INT8 activations of the encoder need sound to find their range; "
@@ -54,15 +55,15 @@ def calibrate(family: Family, w: Weights, recipe: Recipe, beside: Path) -> Calib
         folder = Path(name)
         engines: list[Engine] = []
         for component in _COMPONENTS:
-            with GraphWriter(folder, component, "standard") as g:
-                family.build(component, g, w)
+            with GraphWriter(folder, component, dialect) as g:
+                opened.build(component, g, w)
                 engines.append(open_graph(folder, g.close("float32"), threads=1))
         largest: dict[str, float] = {}
-        for found in _heard(family, engines, clips, recipe):
+        for found in _heard(opened, engines, clips, recipe):
             for key, values in found.items():
                 largest[key] = max(largest.get(key, 0.0), float(np.abs(values).max(initial=0.0)))
         counts = {key: np.zeros(_BINS) for key in largest}
-        for found in _heard(family, engines, clips, recipe):
+        for found in _heard(opened, engines, clips, recipe):
             for key, values in found.items():
                 counts[key] += np.histogram(np.abs(values), _BINS, (0.0, largest[key] or 1.0))[0]
     ranges, kept_float = {}, []
@@ -90,9 +91,9 @@ def best_range(counts: NDArray[np.float64], largest: float) -> tuple[float, floa
     return float(_CUTS[int(np.argmin(errors))] * largest), (min(errors) / whole) ** 0.5 if whole else 0.0
 
 
-def _heard(family: Family, engines: list[Engine], clips: list[Float], recipe: Recipe) -> Iterator[Mapping[str, Float]]:
+def _heard(opened: Opened, engines: list[Engine], clips: list[Float], recipe: Recipe) -> Iterator[Mapping[str, Float]]:
     """Yield what goes into the linears of encoder and adapter, chunk by chunk of every clip."""
-    grid, front_end = family.grid(recipe.grid), family.front_end(recipe.grid)
+    grid, front_end = opened.grid(recipe.grid), opened.front_end(recipe.grid)
     encoder, adapter = (engine.bind({}) for engine in engines)
     for samples in clips:
         mel = LogMel(front_end, grid)

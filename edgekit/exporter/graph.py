@@ -4,10 +4,11 @@ Knows ONNX and files; knows nothing of attention or of quantisation. Nothing lar
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 import onnx
@@ -15,23 +16,30 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.bundle import Component, Precision, TensorSpec
-from edgekit.bundle.manifest import Activations, Dialect, StateKind
+from edgekit.bundle.dialects import Activations
+from edgekit.bundle.manifest import StateKind
 
-MICROSOFT = "com.microsoft"
-OPSET = 21
-# TensorRT 10.3 documents operators up to opset 20: dialects/standard/ops.toml, which also says why INT4 may be newer.
-OPSETS: dict[Dialect, dict[str, int]] = {
-    "ort-cpu": {"": OPSET, MICROSOFT: 1},
-    "ort-cuda": {"": OPSET, MICROSOFT: 1},
-    "standard": {"": 20},
-}
-IR_VERSIONS: dict[Dialect, int] = {"ort-cpu": 10, "ort-cuda": 10, "standard": 9}
-INT4_OPSET, INT4_IR_VERSION = 21, 10  # the first that know the type
 _INLINE_BYTES = 1024  # smaller tensors stay inside the graph file
 _TOLD_BYTES = 32  # longer constants are named by their hash
 _PAGE = 4096  # large tensors start on a page, so that a runtime can map them
 
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """What a graph file is written in: the version of each domain's ops ("" is ONNX's own), and of the file's form."""
+
+    opsets: Mapping[str, int]
+    ir: int
+
+
+class GraphForm(Protocol):
+    """What a GraphWriter asks of the dialect that it writes in; ``int4_versions`` are for graphs that hold INT4."""
+
+    name: str
+    versions: Versions
+    int4_versions: Versions
 
 
 class WeightSlot:
@@ -65,11 +73,9 @@ class GraphWriter:
     ``activations``: what products take and give; ``narrow`` and ``widen`` go between it and float32, which all else is.
     """
 
-    def __init__(
-        self, folder: Path, name: str, dialect: Dialect = "ort-cpu", activations: Activations = "float32"
-    ) -> None:
+    def __init__(self, folder: Path, name: str, dialect: GraphForm, activations: Activations = "float32") -> None:
         self.name = name
-        self.dialect: Dialect = dialect
+        self.dialect = dialect
         self.activations: Activations = activations
         self.graph_file = f"{name}.onnx"
         self.data_file = f"{name}.onnx.data"
@@ -210,12 +216,12 @@ class GraphWriter:
             [value for _, value in self._outputs],
             list(self._initializers.values()),
         )
-        opsets = OPSETS[self.dialect] | ({"": INT4_OPSET} if self._int4 else {})
+        versions = self.dialect.int4_versions if self._int4 else self.dialect.versions
         model = helper.make_model(
             graph,
             producer_name="edgekit",
-            ir_version=INT4_IR_VERSION if self._int4 else IR_VERSIONS[self.dialect],
-            opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()],
+            ir_version=versions.ir,
+            opset_imports=[helper.make_opsetid(domain, version) for domain, version in versions.opsets.items()],
         )
         (self._folder / self.graph_file).write_bytes(model.SerializeToString(deterministic=True))
         return Component(

@@ -19,10 +19,10 @@ import numpy as np
 from edgekit.atomic import draft_folder
 from edgekit.bundle import Embedding, FileEntry, Manifest, TensorRef, encode, hash_file
 from edgekit.errors import OutputError
-from edgekit.exporter.checks.written import WrittenWeight
 from edgekit.exporter.graph import Array
 from edgekit.exporter.quantize import BITS, choose_block, quantize_blocks
 from edgekit.exporter.weights import Weights
+from edgekit.exporter.written import WrittenWeight
 from edgekit.recipe import Group
 
 MANIFEST = "manifest.json"
@@ -94,30 +94,26 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST).write_bytes(encode(manifest))
 
 
-def tied_embedding(folder: Path, weight: WrittenWeight, scales: WrittenWeight | None) -> Embedding:
-    """Return the token table as a view of the head's own bytes."""
+def tied_embedding(folder: Path, weight: WrittenWeight, scales: WrittenWeight | None) -> Embedding | None:
+    """Return the token table as a view of the head's own bytes; None if the host cannot look rows up in them."""
     if scales is None:
         bits = 8 * weight.dtype.itemsize
         return Embedding(weight=_ref(folder, weight), scales=None, width=weight.shape[1], bits=bits)
-    if weight.op == "DequantizeLinear":  # signed codes; of INT8 a row is one block
-        bits, (rows, count) = int(weight.attributes.get("bits", 8)), weight.shape
-        blocks = scales.bytes // scales.dtype.itemsize // rows
-        codes = msgspec.structs.replace(_ref(folder, weight), shape=(rows, blocks, count // blocks))
-        steps = msgspec.structs.replace(_ref(folder, scales), shape=(rows, blocks))
-        width = count * 8 // bits
-        return Embedding(weight=codes, scales=steps, width=width, block_size=width // blocks, bits=bits)
-    return Embedding(
-        weight=_ref(folder, weight), scales=_ref(folder, scales), width=int(weight.attributes["K"]),
-        block_size=int(weight.attributes["block_size"]), bits=int(weight.attributes["bits"]),
-    )  # fmt: skip
+    layout = weight.packing.layout(weight, scales) if weight.packing else None
+    if layout is None or not layout.looked_up:
+        return None
+    blocks = -(-layout.width // layout.block)
+    codes = msgspec.structs.replace(_ref(folder, weight), shape=(layout.rows, blocks, layout.block * layout.bits // 8))
+    steps = msgspec.structs.replace(_ref(folder, scales), shape=(layout.rows, blocks))
+    return Embedding(weight=codes, scales=steps, width=layout.width, block_size=layout.block, bits=layout.bits)
 
 
-def write_embedding(folder: Path, w: Weights, name: str, group: Group = "head", file: str = EMBEDDING) -> Embedding:
+def write_embedding(folder: Path, w: Weights, name: str, group: Group | None, file: str = EMBEDDING) -> Embedding:
     """Write a token table into a file of its own, in the precision of its group, and return where it lies."""
     rows, width = w.source.shape(name)
-    precision = w.precision[group]
+    precision = w.precision[group] if group else "float32"
     path = folder / file
-    if precision == "float32":
+    if group is None or precision == "float32":
         with path.open("wb") as stream:
             for _, block in w.blocks(name):
                 stream.write(block.data)

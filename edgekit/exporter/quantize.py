@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Precision
-from edgekit.bundle.manifest import Activations
+from edgekit.bundle.dialects import Activations
 from edgekit.errors import CheckpointError
+from edgekit.recipe import flag
 
 Float = NDArray[np.float32]
 Codes = NDArray[Any]
@@ -50,7 +51,7 @@ def choose_expert_block(hidden: int, inner: int, at_most: int, group: str) -> in
     if (block := dividing_block(math.gcd(hidden, inner), at_most)) is None:
         raise CheckpointError(
             f"experts of {hidden} x {inner}: both widths must be multiples of {SMALLEST_BLOCK} to be quantised; "
-            f"export with --{group} float32"
+            f"export with {flag(group, 'float32')}"
         )
     return block
 

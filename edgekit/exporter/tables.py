@@ -11,20 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Component, Embedding
-from edgekit.exporter.checks.written import WrittenWeight, written_embedding, written_weights
-from edgekit.exporter.families import Family
+from edgekit.exporter.dialects import Dialect
+from edgekit.exporter.dialects.codes import BLOCKS
+from edgekit.exporter.families.base import Opened
 from edgekit.exporter.pack import write_embedding
 from edgekit.exporter.sources.checkpoint import Tensors
 from edgekit.exporter.weights import Weights
+from edgekit.exporter.written import WrittenWeight, written_weights
+
+COPY = "embedding:"  # before the name of a table that the host has beside the head, which it cannot look rows up in
+LOOKUP = "Lookup"  # stands in the census for an op: the host's, of whatever dialect the graphs are
 
 
 class JoinedTensors:
-    """A source of tensors in which every table of a family also is one tensor, under the name it is stored by."""
+    """A source of tensors in which every table of the parts also is one tensor, under the name it is stored by."""
 
-    def __init__(self, source: Tensors, family: Family) -> None:
+    def __init__(self, source: Tensors, opened: Opened) -> None:
         self._source = source
         held = source.names()
-        self._parts = {stored_table(family, name): parts for name, parts in family.tables.items() if parts[0] in held}
+        self._parts = {stored_table(opened, name): parts for name, parts in opened.tables.items() if parts[0] in held}
 
     def names(self) -> frozenset[str]:
         """Return the name of every tensor."""
@@ -51,32 +56,52 @@ class JoinedTensors:
         return np.concatenate(found)
 
 
-def stored_table(family: Family, table: str) -> str:
+def stored_table(opened: Opened, table: str) -> str:
     """Return the name that a table's tensor has in the census."""
-    return family.stored(family.tables[table][0])
+    return opened.stored(opened.tables[table][0])
 
 
-def write_tables(folder: Path, family: Family, w: Weights) -> dict[str, Embedding]:
-    """Write each table of a family into a file of its own and return where they lie."""
+def write_tables(folder: Path, opened: Opened, w: Weights) -> dict[str, Embedding]:
+    """Write each table of the parts into a file of its own and return where they lie."""
     found = {}
-    for table in family.tables:
-        name = stored_table(family, table)
-        group = family.group(family.tables[table][0])
-        assert group, name
+    for table in opened.tables:
+        name = stored_table(opened, table)
+        group = opened.group(opened.tables[table][0])
         found[table] = write_embedding(folder, w, name, group, f"{table}.data")
     return found
 
 
+def written_embedding(
+    folder: Path, name: str, embedding: Embedding, place: str = "embedding"
+) -> dict[str, WrittenWeight]:
+    """Return a token table as weights that the host looks up; ``place`` stands for their component."""
+    refs = {name: embedding.weight} | ({name + ".scale": embedding.scales} if embedding.scales else {})
+    attributes = {"bits": embedding.bits, "block_size": embedding.block_size, "K": embedding.width}
+    return {
+        key: WrittenWeight(
+            place, key, np.dtype(ref.dtype), ref.shape, LOOKUP, attributes, folder / ref.file, ref.offset, None, BLOCKS
+        )
+        for key, ref in refs.items()
+    }
+
+
 def written_bundle(
-    folder: Path, family: Family, components: Mapping[str, Component], tables: Mapping[str, Embedding]
+    folder: Path,
+    opened: Opened,
+    dialect: Dialect,
+    components: Mapping[str, Component],
+    tables: Mapping[str, Embedding],
 ) -> dict[str, WrittenWeight]:
     """Return every weight of a bundle: its graphs', then those of tables that have a file of their own.
 
     tables: every one by the name it has in the manifest, ``embedding`` that of the backbone.
     """
-    found = written_weights(folder, components)
+    found = written_weights(folder, components, dialect.packings)
     for table, one in tables.items():
-        name = stored_table(family, table) if table in family.tables else family.embedding
+        name = stored_table(opened, table) if table in opened.tables else opened.embedding
         looked_up = written_embedding(folder, name, one, table)
-        found |= {key: weight for key, weight in looked_up.items() if key not in found}
+        for key, weight in looked_up.items():
+            held = found.setdefault(key, weight)
+            if (held.file, held.offset) != (weight.file, weight.offset):
+                found[COPY + key] = weight
     return found

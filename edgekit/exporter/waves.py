@@ -1,4 +1,4 @@
-"""The graph vocabulary of vocoders: causal and transposed convolutions, Snake, sliding attention, with their states.
+"""The graph vocabulary of speech: causal and transposed convolutions, Snake, attention, phases, with their states.
 
 Called piece by piece, every block gives what it gives on the whole: what it still needs of earlier calls is a carried
 state, named after its weights. Sound is (1, C, T), T columns of C channels; attention takes rows (S, width). A call
@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgekit.exporter.blocks import MASKED, fixed_shapes, layer_norm
-from edgekit.exporter.dialects.sound import sound_blocks_of
-from edgekit.exporter.dialects.steps import SlidingWindow
+from edgekit.exporter.dialects import SlidingWindow, dialect_of
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 
@@ -166,6 +165,23 @@ def sliding_window(g: GraphWriter, x: str, start: str, *, size: int, head_dim: i
     )
 
 
+def given_attention(g: GraphWriter, q: str, keys: str, values: str, bias: str, *, heads: int, head_dim: int) -> str:
+    """Return attention (B*S, H*D) of B rows of a batch, q (B, S, H*D), over keys and values (B, H, T, D).
+
+    keys and values are as products take them, all else is float32; ``bias`` is (1, 1, S, T).
+    """
+    return dialect_of(g).sound.attention(g, q, keys, values, bias, heads=heads, head_dim=head_dim)
+
+
+def phases(g: GraphWriter, pitch: str, rate: int, frame: int, overtones: int) -> tuple[str, str]:
+    """Return what a tone of ``pitch`` Hz (frames, 1) and its overtones do in turns, whole turns left out.
+
+    How many were made up to the end of each frame of ``frame`` samples, (frames, 1, overtones), and how many are in a
+    sample at ``rate``, (frames, overtones); both float32.
+    """
+    return dialect_of(g).sound.turns(g, pitch, rate, frame, overtones)
+
+
 def sliding_attention(
     g: GraphWriter, q: str, k: str, v: str, layer: int, at: SlidingWindow, *, heads: int, head_dim: int
 ) -> str:
@@ -175,4 +191,4 @@ def sliding_attention(
     """
     width = heads * head_dim
     keys, values = (carry(g, x, f"{kind}.{layer}", (at.past, width), axis=0) for x, kind in ((k, "key"), (v, "value")))
-    return sound_blocks_of(g).sliding_attention(g, (q, keys, values), at, heads=heads, head_dim=head_dim)
+    return dialect_of(g).sound.sliding_attention(g, (q, keys, values), at, heads=heads, head_dim=head_dim)

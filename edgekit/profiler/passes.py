@@ -1,10 +1,10 @@
 """One pass of one input through a Stream, with every moment that a latency is counted from.
 
-Uses only ``push``, ``finish``, ``on_text``, ``on_audio`` and ``trace``: what any caller could measure.
+Uses only ``push``, ``finish``, ``measure`` and ``trace``: what any caller could measure.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +15,7 @@ from edgekit.errors import ProfileError
 from edgekit.profiler.pacing import Pacer
 from edgekit.profiler.profiles import Timeline, TimelineSpan
 from edgekit.runtime.answer.lookup import agreed
-from edgekit.runtime.events import Audio, Event, SpeechStarted, SpeechStopped, Text, Thought
+from edgekit.runtime.events import Audio, Event, SpeechStarted, SpeechStopped, Text
 from edgekit.runtime.model import Model
 from edgekit.spans import SPEAK, names_within
 from edgekit.timing import Span
@@ -103,47 +103,31 @@ def run_pass(
 
     The samples are at the rate of the bundle's front end: nothing is resampled.
     """
-    rate_hz = model.manifest.front_end.sample_rate_hz
-    texts: list[tuple[float, Text]] = []
-    pieces: list[tuple[float, Audio]] = []
-    clock = pacer.clock
-
-    def read(text: Text | Thought) -> None:
-        if isinstance(text, Text):
-            texts.append((clock(), text))
-
-    sound = {"speak": True, "on_audio": lambda audio: pieces.append((clock(), audio))} if speak else {}
-    stream = model.stream(sample_rate_hz=rate_hz, on_text=read, gate=gate, level=level, partials=partials, **sound)
-    stream.trace.clock, stream.trace.limit = clock, sys.maxsize
+    clock, rate_hz = pacer.clock, model.manifest.front_end.sample_rate_hz
+    stream = model.stream(sample_rate_hz=rate_hz, gate=gate, level=level, partials=partials, speak=speak)
+    stream.measure(clock=clock, limit=sys.maxsize)
     answers: list[Answer] = []
     heard: list[str] = []
     work_s, drafts = 0.0, _Drafts(clock())
 
-    def closes(begun_s: float, events: list[Event], end_s: float, due_s: float) -> None:
+    def read(begun_s: float, events: Iterator[Event], end_s: float, due_s: float) -> None:
+        """Read the events of a call, each at the moment it comes; keep the last answer among them."""
         nonlocal work_s
+        timed = [(clock(), event) for event in events]
         work_s += clock() - begun_s
-        finals = [at_s for at_s, text in texts if text.final]
-        if finals:
-            # Where one call closes two utterances, the second's first token comes after the first's final text.
-            since = finals[-2] if len(finals) > 1 else begun_s
-            first_s = min((at_s for at_s, _ in texts if at_s > since), default=finals[-1])
-            heard.extend(event.text for event in events if isinstance(event, Text) and event.final and event.text)
-            last = [text.text for _, text in texts if text.final][-1]
-            # The sound of an earlier answer is over when the last one's first token comes.
-            spoken = spoken_since(first_s if len(finals) > 1 else begun_s, pieces)
-            answers.append(Answer(end_s, due_s, first_s, finals[-1], last, spoken))
-        drafts.read(events, [at_s for at_s, _ in texts])
-        texts.clear()
-        pieces.clear()
+        drafts.read(timed)
+        heard.extend(event.text for _, event in timed if isinstance(event, Text) and event.final and event.text)
+        if (answer := last_answer(timed, end_s, due_s)) is not None:
+            answers.append(answer)
 
     origin_s = drafts.origin_s
     end_s, due_s = 0.0, origin_s
     for block in pacer.blocks(samples, origin_s, rate_hz):
         end_s, due_s = block.end_s, block.due_s
         begun_s = clock()
-        closes(begun_s, stream.push(block.samples), end_s, due_s)
+        read(begun_s, stream.push(block.samples, lag_ms=0.0), end_s, due_s)
     begun_s = clock()
-    closes(begun_s, stream.finish(), end_s, due_s if pacer.paced else begun_s)
+    read(begun_s, stream.finish(), end_s, due_s if pacer.paced else begun_s)
     return Pass(
         origin_s=origin_s,
         audio_s=end_s,
@@ -158,13 +142,30 @@ def run_pass(
     )
 
 
-def spoken_since(begun_s: float, pieces: Sequence[tuple[float, Audio]]) -> Spoken | None:
-    """Return what the pieces, each with its moment on the clock, are from a moment on; None if there are none."""
-    found = [(at_s, len(audio.samples) / audio.sample_rate_hz) for at_s, audio in pieces if at_s >= begun_s]
-    found = [piece for piece in found if piece[1] > 0]
-    if not found:
+def last_answer(timed: Sequence[tuple[float, Event]], end_s: float, due_s: float) -> Answer | None:
+    """Return the last answer of a call that ended in it, None if none did. timed: events, each with its moment.
+
+    ``end_s`` and ``due_s`` are the Answer's ``closed_s`` and ``due_s``.
+    """
+    finals = [(at_s, event) for at_s, event in timed if isinstance(event, Text) and event.final]
+    if not finals:
         return None
-    return Spoken(found[0][0], found[-1][0], sum(seconds for _, seconds in found))
+    final_s, final = finals[-1]
+    own = [(at_s, event) for at_s, event in timed if isinstance(event, (Text, Audio)) and event.answer == final.answer]
+    stopped_s = max(
+        (at_s for at_s, event in timed if isinstance(event, SpeechStopped) and at_s <= final_s), default=0.0
+    )
+    texts = [at_s for at_s, event in own if isinstance(event, Text) and at_s >= stopped_s]
+    return Answer(end_s, due_s, min(texts), final_s, final.text, spoken_of(own))
+
+
+def spoken_of(timed: Sequence[tuple[float, Event]]) -> Spoken | None:
+    """Return the sound among the events of an answer, each with its moment on the clock; None if there is none."""
+    pieces = [(at_s, len(event.samples) / event.sample_rate_hz) for at_s, event in timed if isinstance(event, Audio)]
+    pieces = [piece for piece in pieces if piece[1] > 0]
+    if not pieces:
+        return None
+    return Spoken(pieces[0][0], pieces[-1][0], sum(seconds for _, seconds in pieces))
 
 
 @dataclass(slots=True)
@@ -178,16 +179,15 @@ class _Drafts:
     _shown: str = ""
     _talking: bool = False
 
-    def read(self, events: Sequence[Event], texts_s: Sequence[float]) -> None:
-        """Take the events of one call, and when each Text among them was handed over."""
-        times = iter(texts_s)
-        for event in events:
+    def read(self, timed: Sequence[tuple[float, Event]]) -> None:
+        """Take the events of one call, each with the moment when it was handed over."""
+        for at_s, event in timed:
             if isinstance(event, SpeechStarted):
                 self._started_s, self._shown, self._talking = event.at_s, "", True
             elif isinstance(event, SpeechStopped):
                 self._talking = False
             elif isinstance(event, Text):
-                self._read(event, next(times))
+                self._read(event, at_s)
 
     def _read(self, text: Text, at_s: float) -> None:
         if text.final:

@@ -1,12 +1,15 @@
 """Daemon: sound from a Source through a Stream until it is told to stop, with every sample accounted for.
 
-    PortAudio callback -> Ring -> one worker loop -> Stream.push -> events
+    PortAudio callback -> Ring -> taking thread: Stream.push -> working thread: Stream.events -> show
 
-The worker sleeps until the callback wakes it. When it falls behind, it tells the Stream how much sound waits, so that
-the Policy can choose a cheaper level, and the Ring drops the oldest. Knows nothing of what is printed, nor of bundles.
+Both sleep until there is something to do. While an answer is written or spoken sound is still taken and gated, so the
+user who talks into it is noticed. When the work falls behind, the Stream is told how much sound waits, so that the
+Policy can choose a cheaper level; beyond a limit no more is taken, and the Ring drops the oldest. Knows nothing of what
+is printed, nor of bundles.
 """
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ from edgekit.runtime.stream import Stream
 
 PUSH_S = 0.1  # at most this much sound in one push: the next one sees a fresh lag
 WAIT_S = 1.0  # a stop signal is noticed at the next sample, or after this if the device has gone silent
+MOST_WAITING_S = 20.0  # of sound that counts: the source's ring holds what comes beside, and drops what is too old
 DEAF_S = 10.0  # no sample for so long is a failure: better to restart than to listen to nothing
 
 
@@ -79,29 +83,43 @@ class Tally:
 
 
 class Daemon:
-    """One Source, one Stream, one loop. ``show`` gets every Event as soon as the push that caused it returns."""
+    """One Source, one Stream, two threads: ``run``'s own works, another one takes.
 
-    def __init__(self, source: Source, stream: Stream, show: Callable[[Event], None]) -> None:
+    ``show`` gets every Event, in order, on the working thread. ``talked`` is called on the taking thread after each
+    push while the user talks: it decides whether an answer is interrupted.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        stream: Stream,
+        show: Callable[[Event], None],
+        talked: Callable[[], None] | None = None,
+    ) -> None:
         options = stream.options
         assert (options.sample_rate_hz, options.channels) == (source.sample_rate_hz, source.channels)
-        self._source, self._stream, self._show = source, stream, show
+        self._source, self._stream, self._show, self._talked = source, stream, show, talked
         self._stopping = False
         self._pushed = self._dropped = self._refused = 0
+        self._taken, self._worked = threading.Event(), threading.Event()  # what wakes either thread
+        self._ended = self._broken = False  # nothing more is taken; nobody works
+        self._failure: BaseException | None = None
 
     @property
     def tally(self) -> Tally:
         """The account so far; it balances once ``run`` has ended."""
         source, stream = self._source, self._stream
-        processed, gated = stream.samples_received - stream.samples_gated, stream.samples_gated
-        if stream.samples_received not in (0, self._pushed):
+        received, gated, abandoned = stream.samples_received, stream.samples_gated, stream.samples_abandoned
+        if source.sample_rate_hz != stream.sample_rate_hz and received:
             # The Gate counts after resampling: its share of the samples is exact, their number is not.
-            gated = round(self._pushed * gated / stream.samples_received)
-            processed = self._pushed - gated
+            gated = round(self._pushed * gated / received)
+            abandoned = round(self._pushed * abandoned / received)
+            received = self._pushed
         return Tally(
             captured=source.ring.written_samples // source.channels,
-            processed=processed,
+            processed=received - gated - abandoned,
             gated=gated,
-            dropped=source.dropped_samples + self._refused,
+            dropped=source.dropped_samples + self._refused + abandoned,
             overflows=source.overflows,
             sample_rate_hz=source.sample_rate_hz,
         )
@@ -112,29 +130,59 @@ class Daemon:
         return self._stopping
 
     def stop(self) -> None:
-        """End ``run`` soon; may be called from a signal handler."""
+        """End ``run`` soon: what was recorded is finished, without a voice. May be called from a signal handler."""
         self._stopping = True
+        self._stream.hushed = True
 
     def run(self) -> None:
         """Listen until ``stop`` or the end of the source, then finish what was recorded.
 
         Raises DeviceError when the source fails; what it recorded until then has been shown.
         """
-        failure: EdgeKitError | OSError | None = None
-        with self._source:
-            try:
-                self._listen()
-            except (EdgeKitError, OSError) as error:
-                failure = error
-        while self._source.ring.available_samples:
-            self._push()
-        self._emit(self._stream.finish())
-        if failure is not None:
-            raise failure
+        taker = threading.Thread(target=self._take, name="edgekit-taker", daemon=True)
+        taker.start()
+        try:
+            self._work()
+        finally:
+            self._broken = True  # for a taker that waits for work to be done
+            self._worked.set()
+            taker.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(self) -> None:
+        while True:
+            ended = self._ended  # before the look at what is pending: what was taken first is seen
+            for event in self._stream.events():
+                self._show(event)
+                self._worked.set()
+            self._worked.set()
+            if ended and not self._stream.pending:
+                return
+            self._taken.wait(WAIT_S)
+            self._taken.clear()
+
+    def _take(self) -> None:
+        """Take sound until it ends; ``run`` raises what ended it otherwise."""
+        try:
+            with self._source:
+                try:
+                    self._listen()
+                except (EdgeKitError, OSError) as error:
+                    self._failure = error
+            while self._source.ring.available_samples and not self._broken:
+                self._push()
+            if not self._broken:
+                self._stream.finish()
+        except BaseException as error:  # noqa: BLE001 - raised by `run`
+            self._failure = self._failure or error
+        finally:
+            self._ended = True
+            self._taken.set()
 
     def _listen(self) -> None:
         silent_s = 0.0
-        while not self._stopping:
+        while not self._stopping and not self._broken:
             if self._source.wait(WAIT_S):
                 silent_s = 0.0
                 self._push()
@@ -148,21 +196,25 @@ class Daemon:
                     )
 
     def _push(self) -> None:
+        """Hand over the oldest sound that waits, once there is room for it."""
         source = self._source
+        while self._stream.waiting_s > MOST_WAITING_S and not self._broken:
+            self._worked.wait(WAIT_S)
+            self._worked.clear()
+        if self._broken:
+            return
         dropped = source.dropped_samples
         samples = source.read(round(PUSH_S * source.sample_rate_hz))
         waiting = source.ring.available_samples // source.channels
         lost, self._dropped = dropped - self._dropped, dropped
         lag_ms = waiting * 1000 / source.sample_rate_hz
         self._refused += len(samples)  # until the stream has them: an error in `push` leaves it as before
-        events = self._stream.push(samples, lag_ms=lag_ms, dropped_samples=lost)
+        self._stream.push(samples, lag_ms=lag_ms, dropped_samples=lost)
         self._refused -= len(samples)
         self._pushed += len(samples)
-        self._emit(events)
-
-    def _emit(self, events: list[Event]) -> None:
-        for event in events:
-            self._show(event)
+        self._taken.set()
+        if self._talked is not None and self._stream.talking:
+            self._talked()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Engine: a loaded Component on one backend; and the events a Stream emits.
+"""Engine: a loaded Component on one backend, and Call, one stream's state bound to it.
 
 An Engine holds no conversation state and is shared by streams. A stream binds its own state tensors once and then only
 hands over what changes; this is the seam between the streaming logic and onnxruntime or TensorRT.
@@ -32,6 +32,14 @@ class Call(Protocol):
 
     def reset(self) -> None:
         """Set ``carried`` state to zero. In-place caches need no reset: only their first positions are read."""
+        ...
+
+    def save(self) -> Mapping[str, Array]:
+        """Return a copy of the ``carried`` state by name; in-place caches go back by the length that is read."""
+        ...
+
+    def load(self, state: Mapping[str, Array]) -> None:
+        """Go on from what ``save`` of this Call returned."""
         ...
 
 

@@ -1,7 +1,12 @@
-"""What a Stream emits, as plain data. Times are seconds of audio since the first pushed sample."""
+"""What a Stream emits, as plain data with one JSON form. Times are seconds of audio since the first pushed sample.
 
+Every Event has a ``kind``, a name for programs. ``answer`` numbers the answers of a stream, counted from 1; texts that
+are written while the user talks carry the number of the answer to come.
+"""
+
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +16,18 @@ from numpy.typing import NDArray
 class SpeechStarted:
     """The Gate opened; ``at_s`` is where the sound began, pre-roll included."""
 
+    kind: ClassVar[str] = "speech_started"
     at_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechStopped:
-    """The Gate closed; ``at_s`` is the last sample that counted, ``decided_at_s`` when that became known."""
+    """The Gate closed; ``at_s`` is the last sample that counted, ``decided_at_s`` when that became known.
 
+    It comes before the final Text of what was said.
+    """
+
+    kind: ClassVar[str] = "speech_stopped"
     at_s: float
     decided_at_s: float
 
@@ -26,50 +36,84 @@ class SpeechStopped:
 class Text:
     """Text of one utterance so far (``final`` False) or whole (``final`` True), with the bounds of what it is about.
 
-    Each one replaces the one before. While the user talks a text is a draft, which the next may revise; ``stable`` is
-    the number of its first characters that the draft before had too, so they will probably stay. After the end of
+    Each one replaces the one before. While the user talks a text is a partial, which the next may revise; ``stable`` is
+    the number of its first characters that the partial before had too, so they will probably stay. After the end of
     speech ``stable`` is the whole length, and only the end may still go: a repeat. Source: local agreement of two,
     Machacek et al. 2023, Turning Whisper into Real-Time Transcription System (arXiv:2307.14743).
     """
 
+    kind: ClassVar[str] = "text"
     text: str
     final: bool
     start_s: float
     end_s: float
     tokens: tuple[int, ...] = ()
     stable: int = 0
+    answer: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Thought:
     """What the model thinks before it answers, so far or whole (``final``); each one replaces the one before."""
 
+    kind: ClassVar[str] = "thought"
     text: str
     final: bool
     start_s: float
     end_s: float
+    answer: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Audio:
     """A piece of the spoken answer, to be played right after the one before. samples: (n,) float32 in [-1, 1]."""
 
+    kind: ClassVar[str] = "audio"
     samples: NDArray[np.float32]
     sample_rate_hz: int
+    answer: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class AudioCut:
     """The answer's speech was cut short: ``frames``, it is the longest there is; ``context``, the KV cache is full."""
 
+    kind: ClassVar[str] = "audio_cut"
     reason: Literal["frames", "context"]
     at_s: float
+    answer: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AudioEnded:
+    """The answer's speech is whole: no Audio of it follows. None comes of an answer that was interrupted or hushed."""
+
+    kind: ClassVar[str] = "audio_ended"
+    at_s: float
+    answer: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """An answer was ended by ``Stream.interrupt``: ``text`` is what the conversation keeps of it.
+
+    ``exact``: whether that is cut at the tokens whose sound was heard; otherwise by its share of the text. Where the
+    answer was still in the making no final Text of it follows.
+    """
+
+    kind: ClassVar[str] = "interrupted"
+    text: str
+    tokens: tuple[int, ...]
+    exact: bool
+    at_s: float
+    answer: int
 
 
 @dataclass(frozen=True, slots=True)
 class LevelChanged:
     """The Policy chose another ComputeLevel."""
 
+    kind: ClassVar[str] = "level_changed"
     level: str
     at_s: float
 
@@ -78,6 +122,7 @@ class LevelChanged:
 class Forgot:
     """The context was full: the oldest ``turns`` of the conversation are not remembered any more."""
 
+    kind: ClassVar[str] = "forgot"
     turns: int
     at_s: float
 
@@ -86,8 +131,35 @@ class Forgot:
 class Lag:
     """The caller fell behind and dropped samples before they reached the Stream."""
 
+    kind: ClassVar[str] = "lag"
     dropped_samples: int
     at_s: float
 
 
-Event = SpeechStarted | SpeechStopped | Thought | Text | Audio | AudioCut | LevelChanged | Forgot | Lag
+Event = (
+    SpeechStarted
+    | SpeechStopped
+    | Thought
+    | Text
+    | Audio
+    | AudioCut
+    | AudioEnded
+    | Interrupted
+    | LevelChanged
+    | Forgot
+    | Lag
+)
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """Return an event as plain data for JSON: ``event``, its kind, then its fields.
+
+    Of Audio the samples are left out: their number and length in ``seconds`` stand for them.
+    """
+    fields: dict[str, Any] = {"event": event.kind}
+    if isinstance(event, Audio):
+        count, rate = len(event.samples), event.sample_rate_hz
+        return fields | {
+            "samples": count, "seconds": round(count / rate, 6), "sample_rate_hz": rate, "answer": event.answer,
+        }  # fmt: skip
+    return fields | dataclasses.asdict(event)

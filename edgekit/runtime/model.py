@@ -1,37 +1,28 @@
-"""Model: an opened bundle whose engines are loaded; makes Streams and transcribes whole recordings.
+"""Model: the façade of a loaded bundle; makes Streams and transcribes whole recordings.
 
-Knows which backend runs which dialect. Holds no conversation state: any number of Streams share one Model.
+Holds no conversation state: any number of Streams share one Model.
 """
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from edgekit.bundle import Bundle, FlowSpeech, Manifest, TalkerSpeech, open_bundle
-from edgekit.errors import BundleFormatError, UsageError
+from edgekit.bundle import Bundle, open_bundle
+from edgekit.errors import UsageError
 from edgekit.rates import DEFAULT_HZ
-from edgekit.runtime.answer.embedding import TokenTable
-from edgekit.runtime.answer.text import Tokenizer, load_tokenizer
 from edgekit.runtime.audio.files import Block, blocks
-from edgekit.runtime.backends import LoadSettings, load_engines
-from edgekit.runtime.engine import Engine
-from edgekit.runtime.events import Event, Text
-from edgekit.runtime.options import StreamOptions
-from edgekit.runtime.policy import SKIP
+from edgekit.runtime.events import Text
+from edgekit.runtime.loading import Loaded, load_bundle
+from edgekit.runtime.options import stream_options
 from edgekit.runtime.stream import Stream
 from edgekit.timing import Trace
 
-COMPONENTS: tuple[str, ...] = ("encoder", "adapter", "backbone")
-SPEAKING: Mapping[type, tuple[str, ...]] = {
-    TalkerSpeech: ("talker_adapter", "talker", "code_predictor", "decoder"),
-    FlowSpeech: ("flow_encoder", "flow_step", "vocoder"),
-}
 _BLOCK_S = 1.0
 
 
@@ -56,61 +47,48 @@ class Transcript:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
-    """A bundle ready to run; see the module docstring. ``context_tokens``: length of each stream's KV cache.
-
-    ``backend`` runs it; ``fallback``: why that is not the one asked for, empty if it is.
-    """
-
-    bundle: Bundle
-    engines: dict[str, Engine]
-    table: TokenTable
-    tokenizer: Tokenizer
-    context_tokens: int
-    backend: str
-    fallback: str = ""
-
-    @property
-    def manifest(self) -> Manifest:
-        """What the bundle promises."""
-        return self.bundle.manifest
+class Model(Loaded):
+    """A bundle ready to run; see the module docstring and Loaded."""
 
     def stream(self, **options: Any) -> Stream:  # noqa: ANN401 - of StreamOptions
-        """Return a new Stream; ``options`` are the fields of StreamOptions."""
-        return Stream(self, StreamOptions(**options))
+        """Return a new Stream; ``options`` are the fields of StreamOptions.
+
+        Raises UsageError for a name that StreamOptions lacks, a value that cannot be, or one that this bundle does not
+        offer.
+        """
+        return Stream(self, stream_options(options))
 
     def transcribe(
         self,
         audio: str | os.PathLike[str] | ArrayLike,
         *,
-        sample_rate_hz: int = DEFAULT_HZ,
+        sample_rate_hz: int | None = None,
         **options: Any,  # noqa: ANN401 - of StreamOptions
     ) -> Transcript:
         """Return the Transcript of an audio file, or of samples (n,) or (n, channels) at ``sample_rate_hz``.
 
-        ``options`` are the fields of StreamOptions. Raises AudioError for a file that cannot be read to its end.
+        ``sample_rate_hz``: of samples, 16,000 unless given; a file says its own. ``options`` are the fields of
+        StreamOptions. Raises AudioError for a file that cannot be read to its end.
         """
         if isinstance(audio, (str, os.PathLike)):
+            if sample_rate_hz is not None:
+                raise UsageError(f"sample_rate_hz: {sample_rate_hz}, but a file says its own rate; leave it out")
             parts: Iterable[Block] = blocks(Path(audio), _BLOCK_S)
         else:
-            parts = (Block(np.asarray(audio), sample_rate_hz),)
+            parts = _pieces(np.asarray(audio), DEFAULT_HZ if sample_rate_hz is None else sample_rate_hz)
         stream: Stream | None = None
-        events: list[Event] = []
+        events: list[Text] = []
         audio_s = 0.0
         for part in parts:
             if stream is None:
                 channels = part.samples.shape[1] if part.samples.ndim == 2 else 1
                 stream = self.stream(sample_rate_hz=part.sample_rate_hz, channels=channels, **options)
-                stream.trace.limit = sys.maxsize  # the caller gets it, and a recording has an end
-            events += stream.push(part.samples)
+                stream.measure(limit=sys.maxsize)  # the caller gets them, and a recording has an end
+            events += [event for event in stream.push(part.samples) if isinstance(event, Text) and event.final]
             audio_s += len(part.samples) / part.sample_rate_hz
-        assert stream is not None, "blocks() yields at least one block"
-        events += stream.finish()
-        utterances = tuple(
-            Utterance(event.start_s, event.end_s, event.text, event.tokens)
-            for event in events
-            if isinstance(event, Text) and event.final
-        )
+        assert stream is not None, "there is at least one piece"
+        events += [event for event in stream.finish() if isinstance(event, Text) and event.final]
+        utterances = tuple(Utterance(event.start_s, event.end_s, event.text, event.tokens) for event in events)
         text = " ".join(utterance.text for utterance in utterances if utterance.text)
         return Transcript(text, utterances, audio_s, stream.trace)
 
@@ -143,58 +121,18 @@ def load(
     )  # fmt: skip
 
 
-def load_opened(
-    bundle: Bundle,
-    *,
-    threads: int | None = None,
-    context_tokens: int | None = None,
-    speak: bool = False,
-    backend: str | None = None,
-    allow_fallback: bool = False,
-    plans: str | os.PathLike[str] | None = None,
-) -> Model:
+def load_opened(bundle: Bundle, **loading: Any) -> Model:  # noqa: ANN401 - of load_bundle
     """Return the Model of a bundle that is already checked, or that the exporter has just written; see ``load``."""
-    limit = bundle.manifest.protocol.context_tokens
-    if context_tokens is not None and not 0 < context_tokens <= limit:
-        raise UsageError(f"context_tokens: {context_tokens}, this bundle takes 1 to {limit}; choose one of these")
-    names = COMPONENTS
-    if speak:
-        if bundle.manifest.speech is None:
-            name = bundle.manifest.name
-            raise UsageError(f"speak: {name} writes and does not speak; leave it out or choose another bundle")
-        names += SPEAKING[type(bundle.manifest.speech)]
-    settings = LoadSettings(
-        threads or _cores(), context_tokens or limit, backend, allow_fallback, Path(plans) if plans else None
-    )
-    loaded = load_engines(bundle, names, settings)
-    model = Model(
-        bundle, loaded.engines, TokenTable(bundle), load_tokenizer(bundle), settings.context_tokens, loaded.backend,
-        loaded.fallback,
-    )  # fmt: skip
-    _check(model)
-    return model
+    loaded = load_bundle(bundle, **loading)
+    return Model(**{one.name: getattr(loaded, one.name) for one in fields(Loaded)})
 
 
-def _cores() -> int:
-    """Return the cores this process may use, which a container or taskset may have limited."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _check(model: Model) -> None:
-    """Raise BundleFormatError where the manifest's parts contradict each other."""
-    manifest, protocol = model.manifest, model.manifest.protocol
-    working = [level for level in manifest.levels if level.name != SKIP]
-    if not working:
-        raise BundleFormatError(f"{model.bundle.folder}: no compute level but 'skip'; export it again")
-    if any(spec.name == "experts_per_token" for spec in manifest.components["backbone"].inputs):
-        for level in working:
-            if level.experts_per_token is None:
-                raise BundleFormatError(
-                    f"{model.bundle.folder}: level '{level.name}' has no experts_per_token, the backbone needs one; "
-                    "export it again"
-                )
-    if odd := sorted(token for token in protocol.ids() if not 0 <= token < model.table.vocabulary):
-        raise BundleFormatError(
-            f"{model.bundle.folder}: token {odd[0]} of the protocol, the table has {model.table.vocabulary} rows; "
-            "export it again"
-        )
+def _pieces(samples: NDArray[Any], sample_rate_hz: int) -> Iterator[Block]:
+    """Yield samples in pieces of a second, so that no more than that waits; at least one piece, and not checked."""
+    checkable = samples.ndim > 0 and isinstance(sample_rate_hz, int) and sample_rate_hz > 0
+    size = round(_BLOCK_S * sample_rate_hz) if checkable else 0
+    if not size or len(samples) <= size:
+        yield Block(samples, sample_rate_hz)
+        return
+    for start in range(0, len(samples), size):
+        yield Block(samples[start : start + size], sample_rate_hz)

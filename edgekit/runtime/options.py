@@ -1,170 +1,153 @@
-"""StreamOptions, and the parts of a Stream that they decide: its decoder, its gate, its level."""
+"""StreamOptions: how one Stream listens and answers, in two steps.
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+Made: every value has its type and lies in its range. Offered: this bundle has what is asked for, which is the
+assembly's to say (``assemble.py``).
+"""
 
-import msgspec
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeGuard, get_args
 
-from edgekit.bundle import ComputeLevel, FlowSpeech, GateKind, GateSettings, Sampling, TokenProtocol
+import numpy as np
+
+from edgekit.bundle import GateKind, Sampling
 from edgekit.errors import UsageError
-from edgekit.rates import DEFAULT_HZ
-from edgekit.runtime.answer.answerer import Answerer, Setting
-from edgekit.runtime.answer.cross import CrossAnswerer
-from edgekit.runtime.answer.embedding import TokenTable
-from edgekit.runtime.answer.prefix import Asking, PrefixAnswerer
-from edgekit.runtime.answer.sampler import sampler
-from edgekit.runtime.answer.speaker import Speaker
-from edgekit.runtime.events import Audio, Text, Thought
+from edgekit.rates import DEFAULT_HZ, rate_fault
+from edgekit.runtime.hear.resampler import MAX_CHANNELS
 from edgekit.runtime.policy import Budget
-from edgekit.runtime.speak.flow import FlowSpeaker
-from edgekit.runtime.speak.talker import Talker, TalkerOptions, TalkerTables
-from edgekit.runtime.speak.voice import load_voice
-from edgekit.timing import Trace
 
-if TYPE_CHECKING:
-    from edgekit.runtime.model import Model
-
-_THRESHOLDS = {"speech": (0.5, 0.35), "sound": (9.0, 5.0), "off": (0.0, 0.0)}  # start, stop
+_LOWEST_TEMPERATURE = 0.001  # below it weights overflow or all but one are 0, which is what 0 is for
+_SAMPLING: dict[str, tuple[type, Callable[[float], bool], str]] = {
+    "temperature": (float, lambda value: value == 0 or value >= _LOWEST_TEMPERATURE, "0, or 0.001 or more"),
+    "top_k": (int, lambda value: value >= 1, "1 or more"),
+    "top_p": (float, lambda value: 0 < value <= 1, "more than 0, up to 1"),
+    "repetition_penalty": (float, lambda value: value > 0, "more than 0"),
+}
+_OPTIONAL = ("top_k", "top_p")  # None: no such limit
 
 
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
     """How one Stream listens and answers; what is None is as the bundle says.
 
-    ``sample_rate_hz`` and ``channels`` describe the pushed samples. ``level`` pins a ComputeLevel, otherwise the Policy
-    chooses within ``budget``. ``language`` and ``task`` are for cross-attention models (a multilingual one detects the
-    language if none is given). ``partials``: write drafts of the text while the user talks, which costs work and makes
-    the final text of a long utterance come sooner; cross-attention models only.
-
-    For prefix models: ``system`` text, ``prompt`` (the name of a question that the bundle knows, or one's own, which
-    may be about any sound: the gate is then ``sound`` unless another one is asked for), ``tools``
-    (their schemas as text), ``turns`` (how many earlier ones an answer remembers at most; None: all that fit),
-    ``think`` (whether a thought precedes the answer, or of how many tokens at most).
-
-    ``speak``: make sound of the answers too, with the ``voice`` of that name, where the bundle speaks. ``sampling`` of
-    the answer's tokens, whole or some fields of it, with ``seed``; ``max_tokens`` of an answer. ``on_text`` and
-    ``on_audio`` are called with each Text, Thought or Audio event at the moment it exists, while ``push`` is still at
-    work. ``hush`` is asked at each token and each piece of speech: where it says True, the rest of the answer is
-    written and not spoken.
+    Raises UsageError, which names the field, for a value of another type or outside its range.
     """
 
-    sample_rate_hz: int = DEFAULT_HZ
-    channels: int = 1
-    gate: GateKind | None = None
-    level: str | None = None
-    language: str | None = None
-    task: str | None = None
-    system: str | None = None
-    prompt: str | None = None
-    tools: str | None = None
-    turns: int | None = 0
-    think: bool | int | None = None
-    speak: bool = False
-    voice: str | None = None
-    sampling: Sampling | Mapping[str, float] | None = None
-    seed: int | None = None
-    max_tokens: int | None = None
+    # Listening
+    sample_rate_hz: int = DEFAULT_HZ  # of the pushed samples, 1,000 to 768,000
+    channels: int = 1  # of the pushed samples, 1 to 64
+    gate: GateKind | None = None  # what counts; for a prompt of one's own about any sound: `sound`
+    level: str | None = None  # pins a ComputeLevel, otherwise the Policy chooses within `budget`
     budget: Budget | None = None
-    partials: bool = False
-    on_text: Callable[[Text | Thought], None] | None = None
-    on_audio: Callable[[Audio], None] | None = None
-    hush: Callable[[], bool] | None = None
+    language: str | None = None  # cross-attention models; a multilingual one detects it if none is given
+    task: str | None = None  # cross-attention models, such as transcribe or translate
+    partials: bool = False  # text while the user talks; cross-attention models only
+    # Answering, for models that converse
+    system: str | None = None
+    prompt: str | None = None  # the name of a question that the bundle knows, or a text of one's own
+    tools: str | None = None  # their schemas, as text
+    turns: int | Literal["all"] = 0  # how many earlier ones an answer remembers at most
+    think: bool | int | None = None  # whether a thought comes first, or of how many tokens at most
+    speak: bool = False  # make sound of the answers too
+    voice: str | None = None  # who speaks, of the bundle's voices
+    # Sampling
+    sampling: Sampling | Mapping[str, float | None] | None = None  # whole, or some fields of it
+    seed: int | None = None  # of all draws: the same again
+    max_tokens: int | None = None  # of an answer
 
-
-def make_decoder(model: "Model", options: StreamOptions, trace: Trace, mouth: Speaker | None) -> Answerer:
-    """Return the Answerer for the bundle's protocol; raises UsageError for options of the other one."""
-    protocol = model.manifest.protocol
-    max_tokens = protocol.max_tokens if options.max_tokens is None else options.max_tokens
-    if not 0 < max_tokens <= protocol.max_tokens:
-        raise UsageError(f"max_tokens: {max_tokens}, this bundle takes 1 to {protocol.max_tokens}; choose one of these")
-    if options.turns is not None and options.turns < 0:
-        raise UsageError(f"turns: {options.turns}, must be 0 or more; correct it")
-    limits, usual = protocol, protocol.sampling
-    if mouth is not None and isinstance(model.manifest.speech, FlowSpeech):
-        # A reply in speech codes is of other tokens than a text.
-        limits, usual = msgspec.structs.replace(protocol, vocabulary_limit=None), model.manifest.speech.sampling
-    sampling = _sampling(options.sampling, usual)
-    if options.seed is not None and mouth is None and sampling.temperature == 0:
-        raise UsageError(f"seed: {options.seed}, nothing is drawn at temperature 0; add a temperature, such as 0.7")
-    setting = Setting(
-        manifest=model.manifest,
-        engine=model.engines["backbone"],
-        table=model.table,
-        tokenizer=model.tokenizer,
-        sampler=sampler(limits, sampling, options.seed or 0),
-        trace=trace,
-        context_tokens=model.context_tokens,
-        max_tokens=max_tokens,
-    )
-    cross = protocol.attention == "cross"
-    if cross and options.turns != 0:
-        raise UsageError(f"turns: {options.turns}, this bundle writes down speech and remembers no turns; leave it out")
-    for name in ("system", "prompt", "tools", "think") if cross else ("language", "task"):
-        if getattr(options, name) not in {None, False}:
-            raise UsageError(f"{name}: '{getattr(options, name)}', this bundle has no choice of {name}; leave it out")
-    if cross:
-        return CrossAnswerer(setting, options.language, options.task)
-    asking = Asking(options.system, options.prompt, options.tools, options.turns, options.think)
-    return PrefixAnswerer(setting, asking, mouth)
-
-
-def _sampling(asked: Sampling | Mapping[str, float] | None, usual: Sampling) -> Sampling:
-    """Return what was asked for, fields that were not as usual; raises UsageError for fields that would do nothing."""
-    if asked is None or isinstance(asked, Sampling):
-        return asked or usual
-    found = msgspec.structs.replace(usual, **asked)
-    if found.temperature == 0 and (idle := [name for name in asked if name != "temperature"]):
-        raise UsageError(
-            f"{idle[0]}: {asked[idle[0]]}, nothing is drawn at temperature 0; add a temperature, such as 0.7"
+    def __post_init__(self) -> None:
+        """Raise UsageError; see the class."""
+        _check_int(
+            "channels", self.channels, 1, MAX_CHANNELS, "transpose the samples to (n, channels) or mix them down"
         )
-    return found
+        if fault := rate_fault(self.sample_rate_hz):
+            raise UsageError(f"sample_rate_hz: {fault}; give the rate that the samples have")
+        for name in ("level", "language", "task", "system", "prompt", "tools", "voice"):
+            _check_type(name, getattr(self, name), str, optional=True)
+        for name in ("partials", "speak"):
+            _check_type(name, getattr(self, name), bool)
+        _check_type("budget", self.budget, Budget, optional=True)
+        if self.gate is not None and self.gate not in get_args(GateKind):
+            raise UsageError(f"gate: {self.gate!r} is not known; choose one of: {', '.join(get_args(GateKind))}")
+        if self.turns != "all":
+            _check_int("turns", self.turns, 0, None, "correct it, or say 'all'")
+        if self.think is not None and not isinstance(self.think, bool):
+            _check_int("think", self.think, 0, None, "give a number of tokens, True or False")
+        if self.seed is not None:
+            _check_int("seed", self.seed, 0, None, "choose another")
+        if self.max_tokens is not None:
+            _check_int("max_tokens", self.max_tokens, 1, None, "choose more")
+        _check_sampling(self.sampling)
 
 
-def make_mouth(model: "Model", options: StreamOptions, trace: Trace) -> Speaker | None:
-    """Return what speaks the answers, None where nobody asked for speech; raises UsageError where nothing can."""
-    if not options.speak:
-        if options.voice is not None:
-            raise UsageError(f"voice: '{options.voice}', but nothing is spoken; ask for speech too")
-        return None
-    speech, bundle = model.manifest.speech, model.bundle
-    if speech is None:
-        name = model.manifest.name
-        raise UsageError(f"speak: {name} writes and does not speak; leave it out or choose another bundle")
-    if "decoder" not in model.engines and "vocoder" not in model.engines:
-        raise UsageError("speak: the bundle was loaded to write only; load it with speak=True")
-    if isinstance(speech, FlowSpeech):
-        name = options.voice or min(speech.voices)
-        if name not in speech.voices:
-            raise UsageError(
-                f"voice: '{name}' is not in this bundle; choose one of: {', '.join(sorted(speech.voices))}"
-            )
-        voice = load_voice(bundle.file(speech.voices[name]), speech.sample_rate_hz)
-        return FlowSpeaker(speech, model.engines, voice, trace, options.seed or 0)
-    tables = TalkerTables(model.table, TokenTable(bundle, speech.codec_table), TokenTable(bundle, speech.code_table))
-    return Talker(speech, model.engines, tables, trace, TalkerOptions(speaker=options.voice, seed=options.seed or 0))
+def stream_options(options: Mapping[str, Any]) -> StreamOptions:
+    """Return the StreamOptions with these fields. Raises UsageError for an unknown name, with the nearest known one."""
+    known = [one.name for one in fields(StreamOptions)]
+    for name in options:
+        if name not in known:
+            raise UsageError(f"{name}: {options[name]!r}, a stream has no such option; {nearest(name, known)}")
+    return StreamOptions(**options)
 
 
-def gate_settings(settings: GateSettings, options: StreamOptions, protocol: TokenProtocol) -> GateSettings:
-    """Return the bundle's settings, with thresholds of the other scale where another kind is asked for.
-
-    A question of the user's own may be about any sound: a gate that lets speech through alone makes way for ``sound``.
-    """
-    kind = options.gate
-    own = options.prompt is not None and options.prompt not in protocol.questions
-    if kind is None and own and settings.kind == "speech":
-        kind = "sound"
-    if kind is None or kind == settings.kind:
-        return settings
-    if kind not in _THRESHOLDS:
-        raise UsageError(f"gate: '{kind}' is not known; choose one of: {', '.join(_THRESHOLDS)}")
-    start, stop = _THRESHOLDS[kind]
-    return msgspec.structs.replace(settings, kind=kind, start=start, stop=stop)
+def nearest(name: str, known: list[str]) -> str:
+    """Return the next step for a name that is not known: the nearest one, else all of them."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"choose one of: {', '.join(known)}"
 
 
-def find_level(levels: Iterable[ComputeLevel], name: str) -> ComputeLevel:
-    """Return the level called ``name``; raises UsageError naming the known ones."""
-    found = {level.name: level for level in levels}
-    if name not in found:
-        raise UsageError(f"level: '{name}' is not in this bundle; choose one of: {', '.join(found)}")
-    return found[name]
+def check_lag(lag_ms: object) -> None:
+    """Raise UsageError for a lag that is neither None nor 0 or more milliseconds."""
+    if lag_ms is not None and not (_is_finite(lag_ms, float) and lag_ms >= 0):
+        raise UsageError(f"lag_ms: {lag_ms!r}, 0 or more milliseconds are needed; leave it out where nothing is live")
+
+
+def check_dropped(dropped_samples: object) -> None:
+    """Raise UsageError for what is no number of samples."""
+    if not (_is_finite(dropped_samples, int) and dropped_samples >= 0):
+        raise UsageError(f"dropped_samples: {dropped_samples!r}, a whole number, 0 or more, is needed; correct it")
+
+
+def check_heard(heard_s: object) -> None:
+    """Raise UsageError for what is neither None nor 0 or more seconds."""
+    if heard_s is not None and not (_is_finite(heard_s, float) and heard_s >= 0):
+        raise UsageError(f"heard_s: {heard_s!r}, 0 or more seconds are needed; give those that were played")
+
+
+def _check_type(name: str, value: object, kind: type, *, optional: bool = False) -> None:
+    if not isinstance(value, kind) and not (optional and value is None):
+        raise UsageError(f"{name}: {value!r}, a {kind.__name__} is needed; give one{' or leave it out' * optional}")
+
+
+def _check_int(name: str, value: object, least: int, most: int | None, step: str) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or not least <= value <= (math.inf if most is None else most):  # type: ignore[operator]
+        bounds = f"{least} or more" if most is None else f"{least} to {most}"
+        raise UsageError(f"{name}: {value!r}, a whole number, {bounds}, is needed; {step}")
+
+
+def _check_sampling(sampling: object) -> None:
+    if sampling is None:
+        return
+    given: Mapping[str, Any]
+    if isinstance(sampling, Sampling):
+        given = {name: getattr(sampling, name) for name in _SAMPLING}
+    elif isinstance(sampling, Mapping):
+        given = dict(sampling)
+    else:
+        raise UsageError(f"sampling: {sampling!r}, a Sampling or some of its fields are needed; give a mapping")
+    for name, value in given.items():
+        if name not in _SAMPLING:
+            raise UsageError(f"sampling: '{name}' is no field of it; {nearest(name, list(_SAMPLING))}")
+        kind, fits, rule = _SAMPLING[name]
+        if value is None and name in _OPTIONAL:
+            continue
+        if not _is_finite(value, kind) or not fits(value):
+            raise UsageError(f"{name}: {value!r}, {rule} is needed; choose another value")
+
+
+def _is_finite(value: object, kind: type) -> TypeGuard[float]:
+    """Return whether a value is a finite number, numpy's included; a whole one if ``kind`` is int."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return whole or (kind is float and isinstance(value, (float, np.floating)) and math.isfinite(value))

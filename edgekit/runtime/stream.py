@@ -1,94 +1,266 @@
-"""Stream: push samples, get events. The heart of EdgeKit; read this first.
+"""Stream: push samples, iterate events. The heart of EdgeKit; read this first.
 
-    samples -> Resampler -> Gate -> Listener (log-mel, encoder, adapter) -> Answerer (backbone) -> Text
+    push -> Resampler -> Gate -> queue -> Work (listener, answerer, speaker) -> events
+    [------- taking --------]            [--------------- working --------------]
 
-Everything up to ``Answerer.hear`` happens while the user talks, on request drafts of the text too; the answer is
-decoded when the Gate closes. All mutable state is here and in what a Stream owns; engines are shared. Every split of
-the same input gives the same events, if the compute level is pinned, or the same lag reported and no deadline set; only
-drafts come as time allows, and change no final text. Knows no files, microphones or threads.
+Taking is quick and done at once: push, ask and finish check, copy, resample and gate their input, put it into the queue
+and return ``events()``. Working is done by whoever reads events, or calls ``step``; everything up to the answer while
+the user talks. One thread may take while another works. All mutable state is in a Stream and what it owns; engines are
+shared. Every split of the same input and every habit of reading gives the same events, if the compute level is pinned
+or nothing is live; only partials come as time allows, and change no final text. Knows no files, microphones or threads.
 """
 
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
-from typing import TYPE_CHECKING, Literal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from edgekit.bundle import ComputeLevel
 from edgekit.errors import UsageError
-from edgekit.runtime.answer.partials import Partials
-from edgekit.runtime.answer.reply import Reply
-from edgekit.runtime.answer.text import UNFINISHED
+from edgekit.runtime.assemble import assemble, gate_settings
 from edgekit.runtime.engine import Array
-from edgekit.runtime.events import (
-    Audio,
-    AudioCut,
-    Event,
-    Forgot,
-    Lag,
-    LevelChanged,
-    SpeechStarted,
-    SpeechStopped,
-    Text,
-)
-from edgekit.runtime.hear.gate import Closed, Gate, Opened, Output, Sound
-from edgekit.runtime.hear.listener import Listener
-from edgekit.runtime.hear.resampler import Resampler
-from edgekit.runtime.options import StreamOptions, find_level, gate_settings, make_decoder, make_mouth
-from edgekit.runtime.policy import SKIP, Budget, Costs, Observation, choose
-from edgekit.spans import GATE, PREPARE
-from edgekit.timing import Trace
+from edgekit.runtime.events import Event
+from edgekit.runtime.hear.gate import Gate, Output, Sound, joined
+from edgekit.runtime.hear.resampler import Resampler, as_samples
+from edgekit.runtime.loading import Loaded
+from edgekit.runtime.options import StreamOptions, check_dropped, check_heard, check_lag
+from edgekit.runtime.work import Asked, Lost, Work, WorkMark
+from edgekit.spans import GATE, RESAMPLE
+from edgekit.timing import Clock, Trace
 
-if TYPE_CHECKING:
-    from edgekit.runtime.model import Model
-
-_Work = Literal["hear", "answer"]
-_INT16_SCALE = 32_768
+MOST_WAITING_S = 60.0  # of sound that counts: more is a recording, or nobody reads
 
 
 class Stream:
-    """One conversation: samples in, events out. Not for two threads at once; make one per speaker.
+    """One conversation: samples in, events out. At most one thread takes and one works at a time; make one per speaker.
 
-    Counters: ``samples_received`` of 16 kHz mono, ``samples_gated`` of them that no engine saw; ``frames_received`` of
-    10 ms, ``frames_computed`` that went through the encoder (silence added at the end of an utterance included).
+    ``hushed``, ``interrupt`` and ``close`` may be used from any thread. Use it in a ``with`` block, or close it.
+
+    Counters of samples at the front end's rate, mono, at every instant: ``samples_received`` = ``samples_heard`` +
+    ``samples_gated`` (no engine sees them) + ``samples_waiting`` + ``samples_abandoned``. ``frames_received`` of 10 ms;
+    ``frames_computed`` that went through the encoder (silence added at the end of an utterance included).
     """
 
-    def __init__(self, model: "Model", options: StreamOptions) -> None:
+    def __init__(self, loaded: Loaded, options: StreamOptions) -> None:
         """Raise UsageError for an option that the bundle does not offer."""
-        manifest = model.manifest
         self.options = options
-        self.trace = Trace()
-        self.samples_received = 0
-        self._manifest = manifest
-        self._rate = manifest.front_end.sample_rate_hz
+        self._take_trace, self._work_trace = Trace(), Trace()
+        self._hop = loaded.manifest.front_end.hop_samples
+        self._rate = loaded.manifest.front_end.sample_rate_hz
+        parts = assemble(loaded, options, self._work_trace)
+        self._gate, self._listener, self._answerer = parts.gate, parts.listener, parts.answerer
         self._resampler = Resampler(options.sample_rate_hz, options.channels, rate_out=self._rate)
-        self._gate = Gate(gate_settings(manifest.gate, options, manifest.protocol), self._rate)
-        self._ear = Listener(manifest, model.engines["encoder"], model.engines["adapter"], self.trace)
-        self._mouth = make_mouth(model, options, self.trace)
-        self._decoder = make_decoder(model, options, self.trace, self._mouth)
-        self._tokenizer = model.tokenizer
-        self._reply = Reply(
-            self._decoder, model.tokenizer, manifest.protocol, self._mouth, self.trace, hush=options.hush
-        )
-        self._drafts = Partials(self._rate, manifest.grid.chunk_frames * manifest.front_end.hop_samples)
-        self._budget = options.budget or Budget()
-        working = tuple(level for level in manifest.levels if level.name != SKIP)
-        self._pinned = None if options.level is None else find_level(working, options.level)
-        self._level = self._working = self._pinned or working[-1]  # in silence `_level` may be `skip`
-        self._lag_ms = 0.0
-        self._costs: dict[_Work, Costs] = {"hear": Costs(manifest.levels), "answer": Costs(manifest.levels)}
+        self._gate_settings = gate_settings(loaded.manifest.gate, options, loaded.manifest.protocol)
+        self._work = Work(loaded, options, parts, self._work_trace)
+        self._received = 0
         self._pushed = 0  # samples at the caller's rate, dropped ones included
-        self._drops: list[tuple[int, float]] = []  # (16 kHz sample, seconds lost before it)
-        self._lost_s = 0.0  # seconds lost before any sample that an event may still name
-        self._piece_start = self._piece_end = 0  # 16 kHz samples: what the Listener heard since it last finished
-        self._answer_start = 0  # 16 kHz sample where the sound of the next answer began
-        self._finished = False
+        self._taking, self._working = threading.Lock(), threading.Lock()
+        self._failed = ""  # what ended it, in words
+        self._error: Exception | None = None  # of a step, to be raised after that step's events
+        self._finished = self._closing = self._closed = False
+
+    def push(self, samples: ArrayLike, *, lag_ms: float | None = None, dropped_samples: int = 0) -> Iterator[Event]:
+        """Take the next samples at once and return ``events()``.
+
+        samples: (n,) or (n, channels), float32 in [-1, 1] or int16, any n; copied. lag_ms: audio that waits behind
+        these samples at the source; None where nothing is live, so that no compute level falls. dropped_samples: how
+        many were lost just before them, at the caller's rate; times count them.
+
+        Raises AudioError if a sample is not finite, UsageError for a wrong value, after ``finish`` or ``close``, where
+        another thread is taking, or if more than 60 s of sound that counts would wait; the stream is then as before.
+        """
+        with self._take("push"):
+            if self._finished:
+                raise UsageError("push: this stream is finished; start another with model.stream()")
+            sound = as_samples(samples, self.options.channels)
+            check_lag(lag_ms)
+            check_dropped(dropped_samples)
+            self._resampler.check(sound)
+            self._check_room(sound)
+            with self._taken("push"):
+                self._work.lag_ms = None if lag_ms is None else float(lag_ms)
+                if dropped_samples:
+                    rate = self.options.sample_rate_hz
+                    at_s = self._pushed / rate
+                    self._pushed += dropped_samples
+                    gate = self._gate
+                    settled = 0 if gate.is_open else gate.passed_samples + gate.gated_samples
+                    lost_s = dropped_samples / rate
+                    self._work.put(Lost(gate.pushed_samples, settled, lost_s, dropped_samples, at_s))
+                self._pushed += len(sound)
+                with self._take_trace.span(RESAMPLE, len(sound)):
+                    resampled = self._resampler.push(sound)
+                self._queue(resampled)
+        return self.events()
+
+    def ask(self, text: str, *, role: str = "user") -> Iterator[Event]:
+        """Take a turn in text, such as a question or, with the role ``tool``, what a tool returned; no sound needed.
+
+        Its answer comes after the present one and after what the user is saying; a tool's result goes before sound
+        that waits, anything else behind it. Returns ``events()``. Raises UsageError after ``finish``, for a role or a
+        text that the bundle does not take.
+        """
+        with self._take("ask"):
+            if self._finished:
+                raise UsageError("ask: this stream is finished; start another with model.stream()")
+            for name, value in (("text", text), ("role", role)):
+                if not isinstance(value, str):
+                    raise UsageError(f"{name}: {value!r}, a str is needed; give one")
+            turn = self._answerer.turn(role, text)
+            with self._taken("ask"):
+                at_sample = self._gate.passed_samples + self._gate.gated_samples
+                self._work.ask(Asked(turn, at_sample), first=role == "tool")
+        return self.events()
+
+    def finish(self) -> Iterator[Event]:
+        """End the input and return ``events()``, what is still to come; a second call takes nothing."""
+        with self._take("finish"):
+            if not self._finished:
+                with self._taken("finish"):
+                    self._finished = True
+                    self._queue(self._resampler.finish())
+                    with self._take_trace.span(GATE, 0):
+                        decisions = self._gate.finish()
+                    self._put(decisions)
+        return self.events()
+
+    def events(self) -> Iterator[Event]:
+        """Work until nothing is pending, and yield each event once, in order.
+
+        It owns no work: leaving it early loses nothing, and another ``events()`` goes on where it was left. An error
+        in the work is raised after the events that came before it.
+        """
+        made = self._work.made
+        while self.pending:
+            self._work_once("events")
+            while made:
+                yield made.popleft()
+
+    def step(self) -> list[Event]:
+        """Do one bounded piece of work and return the events it made, often none.
+
+        A piece is a chunk heard, a token with its frame of codes, a step of a solver, a piece of sound. Raises
+        UsageError where another thread works or the stream has failed; an error in the work comes with the next call
+        if this one returns events.
+        """
+        self._work_once("step")
+        made = self._work.made
+        return [made.popleft() for _ in range(len(made))]
+
+    def _work_once(self, what: str) -> None:
+        """Do one bounded piece of work, unless events wait to be handed out; raise its error once they are."""
+        if not self._working.acquire(blocking=False):
+            raise UsageError(f"{what}: another thread works on this stream; let one at a time read its events")
+        try:
+            if not self._work.made and self._error is None and not self._closing:
+                self._check_whole(what)
+                self._advance()
+            if not self._work.made and self._error is not None:
+                error, self._error = self._error, None
+                raise error
+        finally:
+            self._working.release()
+            self._shut_if_closing()
+
+    def _advance(self) -> None:
+        try:
+            self._work.step()
+        except BaseException as error:
+            self._failed = f"a step was ended by {type(error).__name__}"
+            if not isinstance(error, Exception):
+                raise
+            self._error = error  # raised after the events that were made before it
+
+    @property
+    def pending(self) -> bool:
+        """Whether ``step`` has something to do or to hand out: events, an error, or work."""
+        return bool(self._work.made) or self._error is not None or (self._whole and self._work.waits)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing will come any more: finished, closed or failed, and nothing pending."""
+        return (self._finished or not self._whole) and not self.pending
+
+    @property
+    def talking(self) -> bool:
+        """Whether the user talks, as of the last push: the Gate is open. Ahead of the events, which wait to be read."""
+        return self._gate.is_open
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds of sound that counts, taken and not heard yet."""
+        return 0.0 if not self._whole else (self._work.queued_samples - self._work.heard_samples) / self._rate
+
+    @property
+    def hushed(self) -> bool:
+        """Whether answers are not spoken, for now: set it, and the voice stops within a step while the text goes on.
+
+        An answer that was hushed stays so to its end.
+        """
+        return self._work.reply.hushed
+
+    @hushed.setter
+    def hushed(self, hushed: bool) -> None:
+        self._work.reply.hushed = hushed
+
+    @property
+    def answering(self) -> int | None:
+        """The number of the answer that is being written or spoken, None if there is none."""
+        return self._work.answering
+
+    @property
+    def converses(self) -> bool:
+        """Whether this bundle answers, so that it can be asked and interrupted; else it writes down every word."""
+        return self._answerer.converses
+
+    def interrupt(self, answer: int, heard_s: float | None = None) -> None:
+        """End an answer, by the number of its events, at the next step; if it is whole already, shorten it.
+
+        heard_s: seconds of its sound that were heard; the conversation keeps what they say: cut at their tokens where
+        speech codes stand among these, else by their share of the text. None: all that was written. ``Interrupted``
+        tells what is kept. Once a later turn follows the answer, nothing happens. Raises UsageError for a bundle that
+        writes down what it hears: no word of that is dropped.
+        """
+        if not isinstance(answer, int) or isinstance(answer, bool):
+            raise UsageError(f"answer: {answer!r}, the number of an answer is needed; its events carry it")
+        check_heard(heard_s)
+        if not self.converses:
+            raise UsageError("interrupt: this bundle writes down speech, and no word of it is dropped; leave it out")
+        self._check_whole("interrupt")
+        self._work.interrupt(answer, heard_s)
+
+    def close(self) -> None:
+        """End the stream, when the step under way ends: work that waits is dropped, events already made can be read."""
+        self._closing = True
+        self._shut_if_closing()
+
+    def __enter__(self) -> "Stream":  # noqa: PYI034 - typing.Self needs Python 3.11
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pending = self.pending
+        self.close()
+        if kind is None and pending:
+            warnings.warn(
+                "stream closed with unread work; read stream.finish() or stream.events() to its end before",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """The rate of the front end, at which samples are counted."""
+        return self._rate
 
     @property
     def level(self) -> ComputeLevel:
         """The ComputeLevel in use; ``skip``, if the bundle has it and none is pinned, while the Gate is closed."""
-        return self._level
+        return self._work.level if self._gate.is_open or self._work.waits else self._work.resting_level
 
     @property
     def speech_probability(self) -> float:
@@ -96,231 +268,129 @@ class Stream:
         return self._gate.probability
 
     @property
+    def samples_received(self) -> int:
+        """Samples taken, after resampling."""
+        return self._received
+
+    @property
+    def samples_heard(self) -> int:
+        """Samples that went to the listener."""
+        return self._work.heard_samples
+
+    @property
     def samples_gated(self) -> int:
         """Samples that the Gate held back for good."""
         return self._gate.gated_samples
 
     @property
+    def samples_waiting(self) -> int:
+        """Samples taken and neither heard nor gated yet."""
+        return self._outstanding() if self._whole else 0
+
+    @property
+    def samples_abandoned(self) -> int:
+        """Samples that were waiting when the stream was closed or failed."""
+        return 0 if self._whole else self._outstanding()
+
+    @property
     def frames_received(self) -> int:
         """Mel frames that an encoder without a Gate would have had to compute."""
-        return self.samples_received // self._manifest.front_end.hop_samples
+        return self._received // self._hop
 
     @property
     def frames_computed(self) -> int:
         """Mel frames that went through the encoder."""
-        return self._ear.frames_computed
+        return self._listener.frames_computed
 
-    def push(self, samples: ArrayLike, *, lag_ms: float = 0.0, dropped_samples: int = 0) -> list[Event]:
-        """Take the next samples and return what they caused, in order.
+    @property
+    def trace(self) -> Trace:
+        """Every span of taking and working so far, in order of completion; a new Trace each time."""
+        spans = [*self._take_trace.spans, *self._work_trace.spans]
+        spans.sort(key=lambda span: span.start_s + span.seconds)
+        return Trace(self._work_trace.clock, spans, self._work_trace.limit)
 
-        samples: (n,) or (n, channels), float32 in [-1, 1] or int16, any n. lag_ms: audio that waits behind these
-        samples. dropped_samples: how many were lost just before them, at the caller's rate; times count them. Raises
-        AudioError if a sample is not finite, UsageError for a wrong shape or after ``finish``; the stream is then as
-        before.
-        """
-        sound = self._checked(samples)
-        resampled = self._resampler.push(sound)
-        events: list[Event] = []
-        self._lag_ms = lag_ms
-        if dropped_samples:
-            at_s = self._pushed / self.options.sample_rate_hz
-            self._pushed += dropped_samples
-            self._drops.append((self._gate.pushed_samples, dropped_samples / self.options.sample_rate_hz))
-            events.append(Lag(dropped_samples, at_s))
-        self._pushed += len(sound)
-        events += self._listen(resampled)
-        if self._drops and not self._gate.is_open:
-            self._forget_drops(self._gate.passed_samples + self._gate.gated_samples)
-        return events
+    def measure(self, *, clock: Clock | None = None, limit: int | None = None) -> None:
+        """Time takes and steps with another ``clock``; keep up to ``limit`` spans of each. Before the first push."""
+        for trace in (self._take_trace, self._work_trace):
+            trace.clock = clock or trace.clock
+            trace.limit = trace.limit if limit is None else limit
 
-    def ask(self, text: str, *, role: str = "user") -> list[Event]:
-        """Answer a turn in text, such as a question or, with the role ``tool``, what a tool returned; no sound needed.
+    def mark(self) -> WorkMark:
+        """Return where the turn stands; see ``Work.mark``. For who works, between two items."""
+        return self._work.mark()
 
-        Raises UsageError while the user talks, after ``finish``, or where the bundle takes no text.
-        """
-        if self._finished or self._gate.is_open:
-            state = "the stream has ended" if self._finished else "the user is talking"
-            raise UsageError(f"ask: {state}; ask between a final text and the next sound")
-        at_sample = self._gate.passed_samples + self._gate.gated_samples
-        self._piece_start = self._piece_end = at_sample
-        events: list[Event] = list(self._begin_answer(at_sample))
-        if forgotten := self._decoder.tell(role, text, self._level):
-            events.append(Forgot(forgotten, self._seconds(at_sample)))
-        events += self._reply_to(None, at_sample)
-        self._rest()
-        return events
+    def back(self, mark: WorkMark) -> None:
+        """Go back to a mark of this turn; see ``Work.back``. For who works, between two steps."""
+        self._work.back(mark)
 
-    def finish(self) -> list[Event]:
-        """End the input and return what was still to come; a second call returns nothing."""
-        if self._finished:
-            return []
-        self._finished = True
-        events = [*self._listen(self._resampler.finish())]
-        with self.trace.span(GATE, 0):
-            decisions = self._gate.finish()
-        events += self._decide(decisions)
-        self._rest()
-        return events
+    @property
+    def _whole(self) -> bool:
+        return not self._failed and not self._closed
 
-    def _listen(self, sound: Array) -> Iterator[Event]:
-        self.samples_received += len(sound)
-        with self.trace.span(GATE, len(sound)):
+    def _outstanding(self) -> int:
+        # In this order no thread in between makes the account negative.
+        settled = self._work.heard_samples + self._gate.gated_samples
+        return self._received - settled
+
+    @contextmanager
+    def _take(self, what: str) -> Iterator[None]:
+        if not self._taking.acquire(blocking=False):
+            raise UsageError(f"{what}: another thread pushes, asks or finishes; let one at a time do so")
+        try:
+            self._check_whole(what)
+            yield
+        finally:
+            self._taking.release()
+
+    @contextmanager
+    def _taken(self, what: str) -> Iterator[None]:
+        """Leave the stream failed where the body, which changes it, does not end."""
+        try:
+            yield
+        except BaseException as error:
+            self._failed = f"{what} was ended by {type(error).__name__}"
+            raise
+
+    def _check_whole(self, what: str) -> None:
+        if self._failed:
+            raise UsageError(f"{what}: this stream has failed ({self._failed}); start another with model.stream()")
+        if self._closing:
+            raise UsageError(f"{what}: this stream is closed; start another with model.stream()")
+
+    def _shut_if_closing(self) -> None:
+        """Drop the work of a stream that is to close, unless a thread is at it, which will do so itself."""
+        while self._closing and not self._closed and self._working.acquire(blocking=False):
+            try:
+                self._work.stop()
+                self._closed = True
+            finally:
+                self._working.release()
+
+    def _queue(self, sound: Array) -> None:
+        with self._take_trace.span(GATE, len(sound)):
             decisions = self._gate.push(sound)
-        yield from self._decide(decisions)
-        self._rest()
+        self._received += len(sound)
+        self._put(decisions)
 
-    def _decide(self, decisions: Iterable[Output]) -> Iterator[Event]:
-        for decision in decisions:
-            match decision:
-                case Opened(at_sample):
-                    yield SpeechStarted(self._seconds(at_sample))
-                    self._piece_start = self._piece_end = at_sample
-                    yield from self._begin_answer(at_sample)
-                case Sound(samples, sounding):
-                    if sounding:
-                        self._drafts.hear(self._piece_end, self._piece_end + len(samples))
-                    yield from self._hear(samples)
-                case Closed(end_sample, decided_sample):
-                    yield SpeechStopped(self._seconds(end_sample), self._seconds(decided_sample))
-                    yield from self._finish_piece()
-                    yield from self._answer(end_sample)
+    def _put(self, decisions: list[Output]) -> None:
+        for item in joined(decisions):
+            self._work.put(item)
 
-    def _hear(self, samples: Array) -> Iterator[Event]:
-        """Pass sound on; where the Grid's longest piece is full, the next begins with the very next sample."""
-        while len(samples):
-            if self._ear.room_samples <= 0:
-                yield from self._next_piece()
-            taken, samples = samples[: self._ear.room_samples], samples[self._ear.room_samples :]
-            self._piece_end += len(taken)
-            for heard in self._ear.push(taken):
-                yield from self._tell(heard)
-                if self.options.partials:
-                    yield from self._draft()
-                with self.trace.span(PREPARE):
-                    self._decoder.prepare()
+    def _check_room(self, sound: Array) -> None:
+        """Raise UsageError if more than MOST_WAITING_S of sound that counts would wait.
 
-    def _next_piece(self) -> Iterator[Event]:
-        yield from self._finish_piece()
-        self._piece_start = self._piece_end
-        if not self._decoder.next_piece():
-            yield from self._answer(self._piece_end)
-            yield from self._begin_answer(self._piece_end)
-
-    def _finish_piece(self) -> Iterator[Event]:
-        for heard in self._ear.finish():
-            yield from self._tell(heard)
-
-    def _tell(self, heard: Array) -> Iterator[Event]:
-        """Tell the decoder; where its context is full, answer what it knows and begin the next answer with the rest."""
-        first, last = self._ear.chunk_samples
-        total = len(heard)
-        rest = yield from self._hear_at_level(heard)
-        while rest is not None:
-            told = total - len(rest)
-            cut = min(self._piece_end, self._piece_start + first + (last - first) * told // total)
-            yield from self._answer(cut)
-            yield from self._begin_answer(cut)
-            rest = yield from self._hear_at_level(rest)
-
-    def _hear_at_level(self, heard: Array) -> Generator[Event, None, Array | None]:
-        yield from self._choose_level("hear")
-        begun = self.trace.clock()
-        rest = self._decoder.hear(heard, self._level)
-        self._measured("hear", begun)
-        return rest
-
-    def _begin_answer(self, at_sample: int) -> Iterator[Event]:
-        yield from self._choose_level("hear")
-        forgotten = self._decoder.open(self._level)
-        if forgotten:
-            yield Forgot(forgotten, self._seconds(at_sample))
-        self._answer_start = at_sample
-        self._drafts.open(at_sample)
-
-    def _draft(self) -> Iterator[Event]:
-        """Yield the text of all that was heard so far, if there is time for it and it differs from the last."""
-        end_sample = min(self._piece_end, self._piece_start + self._ear.chunk_samples[1])
-        if not self._drafts.due(end_sample, self._lag_ms):
+        Where all of it might be too much, another Gate tells how much of it counts, by this sound alone: at its edges
+        that may differ from what the stream's own will say.
+        """
+        waiting_s = self.waiting_s + self._gate.pending_samples / self._rate
+        if waiting_s + len(sound) / self.options.sample_rate_hz <= MOST_WAITING_S:
             return
-        begun = self.trace.clock()
-        heard_s = (end_sample - self._answer_start) / self._rate
-        tokens = self._reply.without_loop(self._decoder.draft(self._level, heard_s, self._drafts.max_steps(end_sample)))
-        text = self._tokenizer.decode(tokens).rstrip(UNFINISHED).strip()
-        stable = self._drafts.write(text, end_sample, (self.trace.clock() - begun) * 1000)
-        if stable is not None:
-            bounds = self._seconds(self._answer_start), self._seconds(end_sample)
-            yield self._show(Text(text, False, *bounds, stable=stable))
-
-    def _answer(self, end_sample: int) -> Iterator[Event]:
-        """Yield the reply to what was heard since the last one; nothing if no sound came."""
-        if end_sample <= self._answer_start:  # the longest piece was full in the silence before the Gate closed
-            return
-        yield from self._reply_to((end_sample - self._answer_start) / self._rate, end_sample)
-
-    def _reply_to(self, heard_s: float | None, end_sample: int) -> Iterator[Event]:
-        yield from self._choose_level("answer")
-        begun = self.trace.clock()
-        bounds = self._seconds(self._answer_start), self._seconds(end_sample)
-        with closing(self._reply.events(self._level, heard_s, bounds, self._drafts.shown)) as reply:
-            for event in reply:
-                if isinstance(event, Text) and event.final:  # what is still to be spoken is no part of its cost
-                    self._measured("answer", begun)
-                yield self._show(event)
-
-    def _show(self, event: Reply.Event) -> Event:
-        if isinstance(event, Audio):
-            if self.options.on_audio is not None:
-                self.options.on_audio(event)
-        elif not isinstance(event, AudioCut) and self.options.on_text is not None:
-            self.options.on_text(event)
-        return event
-
-    def _choose_level(self, work: _Work) -> Iterator[LevelChanged]:
-        """Ask the Policy before work that the level changes: a cross decoder hears for nothing."""
-        if self._pinned is not None:
-            return
-        if work == "hear" and self._manifest.protocol.attention == "cross":
-            self._level = self._working
-            return
-        costs = self._costs[work]
-        observation = Observation(sounding=True, lag_ms=self._lag_ms)
-        self._level = choose(self._manifest.levels, observation, self._budget, costs.ms)
-        costs.decided(self._level)
-        if self._level != self._working:
-            self._working = self._level
-            yield LevelChanged(self._level.name, self._seconds(self._piece_end))
-
-    def _rest(self) -> None:
-        """Ask the Policy about gated silence. Going to ``skip`` and back is no LevelChanged: the Gate tells of it."""
-        if self._pinned is not None or self._gate.is_open:
-            return
-        observation = Observation(sounding=False, lag_ms=self._lag_ms)
-        chosen = choose(self._manifest.levels, observation, self._budget, {})
-        self._level = chosen if chosen.name == SKIP else self._working
-
-    def _measured(self, work: _Work, begun: float) -> None:
-        self._costs[work].measured(self._level, (self.trace.clock() - begun) * 1000)
-
-    def _seconds(self, sample: int) -> float:
-        """Return the time of a 16 kHz sample of this stream, samples lost before it included."""
-        return sample / self._rate + self._lost_s + sum(lost for at, lost in self._drops if at <= sample)
-
-    def _forget_drops(self, before: int) -> None:
-        self._lost_s += sum(lost for at, lost in self._drops if at <= before)
-        self._drops = [drop for drop in self._drops if drop[0] > before]
-
-    def _checked(self, samples: ArrayLike) -> Array:
-        """Return samples as (n, channels) float32, or raise; see push."""
-        if self._finished:
-            raise UsageError("push: this stream is finished; start another with model.stream()")
-        array, channels = np.asarray(samples), self.options.channels
-        if array.ndim == 1 and (channels == 1 or array.size == 0):
-            array = array.reshape(-1, channels)
-        if array.ndim != 2 or array.shape[1] != channels:
-            raise UsageError(f"samples: shape {array.shape}, (n, {channels}) is needed; transpose them or set channels")
-        if array.dtype == np.int16:
-            return array.astype(np.float32) / np.float32(_INT16_SCALE)
-        if array.dtype.kind != "f" and array.size:
-            raise UsageError(f"samples: {array.dtype}, float32 in [-1, 1] or int16 is needed; convert them first")
-        with np.errstate(over="ignore"):  # an infinity is refused with its position
-            return array.astype(np.float32)
+        resampler = Resampler(self.options.sample_rate_hz, self.options.channels, rate_out=self._rate)
+        gate = Gate(self._gate_settings, self._rate)
+        outputs = [*gate.push(resampler.push(sound)), *gate.push(resampler.finish())]
+        counts = sum(len(output.samples) for output in outputs if isinstance(output, Sound))
+        if self.waiting_s + counts / self._rate > MOST_WAITING_S:
+            raise UsageError(
+                f"push: {self.waiting_s + counts / self._rate:.1f} s of sound would wait, at most {MOST_WAITING_S:.0f} "
+                "s may; read stream.events() in between, or use model.transcribe for a whole recording"
+            )

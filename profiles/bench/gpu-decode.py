@@ -273,9 +273,9 @@ def first_tokens(folder: Path, args: argparse.Namespace) -> list[float]:
     found = []
     for _ in range(1 + args.rounds):
         stream = model.stream(gate="off")
-        stream.push(clip.samples)
+        list(stream.push(clip.samples))
         ended_s = stream.trace.clock()
-        stream.finish()
+        list(stream.finish())
         decoded = [span.start_s for span in stream.trace.spans if span.name == DECODE and span.start_s > ended_s]
         if decoded:  # the first token comes out of the prefill before it
             found.append(decoded[0] - ended_s)

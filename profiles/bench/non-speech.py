@@ -180,8 +180,8 @@ def bundle(name: str, model: edgekit.Model, gate: str, args: argparse.Namespace)
         stream = model.stream(gate=gate, level=level)
         events = []
         for first in range(0, len(samples), round(BLOCK_S * RATE_HZ)):
-            events += stream.push(samples[first : first + round(BLOCK_S * RATE_HZ)])
-        events += stream.finish()
+            events += list(stream.push(samples[first : first + round(BLOCK_S * RATE_HZ)]))
+        events += list(stream.finish())
         return {
             "texts": [event.text for event in events if isinstance(event, Text) and event.final and event.text],
             "work_s": time.perf_counter() - begun,

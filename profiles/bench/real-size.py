@@ -138,14 +138,15 @@ def measure(name: str, config: Path, precision: str, args: argparse.Namespace) -
 
 def estimate(config: Path) -> dict[str, float]:
     """Return the bytes of a config's weights by precision, and the number of ``parameters``."""
-    from edgekit.exporter.families import find_family, published_generation
+    from edgekit.exporter.families import find_family
     from edgekit.exporter.sources.stored import read_object
 
     read = read_object(config)
-    family = find_family(read, published_generation(read))
+    family = find_family(read)
+    opened = family.open(read, family.generation(read))
     sizes = {"parameters": 0.0, "int8": 0.0, "int4": 0.0}
-    for tensor, shape in family.expected().items():
-        count, group = float(np.prod(shape, dtype=np.int64)), family.group(tensor)
+    for tensor, shape in opened.expected().items():
+        count, group = float(np.prod(shape, dtype=np.int64)), opened.group(tensor)
         sizes["parameters"] += count
         for precision in ("int8", "int4"):
             bits = (EXPERT_BITS if group == "experts" else BITS)[precision if group else "float32"]
@@ -208,8 +209,8 @@ def load_and_answer(folder: Path, threads: int, rounds: int) -> dict[str, Any]:
     model = endless(model)
     for _ in range(1 + rounds):
         stream = model.stream(gate="off")
-        stream.push(clip.samples)
-        stream.finish()
+        list(stream.push(clip.samples))
+        list(stream.finish())
         spans = stream.trace.spans
         prefill = [span for span in spans if span.name == PREFILL]
         found["prompt_tokens"] = sum(span.count for span in prefill)

@@ -134,9 +134,9 @@ def speaking(bundle: Bundle, frames: int, threads: int) -> Model:
 def speak(model: Model, samples: NDArray[np.float32], frames: int) -> tuple[float, float]:
     """Return milliseconds per frame of host and engines for one spoken answer."""
     stream = model.stream(gate="off", speak=True)
-    stream.trace.limit = 1_000_000
-    stream.push(samples)
-    stream.finish()
+    stream.measure(limit=1_000_000)
+    list(stream.push(samples))
+    list(stream.finish())
     spoken = [(span.start_s, span.start_s + span.seconds) for span in stream.trace.spans if span.name == SPEAK]
     engines = sum(
         span.seconds

@@ -49,6 +49,16 @@ def test_json_says_the_same_and_the_census_adds_up(cli, checkpoint, tmp_path):
     assert "goldens" not in facts["verification"]
 
 
+def test_a_group_is_named_by_its_own_flag_or_with_precision(cli, checkpoint, tmp_path):
+    found = []
+    for index, named in enumerate((("--experts", "int4"), ("--precision", "experts=int4"))):
+        options = ("--recipe", RECIPE, "--precision", "float32", *named)
+        code, _, err = cli("export", checkpoint, "-o", tmp_path / str(index), *options, "--accept-loss", "a test")
+        assert code == 0, err
+        found.append(open_bundle(tmp_path / str(index)).manifest.precision)
+    assert found == [{"encoder": "float32", "backbone": "float32", "experts": "int4", "head": "float32"}] * 2
+
+
 def test_quantize_gives_the_bundle_that_export_gives(cli, checkpoint, bundle, tmp_path):
     whole, small = tmp_path / "float", tmp_path / "int8"
     assert cli("export", checkpoint, "-o", whole, "--recipe", RECIPE, "--precision", "float32")[0] == 0
@@ -84,6 +94,8 @@ def test_an_output_that_exists_is_kept_unless_told_otherwise(cli, checkpoint, tm
         ("--target=moon", (1, "target 'moon' is not known; choose one of: cpu")),
         ("--recipe=moon.toml", (1, "moon.toml: no such file")),
         ("--accept-loss= ", (2, "--accept-loss: empty, the manifest keeps the reason")),
+        ("--decoder=int8", (2, "--decoder: checkpoint0 has no such weights; it has --encoder, --backbone, --experts")),
+        ("--precision=eyes=int8", (2, "--precision eyes=int8: checkpoint0 has no such weights; it has --encoder")),
     ],
 )
 def test_a_wrong_option_is_one_line_and_nothing_is_written(cli, checkpoint, tmp_path, option, expected):

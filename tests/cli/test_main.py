@@ -71,6 +71,15 @@ def test_an_unknown_command_is_answered_with_the_nearest(cli):
         (("verify", "b", "--jsn"), "edgekit verify: No such option '--jsn'."),
         (("run", "b", "f", "--threads", "0"), "edgekit run: Invalid value for '--threads': 0 is not in the range x>=1"),
         (("export", "c", "-o", "b", "--encoder", "int2"), "edgekit export: Invalid value for '--encoder': 'int2'"),
+        (("export", "c", "-o", "b", "--precision", "int2"), "edgekit export: Invalid value for '--precision': 'int2'"),
+        (
+            ("export", "c", "-o", "b", "--precision", "head=int2"),
+            "edgekit export: Invalid value for '--precision': 'int2' is not one of",
+        ),
+        (
+            ("export", "c", "-o", "b", "--precision", "head=int8", "--precision", "head=int4"),
+            "edgekit export: Invalid value for '--precision': head is given two precisions; leave one out",
+        ),
     ],
 )
 def test_wrong_usage_is_one_line_and_exits_2(cli, arguments, line):

@@ -34,7 +34,7 @@ def test_nothing_typed_is_nothing_set(settings):
         (("--system", ""), {"system": ""}),
         (("--turns", 0), {"turns": 0}),
         (("--turns", 3), {"turns": 3}),
-        (("--turns", "all"), {"turns": None}),
+        (("--turns", "all"), {"turns": "all"}),
         (("--think", "off"), {"think": False}),
         (("--think", 64), {"think": 64}),
         (("--temperature", 0), {"sampling": {"temperature": 0}}),

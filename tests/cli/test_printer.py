@@ -33,8 +33,8 @@ def terminal(monkeypatch):
 def test_a_terminal_shows_each_draft_in_the_place_of_the_last_and_dims_what_may_change(terminal, capsys):
     printer = terminal()
     for text, stable in (("hello word", 0), ("hello world", 9), ("hello world.", 12)):
-        printer.text(a_draft(text, stable))
-    printer.text(Text("Hello, world.", True, 0.0, 1.0, (1,), 13))
+        printer.event(a_draft(text, stable))
+    printer.event(Text("Hello, world.", True, 0.0, 1.0, (1,), 13))
     out, err = capsys.readouterr()
     assert err == (f"{CLEAR}{DIM}hello word{RESET}{CLEAR}hello wor{DIM}ld{RESET}{CLEAR}hello world.{CLEAR}")
     assert out == "Hello, world.\n"
@@ -42,8 +42,8 @@ def test_a_terminal_shows_each_draft_in_the_place_of_the_last_and_dims_what_may_
 
 def test_of_a_long_draft_a_terminal_shows_the_end_and_the_same_part_of_it_is_dim(terminal, capsys):
     printer = terminal()
-    printer.text(a_draft("0123456789  abcdefghij klm", 24))
-    printer.text(a_draft("0123456789  abcdefghij klm", 3))
+    printer.event(a_draft("0123456789  abcdefghij klm", 24))
+    printer.event(a_draft("0123456789  abcdefghij klm", 3))
     _, err = capsys.readouterr()
     first, second = err.split(CLEAR)[1:]
     assert first == f"6789 abcdefghij k{DIM}lm{RESET}"
@@ -52,16 +52,16 @@ def test_of_a_long_draft_a_terminal_shows_the_end_and_the_same_part_of_it_is_dim
 
 def test_a_revision_to_nothing_leaves_an_empty_line(terminal, capsys):
     printer = terminal()
-    printer.text(a_draft("hello"))
-    printer.text(a_draft(""))
+    printer.event(a_draft("hello"))
+    printer.event(a_draft(""))
     assert capsys.readouterr().err.endswith(CLEAR)
 
 
 def test_a_pipe_gets_final_texts_only_and_json_lines_every_one(capsys):
     for as_json in (False, True):
         printer = Printer(as_json=as_json)
-        printer.text(a_draft("hello", 2))
-        printer.text(Text("Hello.", True, 0.0, 1.0, (1,), 6))
+        printer.event(a_draft("hello", 2))
+        printer.event(Text("Hello.", True, 0.0, 1.0, (1,), 6))
         out, err = capsys.readouterr()
         assert err == ""
         if as_json:
@@ -74,9 +74,9 @@ def test_a_pipe_gets_final_texts_only_and_json_lines_every_one(capsys):
 
 def test_a_terminal_shows_a_thought_dim_and_apart_from_the_text(terminal, capsys):
     printer = terminal()
-    printer.text(Thought("a bell", False, 0.0, 1.0))
-    printer.text(Thought("a bell, or a glass", True, 0.0, 1.0))
-    printer.text(Text("Glass.", True, 0.0, 1.0, (1,), 6))
+    printer.event(Thought("a bell", False, 0.0, 1.0))
+    printer.event(Thought("a bell, or a glass", True, 0.0, 1.0))
+    printer.event(Text("Glass.", True, 0.0, 1.0, (1,), 6))
     out, err = capsys.readouterr()
     assert err == f"{CLEAR}{DIM}a bell{RESET}{CLEAR}{DIM}a bell, or a glass{RESET}\n"
     assert out == "Glass.\n"
@@ -85,26 +85,25 @@ def test_a_terminal_shows_a_thought_dim_and_apart_from_the_text(terminal, capsys
 def test_a_pipe_gets_no_thought(capsys):
     printer = Printer()
     for final in (False, True):
-        printer.text(Thought("a bell", final, 0.0, 1.0))
+        printer.event(Thought("a bell", final, 0.0, 1.0))
     assert capsys.readouterr() == ("", "")
 
 
 def test_a_program_gets_thoughts_and_how_much_was_spoken_but_no_samples(capsys):
     printer = Printer("a.wav", as_json=True, marks={"dummy": True})
-    printer.text(Thought("a bell", True, 0.0, 1.0))
+    printer.event(Thought("a bell", True, 0.0, 1.0))
     for samples in (0, 1920):
-        printer.audio(Audio(np.zeros(samples, np.float32), 24_000))
-    printer.event(Audio(np.zeros(1920, np.float32), 24_000))
+        printer.event(Audio(np.zeros(samples, np.float32), 24_000))
     about = {"dummy": True, "file": "a.wav"}
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
-        {"event": "thought"} | about | {"text": "a bell", "final": True, "start_s": 0.0, "end_s": 1.0},
-        {"event": "audio"} | about | {"samples": 0, "seconds": 0.0, "sample_rate_hz": 24_000},
-        {"event": "audio"} | about | {"samples": 1920, "seconds": 0.08, "sample_rate_hz": 24_000},
+        {"event": "thought"} | about | {"text": "a bell", "final": True, "start_s": 0.0, "end_s": 1.0, "answer": 0},
+        {"event": "audio"} | about | {"samples": 0, "seconds": 0.0, "sample_rate_hz": 24_000, "answer": 0},
+        {"event": "audio"} | about | {"samples": 1920, "seconds": 0.08, "sample_rate_hz": 24_000, "answer": 0},
     ]
 
 
 def test_a_reader_is_told_what_was_forgotten_and_not_of_speech(capsys):
     printer = Printer()
     printer.event(Forgot(2, 61.25))
-    printer.audio(Audio(np.zeros(10, np.float32), 24_000))
+    printer.event(Audio(np.zeros(10, np.float32), 24_000))
     assert capsys.readouterr() == ("", "edgekit: the oldest 2 turns forgotten at 61.25 s: the context is full\n")

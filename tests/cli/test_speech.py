@@ -1,6 +1,5 @@
-"""A piece of speech goes to its sink and to the program that reads along."""
+"""Spoken answers go to a file or to the loudspeaker."""
 
-import json
 import sys
 
 import msgspec
@@ -9,8 +8,7 @@ import pytest
 import soundfile
 
 from edgekit.bundle import FlowSpeech, Sampling, open_bundle
-from edgekit.cli.printer import Printer
-from edgekit.cli.speech import sound, speaker, speech_file
+from edgekit.cli.speech import speaker, speech_file
 from edgekit.runtime.events import Audio
 from tests.runtime.audio.portaudio import FakePortAudio
 
@@ -33,25 +31,22 @@ def speaking(silent):
     return msgspec.structs.replace(silent, speech=speech)
 
 
-def test_without_a_sink_nothing_is_asked_of_the_stream(silent):
-    with speech_file(None, silent) as file, speaker(silent, speak=False) as turns:
-        assert sound(Printer(), file) == sound(Printer(), turns) == {}
+def test_without_speech_there_is_neither_file_nor_loudspeaker(silent):
+    with speech_file(None, silent) as file, speaker(silent, speak=False) as playback:
+        assert file is playback is None
 
 
-def test_a_piece_is_written_and_told(speaking, tmp_path, capsys):
+def test_a_piece_is_written(speaking, tmp_path):
     with speech_file(tmp_path / "out.wav", speaking) as file:
-        settings = sound(Printer(as_json=True), file)
-        settings.pop("on_audio")(PIECE)
-        assert settings == {"speak": True}
+        file.audio(PIECE)
     assert soundfile.info(tmp_path / "out.wav").frames == 1000
-    assert json.loads(capsys.readouterr().out)["samples"] == 1000
 
 
 def test_a_piece_is_played_and_the_loudspeaker_closed_at_the_end(speaking, monkeypatch):
     portaudio = FakePortAudio(rates=(24_000,))
     monkeypatch.setitem(sys.modules, "sounddevice", portaudio)
-    with speaker(speaking, speak=True) as turns:
-        sound(Printer(), turns)["on_audio"](PIECE)
+    with speaker(speaking, speak=True) as playback:
+        playback.play(PIECE.samples, PIECE.sample_rate_hz)
         np.testing.assert_array_equal(portaudio.stream.ask(1000)[:, 0], PIECE.samples)
         assert portaudio.stream.running
     assert not portaudio.stream.running

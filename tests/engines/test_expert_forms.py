@@ -9,10 +9,10 @@ import re
 import numpy as np
 import pytest
 
-from edgekit.exporter.dialects import Routing
+from edgekit.exporter.dialects import DIALECTS, ExpertBank, Routing
 from edgekit.exporter.dialects.standard.dialect import StandardDialect, expert_matrices
 from edgekit.exporter.graph import GraphWriter
-from edgekit.exporter.weights import ExpertBank, Weights
+from edgekit.exporter.weights import Weights
 from edgekit.recipe import QuantizeSettings
 
 pytestmark = pytest.mark.engines
@@ -48,7 +48,7 @@ def write(folder, experts, form, precision="int8", activations="float32"):
         load=lambda name, expert: getattr(banks, name)[expert],
     )  # fmt: skip
     name = f"{form.__name__}-{experts}-{precision}-{activations}"
-    with GraphWriter(folder, name, "standard", activations) as g:
+    with GraphWriter(folder, name, DIALECTS.get("standard"), activations) as g:
         x, count = g.input("x", "float32", ("tokens", HIDDEN)), g.input("count", "int64", (1,))
         router = g.tensor("router", np.random.default_rng(1).standard_normal((HIDDEN, experts), np.float32))
         logits = g.node("MatMul", x, router)
@@ -66,7 +66,7 @@ def union(g, x, routing, w, bank):
 
 
 def each_token(g, x, routing, w, bank):
-    bias = w.expert_bias(g, bank)
+    bias = bank.store_bias(g, w)
     first, second = (g.node("Gather", one, routing.places, axis=0) for one in expert_matrices(g, w, bank))
     column = g.node("Unsqueeze", x, g.constant([1, 3]))
     hidden = g.node("Squeeze", g.node("MatMul", first, column), g.constant([3]))
@@ -76,7 +76,7 @@ def each_token(g, x, routing, w, bank):
 
 
 def every_expert(g, x, routing, w, bank):
-    bias = w.expert_bias(g, bank)
+    bias = bank.store_bias(g, w)
     first, second = expert_matrices(g, w, bank)
     hidden = g.node("MatMul", g.node("Unsqueeze", x, g.constant([0])), g.node("Transpose", first, perm=[0, 2, 1]))
     hidden = g.node("Gelu", g.node("Add", hidden, g.node("Unsqueeze", bias, g.constant([1]))))

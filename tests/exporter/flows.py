@@ -8,8 +8,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgekit.bundle import Precision
-from edgekit.bundle.manifest import Dialect, FlowSpeech, Sampling
-from edgekit.exporter.dialects.standard.ops import check_ops
+from edgekit.bundle.manifest import FlowSpeech, Sampling
+from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.families.step_audio.flow import Flow as FlowGraphs
 from edgekit.exporter.families.step_audio.flow import FlowShape
 from edgekit.exporter.graph import GraphWriter
@@ -27,18 +27,17 @@ STEPS = 10
 
 
 def engines(
-    folder: Path, source: Tensors, shape: FlowShape, precision: Precision = "float32", dialect: Dialect = "ort-cpu"
+    folder: Path, source: Tensors, shape: FlowShape, precision: Precision = "float32", dialect: str = "ort-cpu"
 ) -> dict[str, OrtEngine]:
     """Return both components of a flow, written into ``folder`` and loaded."""
     flow = FlowGraphs(shape)
     weights = Weights(source, {"decoder": precision}, QuantizeSettings())
     loaded = {}
     for name in flow.components:
-        with GraphWriter(folder, name, dialect) as g:
+        with GraphWriter(folder, name, DIALECTS.get(dialect)) as g:
             flow.build(name, g, weights)
             component = g.close(precision)
-        if dialect == "standard":
-            check_ops(folder / component.graph)
+        DIALECTS.get(dialect).check(folder / component.graph, "float32")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         session = onnxruntime.InferenceSession(

@@ -1,21 +1,20 @@
 """The text parts of the tiny Qwen3-Omni: its weights, its graphs, and a greedy loop over talker and code predictor."""
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Precision
-from edgekit.bundle.manifest import Dialect
 from edgekit.exporter.families.qwen import Qwen
-from edgekit.exporter.families.qwen3_omni.family import THINKER, Qwen3Omni
+from edgekit.exporter.families.qwen3_omni.family import THINKER, open_qwen3_omni
 from edgekit.exporter.families.qwen3_omni.talker import SPECIAL_CODES, Talker
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.runtime.backends.ort import OrtEngine
-from tests.exporter.parts import Array, Rows, engine
+from tests.exporter.parts import Array, Rows, engine, part_of
 from tests.reference import qwen3_omni as omni
 
 CONFIG = omni.config()
@@ -25,9 +24,8 @@ TABLES = "talker.code_predictor.model.codec_embedding"
 
 def parts() -> tuple[Qwen, Talker]:
     """Return thinker and talker of the config."""
-    family = Qwen3Omni(CONFIG, {})
-    assert family.talker
-    return family.backbone, family.talker
+    opened = open_qwen3_omni(CONFIG, {})
+    return part_of(opened, Qwen), part_of(opened, Talker)
 
 
 @cache
@@ -42,16 +40,14 @@ def graph(
     name: str,
     precision: Precision = "float32",
     tensors: Mapping[str, Array] | None = None,
-    dialect: Dialect = "ort-cpu",
+    dialect: str = "ort-cpu",
 ) -> OrtEngine:
     """Return one component built from the weights, or from ``tensors``."""
     thinker, talker = parts()
-    build = (
-        (lambda g, w: thinker.build(g, w, talker.accepted))
-        if name == "backbone"
-        else lambda g, w: talker.build(name, g, w)
+    part = thinker if name == "backbone" else talker
+    return engine(
+        folder, name, partial(part.build, name), weights() if tensors is None else tensors, precision, dialect=dialect
     )
-    return engine(folder, name, build, weights() if tensors is None else tensors, precision, dialect=dialect)
 
 
 def think(made: OrtEngine, experts_per_token: int = 2) -> Rows:

@@ -1,12 +1,12 @@
 """Graphs of Qwen3-Omni's ears and voice, built from the tiny weights and called as a stream calls them."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from edgekit.bundle import Grid, Precision
-from edgekit.bundle.manifest import Dialect
 from edgekit.exporter.families.qwen3_omni.code2wav import Code2Wav
 from edgekit.exporter.families.qwen3_omni.ears import Qwen3OmniEars
 from edgekit.recipe import GridSettings
@@ -24,7 +24,7 @@ class Hearing:
     """Encoder and adapter of some ears."""
 
     def __init__(
-        self, folder: Path, ears: Qwen3OmniEars, weights: Mapping[str, Array], kind: Precision, dialect: Dialect
+        self, folder: Path, ears: Qwen3OmniEars, weights: Mapping[str, Array], kind: Precision, dialect: str
     ) -> None:
         self.encoder, self.adapter = (
             engine(folder, part, lambda g, w, part=part: ears.build(part, g, w), weights, kind, dialect=dialect)
@@ -46,7 +46,7 @@ def hearing(
     folder: Path,
     kind: Precision = "float32",
     weights: Mapping[str, Array] | None = None,
-    dialect: Dialect = "ort-cpu",
+    dialect: str = "ort-cpu",
 ) -> Hearing:
     """Return the tiny ears in one precision."""
     return Hearing(folder, EARS, omni_audio.ears_weights() if weights is None else weights, kind, dialect)
@@ -56,11 +56,11 @@ def voice(
     folder: Path,
     kind: Precision = "float32",
     weights: Mapping[str, Array] | None = None,
-    dialect: Dialect = "ort-cpu",
+    dialect: str = "ort-cpu",
 ) -> OrtEngine:
     """Return the tiny decoder in one precision."""
     tensors = omni_audio.voice_weights() if weights is None else weights
-    return engine(folder, "decoder", VOICE.build, tensors, kind, dialect=dialect)
+    return engine(folder, "decoder", partial(VOICE.build, "decoder"), tensors, kind, dialect=dialect)
 
 
 def speak(decoder: OrtEngine, codes: np.ndarray, sizes: Iterable[int]) -> list[Array]:

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from edgekit.bundle import Precision
-from edgekit.bundle.manifest import Activations, Dialect
-from edgekit.exporter.dialects.standard.ops import check_ops
+from edgekit.bundle.dialects import Activations
+from edgekit.exporter.dialects import DIALECTS
+from edgekit.exporter.families import Opened, Part
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import GROUPS, QuantizeSettings
@@ -17,6 +19,7 @@ from edgekit.runtime.backends.ort import OrtEngine
 from edgekit.runtime.engine import Call
 
 Array = NDArray[np.float32]
+P = TypeVar("P", bound=Part)
 SMALL_BLOCKS = QuantizeSettings(backbone_block=32, experts_block=32, head_block=32)
 
 
@@ -46,20 +49,25 @@ def engine(
     tensors: Mapping[str, Array],
     precision: Precision = "float32",
     *,
-    dialect: Dialect = "ort-cpu",
+    dialect: str = "ort-cpu",
     activations: Activations = "float32",
 ) -> OrtEngine:
     """Return the component ``name`` that ``build`` writes into ``folder``, every group in one precision."""
     folder.mkdir(parents=True, exist_ok=True)
-    with GraphWriter(folder, name, dialect, activations) as g:
+    with GraphWriter(folder, name, DIALECTS.get(dialect), activations) as g:
         build(g, Weights(Held(tensors), dict.fromkeys(GROUPS, precision), SMALL_BLOCKS))
         component = g.close(precision)
-    if dialect == "standard":
-        check_ops(folder / component.graph)
+    DIALECTS.get(dialect).check(folder / component.graph, activations)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(folder / component.graph), options, providers=["CPUExecutionProvider"])
     return OrtEngine(component, session)
+
+
+def part_of(opened: Opened, kind: type[P]) -> P:
+    """Return the part of a family that is of one class."""
+    (found,) = (part for part in opened.parts if isinstance(part, kind))
+    return found
 
 
 class Rows:

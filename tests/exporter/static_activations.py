@@ -13,8 +13,10 @@ from unittest.mock import patch
 import numpy as np
 import onnxruntime
 
+from edgekit.exporter.blocks import OBSERVED
 from edgekit.exporter.calibrate import LARGEST_LOSS, best_range
-from edgekit.exporter.dialects.standard.dialect import OBSERVED, StandardDialect
+from edgekit.exporter.dialects import DIALECTS
+from edgekit.exporter.dialects.standard.dialect import StandardDialect
 from edgekit.exporter.families.step_audio.flow import Flow
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.sources.checkpoint import Tensors
@@ -73,7 +75,7 @@ def measure(names: tuple[str, ...], build: Build, source: Tensors, run: Run) -> 
         found = {}
         with TemporaryDirectory() as folder:
             for name in names:
-                with GraphWriter(Path(folder), name, "standard") as g:
+                with GraphWriter(Path(folder), name, DIALECTS.get("standard")) as g:
                     build(name, g, w)
                     component = g.close(precision)
                 session = onnxruntime.InferenceSession(str(Path(folder) / component.graph))
@@ -113,7 +115,7 @@ def flow() -> dict[str, float]:
         stream = Stream(engines["flow_encoder"], engines["flow_step"], voice, flows.speech(shape))
         return np.concatenate([stream.push(codes), stream.finish()])
 
-    return measure(whole.components, whole.build, flow_weights.draw(shape, 3), run)
+    return measure(tuple(whole.components), whole.build, flow_weights.draw(shape, 3), run)
 
 
 def code2wav() -> dict[str, float]:
@@ -123,7 +125,7 @@ def code2wav() -> dict[str, float]:
         return np.concatenate(omni_audio.speak(engines["decoder"], reference.codes(CODES, seed), [20]))
 
     tensors = Held(reference.voice_weights())
-    return measure(("decoder",), lambda _, g, w: omni_audio.VOICE.build(g, w), tensors, run)
+    return measure(("decoder",), omni_audio.VOICE.build, tensors, run)
 
 
 if __name__ == "__main__":

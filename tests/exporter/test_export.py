@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +23,17 @@ from edgekit.errors import (
     RecipeError,
     UsageError,
 )
-from edgekit.exporter import pack, weights
+from edgekit.exporter import pack
 from edgekit.exporter.checks.census import ratio
 from edgekit.exporter.checks.weight_check import check_weights
-from edgekit.exporter.checks.written import written_embedding, written_weights
-from edgekit.exporter.export import ExportOptions, export, find_recipe, quantize
+from edgekit.exporter.dialects import DIALECTS
+from edgekit.exporter.dialects.ort_cpu import OrtDialect
+from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.families import find_family
+from edgekit.exporter.options import find_recipe
 from edgekit.exporter.quantize import SCALE
 from edgekit.exporter.sources.checkpoint import open_checkpoint
+from edgekit.exporter.tables import written_bundle
 from tests.reference import checkpoints
 
 QUICK = Path(__file__).parent / "quick.toml"
@@ -67,6 +71,32 @@ def test_groups_are_set_one_by_one(checkpoint, tmp_path):
     assert kinds == {"encoder": "float32", "backbone": "uint8", "experts": "uint8 (4 bit)", "head": "uint8"}
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('eyes = "int8"', "precision.eyes: .* has no such weights; it has encoder, backbone, experts, head; change"),
+        ('head = "int2"', "recipe.toml: precision.head is 'int2', must be one of: float32, int8, int4$"),
+        ("head = 8", "recipe.toml: precision.head is 8, must be one of: float32, int8, int4$"),
+    ],
+)
+def test_a_recipe_names_only_groups_that_are_there_and_precisions_that_exist(line, message, checkpoint, tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f"[precision]\n{line}\n")
+    with pytest.raises(RecipeError, match=message):
+        export(checkpoint("whisper-experts"), tmp_path / "b", ExportOptions(recipe=recipe))
+    assert not (tmp_path / "b").exists()
+
+
+def test_groups_that_a_recipe_leaves_out_are_int8_and_all_five_stand_in_the_manifest(checkpoint, tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[precision]\ndecoder = "int4"\nhead = "float32"\n[limits]\nweight_error = 0.2\n')
+    manifest = export(checkpoint("whisper-dense"), tmp_path / "b", ExportOptions(recipe=recipe))
+    assert manifest.precision == {"encoder": "int8", "backbone": "int8", "head": "float32"}
+    assert manifest.recipe["precision"] == {
+        "encoder": "int8", "backbone": "int8", "experts": "int8", "head": "float32", "decoder": "int4",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_the_census_accounts_for_every_weight_of_the_checkpoint(name, checkpoint, tmp_path):
     manifest = export(checkpoint(name), tmp_path / "b", ExportOptions(recipe=QUICK, precision="int8"))
@@ -85,24 +115,19 @@ def test_the_census_accounts_for_every_weight_of_the_checkpoint(name, checkpoint
     "left", ["model.decoder.layers.1.self_attn.q_proj.weight", "model.decoder.layers.0.fc1.weight"]
 )
 def test_a_linear_or_a_bank_of_experts_left_float_fails_the_command(left, checkpoint, tmp_path, monkeypatch):
-    whole = weights.Weights
+    linear, experts = OrtDialect.linear, OrtDialect.experts
 
-    class Forgetful(whole):
-        def linear(self, g, x, name, group, bias=None):
-            return (
-                _as_float(self).linear(g, x, name, group, bias)
-                if name == left
-                else super().linear(g, x, name, group, bias)
-            )
+    def as_float(w, names):
+        return replace(w, precision=dict.fromkeys(w.precision, "float32")) if left in names else w
 
-        def experts(self, g, x, routing, bank):
-            maker = _as_float(self) if left in bank.names else super()
-            return maker.experts(g, x, routing, bank)
-
-    def _as_float(w):
-        return whole(w.source, dict.fromkeys(w.precision, "float32"), w.settings)
-
-    monkeypatch.setattr("edgekit.exporter.export.Weights", Forgetful)
+    monkeypatch.setattr(
+        OrtDialect, "linear", lambda self, g, w, x, name, **how: linear(self, g, as_float(w, [name]), x, name, **how)
+    )
+    monkeypatch.setattr(
+        OrtDialect,
+        "experts",
+        lambda self, g, w, x, routing, bank: experts(self, g, as_float(w, bank.names), x, routing, bank),
+    )
     with pytest.raises(CensusError, match=rf"{left}: stored as float32 for \w+, the recipe says \w+ = int8"):
         export(checkpoint("whisper-experts"), tmp_path / "b", ExportOptions(recipe=QUICK, precision="int8"))
     assert list(tmp_path.iterdir()) == []
@@ -111,11 +136,11 @@ def test_a_linear_or_a_bank_of_experts_left_float_fails_the_command(left, checkp
 def _judge_weights(folder, source):
     manifest = open_bundle(folder, check_hashes=False).manifest
     found = open_checkpoint(source)
-    family = find_family(found.config, found.generation)
-    held = written_embedding(folder, family.embedding, manifest.embedding) | written_weights(
-        folder, manifest.components
+    opened = find_family(found.config).open(found.config, found.generation)
+    held = written_bundle(
+        folder, opened, DIALECTS.get(manifest.dialect), manifest.components, {"embedding": manifest.embedding}
     )
-    check_weights(family, held, found, lambda _done, _total: None)
+    check_weights(opened, held, found, lambda _done, _total: None)
     return held
 
 
@@ -371,4 +396,4 @@ def test_a_user_s_chunk_causal_model_gets_neither_name_nor_licence_of_ours(check
     recipe = find_recipe(None, json.loads((checkpoint("whisper-experts") / "config.json").read_text()))
     assert (recipe.name, recipe.license, recipe.grid.mode) == ("", "", None)
     assert find_recipe(None, {"model_type": "whisper", "edgekit": {"recipe": "edgekit-tiny"}}).name == "edgekit-tiny"
-    assert find_recipe("step-audio-2-mini/recipe-int4", {}).precision.backbone == "int4"
+    assert find_recipe("step-audio-2-mini/recipe-int4", {}).kind("backbone") == "int4"

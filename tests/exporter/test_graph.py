@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 
+from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.graph import GraphWriter
 
 
@@ -10,14 +11,14 @@ def test_constants_that_differ_only_at_their_end_are_two(tmp_path):
     one = np.arange(64)
     other = one.copy()
     other[-1] = 0
-    with GraphWriter(tmp_path, "g") as g:
+    with GraphWriter(tmp_path, "g", DIALECTS.get("ort-cpu")) as g:
         names = [g.constant(value) for value in (one, other, one.copy(), one[:4], other[:4])]
     assert names[0] == names[2] != names[1]
     assert names[3] == names[4]
 
 
 def casts(folder, activations, build):
-    with GraphWriter(folder, "g", "standard", activations) as g:
+    with GraphWriter(folder, "g", DIALECTS.get("standard"), activations) as g:
         x = g.input("x", "float32", ("n", 2))
         g.output(build(g, x), "y", "float32", ("n", 2))
         g.close("float32")

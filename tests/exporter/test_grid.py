@@ -7,7 +7,7 @@ import pytest
 from edgekit.bundle import Grid
 from edgekit.errors import RecipeError, UsageError
 from edgekit.exporter.export import ExportOptions, export
-from edgekit.exporter.families.whisper import Whisper
+from edgekit.exporter.families.whisper import open_whisper
 from edgekit.recipe import GridSettings
 from tests.exporter.test_export import JUDGED, QUICK
 
@@ -35,7 +35,7 @@ def test_a_grid_that_no_stream_could_keep_is_refused(line, checkpoint, tmp_path)
 def test_checkpoint_and_recipe_say_how_much_silence_ends_an_utterance(extra, settings, frames, checkpoint):
     config = json.loads((checkpoint("whisper-experts") / "config.json").read_text())
     config["edgekit"] |= {"chunk_frames": 8} | extra
-    grid = Whisper(config, {}).grid(GridSettings(mode="chunked", **settings))
+    grid = open_whisper(config, {}).grid(GridSettings(mode="chunked", **settings))
     assert (grid.chunk_frames, grid.tail_frames, grid.pad_to_frames) == frames
 
 

@@ -14,12 +14,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.bundle import open_bundle
 from edgekit.errors import CensusError, CheckpointError, RecipeError
-from edgekit.exporter.dialects import Routing
+from edgekit.exporter import blocks
+from edgekit.exporter.dialects import DIALECTS, ExpertBank, Routing
 from edgekit.exporter.dialects.ort_cuda.ops import check_cuda_ops, cuda_allow_list
 from edgekit.exporter.export import ExportOptions, export
-from edgekit.exporter.graph import IR_VERSIONS, OPSETS, GraphWriter
+from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.quantize import dequantize_blocks, quantize_blocks
-from edgekit.exporter.weights import ExpertBank, Weights
+from edgekit.exporter.weights import Weights
 from edgekit.recipe import GROUPS, QuantizeSettings, load_target
 from edgekit.runtime.backends import CPU
 from edgekit.runtime.backends.ort import OrtEngine, load_component, open_graph
@@ -175,9 +176,9 @@ def test_experts_are_weighted_by_their_shares(gated, bits, tmp_path):
         load=lambda name, expert: matrices[name][expert], bias=None if gated else "bias",
     )  # fmt: skip
     w = Weights(Held({"bias": bias}), dict.fromkeys(GROUPS, f"int{bits}"), QuantizeSettings())
-    with GraphWriter(tmp_path, "bank", "ort-cuda", "float16") as g:
+    with GraphWriter(tmp_path, "bank", DIALECTS.get("ort-cuda"), "float16") as g:
         x, mix = (g.input(name, "float32", ("rows", size)) for name, size in (("x", width), ("mix", experts)))
-        g.output(w.experts(g, x, Routing("", "", mix), bank), "y", "float32", ("rows", width))
+        g.output(blocks.experts(g, w, x, Routing("", "", mix), bank), "y", "float32", ("rows", width))
         engine = open_graph(tmp_path, g.close("int8"), 1)
     check_cuda_ops(tmp_path / "bank.onnx")
     rows, shares = rng.standard_normal((5, width), np.float32), np.zeros((5, experts), np.float32)
@@ -229,9 +230,13 @@ def test_a_target_of_the_dialect_multiplies_in_float16(tmp_path):
         load_target(str(target))
 
 
-def test_the_list_names_the_versions_that_are_written():
-    assert cuda_allow_list().opset == OPSETS["ort-cuda"][""]
-    assert cuda_allow_list().ir_version == IR_VERSIONS["ort-cuda"]
+def test_graphs_are_written_in_the_versions_of_the_list(tmp_path):
+    with GraphWriter(tmp_path, "g", DIALECTS.get("ort-cuda")) as g:
+        g.close("float32")
+    check_cuda_ops(tmp_path / "g.onnx")
+    model = onnx.load(str(tmp_path / "g.onnx"))
+    assert model.ir_version == cuda_allow_list().ir_version == 10
+    assert {one.domain: one.version for one in model.opset_import} == {"": cuda_allow_list().opset, "com.microsoft": 1}
 
 
 def graph_of(folder, op, inputs, opset=21, **given):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from edgekit.errors import CheckpointError
-from edgekit.exporter.checks.written import BundleTensors, written_weights
 from edgekit.exporter.families.step_audio.flow import GUIDANCE, RELEASED, Flow, draw_noise
 from edgekit.exporter.sources.checkpoint import check_names
+from edgekit.exporter.written import BundleTensors, written_weights
 from edgekit.runtime.speak.matching import Flow as Stream
 from tests.exporter import flows
 from tests.reference import flow_goldens
@@ -98,7 +98,7 @@ def test_sizes_are_read_from_the_tensors(source):
 
 
 def test_every_tensor_is_in_one_graph_under_its_own_name_and_nothing_else_is(engines, folder, source):
-    written = written_weights(folder, components(engines))
+    written = written_weights(folder, components(engines), {})
     assert written.keys() == source.names() == Flow(TINY).expected().keys()
     for name, weight in written.items():
         np.testing.assert_array_equal(weight.read(), source.arrays[name], err_msg=name)
@@ -143,7 +143,7 @@ def test_the_bound_of_int8_rejects_two_swapped_layers(one, other, source, tmp_pa
 def test_int8_quantises_the_linears_of_all_layers_and_no_more(source, tmp_path):
     flow = Flow(TINY)
     loaded = flows.engines(tmp_path, source, TINY, "int8")
-    written = written_weights(tmp_path, components(loaded))
+    written = written_weights(tmp_path, components(loaded), {})
     quantised = {name for name, weight in written.items() if weight.op == "MatMulNBits" and weight.dtype == np.uint8}
     assert quantised == {name for name in flow.expected() if flow.group(name) == "decoder"}
     # 7 linears in each conformer layer and in each block.
@@ -162,7 +162,7 @@ def test_quantising_a_float_bundle_gives_the_same_bytes(engines, folder, source,
     (tmp_path / "straight").mkdir()
     (tmp_path / "later").mkdir()
     flows.engines(tmp_path / "straight", source, TINY, "int8")
-    flows.engines(tmp_path / "later", BundleTensors(written_weights(folder, components(engines))), TINY, "int8")
+    flows.engines(tmp_path / "later", BundleTensors(written_weights(folder, components(engines), {})), TINY, "int8")
     for file in sorted((tmp_path / "straight").iterdir()):
         assert file.read_bytes() == (tmp_path / "later" / file.name).read_bytes(), file.name
 

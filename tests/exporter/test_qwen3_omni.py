@@ -12,9 +12,11 @@ import edgekit
 from edgekit.bundle import Bundle, open_bundle
 from edgekit.errors import CheckpointError, QualityError
 from edgekit.exporter.checks.weight_check import check_weights
-from edgekit.exporter.export import ExportOptions, export, find_recipe
+from edgekit.exporter.dialects import DIALECTS
+from edgekit.exporter.export import ExportOptions, export
 from edgekit.exporter.families import find_family
-from edgekit.exporter.families.qwen3_omni.family import Qwen3Omni
+from edgekit.exporter.families.qwen3_omni.family import open_qwen3_omni
+from edgekit.exporter.options import find_recipe
 from edgekit.exporter.sources.checkpoint import open_checkpoint
 from edgekit.exporter.sources.dummy import open_dummy
 from edgekit.exporter.tables import JoinedTensors, written_bundle
@@ -37,6 +39,10 @@ def _changed(changes):
             held = held[parent]
         held[last] = one
     return found
+
+
+def _opened(source):
+    return find_family(source.config).open(source.config, source.generation)
 
 
 def test_a_config_with_a_talker_speaks_and_one_without_hears_only(checkpoint, tmp_path):
@@ -111,7 +117,7 @@ def _looked_up(bundle: Bundle, embedding):
 @pytest.mark.parametrize("cut", [0, 1, 63, 64, 65, 127, 191, 192])
 def test_a_joined_table_is_read_alike_by_any_blocks(cut, checkpoint):
     source = open_checkpoint(checkpoint("omni"))
-    joined = JoinedTensors(source, find_family(source.config, source.generation))
+    joined = JoinedTensors(source, _opened(source))
     name = f"{TABLES}.0-2.weight"
     assert joined.shape(name) == (192, 32)
     assert joined.names() == source.names() | {name}
@@ -138,10 +144,12 @@ def test_a_bundle_of_a_checkpoint_with_two_tensors_swapped_is_told_apart(one, ot
     save_file(tensors, folder / "model.safetensors")
     manifest = export(folder, tmp_path / "b", ExportOptions(recipe=QUICK, precision=precision))
     source = open_checkpoint(checkpoint("omni"))
-    family = find_family(source.config, source.generation)
-    weights = written_bundle(tmp_path / "b", family, manifest.components, manifest.tables())
+    opened = _opened(source)
+    weights = written_bundle(
+        tmp_path / "b", opened, DIALECTS.get(manifest.dialect), manifest.components, manifest.tables()
+    )
     with pytest.raises(QualityError, match="does not hold this checkpoint"):
-        check_weights(family, weights, source, lambda _done, _total: None)
+        check_weights(opened, weights, source, lambda _done, _total: None)
 
 
 def test_speech_takes_text_ids_from_the_tokenizer_and_codec_ids_from_the_config(checkpoint, tmp_path):
@@ -183,13 +191,13 @@ def test_a_bundle_that_speaks_still_writes(checkpoint, tmp_path):
 
 
 def test_the_recipe_is_found_by_the_architecture():
-    assert find_recipe(None, omni.config()).precision.decoder == "int8"
-    assert find_recipe("qwen3-omni-30b/recipe-int4", {}).precision.experts == "int4"
+    assert find_recipe(None, omni.config()).kind("decoder") == "int8"
+    assert find_recipe("qwen3-omni-30b/recipe-int4", {}).kind("experts") == "int4"
 
 
 def test_experts_per_token_make_the_levels_of_a_published_size():
-    family = Qwen3Omni(_changed({"thinker_config.text_config.num_experts_per_tok": 8}), {})
-    assert [level.experts_per_token for level in family.levels()] == [None, 2, 3, 4, 8]
+    opened = open_qwen3_omni(_changed({"thinker_config.text_config.num_experts_per_tok": 8}), {})
+    assert [level.experts_per_token for level in opened.levels] == [None, 2, 3, 4, 8]
 
 
 @pytest.mark.parametrize(
@@ -223,7 +231,7 @@ def test_experts_per_token_make_the_levels_of_a_published_size():
 )
 def test_a_config_whose_parts_do_not_fit_is_one_line(changes, message):
     with pytest.raises(CheckpointError, match=message) as caught:
-        find_family(_changed(changes), {})
+        open_qwen3_omni(_changed(changes), {})
     assert "\n" not in str(caught.value)
 
 
@@ -232,7 +240,7 @@ def test_a_tokenizer_without_a_mark_is_refused_before_any_weight_is_read(mark, c
     folder = shutil.copytree(checkpoint("omni"), tmp_path / "c")
     text = (folder / "tokenizer.json").read_text()
     (folder / "tokenizer.json").write_text(text.replace(mark, "<|other|>"))
-    monkeypatch.setattr("edgekit.exporter.export.Weights", None)
+    monkeypatch.setattr("edgekit.exporter.build.Weights", None)
     with pytest.raises(CheckpointError, match=f"no special token {re.escape(mark)}, this family needs it"):
         export(folder, tmp_path / "b", ExportOptions(recipe=QUICK))
 
@@ -260,15 +268,14 @@ def test_a_dummy_of_the_config_speaks_the_same_ids(tmp_path):
     manifest = export(tmp_path / "config.json", tmp_path / "b", ExportOptions(recipe=QUICK, dummy_weights=True))
     assert manifest.speech.speakers == {"ethan": 70, "chelsie": 71}
     assert manifest.dummy_seed is not None
-    joined = JoinedTensors(made.tensors, made.family)
+    joined = JoinedTensors(made.tensors, made.opened)
     np.testing.assert_array_equal(
         joined.rows(f"{TABLES}.0-2.weight", 64, 128), made.tensors.rows(f"{TABLES}.1.weight", 0, 64)
     )
 
 
 def test_sources_without_the_parts_of_a_table_are_passed_on():
-    family = Qwen3Omni(omni.config(), {})
     held = Held({"a": np.ones((2, 3), np.float32)})
-    joined = JoinedTensors(held, family)
+    joined = JoinedTensors(held, open_qwen3_omni(omni.config(), {}))
     assert joined.names() == {"a"}
     assert joined.shape("a") == (2, 3)

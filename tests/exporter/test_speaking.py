@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from edgekit.bundle import Sampling, open_bundle
 from edgekit.cli import main
 from edgekit.errors import AudioError, BundleFormatError, CheckpointError
 from edgekit.exporter.export import ExportOptions, export, quantize
-from edgekit.exporter.families import find_family, open_beside
+from edgekit.exporter.families.step_audio import FAMILY
 from edgekit.exporter.families.step_audio.flow import RELEASED
 from edgekit.exporter.families.step_audio.hift import HiFT
 from edgekit.exporter.families.step_audio.token2wav import Token2Wav
@@ -88,10 +89,10 @@ def test_a_checkpoint_with_token2wav_makes_a_bundle_that_speaks(bundles, whole):
 def test_the_census_shows_flow_in_int8_and_vocoder_in_float(bundles):
     manifest = open_bundle(bundles / "int8").manifest
     rows = {row.tensor: row for row in manifest.census if row.component in SPEAKS}
-    family = find_family(json.loads((bundles / "int8/config.json").read_text()), {})
-    expected = family.token2wav.expected()
+    opened = FAMILY.open(json.loads((bundles / "int8/config.json").read_text()), {})
+    expected = [name for part in opened.parts[2:] for name in part.expected()]
     assert {name for name in rows if not name.endswith(".scale")} == set(expected)
-    linears = {name for name in expected if family.group(name) == "decoder"}
+    linears = {name for name in expected if opened.group(name) == "decoder"}
     assert {name for name, row in rows.items() if row.dtype == "uint8"} == linears
     assert len(linears) == 3 * 7 + 2 * 7  # a conformer layer has 7, a block of the transformer 7
     assert all(row.op == "MatMulNBits" and row.group == "decoder" for name in linears for row in [rows[name]])
@@ -121,9 +122,8 @@ def test_quantizing_a_float_bundle_gives_the_bytes_of_exporting_straight(bundles
 
 
 def test_tensors_have_their_names_in_the_pickles_behind_the_name_of_their_part(whole):
-    found = open_beside(open_checkpoint(whole))
-    family = find_family(found.config, {})
-    assert found.tensors.names() == set(family.expected())
+    found = FAMILY.beside(open_checkpoint(whole), Path)
+    assert found.tensors.names() == set(FAMILY.open(found.config, {}).expected())
     stored = flow_weights.draw(speaking.FLOW, 3).arrays["flow.encoder_proj.weight"]
     np.testing.assert_array_equal(read(found.tensors, "flow.encoder_proj.weight"), stored)
     bias = hift_case.stored()["generator.conv_pre.bias"]
@@ -278,7 +278,8 @@ def test_whether_a_thought_is_usual_is_read_from_the_chat_template(file, content
 
 
 def test_a_config_that_says_nothing_of_token2wav_is_of_a_model_that_writes(folder):
-    assert find_family(json.loads((folder / "config.json").read_text()), {}).token2wav is None
+    opened = FAMILY.open(json.loads((folder / "config.json").read_text()), {})
+    assert tuple(opened.components) == ("encoder", "adapter", "backbone")
 
 
 def test_what_a_config_does_not_say_of_token2wav_is_as_released():
@@ -307,7 +308,7 @@ def test_what_a_config_does_not_say_of_token2wav_is_as_released():
 def test_a_section_that_cannot_be_is_one_line(section, said, folder):
     config = json.loads((folder / "config.json").read_text()) | {"edgekit": {"token2wav": section}}
     with pytest.raises(CheckpointError, match=said) as refusal:
-        find_family(config, {})
+        FAMILY.open(config, {})
     assert "\n" not in str(refusal.value)
 
 

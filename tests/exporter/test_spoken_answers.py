@@ -10,7 +10,8 @@ from edgekit.bundle import Sampling
 from edgekit.cli import main
 from edgekit.errors import UsageError
 from edgekit.exporter.export import ExportOptions, export
-from edgekit.runtime.events import Audio, Text, Thought
+from edgekit.runtime.events import Audio, AudioEnded, Text, Thought
+from edgekit.runtime.hear.gate import Closed
 from edgekit.runtime.speak.flow import FlowSpeaker
 from edgekit.runtime.speak.matching import Flow
 from edgekit.runtime.speak.vocoder import Vocoder
@@ -38,7 +39,7 @@ def model(bundle):
 
 
 def _speaking(model, **options):
-    return model.stream(**{"gate": "off", "speak": True, "max_tokens": ANSWER, "turns": None} | options)
+    return model.stream(**{"gate": "off", "speak": True, "max_tokens": ANSWER, "turns": "all"} | options)
 
 
 def _sound(events):
@@ -60,6 +61,18 @@ def _answers(model, log):
     return [read[at + len(lead) : read.index(end, at)] for at in starts]
 
 
+def _first_answer(model, log):
+    """Return the tokens of the first answer as the KV cache holds them, from after the mark that begins speech."""
+    rows = {row.tobytes(): token for token, row in enumerate(model.table.rows(range(model.table.vocabulary)))}
+    cache = []
+    for call in log.calls:
+        start, embeds = int(call["start"][0]), np.asarray(call["embeds"])
+        cache[start:] = [rows.get(row.tobytes(), -1) for row in embeds]
+    lead = model.tokenizer.encode(model.manifest.protocol.reply + model.manifest.protocol.speak)
+    begin = next(at for at in range(len(cache)) if cache[at : at + len(lead)] == lead) + len(lead)
+    return cache[begin : cache.index(model.tokenizer.encode(model.manifest.protocol.again)[0], begin)]
+
+
 def _said(model, tokens, voice="default_female"):
     """Return how many codes an answer has, and the samples that flow and vocoder alone make of them."""
     speech = model.manifest.speech
@@ -74,10 +87,7 @@ def _said(model, tokens, voice="default_female"):
 
 
 def test_sound_comes_while_text_still_comes_and_both_as_they_exist(model):
-    heard = []
-    stream = _speaking(model, on_audio=heard.append, on_text=heard.append)
-    events = stream.ask("what do you know")
-    assert [type(one) for one in heard] == [type(one) for one in events if isinstance(one, (Audio, Text))]
+    events = list(_speaking(model).ask("what do you know"))
     kinds = [type(event) for event in events if isinstance(event, (Audio, Text))]
     first = kinds.index(Audio)
     assert Text in kinds[:first]
@@ -91,7 +101,7 @@ def test_sound_comes_while_text_still_comes_and_both_as_they_exist(model):
 def test_the_sound_of_several_turns_is_that_of_their_codes(voice, model):
     watched, logs = logged(model)
     stream = _speaking(watched, voice=voice)
-    sounds = [_sound(stream.ask(text)) for text in ("what do you know", "and now", "say more")]
+    sounds = [_sound(list(stream.ask(text))) for text in ("what do you know", "and now", "say more")]
     answers = _answers(model, logs["backbone"])
     assert len(answers) == 2  # the third is not read again
     for answer, sound in zip(answers, sounds, strict=False):
@@ -107,9 +117,9 @@ def test_the_sound_of_several_turns_is_that_of_their_codes(voice, model):
 def test_earlier_answers_are_remembered_with_their_codes(model):
     watched, logs = logged(model)
     stream = _speaking(watched)
-    stream.ask("what do you know")
+    list(stream.ask("what do you know"))
     held = len(_tokens(model, logs["backbone"]))
-    stream.ask("and now")
+    list(stream.ask("and now"))
     protocol, encode = model.manifest.protocol, model.tokenizer.encode
     read = _tokens(model, logs["backbone"])[held:]
     turn = protocol.turn.replace("{role}", "human").replace("{text}", "and now")
@@ -140,7 +150,10 @@ def test_a_code_outside_its_range_is_dropped(model):
     codes = np.random.default_rng(1).integers(0, speech.codes, 30).tolist()
 
     def speak(tokens):
-        return np.concatenate([piece for token in tokens for piece in mouth.say(token)] + [*mouth.finish()])
+        return np.concatenate(
+            [piece for token in tokens for piece in mouth.say(token) if piece is not None]
+            + [piece for piece in mouth.finish() if piece is not None]
+        )
 
     plain = speak([speech.first_code + code for code in codes])
     padding = [speech.first_code + speech.codes + index for index in range(3)]
@@ -171,30 +184,86 @@ def test_a_spoken_answer_is_drawn_as_published_and_a_written_one_is_the_likelies
     assert same(both(seed=3, sampling={"temperature": 0.9}), both(seed=3, sampling=warmer))  # the rest as published
 
 
-def test_an_answer_that_was_broken_off_is_not_spoken_in_the_next(model):
-    def deaf(_event):
-        raise OSError("the reader is gone")
+def test_an_answer_that_was_interrupted_is_not_spoken_in_the_next(model):
+    whole = _sound(list(_speaking(model, sampling=GREEDY, turns=0).ask("what do you know")))
+    stream = _speaking(model, sampling=GREEDY, turns=0)
+    kinds = []
+    for event in stream.ask("what do you know"):
+        kinds.append(event.kind)
+        if isinstance(event, Audio):
+            stream.interrupt(event.answer)
+    assert kinds.count("audio") == 1
+    assert kinds[-1] == "interrupted"
+    np.testing.assert_array_equal(_sound(list(stream.ask("what do you know"))), whole)
 
-    whole = _sound(_speaking(model, sampling=GREEDY, turns=0).ask("what do you know"))
-    stream = _speaking(model, sampling=GREEDY, turns=0, on_audio=deaf)
-    with pytest.raises(OSError, match="the reader is gone"):
-        stream.ask("what do you know")
-    object.__setattr__(stream.options, "on_audio", None)
-    np.testing.assert_array_equal(_sound(stream.ask("what do you know")), whole)
+
+@pytest.mark.parametrize("heard_s", [0.0, 0.1, 1.0, 1e9])
+def test_an_interrupted_answer_keeps_the_tokens_whose_sound_was_heard(model, heard_s):
+    watched, logs = logged(model)
+    stream = _speaking(watched, sampling=GREEDY)
+    (final,) = final_texts(list(stream.ask("what do you know")))
+    stream.interrupt(final.answer, heard_s)
+    (event,) = stream.events()
+    assert event.exact
+    assert final.text.startswith(event.text)
+    list(stream.ask("and now"))
+    speech, kept = model.manifest.speech, _first_answer(model, logs["backbone"])
+    codes = [token for token in kept if 0 <= token - speech.first_code < speech.codes]
+    assert tuple(token for token in kept if token < speech.first_code and token != speech.end) == event.tokens
+    if heard_s < 1e9:
+        assert len(codes) == int(heard_s * 25)
+        assert not codes or kept[-1] == codes[-1]
+    else:
+        assert len(kept) == ANSWER
 
 
 def test_a_hushed_answer_is_written_and_not_spoken(model):
-    heard = []
-    stream = _speaking(model, sampling=GREEDY, on_audio=heard.append, hush=lambda: len(heard) >= 1)
-    events = stream.ask("what do you know")
+    stream = _speaking(model, sampling=GREEDY)
+    events = []
+    for event in stream.ask("what do you know"):
+        events.append(event)
+        stream.hushed = stream.hushed or isinstance(event, Audio)
     assert sum(isinstance(event, Audio) for event in events) == 1
+    assert not any(isinstance(event, AudioEnded) for event in events)
     assert final_texts(events) == final_texts(_speaking(model, sampling=GREEDY).ask("what do you know"))
+    stream.hushed = False
+    (ended,) = [event for event in stream.ask("and now") if isinstance(event, AudioEnded)]
+    assert ended.answer == 2
+
+
+def test_a_step_of_a_spoken_answer_is_a_token_a_step_of_the_solver_or_a_piece_of_sound(model):
+    stream = _speaking(model, sampling=GREEDY)
+    stream.ask("what do you know")
+    most = {}
+    while stream.pending:
+        before = [span.name for span in stream.trace.spans]
+        stream.step()
+        names = [span.name for span in stream.trace.spans]
+        for name in ("decode", "flow_step", "vocoder"):
+            most[name] = max(most.get(name, 0), names.count(name) - before.count(name))
+    assert most == {"decode": 1, "flow_step": 1, "vocoder": 1}
+
+
+def test_after_a_rollback_the_same_is_said_as_if_nothing_had_been(model):
+    samples = sound_of(16_000)
+    expected = run(_speaking(model, seed=4), [samples])
+    stream = _speaking(model, seed=4)
+    events = list(stream.push(samples))
+    mark = stream.mark()
+    stream._work.put(Closed(len(samples), len(samples)))
+    others = []
+    while stream.pending and len(others) < 2:
+        others += [event for event in stream.step() if isinstance(event, Audio)]
+    stream.back(mark)
+    events += list(stream.finish())
+    assert final_texts(events) == final_texts(expected)
+    np.testing.assert_array_equal(_sound(events), _sound(expected))
 
 
 def test_a_thought_comes_before_speech_and_is_not_spoken(model):
     watched, logs = logged(model)
     stream = _speaking(watched, think=5)
-    events = stream.ask("what do you know")
+    events = list(stream.ask("what do you know"))
     protocol, encode = model.manifest.protocol, model.tokenizer.encode
     (thought,) = [event for event in events if isinstance(event, Thought) and event.final]
     first = next(index for index, event in enumerate(events) if isinstance(event, Audio))
@@ -202,7 +271,7 @@ def test_a_thought_comes_before_speech_and_is_not_spoken(model):
     read = _tokens(model, logs["backbone"])
     lead = encode(protocol.thinking.close + protocol.thinking.then + protocol.speak)
     assert any(read[index : index + len(lead)] == lead for index in range(len(read)))
-    stream.ask("and now")
+    list(stream.ask("and now"))
     again = _tokens(model, logs["backbone"])[len(read) :]  # the thought is forgotten, the answer read once more
     assert again[0] == model.manifest.speech.start
     _, expected = _said(model, again[1 : again.index(encode(protocol.again)[0])])

@@ -10,12 +10,13 @@ from edgekit.bundle import open_bundle
 from edgekit.errors import CensusError, RecipeError
 from edgekit.exporter.calibrate import best_range, calibrate
 from edgekit.exporter.checks.quality import check_clips
+from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.dialects.ort_cpu import OrtDialect
 from edgekit.exporter.dialects.standard.dialect import StandardDialect
-from edgekit.exporter.dialects.standard.ops import check_ops
+from edgekit.exporter.dialects.standard.ops import allow_list, check_ops
 from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.families import find_family
-from edgekit.exporter.graph import OPSETS, GraphWriter
+from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.sources.checkpoint import open_checkpoint
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import GROUPS, QuantizeSettings, load_recipe
@@ -56,7 +57,7 @@ def test_an_int8_bundle_passes_the_gate_and_says_what_it_needs(bundles):
     manifest = bundles("int8").manifest
     assert manifest.dialect == "standard"
     assert manifest.requires.tensorrt == "10.3"
-    assert manifest.requires.opset == OPSETS["standard"][""]
+    assert manifest.requires.opset == allow_list().opset
     assert manifest.recipe["quantize"]["encoder_activations"] == "static"
     assert manifest.verification["twin"] == "whole"
     # 2 layers of 6 linears, 2 decoder layers of 2: all weights INT8, and the gate measured what that costs
@@ -173,7 +174,7 @@ def test_int8_activations_without_clips_are_refused(checkpoint, tmp_path):
 
 def test_rms_norm_from_its_parts_is_rms_norm(tmp_path):
     weight = np.array([0.5, -1.0, 2.0], np.float32)
-    with GraphWriter(tmp_path, "norm", "standard") as g:
+    with GraphWriter(tmp_path, "norm", DIALECTS.get("standard")) as g:
         x = g.input("x", "float32", ("n", 3))
         g.output(StandardDialect().rms_norm(g, x, g.tensor("w", weight), 1e-6), "y", "float32", ("n", 3))
         engine = open_graph(tmp_path, g.close("float32"), 1)
@@ -218,9 +219,9 @@ def test_where_rounding_would_lose_too_much_the_input_stays_float_and_is_named(c
 
 def test_of_edgekit_tiny_only_the_linear_with_outliers_keeps_its_input_float(tmp_path):
     checkpoint = open_checkpoint(HERE.parent.parent / "models" / "edgekit-tiny" / "edgekit_tiny" / "checkpoint")
-    family = find_family(checkpoint.config, checkpoint.generation)
+    opened = find_family(checkpoint.config).open(checkpoint.config, checkpoint.generation)
     w = Weights(checkpoint, dict.fromkeys(GROUPS, "float32"), QuantizeSettings(), observes=True)
-    found = calibrate(family, w, load_recipe(JUDGED), tmp_path)
+    found = calibrate(opened, w, load_recipe(JUDGED), DIALECTS.get("standard"), tmp_path)
     assert found.kept_float == ("model.encoder.layers.3.fc2.weight",)
     assert len(found.ranges) == 4 * 6 + 4 * 2 - 1
     assert not list(tmp_path.iterdir())

@@ -6,14 +6,19 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.errors import CensusError
-from edgekit.exporter.dialects.standard.ops import allow_list, check_ops
-from edgekit.exporter.graph import INT4_IR_VERSION, INT4_OPSET, IR_VERSIONS, OPSETS
+from edgekit.exporter.dialects import DIALECTS
+from edgekit.exporter.dialects.standard.ops import check_ops
+from edgekit.exporter.graph import GraphWriter
 
 
-def test_the_list_names_the_versions_that_are_written():
-    assert allow_list().opset == OPSETS["standard"][""]
-    assert allow_list().ir_version == IR_VERSIONS["standard"]
-    assert (allow_list().int4_opset, allow_list().int4_ir_version) == (INT4_OPSET, INT4_IR_VERSION)
+@pytest.mark.parametrize(("kind", "opset", "ir"), [("int8", 20, 9), ("int4", 21, 10)])
+def test_graphs_are_written_in_the_versions_of_the_list(kind, opset, ir, tmp_path):
+    with GraphWriter(tmp_path, "g", DIALECTS.get("standard")) as g:
+        g.weight("codes", kind, (2, 32)).write(0, np.zeros((2, 16 if kind == "int4" else 32), np.int8))
+        g.close(kind)
+    check_ops(tmp_path / "g.onnx")
+    model = onnx.load(str(tmp_path / "g.onnx"), load_external_data=False)
+    assert (model.ir_version, model.opset_import[0].version) == (ir, opset)
 
 
 def int4(name, *shape):

@@ -11,15 +11,15 @@ from onnx.reference import ReferenceEvaluator
 
 from edgekit.bundle import open_bundle
 from edgekit.errors import CheckpointError, QualityError, RecipeError
+from edgekit.exporter import blocks
 from edgekit.exporter.checks.quality import relative_error
 from edgekit.exporter.checks.weight_check import check_weights
-from edgekit.exporter.dialects import Routing
+from edgekit.exporter.dialects import DIALECTS, ExpertBank, Routing
 from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.families import find_family
 from edgekit.exporter.quantize import BITS, dequantize_blocks, dividing_block, quantize_blocks, quantize_channels
 from edgekit.exporter.sources.checkpoint import open_checkpoint
 from edgekit.exporter.tables import written_bundle
-from edgekit.exporter.weights import ExpertBank
 from edgekit.recipe import load_target
 from edgekit.runtime.answer.embedding import TokenTable
 from tests.exporter.graphs import STANDARD
@@ -43,14 +43,14 @@ def halves(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(checkpoint):
-    """Return a function: name of a checkpoint -> its family and its tensors in memory."""
+    """Return a function: name of a checkpoint -> its family, opened, and its tensors in memory."""
 
     @cache
     def make(name):
         found = open_checkpoint(checkpoint(name))
-        family = find_family(found.config, found.generation)
-        shapes = family.expected()
-        return family, {one: found.rows(one, 0, shapes[one][0]) for one in shapes}
+        opened = find_family(found.config).open(found.config, found.generation)
+        shapes = opened.expected()
+        return opened, {one: found.rows(one, 0, shapes[one][0]) for one in shapes}
 
     return make
 
@@ -73,7 +73,7 @@ def bundles(tmp_path_factory, checkpoint, halves):
     return make
 
 
-def logits(made, family, rows, pieces=PIECES):
+def logits(made, opened, rows, pieces=PIECES):
     """Return logits of every row, fed piece by piece; attended sound is seeded noise."""
     rng = np.random.default_rng(8)
     fixed = {}
@@ -88,13 +88,13 @@ def logits(made, family, rows, pieces=PIECES):
     return np.concatenate(found)
 
 
-def embeds(family, tensors):
-    width = tensors[family.embedding].shape[1]
+def embeds(opened, tensors):
+    width = tensors[opened.embedding].shape[1]
     return np.random.default_rng(7).standard_normal((sum(PIECES), width), np.float32)
 
 
-def backbone(folder, family, tensors, precision="float32", **how):
-    return engine(folder, "backbone", lambda g, w: family.build("backbone", g, w), tensors, precision, **how)
+def backbone(folder, opened, tensors, precision="float32", **how):
+    return engine(folder, "backbone", lambda g, w: opened.build("backbone", g, w), tensors, precision, **how)
 
 
 def rounded(matrix, precision, scale="float32"):
@@ -109,32 +109,32 @@ def rounded(matrix, precision, scale="float32"):
     return dequantize_blocks(codes, scales, BITS["int4"], width)
 
 
-def stored_in(family, tensors, precision, scale="float32"):
-    return {one: rounded(array, precision, scale) if family.group(one) else array for one, array in tensors.items()}
+def stored_in(opened, tensors, precision, scale="float32"):
+    return {one: rounded(array, precision, scale) if opened.group(one) else array for one, array in tensors.items()}
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 @pytest.mark.parametrize("name", ["whisper-dense", "step-dense", "step-moe-2", "omni-thinker"])
 def test_quantised_graphs_compute_with_the_numbers_that_were_stored(name, precision, model, tmp_path):
-    family, tensors = model(name)
-    stored = stored_in(family, tensors, precision)
-    rows = embeds(family, tensors)
-    ours = logits(backbone(tmp_path / "q", family, tensors, precision, dialect="standard"), family, rows)
-    theirs = logits(backbone(tmp_path / "f", family, stored, dialect="standard"), family, rows)
+    opened, tensors = model(name)
+    stored = stored_in(opened, tensors, precision)
+    rows = embeds(opened, tensors)
+    ours = logits(backbone(tmp_path / "q", opened, tensors, precision, dialect="standard"), opened, rows)
+    theirs = logits(backbone(tmp_path / "f", opened, stored, dialect="standard"), opened, rows)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)  # float32 sums in another order
-    exact = logits(backbone(tmp_path / "e", family, tensors), family, rows)
+    exact = logits(backbone(tmp_path / "e", opened, tensors), opened, rows)
     assert np.abs(ours - exact).max() > 0.05  # it is quantised
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8", "int4"])
 @pytest.mark.parametrize("name", ["whisper-dense", "step-dense", "step-moe-2", "omni-thinker"])
 def test_products_in_float16_stay_near_those_in_float32_of_the_same_numbers(name, precision, model, tmp_path):
-    family, tensors = model(name)
-    rows = embeds(family, tensors)
+    opened, tensors = model(name)
+    rows = embeds(opened, tensors)
     how = {"dialect": "standard", "activations": "float16"}
-    half = logits(backbone(tmp_path / "h", family, tensors, precision, **how), family, rows)
-    stored = stored_in(family, tensors, precision, "float16")
-    whole = logits(backbone(tmp_path / "w", family, stored, dialect="standard"), family, rows)
+    half = logits(backbone(tmp_path / "h", opened, tensors, precision, **how), opened, rows)
+    stored = stored_in(opened, tensors, precision, "float16")
+    whole = logits(backbone(tmp_path / "w", opened, stored, dialect="standard"), opened, rows)
     assert half.dtype == np.float32
     # A row may be sent to another expert: the median row says how far products are off.
     errors = np.linalg.norm(half - whole, axis=1) / np.linalg.norm(whole, axis=1)
@@ -168,11 +168,11 @@ def first_call(made, rows):
 # The last: a Qwen's sums reach thousands in some channels; sums, norms and gates are float32, and what is normed fits.
 @pytest.mark.parametrize(("name", "largest"), [(name, 1.0) for name in NAMES] + [("step-dense", 3e5)])
 def test_with_every_float16_result_rounded_too_logits_stay_near(name, largest, model, tmp_path):
-    family, tensors = model(name)
-    rows = embeds(family, tensors)[:6] * np.float32(largest)
+    opened, tensors = model(name)
+    rows = embeds(opened, tensors)[:6] * np.float32(largest)
     found = []
     for activations in ("float16", "float32"):
-        made = backbone(tmp_path / activations, family, tensors, dialect="standard", activations=activations)
+        made = backbone(tmp_path / activations, opened, tensors, dialect="standard", activations=activations)
         inputs = first_call(made, rows)
         found.append(evaluated(tmp_path / activations / "backbone.onnx", inputs, "logits"))
     assert np.isfinite(found[0]).all()
@@ -191,7 +191,7 @@ def test_an_expert_that_overflows_on_rows_of_others_spoils_none(tmp_path):
 
     def build(g, w):
         x, mix = g.input("x", "float32", ("n", width)), g.input("mix", "float32", ("n", 2))
-        y = w.experts(g, x, Routing("", g.input("places", "int64", ("n", 1)), mix), bank)
+        y = blocks.experts(g, w, x, Routing("", g.input("places", "int64", ("n", 1)), mix), bank)
         g.output(y, "y", "float32", ("n", width))
 
     rows = np.ones((2, width), np.float32)
@@ -207,10 +207,11 @@ def test_an_expert_that_overflows_on_rows_of_others_spoils_none(tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_all_that_multiplies_weights_and_caches_is_float16_and_no_cast_is_wasted(name, model, tmp_path):
-    family, tensors = model(name)
+    opened, tensors = model(name)
+    grouped = {opened.stored(one) for one in opened.expected() if opened.group(one)}
     for component in ("encoder", "adapter", "backbone"):
         made = engine(
-            tmp_path, component, lambda g, w, part=component: family.build(part, g, w), tensors,
+            tmp_path, component, lambda g, w, part=component: opened.build(part, g, w), tensors,
             dialect="standard", activations="float16",
         )  # fmt: skip
         assert {spec.dtype for spec in made.component.inputs if spec.state != "none" and ".tail" not in spec.name} <= {
@@ -218,7 +219,7 @@ def test_all_that_multiplies_weights_and_caches_is_float16_and_no_cast_is_wasted
         }
         graph = onnx.load(str(tmp_path / f"{component}.onnx"), load_external_data=False).graph
         types = {one.name: one.data_type for one in graph.initializer}
-        kept = [name for name in types if family.group(name) or name.endswith(("experts.down_proj.weight",))]
+        kept = [name for name in types if name in grouped]
         assert all(types[name] == TensorProto.FLOAT16 for name in kept), kept
         between = {node.output[0] for node in graph.node if node.op_type == "Cast" and node.attribute[0].i in (1, 10)}
         read = {name for node in graph.node for name in node.input}
@@ -306,14 +307,16 @@ def test_float16_weights_are_no_source_to_quantise_from(bundles, tmp_path):
 
 @pytest.mark.parametrize(("precision", "half"), [("int4", False), ("int4", True), ("float32", True)])
 def test_a_weight_that_is_not_the_checkpoints_is_told_apart(precision, half, model, bundles):
-    family, tensors = model("step-moe-2")
+    opened, tensors = model("step-moe-2")
     bundle = bundles("step-moe-2", precision, half)
-    written = written_bundle(bundle.folder, family, bundle.manifest.components, bundle.manifest.tables())
+    written = written_bundle(
+        bundle.folder, opened, DIALECTS.get("standard"), bundle.manifest.components, bundle.manifest.tables()
+    )
     told = dict(tensors)
     one, other = (f"model.layers.1.mlp.experts.{i}.up_proj.weight" for i in (2, 5))
     told[one], told[other] = told[other], told[one]
     with pytest.raises(QualityError, match="gate_up_proj.weight: a stored weight is"):
-        check_weights(family, written, Held(told), lambda _done, _total: None)
+        check_weights(opened, written, Held(told), lambda _done, _total: None)
 
 
 def test_a_width_that_has_no_whole_blocks_is_one_line(tmp_path):
@@ -321,7 +324,7 @@ def test_a_width_that_has_no_whole_blocks_is_one_line(tmp_path):
 
     def build(g, w):
         x = g.input("x", "float32", ("n", 24))
-        g.output(w.linear(g, x, "narrow", "backbone"), "y", "float32", ("n", 4))
+        g.output(blocks.linear(g, w, x, "narrow", "backbone"), "y", "float32", ("n", 4))
 
     with pytest.raises(
         CheckpointError, match=r"^narrow: 24 wide, INT4 needs a multiple of 16; export with --backbone int8"

@@ -1,14 +1,14 @@
 """Build graphs of the tiny vocoder and run them on onnxruntime."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgekit.bundle.manifest import Dialect
-from edgekit.exporter.dialects.standard.ops import check_ops
+from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.families.step_audio.hift import HiFT
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.sources.folded import FoldedTensors
@@ -27,22 +27,21 @@ def tensors(form: str = "pair") -> FoldedTensors:
 
 
 def engine(
-    folder: Path, build: Callable[[GraphWriter, Weights], None], form: str = "pair", dialect: Dialect = "ort-cpu"
+    folder: Path, build: Callable[[GraphWriter, Weights], None], form: str = "pair", dialect: str = "ort-cpu"
 ) -> OrtEngine:
     """Return what ``build`` writes, loaded."""
-    with GraphWriter(folder, "vocoder", dialect) as g:
+    with GraphWriter(folder, "vocoder", DIALECTS.get(dialect)) as g:
         build(g, Weights(tensors(form), {}, QuantizeSettings()))
         component = g.close("float32")
-    if dialect == "standard":
-        check_ops(folder / component.graph)
+    DIALECTS.get(dialect).check(folder / component.graph, "float32")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return OrtEngine(component, onnxruntime.InferenceSession(str(folder / component.graph), options))
 
 
-def vocoder(folder: Path, form: str = "pair", dialect: Dialect = "ort-cpu") -> OrtEngine:
+def vocoder(folder: Path, form: str = "pair", dialect: str = "ort-cpu") -> OrtEngine:
     """Return the tiny vocoder, loaded."""
-    return engine(folder, HiFT.of(tensors(form)).build, form, dialect)
+    return engine(folder, partial(HiFT.of(tensors(form)).build, "vocoder"), form, dialect)
 
 
 def speak(loaded: OrtEngine, mel: Array, noise: Array, kept: Array = NONE) -> tuple[Array, Array]:

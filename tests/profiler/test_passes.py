@@ -9,7 +9,7 @@ import edgekit
 from edgekit.bundle import FrontEnd
 from edgekit.errors import ProfileError
 from edgekit.profiler.pacing import Pacer
-from edgekit.profiler.passes import Answer, Pass, Spoken, _Drafts, latency_of, run_pass, spoken_since, timeline_of
+from edgekit.profiler.passes import Answer, Pass, Spoken, _Drafts, latency_of, run_pass, spoken_of, timeline_of
 from edgekit.runtime.events import Audio, SpeechStarted, SpeechStopped, Text
 from edgekit.timing import Span
 from tests.profiler.conftest import FakeClock
@@ -142,11 +142,11 @@ def test_a_pass_with_drafts_knows_when_the_first_words_came_and_what_they_were_w
 
 def test_only_what_was_shown_before_the_end_of_speech_was_drafted():
     drafts = _Drafts(100.0)
-    drafts.read([SpeechStarted(1.0), Text("", False, 1.0, 1.5), Text("He", False, 1.0, 2.0)], [101.6, 102.1])
-    drafts.read([Text("Hello wo", False, 1.0, 3.0)], [103.1])
+    drafts.read([(101.0, SpeechStarted(1.0)), (101.6, Text("", False, 1.0, 1.5)), (102.1, Text("He", False, 1.0, 2.0))])
+    drafts.read([(103.1, Text("Hello wo", False, 1.0, 3.0))])
     ended = [SpeechStopped(3.4, 3.9), Text("Hello, w", False, 1.0, 3.5), Text("Hello, you", True, 1.0, 3.5)]
-    drafts.read(ended, [104.0, 104.1])
-    drafts.read([SpeechStarted(5.0), SpeechStopped(5.1, 5.5), Text("Oh", True, 5.0, 5.1)], [105.6])
+    drafts.read([(104.0, event) for event in ended])
+    drafts.read([(105.6, one) for one in (SpeechStarted(5.0), SpeechStopped(5.1, 5.5), Text("Oh", True, 5.0, 5.1))])
     assert drafts.first_s == [pytest.approx(1.1)]
     assert drafts.shares == [0.5]
 
@@ -168,7 +168,7 @@ def a_piece(samples):
 
 
 def test_first_sound_counts_from_the_block_that_closed_and_the_factor_to_the_last_piece():
-    spoken = spoken_since(102.5, [(102.7, a_piece(1920)), (102.8, a_piece(3840)), (103.0, a_piece(6240))])
+    spoken = spoken_of([(102.7, a_piece(1920)), (102.8, a_piece(3840)), (103.0, a_piece(6240))])
     assert spoken == Spoken(102.7, 103.0, pytest.approx(0.5))
     took = latency_of(a_pass(dataclasses.replace(ANSWER, spoken=spoken)), "a.wav", 2.0)
     assert took.first_audio_ms == pytest.approx(200)
@@ -176,9 +176,9 @@ def test_first_sound_counts_from_the_block_that_closed_and_the_factor_to_the_las
 
 
 def test_an_answer_without_sound_has_no_time_of_it():
-    assert spoken_since(100.0, []) is None
-    assert spoken_since(100.0, [(101.0, a_piece(0))]) is None
-    assert spoken_since(101.5, [(101.0, a_piece(10))]) is None
+    assert spoken_of([]) is None
+    assert spoken_of([(101.0, a_piece(0))]) is None
+    assert spoken_of([(101.0, Text("Oh", True, 5.0, 5.1))]) is None
     took = latency_of(a_pass(ANSWER), "a.wav", 2.0)
     assert (took.first_audio_ms, took.speech_real_time_factor) == (None, None)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.exporter.families.qwen3_omni.family import Qwen3Omni
+from edgekit.exporter.families.qwen3_omni.family import open_qwen3_omni
 from tests.reference.checkpoints import Array, Draw, publish
 from tests.reference.omni_audio import draw_voice
 from tests.reference.vocabulary import omni_tokenizer
@@ -102,7 +102,7 @@ def draw(expected: Mapping[str, tuple[int, ...]], seed: int = SEED) -> dict[str,
 def write(folder: Path, *, speaks: bool = True) -> Path:
     """Write the checkpoint into ``folder`` (made if absent), an eye that nobody reads included; return the folder."""
     content = config(speaks=speaks)
-    tensors = draw(Qwen3Omni(content, {}).expected())
+    tensors = draw(open_qwen3_omni(content, {}).expected())
     tensors["thinker.visual.patch_embed.proj.bias"] = np.zeros(32, np.float32)
     generation = {"eos_token_id": tokens()["<|im_end|>"]}
     return publish(folder, (content, generation), tensors, omni_tokenizer(VOCABULARY))

@@ -128,7 +128,7 @@ def test_a_stream_writes_and_speaks_what_generate_does(published, model, seconds
     decoder = Logged(model.engines["decoder"])
     speaking = dataclasses.replace(model, engines={**model.engines, "decoder": decoder})
     stream = speaking.stream(gate="off", speak=True, voice="ethan", level="full")
-    events = [event for part in np.array_split(samples, 7) for event in stream.push(part)] + stream.finish()
+    events = [event for part in np.array_split(samples, 7) for event in stream.push(part)] + list(stream.finish())
     (text,) = [event for event in events if isinstance(event, Text) and event.final]
     assert list(text.tokens) == tokens
     np.testing.assert_array_equal(np.concatenate([call["codes"] for call in decoder.calls]), codes)

@@ -1,6 +1,6 @@
 """Qwen3-Omni's text models, live: names, values and greedy tokens of the graphs against transformers' modules."""
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -81,7 +81,8 @@ def test_thinker_logits_and_hidden_states_equal_transformers(reference, experts,
 @pytest.mark.parametrize("layer", [0, 1, 3])
 def test_any_hidden_state_can_be_written_the_last_one_after_its_norm(reference, layer, tmp_path):
     thinker, _ = graphs.parts()
-    made = engine(tmp_path, "backbone", lambda g, w: thinker.build(g, w, layer), graphs.weights())
+    thinker.hidden = layer
+    made = engine(tmp_path, "backbone", partial(thinker.build, "backbone"), graphs.weights())
     found = graphs.think(made).run(PROMPT, [20])
     logits, hidden = reference.think(PROMPT, layer=layer)
     _close(found["hidden"], hidden)
@@ -156,7 +157,7 @@ def test_a_dense_qwen3_of_its_own_equals_transformers(tmp_path):
     made.load_state_dict({name: torch.from_numpy(one) for name, one in tensors.items()})
     with torch.inference_mode():
         wanted = made(inputs_embeds=torch.from_numpy(TALKED)[None]).logits[0].numpy()
-    _close(Rows(engine(tmp_path, "backbone", ours.build, tensors)).run(TALKED)["logits"], wanted)
+    _close(Rows(engine(tmp_path, "backbone", partial(ours.build, "backbone"), tensors)).run(TALKED)["logits"], wanted)
 
 
 def test_the_talkers_last_state_is_the_normed_one(reference):

@@ -121,8 +121,8 @@ def _read(talker, model, ids, hidden, part=1000):
 def _spoken(talker, decoder, answer):
     """Return codes (frames, codebooks) and samples of an answer that comes token by token."""
     del decoder.calls[:]
-    pieces = [piece for token in answer for piece in talker.say(token)]
-    pieces += list(talker.finish())
+    pieces = [piece for token in answer for piece in talker.say(token) if piece is not None]
+    pieces += [piece for piece in talker.finish() if piece is not None]
     codes = [call["codes"] for call in decoder.calls]
     return np.concatenate(codes), np.concatenate(pieces)
 

@@ -70,7 +70,12 @@ def splits(samples: np.ndarray, kind: str) -> Iterator[np.ndarray]:
     if kind == "samples":
         yield from np.split(samples, len(samples))
         return
-    sizes = {"chunks": (CHUNK,), "near-chunks": (CHUNK - 1, CHUNK + 1), "halves": (-(-len(samples) // 2),)}.get(kind)
+    sizes = {
+        "chunks": (CHUNK,),
+        "near-chunks": (CHUNK - 1, CHUNK + 1),
+        "halves": (-(-len(samples) // 2),),
+        "windows": (512,),
+    }.get(kind)
     while len(samples):
         size = int(rng.choice(sizes or (0, 0, 1, 159, 160, 161, 511, 512, 2000, 7000)))
         yield samples[:size]
@@ -78,9 +83,9 @@ def splits(samples: np.ndarray, kind: str) -> Iterator[np.ndarray]:
     yield samples
 
 
-def run(stream: Stream, parts: Iterator[np.ndarray] | list[np.ndarray]) -> list[Event]:
-    events = [event for part in parts for event in stream.push(part)]
-    return events + stream.finish()
+def run(stream: Stream, parts: Iterator[np.ndarray] | list[np.ndarray], *, lag_ms: float | None = None) -> list[Event]:
+    events = [event for part in parts for event in stream.push(part, lag_ms=lag_ms)]
+    return events + list(stream.finish())
 
 
 def final_texts(events: list[Event]) -> list[Text]:

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from edgekit.bundle import TensorRef, open_bundle
+from edgekit.bundle.dialects import DIALECTS, DialectName
 from edgekit.errors import BundleFormatError
 
 
@@ -36,6 +37,20 @@ def test_a_link_is_refused_even_if_what_it_leads_to_is_right(tiny_bundle: Callab
     (bundle.folder / name).symlink_to(elsewhere)
     with pytest.raises(BundleFormatError, match=f"'{name}' is (or goes through )?a link"):
         open_bundle(bundle.folder)
+
+
+def test_a_dialect_that_nobody_registered_is_refused_with_the_known_ones(tiny_bundle: Callable) -> None:
+    folder = tiny_bundle().folder
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"ort-cpu"', '"toy"'))
+    with pytest.raises(
+        BundleFormatError,
+        match=r"manifest.json: dialect 'toy' is not known; choose one of: ort-cpu, ort-cuda, standard, or register it "
+        r"first; export it again$",
+    ):
+        open_bundle(folder)
+    with DIALECTS.registered(DialectName("toy", ("float32",))):
+        assert open_bundle(folder).manifest.dialect == "toy"
 
 
 @pytest.mark.parametrize("rate", [0, 999, 768_001])

@@ -133,13 +133,13 @@ def test_the_encoder_works_while_sound_comes_in_and_the_answer_waits_for_its_end
     model = load("prefix")
     stream = model.stream(level="full")
     samples = sound_of(PIECE)
-    stream.push(samples[:-1])
+    list(stream.push(samples[:-1]))
     before = [span.name for span in stream.trace.spans]
     assert before.count("encoder") == before.count("adapter") == 4  # the fifth chunk waits for its right context
     assert before.count("prefill") == 1 + 4
     assert "decode" not in before
-    stream.push(samples[-1:])
-    stream.finish()
+    list(stream.push(samples[-1:]))
+    list(stream.finish())
     after = [span.name for span in stream.trace.spans[len(before) :]]
     assert after.count("encoder") == 1
     assert after.count("decode") == model.manifest.protocol.max_tokens - 1
@@ -157,9 +157,9 @@ def test_interleaved_streams_do_not_disturb_each_other(load: Callable, attention
     together: list[list[Event]] = [[] for _ in sounds]
     for start in range(0, PIECE + 10_000, 700):
         for who, stream in enumerate(streams):
-            together[who] += stream.push(sounds[who][start : start + 700])
+            together[who] += list(stream.push(sounds[who][start : start + 700]))
     for who, stream in enumerate(streams):
-        together[who] += stream.finish()
+        together[who] += list(stream.finish())
     assert together == alone
 
 
@@ -169,13 +169,13 @@ def test_a_push_that_is_not_finite_is_refused_and_changes_nothing(load: Callable
     samples = sound_of(PIECE)
     expected = run(model.stream(level="full"), [samples])
     stream = model.stream(level="full")
-    events = stream.push(samples[:1000])
+    events = list(stream.push(samples[:1000]))
     broken = samples[1000:2000].copy()
     broken[17] = bad
     with pytest.raises(AudioError, match="sample 1017"):
-        stream.push(broken, dropped_samples=5)
-    events += stream.push(samples[1000:])
-    assert events + stream.finish() == expected
+        list(stream.push(broken, dropped_samples=5))
+    events += list(stream.push(samples[1000:]))
+    assert events + list(stream.finish()) == expected
     assert stream.samples_received == len(samples)
 
 
@@ -183,8 +183,8 @@ def test_wrong_shapes_and_types_are_refused_and_change_nothing(load: Callable) -
     stream = load().stream(level="full")
     for samples in (np.zeros((10, 2), np.float32), np.zeros((1, 1, 1), np.float32), np.zeros(10, np.int32)):
         with pytest.raises(UsageError, match="samples: "):
-            stream.push(samples)
-    assert stream.push([]) == []
+            list(stream.push(samples))
+    assert list(stream.push([])) == []
     assert stream.samples_received == 0
 
 
@@ -199,17 +199,17 @@ def test_after_finish_nothing_may_be_pushed_and_nothing_more_comes(load: Callabl
     stream = load().stream()
     assert run(stream, [sound_of(1000)])
     with pytest.raises(UsageError, match="finished"):
-        stream.push(sound_of(10))
-    assert stream.finish() == []
+        list(stream.push(sound_of(10)))
+    assert list(stream.finish()) == []
 
 
 def test_text_grows_token_by_token_and_is_shown_as_it_comes(load: Callable) -> None:
-    shown: list[tuple[int, Text]] = []
     model = load()
-    stream = model.stream(level="full", on_text=lambda text: shown.append((len(stream.trace.spans), text)))
-    events = run(stream, [sound_of(PIECE)])
-    texts = [event for event in events if isinstance(event, Text)]
-    assert [text for _, text in shown] == texts
+    stream = model.stream(level="full")
+    events = [*stream.push(sound_of(PIECE))]
+    shown = [(len(stream.trace.spans), event) for event in stream.finish() if isinstance(event, Text)]
+    texts = [text for _, text in shown]
+    assert final_texts(events) == []
     assert [text.final for text in texts] == [False] * 12 + [True]
     assert len({spans for spans, _ in shown[:-1]}) == 12  # a step of work lies between any two
     lengths = [len(text.text) for text in texts]
@@ -230,7 +230,7 @@ def test_events_of_a_gated_sound_come_in_order_with_its_bounds(load: Callable) -
     model = load()
     stream = model.stream(gate="sound", level="full")
     quiet = np.zeros(RATE, np.float32)
-    events = stream.push(np.concatenate([quiet, sound_of(4000), quiet, quiet, quiet]))
+    events = list(stream.push(np.concatenate([quiet, sound_of(4000), quiet, quiet, quiet])))
     started, finals = events[0], final_texts(events)
     (stopped,) = (event for event in events if isinstance(event, SpeechStopped))
     assert isinstance(started, SpeechStarted)
@@ -239,7 +239,7 @@ def test_events_of_a_gated_sound_come_in_order_with_its_bounds(load: Callable) -
     assert [text.start_s for text in finals] == [started.at_s, *(text.end_s for text in finals[:-1])]
     assert stopped.at_s <= finals[-1].end_s <= stopped.decided_at_s
     assert all(text.start_s < text.end_s for text in finals)  # a piece of closing silence alone is not answered
-    assert stream.finish() == []
+    assert list(stream.finish()) == []
     assert 0 < stream.samples_gated < stream.samples_received
 
 
@@ -247,10 +247,10 @@ def test_lost_samples_are_told_and_move_the_times_behind_them(load: Callable) ->
     model = load()
     first, second = sound_of(3000), sound_of(PIECE - 3000, seed=2)
     stream = model.stream(level="full")
-    stream.push(first)
-    events = stream.push(second, dropped_samples=8000)
+    list(stream.push(first))
+    events = list(stream.push(second, dropped_samples=8000))
     assert events[0] == Lag(8000, 3000 / RATE)
-    (final,) = final_texts(events + stream.finish())
+    (final,) = final_texts(events + list(stream.finish()))
     assert (final.start_s, final.end_s) == (0.0, (PIECE + 8000) / RATE)
     expected = final_texts(run(model.stream(level="full"), [first, second]))
     assert final.tokens == expected[0].tokens
@@ -259,9 +259,9 @@ def test_lost_samples_are_told_and_move_the_times_behind_them(load: Callable) ->
 def test_drops_between_sounds_do_not_pile_up(load: Callable) -> None:
     stream = load().stream(gate="sound")
     for _ in range(200):
-        stream.push(np.zeros(512, np.float32), dropped_samples=512)
-    assert len(stream._drops) < 40  # those within the pre-roll are still needed
+        list(stream.push(np.zeros(512, np.float32), dropped_samples=512))
+    assert len(stream._work._time) < 40  # those within the pre-roll are still needed
     quiet = np.zeros(RATE, np.float32)
     started = next(event for event in stream.push(sound_of(8000)) if isinstance(event, SpeechStarted))
     assert 200 * 1024 / RATE - 0.7 < started.at_s <= 200 * 1024 / RATE
-    stream.push(quiet)
+    list(stream.push(quiet))

@@ -142,7 +142,7 @@ def test_a_multilingual_bundle_finds_the_likeliest_language_unless_it_is_told(lo
         ("prefix", {"level": "huge"}, "choose one of: light, full"),
         ("prefix", {"level": "skip"}, "choose one of: light, full"),
         ("prefix", {"gate": "door"}, "choose one of: speech, sound, off"),
-        ("prefix", {"channels": 0}, "at least 1"),
+        ("prefix", {"channels": 0}, "a whole number, 1 to 64, is needed"),
     ],
 )
 def test_an_option_the_bundle_does_not_have_is_refused(
@@ -184,9 +184,9 @@ def test_a_file_and_its_samples_are_transcribed_alike(load: Callable, tmp_path: 
 
 def test_channels_first_are_refused_before_they_fill_the_memory(load: Callable) -> None:
     model = load()
-    with pytest.raises(UsageError, match="960000 channels, at most 64 are heard; transpose"):
+    with pytest.raises(UsageError, match="channels: 960000, a whole number, 1 to 64, is needed; transpose"):
         model.transcribe(np.zeros((2, 960_000), np.float32))
-    with pytest.raises(UsageError, match="65 channels"):
+    with pytest.raises(UsageError, match="channels: 65, a whole number"):
         model.stream(channels=65)
 
 

@@ -6,18 +6,19 @@ one.
 """
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekit.bundle import Manifest, open_bundle
 from edgekit.errors import MissingPackageError, VerifyError
 from edgekit.exporter.checks.quality import check_clips, relative_error
 from edgekit.exporter.checks.weight_check import check_weights
-from edgekit.exporter.families import find_family, open_beside
+from edgekit.exporter.dialects import DIALECTS
+from edgekit.exporter.families import Family, find_family
+from edgekit.exporter.reference.base import Array, Prompt, Reference
 from edgekit.exporter.sources.checkpoint import open_checkpoint
 from edgekit.exporter.sources.hub import locate
 from edgekit.exporter.tables import written_bundle
@@ -28,11 +29,6 @@ from edgekit.runtime.judge.probe import Answer, Heard, answer, hear
 from edgekit.runtime.judge.verify import Check
 from edgekit.runtime.model import Model, load_opened
 
-if TYPE_CHECKING:
-    from edgekit.exporter.reference.qwen3_omni import Qwen3OmniReference
-    from edgekit.exporter.reference.step_audio import StepAudioReference
-
-Array = NDArray[np.float32]
 FLOAT_ERROR = 1e-4  # sums in another order than torch's
 SURE_LEAD = 1e-3  # a greedy token that leads by less may fall either way
 
@@ -51,75 +47,55 @@ def verify_reference(bundle: str | Path, checkpoint: str | Path, *, bars: bool =
         )
     model = load_opened(opened, backend=CPU)
     found = open_checkpoint(locate(checkpoint, bars=bars).folder)
-    whole = open_beside(found)
-    family = find_family(whole.config, found.generation)
+    family = find_family(found.config)
     if family.name != model.manifest.family:
         raise VerifyError(
             f"{checkpoint}: is of family {family.name}, the bundle of {model.manifest.family}; name its own"
         )
-    weights = written_bundle(opened.folder, family, model.manifest.components, model.manifest.tables())
-    checked = check_weights(family, weights, whole.tensors, lambda _done, _total: None)
+    whole = family.beside(found, lambda second: locate(second).folder)
+    cut = family.open(whole.config, found.generation)
+    dialect = DIALECTS.get(model.manifest.dialect)
+    weights = written_bundle(opened.folder, cut, dialect, model.manifest.components, model.manifest.tables())
+    checked = check_weights(cut, weights, whole.tensors, lambda _done, _total: None)
     error = max(checked["error"].values(), default=0.0)
     recipe = msgspec.convert(model.manifest.recipe, Recipe)
     checks = [Check(f"{checked['tensors']} weights: relative error", error, recipe.limits.weight_error)]
-    compared = _whisper_checks if family.name == "whisper" else _prefix_checks
-    return (*checks, *compared(model, found.folder, recipe))
+    return (*checks, *_live_checks(model, _reference(family), found.folder, recipe))
 
 
-def _whisper_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
+def _reference(family: Family) -> type[Reference]:
+    """Return the class of a family's reference."""
+    module, _, name = family.reference.partition(":")
+    if not name:
+        raise VerifyError(f"{family.name}: has no reference in torch; run `edgekit verify` without --reference")
     try:
-        from edgekit.exporter.reference.whisper import WhisperReference
-    except ImportError as error:
-        raise _missing(error) from error
-    manifest = model.manifest
-    prompt = _prompt(manifest)
-    reference = WhisperReference(folder)
-    experts = manifest.levels[-1].experts_per_token
-    frames, logits, leads = [], [], []
-    for samples in check_clips(recipe, manifest.front_end.sample_rate_hz).values():
-        heard = hear(model, samples)
-        expected = reference.encode(_mel(manifest, heard), _chunk_positions(manifest))
-        frames.append((heard.frames, expected))
-        told = answer(model, heard)
-        rows = reference.logits(expected, [*prompt, *told.tokens], experts)
-        theirs = rows[len(prompt) - 1 :][: len(told.logits)]
-        logits.append((told.logits, theirs))
-        leads.append((told, theirs))
-    return _compared(manifest, recipe, frames, logits, leads)
+        found: type[Reference] = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        if isinstance(error, AttributeError) or f"{module}.".startswith(f"{error.name}."):
+            raise VerifyError(
+                f"{family.name}: its reference {family.reference} is not there; correct what the family says"
+            ) from error
+        raise MissingPackageError(
+            f"{error.name}: not installed, --reference runs it; pip install 'edgekit-audio[reference]'"
+        ) from error
+    return found
 
 
-def _prefix_checks(model: Model, folder: Path, recipe: Recipe) -> list[Check]:
+def _live_checks(model: Model, kind: type[Reference], folder: Path, recipe: Recipe) -> list[Check]:
     manifest = model.manifest
-    reference = _prefix_reference(manifest, folder)
-    protocol = manifest.protocol
-    opening = protocol.opening.replace("{system}", protocol.system).replace("{tools}", "")
-    before = model.tokenizer.encode(opening + protocol.before)
-    after = model.tokenizer.encode(protocol.after.replace("{prompt}", protocol.prompt) + protocol.reply)
+    prompt = _prompt(model)
+    reference = kind.open(folder)
     frames, logits, leads = [], [], []
     for samples in check_clips(recipe, manifest.front_end.sample_rate_hz).values():
         heard = hear(model, samples)
         expected = reference.hear(_mel(manifest, heard), _chunk_positions(manifest))
-        frames.append((np.concatenate(heard.parts), expected))
+        frames.append((reference.heard(heard), expected))
         told = answer(model, heard)
-        prompt = np.concatenate([reference.embed(before), expected, reference.embed(after)])
-        embeds = np.concatenate([prompt, reference.embed(list(told.tokens))])
-        rows = reference.logits(embeds, manifest.levels[-1].experts_per_token)
-        theirs = rows[len(prompt) - 1 :][: len(told.logits)]
+        rows = reference.answer(expected, prompt, told.tokens, manifest.levels[-1].experts_per_token)
+        theirs = rows[: len(told.logits)]
         logits.append((told.logits, theirs))
         leads.append((told, theirs))
     return _compared(manifest, recipe, frames, logits, leads)
-
-
-def _prefix_reference(manifest: Manifest, folder: Path) -> "StepAudioReference | Qwen3OmniReference":
-    try:
-        if manifest.family == "qwen3_omni":
-            from edgekit.exporter.reference.qwen3_omni import Qwen3OmniReference
-
-            return Qwen3OmniReference.open(folder)
-        from edgekit.exporter.reference.step_audio import StepAudioReference
-    except ImportError as error:
-        raise _missing(error) from error
-    return StepAudioReference(folder)
 
 
 def _compared(
@@ -166,16 +142,15 @@ def _chunk_positions(manifest: Manifest) -> int:
     return grid.positions(grid.chunk_frames) if grid.mode == "chunked" else 0
 
 
-def _prompt(manifest: Manifest) -> list[int]:
-    protocol = manifest.protocol
+def _prompt(model: Model) -> Prompt:
+    """Return what stands around the sound: tokens that the protocol names, or those of its texts."""
+    protocol = model.manifest.protocol
     if protocol.languages:
         raise VerifyError(
-            f"{manifest.name}: a multilingual Whisper is not compared live; run `edgekit verify` without --reference"
+            f"{model.manifest.name}: a multilingual Whisper is not compared live; run `edgekit verify` without "
+            "--reference"
         )
-    return [*protocol.start, *protocol.start_tail]
-
-
-def _missing(error: ImportError) -> MissingPackageError:
-    return MissingPackageError(
-        f"{error.name}: not installed, --reference runs it; pip install 'edgekit-audio[reference]'"
-    )
+    opening = protocol.opening.replace("{system}", protocol.system).replace("{tools}", "")
+    after = protocol.after.replace("{prompt}", protocol.prompt) + protocol.reply
+    before = model.tokenizer.encode(opening + protocol.before)
+    return Prompt((*protocol.start, *protocol.start_tail, *before), tuple(model.tokenizer.encode(after)))

@@ -6,25 +6,26 @@ model: one row block or expert is in memory at a time.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import QualityError
-from edgekit.exporter.checks.written import WrittenWeight
-from edgekit.exporter.families import Family
-from edgekit.exporter.quantize import SCALE, dequantize_blocks, half_float16_step, half_step, turn_sign
+from edgekit.exporter.families.base import Opened
+from edgekit.exporter.quantize import SCALE, half_float16_step, half_step
 from edgekit.exporter.sources.checkpoint import Tensors, read
-from edgekit.exporter.tables import JoinedTensors
+from edgekit.exporter.tables import COPY, JoinedTensors
 from edgekit.exporter.weights import row_blocks
+from edgekit.exporter.written import WrittenWeight
 
 Float = NDArray[np.float32]
 _Pair = tuple[Float, Float, Float | None]  # source rows, stored rows as numbers, scale of each number or None if float
 
 
 def check_weights(
-    family: Family, weights: Mapping[str, WrittenWeight], source: Tensors, report: Callable[[int, int], None]
+    opened: Opened, weights: Mapping[str, WrittenWeight], source: Tensors, report: Callable[[int, int], None]
 ) -> dict[str, Any]:
     """Return how many tensors were compared and how far each component's quantised weights are from the source.
 
@@ -34,9 +35,9 @@ def check_weights(
     Raises QualityError naming the first tensor of which a stored number is further from its source than its format
     allows.
     """
-    expected = family.expected()
-    stored = sorted({family.stored(name) for name in expected})
-    source = JoinedTensors(source, family)
+    stored = sorted({opened.stored(name) for name in opened.expected()})
+    stored += [COPY + name for name in stored if COPY + name in weights]
+    source = JoinedTensors(source, opened)
     quantised = 0
     squares: dict[str, list[float]] = {}
     for done, name in enumerate(stored):
@@ -45,12 +46,9 @@ def check_weights(
                 f"{name}: not in the bundle, the checkpoint has it; name the checkpoint it was made from"
             )
         weight = weights[name]
-        banked = name not in expected or family.group(name) == "experts"
-        for given, held, scale in _pairs(family, weight, weights.get(name + SCALE), source, banked=banked):
+        for given, held, scale in _pairs(opened, weight, weights.get(name + SCALE), source):
             if given.size != held.size:
-                raise QualityError(
-                    f"{name}: {held.size} numbers in the bundle, {given.size} in the checkpoint; name its own"
-                )
+                raise _of_another_size(name, held.size, given.size)
             allowed = _allowed(weight, held, scale)
             distance = np.abs(given.reshape(held.shape) - held)
             if not (distance <= allowed).all():  # NaN fails too
@@ -70,64 +68,37 @@ def check_weights(
     return {"tensors": len(stored), "quantised": quantised, "bound": "half a step", "error": error}
 
 
+def _of_another_size(name: str, held: int, given: int) -> QualityError:
+    return QualityError(f"{name}: {held} numbers in the bundle, {given} in the checkpoint; name its own")
+
+
 def _allowed(weight: WrittenWeight, held: Float, scale: Float | None) -> Float:
     if scale is not None:
         return half_step(scale)
     return half_float16_step(held) if weight.dtype == np.float16 else np.zeros(1, np.float32)
 
 
-def _pairs(
-    family: Family, weight: WrittenWeight, scales: WrittenWeight | None, source: Tensors, *, banked: bool
-) -> Iterator[_Pair]:
-    name = weight.name
+def _pairs(opened: Opened, weight: WrittenWeight, scales: WrittenWeight | None, source: Tensors) -> Iterator[_Pair]:
+    name = weight.name  # the checkpoint's, of a copy too
     if weight.dtype.kind == "f":
-        if banked and len(weight.shape) == 3:
+        if opened.banked(name) and len(weight.shape) == 3:
             for expert in range(weight.shape[0]):
-                yield family.expert_rows(source, name, expert), weight.rows(expert, expert + 1)[0], None
+                yield opened.expert_rows(source, name, expert), weight.rows(expert, expert + 1)[0], None
         else:
             yield read(source, name), weight.read(), None
         return
-    assert scales is not None, name
-    if weight.op == "QMoE":
-        yield from _expert_pairs(family, name, weight, scales, source)
-    elif weight.op == "DynamicQuantizeMatMul":
-        scale = scales.read()
-        yield read(source, name), weight.read().T.astype(np.float32) * scale[:, None], scale[:, None]
-    elif weight.op == "DequantizeLinear":
-        yield from _signed_pairs(family, weight, scales, source, banked=banked)
-    else:
-        bits, block, width = (int(weight.attributes[key]) for key in ("bits", "block_size", "K"))
-        for start, stop in row_blocks(weight.shape[0], width * 4):
-            part = scales.rows(start, stop)
-            held = dequantize_blocks(weight.rows(start, stop), part, bits, width)
-            yield source.rows(name, start, stop), held, np.repeat(part, block, axis=1)[:, :width]
-
-
-def _signed_pairs(
-    family: Family, weight: WrittenWeight, scales: WrittenWeight, source: Tensors, *, banked: bool
-) -> Iterator[_Pair]:
-    """Yield rows of signed codes, of a scale for each row or block; a bank of experts is one expert after another."""
-    bits = int(weight.attributes.get("bits", 8))
-    total, width = weight.shape[0], weight.shape[1] * 8 // bits
+    assert scales, name
+    assert weight.packing, f"{name}: codes of {weight.op}, which no packing reads"
+    layout = weight.packing.layout(weight, scales)
+    banked = opened.banked(name)
+    if not banked and source.shape(name) != (layout.rows, layout.width):
+        raise _of_another_size(name, layout.rows * layout.width, prod(source.shape(name)))
     start = expert = 0
-    while start < total:
+    while start < layout.rows:  # a bank of experts is one expert after another
         if banked:
-            given = family.expert_rows(source, weight.name, expert)
+            given = opened.expert_rows(source, name, expert)
         else:
-            given = source.rows(weight.name, start, next(row_blocks(total - start, width * 4))[1] + start)
+            given = source.rows(name, start, start + next(row_blocks(layout.rows - start, layout.width * 4))[1])
         stop = start + len(given)
-        part = scales.rows(start, stop).astype(np.float32).reshape(len(given), -1)
-        codes = turn_sign(weight.rows(start, stop), bits).reshape(*part.shape, -1)
-        yield given, dequantize_blocks(codes, part, bits, width), np.repeat(part, width // part.shape[1], axis=1)
+        yield given, *weight.packing.unpack(weight, scales, start, stop)
         start, expert = stop, expert + 1
-
-
-def _expert_pairs(
-    family: Family, name: str, weight: WrittenWeight, scales: WrittenWeight, source: Tensors
-) -> Iterator[_Pair]:
-    bits, block = int(weight.attributes["expert_weight_bits"]), int(weight.attributes["block_size"])
-    for expert in range(weight.shape[0]):
-        part = scales.rows(expert, expert + 1)[0]
-        codes = weight.rows(expert, expert + 1)[0].reshape(*part.shape, -1)
-        held = dequantize_blocks(codes, part, bits, part.shape[1] * block)
-        yield family.expert_rows(source, name, expert), held, np.repeat(part, block, axis=1)

@@ -1,38 +1,129 @@
-"""The ``ort-cpu`` dialect: onnxruntime's fused attention and its ops on quantised weights.
+"""The ``ort-cpu`` dialect: onnxruntime's fused attention and its ops on quantised weights; phases in float64.
 
 A linear becomes Gemm, DynamicQuantizeMatMul or MatMulNBits, a bank of experts a masked dense form, MoE or QMoE. Every
 cache is bound once and written in place.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from edgekit.exporter.dialects.steps import Attention, Routing, Steps
-from edgekit.exporter.graph import MICROSOFT, GraphWriter
+from edgekit.bundle import CensusRow, Requirements
+from edgekit.bundle.dialects import Activations
+from edgekit.exporter.dialects.base import LOWEST_ONNXRUNTIME, SoundBlocks
+from edgekit.exporter.dialects.codes import BLOCKS, EXPERTS
+from edgekit.exporter.dialects.experts import ExpertBank
+from edgekit.exporter.dialects.steps import Attention, Routing, SlidingWindow, Steps
+from edgekit.exporter.graph import GraphWriter, Versions
 from edgekit.exporter.quantize import (
     BITS,
     SCALE,
     choose_block,
     choose_expert_block,
-    quantize_blocks,
     quantize_channels,
 )
+from edgekit.exporter.weights import Float, Weights
+from edgekit.exporter.written import Layout, Packing, WrittenWeight
+from edgekit.recipe import EncoderActivations, Group
 
-if TYPE_CHECKING:
-    from edgekit.exporter.weights import ExpertBank, Weights
-    from edgekit.recipe import Group
-
+MICROSOFT = "com.microsoft"  # the domain of onnxruntime's own ops
 ACCURACY_INT8_ACTIVATIONS = 4  # MatMulNBits accuracy_level: the only one with a fast 8-bit kernel on a CPU
+_FLOAT, _DOUBLE = 1, 11  # onnx's element types
+
+
+class OrtSound:
+    """See SoundBlocks."""
+
+    def attention(self, g: GraphWriter, q: str, keys: str, values: str, bias: str, *, heads: int, head_dim: int) -> str:
+        """Return MultiHeadAttention."""
+        out = g.node(
+            "MultiHeadAttention", q, keys, values, "", "", bias, domain=MICROSOFT, num_heads=heads,
+            scale=head_dim**-0.5,
+        )  # fmt: skip
+        return g.node("Reshape", out, g.constant([-1, heads * head_dim]))
+
+    def sliding_attention(
+        self, g: GraphWriter, rows: tuple[str, str, str], at: SlidingWindow, *, heads: int, head_dim: int
+    ) -> str:
+        """Return RotaryEmbedding and MultiHeadAttention."""
+        batch = g.constant([0])
+        q, keys, values = rows
+
+        def rotated(x: str, first: int) -> str:
+            row = g.node("Unsqueeze", x, batch)
+            return g.node(
+                "RotaryEmbedding", row, g.constant([first]), at.cos, at.sin, domain=MICROSOFT, num_heads=heads
+            )
+
+        out = g.node(
+            "MultiHeadAttention", rotated(q, at.past), rotated(keys, 0), g.node("Unsqueeze", values, batch), "", "",
+            at.bias, domain=MICROSOFT, num_heads=heads, scale=head_dim**-0.5,
+        )  # fmt: skip
+        return g.node("Squeeze", out, batch)
+
+    def turns(self, g: GraphWriter, pitch: str, rate: int, frame: int, overtones: int) -> tuple[str, str]:
+        """Return sums of float64, one number a frame: float32 rounds each by more than a sum of hundreds can bear."""
+        turn, rates, frames, numbers = (
+            g.node("Cast", g.constant(np.asarray(exact, np.float32)), to=_DOUBLE)
+            for exact in (1, rate, frame, np.arange(1, overtones + 1))
+        )
+        sung = g.node("Mul", g.node("Cast", pitch, to=_DOUBLE), numbers)
+        step = g.node("Mod", g.node("Div", sung, rates), turn, fmod=1)
+        moved = g.node("CumSum", g.node("Mul", step, frames), g.constant(np.array(0)))
+        made = g.node("Cast", g.node("Mod", moved, turn, fmod=1), to=_FLOAT)
+        return g.node("Unsqueeze", made, g.constant([1])), g.node("Cast", step, to=_FLOAT)
+
+
+class ColumnCodes:
+    """Signed codes (width, rows) with a scale for each of the rows: DynamicQuantizeMatMul's layout."""
+
+    def pack(self, g: GraphWriter, w: Weights, name: str) -> None:
+        """Store a matrix and its scales under its own name."""
+        codes, scales = quantize_channels(w.read(name))
+        g.tensor(name, np.ascontiguousarray(codes.T))
+        g.tensor(name + SCALE, scales)
+
+    def layout(self, weight: WrittenWeight, scales: WrittenWeight) -> Layout:
+        """Return the matrix."""
+        del scales
+        width, rows = weight.shape
+        return Layout(rows, width, width, 8)
+
+    def unpack(self, weight: WrittenWeight, scales: WrittenWeight, start: int, stop: int) -> tuple[Float, Float]:
+        """Return numbers and scales of rows [start, stop)."""
+        part = scales.rows(start, stop)[:, None]
+        return weight.read()[:, start:stop].T.astype(np.float32) * part, part
+
+
+_COLUMNS = ColumnCodes()
 
 
 class OrtDialect:
     """See the module docstring."""
 
+    name = "ort-cpu"
+    versions = Versions({"": 21, MICROSOFT: 1}, ir=10)
+    int4_versions = versions  # its codes of 4 bits are bytes
     fixed_shapes = False
+    encoder_activations: EncoderActivations = "dynamic"
+    packings: Mapping[str, Packing] = {
+        "MatMulNBits": BLOCKS, "QMoE": EXPERTS, "DynamicQuantizeMatMul": _COLUMNS,
+    }  # fmt: skip
+    products: tuple[str, ...] = ("MatMul", "Gemm", "MoE", "Einsum", "FusedMatMul")
+    sound: SoundBlocks = OrtSound()
+
+    def check(self, graph: Path, activations: Activations) -> None:
+        """Refuse nothing: onnxruntime has a kernel on the CPU for every op that a family asks for."""
+
+    def requires(self, census: Sequence[CensusRow]) -> Requirements:
+        """Return onnxruntime's version."""
+        del census  # its graphs are alike whatever their weights are
+        return Requirements(opset=self.versions.opsets[""], onnxruntime=LOWEST_ONNXRUNTIME)
 
     def rms_norm(self, g: GraphWriter, x: str, weight: str, epsilon: float) -> str:
-        """Return RMSNorm; see DialectBlocks."""
+        """Return RMSNorm; see Dialect."""
         return g.node("SimplifiedLayerNormalization", x, weight, axis=-1, epsilon=epsilon)
 
     def steps(self, g: GraphWriter, x: str, start: str) -> Steps:
@@ -86,36 +177,28 @@ class OrtDialect:
         )  # fmt: skip
         return g.node("Squeeze", out, batch)
 
-    def linear(self, g: GraphWriter, w: "Weights", x: str, name: str, *, group: "Group", bias: str) -> str:
+    def linear(self, g: GraphWriter, w: Weights, x: str, name: str, *, group: Group, bias: str) -> str:
         """Return Gemm, DynamicQuantizeMatMul for an encoder's INT8, or MatMulNBits."""
         rows, width = w.source.shape(name)
         precision = w.precision[group]
         if precision == "float32":
             return g.node("Gemm", x, w.matrix(g, name), bias, transB=1)
         if precision == "int8" and group == "encoder":
-            codes, scales = quantize_channels(w.read(name))
-            g.tensor(name, np.ascontiguousarray(codes.T))
-            g.tensor(name + SCALE, scales)
+            _COLUMNS.pack(g, w, name)
             return g.node("DynamicQuantizeMatMul", x, name, name + SCALE, "", bias, domain=MICROSOFT)
         bits = BITS[precision]
         block_size = choose_block(width, w.block(group))
-        count = -(-width // block_size)
-        packed = g.weight(name, "uint8", (rows, count, block_size * bits // 8))
-        steps = g.weight(name + SCALE, "float32", (rows, count))
-        for row, block in w.blocks(name):
-            block_codes, block_scales = quantize_blocks(block, bits, block_size)
-            packed.write(row, block_codes)
-            steps.write(row, block_scales)
+        BLOCKS.pack(g, w, name, bits, block_size)
         return g.node(
             "MatMulNBits", x, name, name + SCALE, "", "", bias, domain=MICROSOFT, bits=bits, block_size=block_size,
             K=width, N=rows, accuracy_level=ACCURACY_INT8_ACTIVATIONS,
         )  # fmt: skip
 
-    def experts(self, g: GraphWriter, w: "Weights", x: str, routing: Routing, bank: "ExpertBank") -> str:
+    def experts(self, g: GraphWriter, w: Weights, x: str, routing: Routing, bank: ExpertBank) -> str:
         """Return QMoE, or MoE, or for plain float experts every expert masked."""
-        bias = w.expert_bias(g, bank)
+        bias = bank.store_bias(g, w)
         if w.precision[bank.group] == "float32":
-            first, second = w.expert_matrices(g, bank)
+            first, second = bank.store_plain(g, w)
             if not bank.gated:
                 return _masked_experts(g, x, routing.mix, bank, bias)
             # The MoE op has no input for mixing weights.
@@ -127,13 +210,7 @@ class OrtDialect:
             return g.node("Mul", mixed, total)
         bits = BITS[w.precision[bank.group]]
         block = choose_expert_block(bank.hidden, bank.inner, w.settings.experts_block, bank.group)
-        for name, rows, width in bank.matrices:
-            codes = g.weight(name, "uint8", (bank.experts, rows, width * bits // 8))
-            scales = g.weight(name + SCALE, "float32", (bank.experts, rows, width // block))
-            for expert in range(bank.experts):
-                expert_codes, expert_scales = quantize_blocks(w.expert(name, bank, expert), bits, block)
-                codes.write(expert, expert_codes.reshape(1, rows, -1))
-                scales.write(expert, expert_scales[None])
+        EXPERTS.pack(g, w, bank, bits, block)
         first, second = bank.names
         return g.node(
             "QMoE", x, routing.logits, first, first + SCALE, bias, second, second + SCALE, *[""] * 7, routing.mix,
@@ -148,14 +225,14 @@ def as_logits(g: GraphWriter, mix: str) -> tuple[str, str]:
     return g.node("Log", mix), total
 
 
-def activation(bank: "ExpertBank") -> dict[str, Any]:
+def activation(bank: ExpertBank) -> dict[str, Any]:
     """Return the attributes of MoE and QMoE for what experts do between their projections."""
     if bank.gated:
         return {"activation_type": "swiglu", "swiglu_fusion": 1, "activation_alpha": 1.0, "activation_beta": 0.0}
     return {"activation_type": "gelu"}
 
 
-def _masked_experts(g: GraphWriter, x: str, mix: str, bank: "ExpertBank", bias: str) -> str:
+def _masked_experts(g: GraphWriter, x: str, mix: str, bank: ExpertBank, bias: str) -> str:
     """Compute every expert and mask: exact, with erf GELU (the MoE op's is the tanh form, 2e-4 away)."""
     flat = g.constant([bank.experts * bank.inner, bank.hidden])
     hidden = g.node(

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import ComputeLevel
 from edgekit.errors import CheckpointError
-from edgekit.exporter.blocks import cached_attention, rms_norm, rotary_tables, steps
+from edgekit.exporter.blocks import cached_attention, linear, rms_norm, rotary_tables, steps
 from edgekit.exporter.dialects import Steps
+from edgekit.exporter.families.base import Part, Shapes
 from edgekit.exporter.families.config import check_parts, value
 from edgekit.exporter.families.levels import expert_levels
 from edgekit.exporter.families.qwen_experts import Experts, gated, gated_shapes, stored_bank
@@ -61,8 +62,16 @@ class QwenNames:
     group: Literal["backbone", "decoder"] = "backbone"
 
 
-class Qwen:
-    """A text model bound to its config, such as a checkpoint's ``text_config``; ``where`` names that in errors."""
+class Qwen(Part):
+    """A text model bound to its config, such as a checkpoint's ``text_config``; ``where`` names that in errors.
+
+    As a part of a family it is the component ``backbone``, from embeddings to logits of the requested rows. ``hidden``:
+    it also writes an output of that name, of every new row: what enters layer ``hidden``, or after the last layer's
+    norm for ``layers``. It is transformers' ``hidden_states[hidden]``.
+    """
+
+    components: Mapping[str, Group | None] = {"backbone": "backbone"}
+    hidden: int | None = None
 
     def __init__(
         self, config: Mapping[str, Any], names: QwenNames | None = None, where: str = "text_config", kind: str = "qwen2"
@@ -100,7 +109,7 @@ class Qwen:
         self.biased = biased or not made.head_norms
         self.out_biased = biased and made.head_norms
 
-    def expected(self) -> Mapping[str, tuple[int, ...]]:
+    def expected(self) -> Shapes:
         """Return name and shape of every tensor."""
         width, model = self.width, self.names.model
         found: dict[str, tuple[int, ...]] = {f"{model}.norm.weight": (width,)}
@@ -137,6 +146,10 @@ class Qwen:
             return "decoder"
         return "experts" if ".experts." in name else "backbone"
 
+    def ignored(self, name: str) -> bool:
+        """Return whether a tensor may be there unused: the output projection where it is tied."""
+        return self.tied and name == self.names.head
+
     def stored(self, name: str) -> str:
         """Return the name under which the graph stores a tensor."""
         return stored_bank(name)
@@ -150,26 +163,23 @@ class Qwen:
         assert self.experts, stored
         return self.experts.rows(source, stored, expert)
 
-    def build(self, g: GraphWriter, w: Weights, hidden: int | None = None) -> None:
-        """Write the backbone's graph: embeddings in, logits of the asked rows out.
-
-        hidden: also write an output of that name, of every new row: what enters layer ``hidden``, or after the last
-        layer's norm for ``layers``. It is transformers' ``hidden_states[hidden]``.
-        """
+    def build(self, component: str, g: GraphWriter, w: Weights) -> None:
+        """Write the backbone's graph."""
+        del component
         x = g.input("embeds", "float32", ("tokens", self.width))
         at = steps(g, x, g.input("start", "int64", (1,)))
         rows = g.input("logit_rows", "int64", ("rows",))
         count = g.input("experts_per_token", "int64", (1,)) if self.experts else ""
         states = self.states(g, w, x, at, count)
-        if hidden == self.layers:
+        if self.hidden == self.layers:
             states[-1] = self.normed(g, w, states[-1])
             x = g.node("Gather", states[-1], rows)
         else:
             x = self.normed(g, w, g.node("Gather", states[-1], rows))
         head = self.embedding if self.tied else self.names.head
-        g.output(w.linear(g, x, head, "head"), "logits", "float32", ("rows", self.vocabulary))
-        if hidden is not None:
-            g.output(states[hidden], "hidden", "float32", ("tokens", self.width))
+        g.output(linear(g, w, x, head, "head"), "logits", "float32", ("rows", self.vocabulary))
+        if self.hidden is not None:
+            g.output(states[self.hidden], "hidden", "float32", ("tokens", self.width))
 
     def states(
         self, g: GraphWriter, w: Weights, x: str, at: Steps, count: str, capacity: int | str = "context"
@@ -210,7 +220,7 @@ class Qwen:
         )  # fmt: skip
         out = f"{root}.self_attn.o_proj"
         bias = f"{out}.bias" if self.out_biased else None
-        x = g.node("Add", x, w.linear(g, attended, f"{out}.weight", group, bias))
+        x = g.node("Add", x, linear(g, w, attended, f"{out}.weight", group, bias))
         normed = rms_norm(g, w, x, f"{root}.post_attention_layernorm", self.epsilon)
         if self.experts:
             groups: tuple[Group, Group] = ("decoder" if group == "decoder" else "experts", group)
@@ -219,7 +229,7 @@ class Qwen:
 
     def _projection(self, g: GraphWriter, w: Weights, root: str, part: str, x: str) -> str:
         name = f"{root}.{part}_proj"
-        rows = w.linear(g, x, f"{name}.weight", self.names.group, f"{name}.bias" if self.biased else None)
+        rows = linear(g, w, x, f"{name}.weight", self.names.group, f"{name}.bias" if self.biased else None)
         if not self.head_norms or part == "v":
             return rows
         # The CPU attention op refuses its own q/k norm inputs: norm over heads outside it.

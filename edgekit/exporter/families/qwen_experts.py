@@ -13,20 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import CheckpointError
-from edgekit.exporter.blocks import choose_experts, scatter_mix
-from edgekit.exporter.dialects import Routing
+from edgekit.exporter.blocks import choose_experts, experts, linear, scatter_mix
+from edgekit.exporter.dialects import ExpertBank, Routing
 from edgekit.exporter.families.config import value
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.sources.checkpoint import Tensors
-from edgekit.exporter.weights import ExpertBank, Weights, stored_expert
+from edgekit.exporter.weights import Weights, stored_expert
 from edgekit.recipe import Group
 
 _EXPERT = re.compile(r"(?P<root>.*\.mlp\.experts)\.\d+\.(?P<part>gate|up|down)_proj\.weight")
 
-Shapes = dict[str, tuple[int, ...]]
 
-
-def gated_shapes(root: str, width: int, inner: int) -> Shapes:
+def gated_shapes(root: str, width: int, inner: int) -> dict[str, tuple[int, ...]]:
     """Return name and shape of the three matrices of one gated feed-forward."""
     parts = {"gate_proj": (inner, width), "up_proj": (inner, width), "down_proj": (width, inner)}
     return {f"{root}.{part}.weight": shape for part, shape in parts.items()}
@@ -34,10 +32,10 @@ def gated_shapes(root: str, width: int, inner: int) -> Shapes:
 
 def gated(g: GraphWriter, w: Weights, root: str, x: str, group: Group) -> str:
     """Return ``down(silu(gate(x)) * up(x))``."""
-    gate = w.linear(g, x, f"{root}.gate_proj.weight", group)
-    up = w.linear(g, x, f"{root}.up_proj.weight", group)
+    gate = linear(g, w, x, f"{root}.gate_proj.weight", group)
+    up = linear(g, w, x, f"{root}.up_proj.weight", group)
     inner = g.node("Mul", g.node("Mul", gate, g.node("Sigmoid", gate)), up)
-    return w.linear(g, inner, f"{root}.down_proj.weight", group)
+    return linear(g, w, inner, f"{root}.down_proj.weight", group)
 
 
 def stored_bank(name: str) -> str:
@@ -69,9 +67,9 @@ class Experts:
                 "use the published config.json"
             )
 
-    def expected(self, root: str) -> Shapes:
+    def expected(self, root: str) -> dict[str, tuple[int, ...]]:
         """Return name and shape of every tensor of one layer, ``root`` being its ``...mlp``."""
-        found: Shapes = {f"{root}.gate.weight": (self.count, self.width)}
+        found: dict[str, tuple[int, ...]] = {f"{root}.gate.weight": (self.count, self.width)}
         for expert in range(self.count):
             found |= gated_shapes(f"{root}.experts.{expert}", self.width, self.inner)
         if self.shared:
@@ -109,7 +107,7 @@ class Experts:
             load=partial(self.rows, w.source),
             group=groups[0],
         )
-        mixed = w.experts(g, x, Routing(logits, places, scatter_mix(g, logits, places, values)), bank)
+        mixed = experts(g, w, x, Routing(logits, places, scatter_mix(g, logits, places, values)), bank)
         if not self.shared:
             return mixed
         share = g.node("Sigmoid", g.node("Gemm", x, w.plain(g, f"{root}.shared_expert_gate.weight"), transB=1))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import ComputeLevel, Embedding, FrontEnd, Grid, TokenProtocol
+from edgekit.bundle import FrontEnd, Grid, TokenProtocol
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.exporter.blocks import (
     EncoderNames,
@@ -20,18 +20,21 @@ from edgekit.exporter.blocks import (
     cached_attention,
     choose_experts,
     cross_attention,
+    experts,
     layer_norm,
+    linear,
     rows_at,
     scatter_mix,
     steps,
 )
-from edgekit.exporter.dialects import Routing, Steps
+from edgekit.exporter.dialects import ExpertBank, Routing, Steps
+from edgekit.exporter.families.base import Config, Family, Opened, Part, Shapes
 from edgekit.exporter.families.config import check_parts, section, value
 from edgekit.exporter.families.levels import expert_levels
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.sources.checkpoint import Tensors
 from edgekit.exporter.sources.tokenizer import token_id
-from edgekit.exporter.weights import ExpertBank, Weights, stored_expert
+from edgekit.exporter.weights import Weights, stored_expert
 from edgekit.recipe import GridSettings, Group
 
 FRAMES_PER_POSITION = 2
@@ -53,12 +56,13 @@ ENCODER = EncoderNames(
 )
 TOKENS = "model.decoder.embed_tokens.weight"
 POSITIONS = "model.decoder.embed_positions.weight"
-_ATTENTIONS = ("self_attn", "encoder_attn")
+NO_TIMESTAMPS = "<|notimestamps|>"
+_CROSS = (".encoder_attn.k_proj.weight", ".encoder_attn.v_proj.weight")
 _MULTILINGUAL = 51_865  # tokens of the smallest published vocabulary with more than English
 _TIMESTAMPS = 1501  # the last tokens of every published vocabulary: 0.00 to 30.00 s
 
 
-def whisper_generation(config: Mapping[str, Any]) -> dict[str, Any]:
+def published_generation(config: Config) -> dict[str, Any]:
     """Return what a published generation_config.json says of start and end, for a config that comes without one.
 
     Of the languages only English. Source: Whisper, tokenizer.py: translate, transcribe and four more, then timestamps.
@@ -73,22 +77,16 @@ def whisper_generation(config: Mapping[str, Any]) -> dict[str, Any]:
     return found | {"lang_to_id": languages, "task_to_id": tasks, "no_timestamps_token_id": stamps - 1}
 
 
-class Whisper:
-    """The family bound to one config."""
+class WhisperEars(Part):
+    """The components ``encoder`` and ``adapter``, which makes the cross-KV of every layer that writes."""
 
-    name = "whisper"
-    components: tuple[str, ...] = ("encoder", "adapter", "backbone")
-    tables: Mapping[str, tuple[str, ...]] = {}
-    embedding = TOKENS
-    marks: tuple[str, ...] = ("<|notimestamps|>",)
-    unnamed = 0
+    components: Mapping[str, Group | None] = {"encoder": "encoder", "adapter": "encoder"}
 
-    def __init__(self, config: Mapping[str, Any], generation: Mapping[str, Any]) -> None:
-        self._generation = generation
+    def __init__(self, config: Config) -> None:
         self._extra = section(config, "edgekit") if "edgekit" in config else {}
         for side in ("encoder", "decoder"):
             check_parts(config, "d_model", f"{side}_attention_heads")
-        self.encoder = EncoderShape(
+        self.size = EncoderShape(
             mel_bins=value(config, "num_mel_bins", int),
             width=value(config, "d_model", int),
             heads=value(config, "encoder_attention_heads", int),
@@ -96,105 +94,46 @@ class Whisper:
             inner=value(config, "encoder_ffn_dim", int),
             positions=value(config, "max_source_positions", int, 1500),
         )
-        self.layers = value(config, "decoder_layers", int)
+        self._linears = ENCODER.linears(self.size)
+        self.heard_by = value(config, "decoder_layers", int)
         self.heads = value(config, "decoder_attention_heads", int)
-        self.inner = value(config, "decoder_ffn_dim", int)
-        self.vocabulary = value(config, "vocab_size", int)
-        self.max_context = value(config, "max_target_positions", int, 448)
-        self.experts = value(self._extra, "num_experts", int, 0)
-        self.chosen = value(self._extra, "num_experts_per_tok", int, self.experts)
-        self._stop = value(config, "eos_token_id", int)
-        self._start = value(config, "decoder_start_token_id", int)
         if config.get("activation_function", "gelu") != "gelu" or config.get("scale_embedding", False):
             raise CheckpointError(
                 "config.json: Whisper with another activation than gelu, or scaled embeddings, is not supported; "
                 "use a published Whisper checkpoint"
             )
-        if not config.get("tie_word_embeddings", True):
-            raise CheckpointError(
-                "config.json: tie_word_embeddings is false, a Whisper with an output projection of its own is not "
-                "supported; use a published Whisper checkpoint"
-            )
-        if self.experts and self.inner % self.experts:
-            raise CheckpointError(
-                f"config.json: decoder_ffn_dim {self.inner} does not divide into {self.experts} experts; "
-                "fix edgekit.num_experts"
-            )
 
-    def expected(self) -> Mapping[str, tuple[int, ...]]:
-        """Return name and shape of every tensor the checkpoint must hold."""
-        width = self.encoder.width
-        found = ENCODER.shapes(self.encoder)
-        found |= {TOKENS: (self.vocabulary, width), POSITIONS: (self.max_context, width)}
-        norms = ["model.decoder.layer_norm"]
-        for layer in range(self.layers):
-            root = f"model.decoder.layers.{layer}"
-            for attention in _ATTENTIONS:
-                for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
-                    found[f"{root}.{attention}.{part}.weight"] = (width, width)
-                    if part != "k_proj":
-                        found[f"{root}.{attention}.{part}.bias"] = (width,)
-                norms.append(f"{root}.{attention}_layer_norm")
-            norms.append(f"{root}.final_layer_norm")
-            found[f"{root}.fc1.weight"], found[f"{root}.fc1.bias"] = (self.inner, width), (self.inner,)
-            found[f"{root}.fc2.weight"], found[f"{root}.fc2.bias"] = (width, self.inner), (width,)
-            if self.experts:
-                found[f"{root}.router.weight"], found[f"{root}.router.bias"] = (self.experts, width), (self.experts,)
-        for norm in norms:
-            found[f"{norm}.weight"] = found[f"{norm}.bias"] = (width,)
+    def expected(self) -> Shapes:
+        """Return name and shape of every tensor."""
+        width = self.size.width
+        found = ENCODER.shapes(self.size)
+        for layer in range(self.heard_by):
+            root = f"model.decoder.layers.{layer}.encoder_attn"
+            found |= {f"{root}.{part}.weight": (width, width) for part in ("k_proj", "v_proj")}
+            found[f"{root}.v_proj.bias"] = (width,)
         return found
-
-    def ignored(self, name: str) -> bool:
-        """Return whether a tensor may be there unused: the output projection, which is the token table again."""
-        return name == "proj_out.weight"
 
     def group(self, name: str) -> Group | None:
         """Return the precision group of a tensor; None keeps it float."""
-        if name in ENCODER.linears(self.encoder):
-            return "encoder"
-        if name == TOKENS:
-            return "head"
-        if not name.startswith("model.decoder.layers.") or not name.endswith(".weight") or "norm" in name:
-            return None
-        if ".router." in name:
-            return None
-        if ".encoder_attn.k_proj" in name or ".encoder_attn.v_proj" in name:
-            return "encoder"
-        return "experts" if self.experts and (".fc1." in name or ".fc2." in name) else "backbone"
-
-    def stored(self, name: str) -> str:
-        """Return the name under which a graph stores a tensor of the checkpoint: its own."""
-        return name
-
-    def expert_rows(self, source: Tensors, stored: str, expert: int) -> NDArray[np.float32]:
-        """Return one expert's matrix of a stored bank: rows of fc1, or columns of fc2."""
-        if (banked := stored_expert(source, stored, expert)) is not None:
-            return banked
-        inner = self.inner // self.experts
-        columns = slice(expert * inner, (expert + 1) * inner)
-        if ".fc1." in stored:
-            return source.rows(stored, columns.start, columns.stop)
-        return np.ascontiguousarray(source.rows(stored, 0, self.encoder.width)[:, columns])
+        return "encoder" if name in self._linears or name.endswith(_CROSS) else None
 
     def build(self, component: str, g: GraphWriter, w: Weights) -> None:
         """Write one component's graph."""
         if component == "encoder":
-            audio_encoder(g, w, ENCODER, self.encoder, pooled=False)
-        elif component == "adapter":
-            self._adapter(g, w)
+            audio_encoder(g, w, ENCODER, self.size, pooled=False)
         else:
-            self._backbone(g, w)
+            self._adapter(g, w)
 
     def front_end(self, settings: GridSettings) -> FrontEnd:
         """Return the log-mel front end: the published STFT reflects at the end of its window, a stream goes on."""
-        return FrontEnd(mel_bins=self.encoder.mel_bins, edge="reflect" if self._mode(settings) == "exact" else "zero")
+        return FrontEnd(mel_bins=self.size.mel_bins, edge="reflect" if self._mode(settings) == "exact" else "zero")
 
     def grid(self, settings: GridSettings) -> Grid:
         """Return the published window, or the chunk-causal grid that the checkpoint's config names."""
-        window = self.encoder.positions * FRAMES_PER_POSITION
+        window = self.size.positions * FRAMES_PER_POSITION
         if self._mode(settings) == "exact":
             return Grid(
-                mode="exact", chunk_frames=window, max_frames=window, max_positions=self.encoder.positions,
+                mode="exact", chunk_frames=window, max_frames=window, max_positions=self.size.positions,
                 pad_to_frames=window,
             )  # fmt: skip
         chunk = value(self._extra, "chunk_frames", int) * FRAMES_PER_POSITION
@@ -219,41 +158,10 @@ class Whisper:
             mode="chunked",
             chunk_frames=chunk,
             max_frames=window,
-            max_positions=self.encoder.positions,
+            max_positions=self.size.positions,
             tail_frames=tail,
             pad_to_frames=fill,
         )
-
-    def protocol(self, tokenizer: str) -> TokenProtocol:
-        """Return the token protocol from generation_config.json: start, language, task, no timestamps."""
-        languages = {
-            token.strip("<|>"): int(number) for token, number in self._generation.get("lang_to_id", {}).items()
-        }
-        no_timestamps = self._generation.get("no_timestamps_token_id")
-        if no_timestamps is None:
-            no_timestamps = token_id(tokenizer, "<|notimestamps|>")
-        return TokenProtocol(
-            attention="cross",
-            stop=(self._stop,),
-            start=(self._start,),
-            start_tail=(int(no_timestamps),),
-            languages=languages,
-            tasks={name: int(number) for name, number in self._generation.get("task_to_id", {}).items()}
-            if languages
-            else {},
-            suppress=tuple(self._generation.get("suppress_tokens") or ()),
-            begin_suppress=tuple(self._generation.get("begin_suppress_tokens") or ()),
-            max_tokens=self.max_context // 2,  # as published: the other half is for a text prompt
-            context_tokens=self.max_context,
-        )
-
-    def speech(self, tables: Mapping[str, Embedding], tokenizer: str) -> None:  # noqa: ARG002 - of the protocol
-        """Return how answers are spoken: they are not."""
-        return
-
-    def levels(self) -> tuple[ComputeLevel, ...]:
-        """Return the default compute levels, cheapest first."""
-        return expert_levels(self.chosen)
 
     def _mode(self, settings: GridSettings) -> str:
         streams = self._extra.get("encoder_attention") == "chunk-causal"
@@ -266,23 +174,104 @@ class Whisper:
 
     def _adapter(self, g: GraphWriter, w: Weights) -> None:
         """Project encoder frames to the cross-KV of every decoder layer."""
-        frames = g.input("frames", "float32", ("frames", self.encoder.width))
-        head_dim = self.encoder.width // self.heads
+        frames = g.input("frames", "float32", ("frames", self.size.width))
+        head_dim = self.size.width // self.heads
         split = g.constant([-1, self.heads, head_dim])
         parts = []
-        for layer in range(self.layers):
+        for layer in range(self.heard_by):
             root = f"model.decoder.layers.{layer}.encoder_attn"
-            key = w.linear(g, frames, f"{root}.k_proj.weight", "encoder")
-            val = w.linear(g, frames, f"{root}.v_proj.weight", "encoder", f"{root}.v_proj.bias")
+            key = linear(g, w, frames, f"{root}.k_proj.weight", "encoder")
+            val = linear(g, w, frames, f"{root}.v_proj.weight", "encoder", f"{root}.v_proj.bias")
             for part in (key, val):
                 heads = g.node("Transpose", g.node("Reshape", g.narrow(part), split), perm=[1, 0, 2])
                 parts.append(g.node("Unsqueeze", heads, g.constant([0])))
-        size = (2 * self.layers, self.heads, "frames", head_dim)
+        size = (2 * self.heard_by, self.heads, "frames", head_dim)
         g.output(g.node("Concat", *parts, axis=0), "cross", g.activations, size)
 
-    def _backbone(self, g: GraphWriter, w: Weights) -> None:
-        width = self.encoder.width
-        x = g.input("embeds", "float32", ("tokens", width))
+
+class WhisperBackbone(Part):
+    """The component ``backbone``: writes, and attends to what the ears made of the sound."""
+
+    components: Mapping[str, Group | None] = {"backbone": "backbone"}
+
+    def __init__(self, config: Config, ears: WhisperEars) -> None:
+        extra = section(config, "edgekit") if "edgekit" in config else {}
+        self.width, self.heads, self.layers = ears.size.width, ears.heads, ears.heard_by
+        self.inner = value(config, "decoder_ffn_dim", int)
+        self.vocabulary = value(config, "vocab_size", int)
+        self.max_context = value(config, "max_target_positions", int, 448)
+        self.experts = value(extra, "num_experts", int, 0)
+        self.chosen = value(extra, "num_experts_per_tok", int, self.experts)
+        self.stop = value(config, "eos_token_id", int)
+        self.start = value(config, "decoder_start_token_id", int)
+        if not config.get("tie_word_embeddings", True):
+            raise CheckpointError(
+                "config.json: tie_word_embeddings is false, a Whisper with an output projection of its own is not "
+                "supported; use a published Whisper checkpoint"
+            )
+        if self.experts and self.inner % self.experts:
+            raise CheckpointError(
+                f"config.json: decoder_ffn_dim {self.inner} does not divide into {self.experts} experts; "
+                "fix edgekit.num_experts"
+            )
+
+    def expected(self) -> Shapes:
+        """Return name and shape of every tensor."""
+        width = self.width
+        found: dict[str, tuple[int, ...]] = {TOKENS: (self.vocabulary, width), POSITIONS: (self.max_context, width)}
+        norms = ["model.decoder.layer_norm"]
+        for layer in range(self.layers):
+            root = f"model.decoder.layers.{layer}"
+            for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+                found[f"{root}.self_attn.{part}.weight"] = (width, width)
+                if part != "k_proj":
+                    found[f"{root}.self_attn.{part}.bias"] = (width,)
+            for part in ("q_proj", "out_proj"):
+                found[f"{root}.encoder_attn.{part}.weight"] = (width, width)
+                found[f"{root}.encoder_attn.{part}.bias"] = (width,)
+            norms += [
+                f"{root}.{norm}" for norm in ("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm")
+            ]
+            found[f"{root}.fc1.weight"], found[f"{root}.fc1.bias"] = (self.inner, width), (self.inner,)
+            found[f"{root}.fc2.weight"], found[f"{root}.fc2.bias"] = (width, self.inner), (width,)
+            if self.experts:
+                found[f"{root}.router.weight"], found[f"{root}.router.bias"] = (self.experts, width), (self.experts,)
+        for norm in norms:
+            found[f"{norm}.weight"] = found[f"{norm}.bias"] = (width,)
+        return found
+
+    def ignored(self, name: str) -> bool:
+        """Return whether a tensor may be there unused: the output projection, which is the token table again."""
+        return name == "proj_out.weight"
+
+    def group(self, name: str) -> Group | None:
+        """Return the precision group of a tensor; None keeps it float."""
+        if name == TOKENS:
+            return "head"
+        if not name.startswith("model.decoder.layers.") or not name.endswith(".weight") or "norm" in name:
+            return None
+        if ".router." in name:
+            return None
+        return "experts" if self.experts and (".fc1." in name or ".fc2." in name) else "backbone"
+
+    def banked(self, name: str) -> bool:
+        """Return whether a tensor is stored in a bank of experts: under its own name."""
+        return self.group(name) == "experts"
+
+    def expert_rows(self, source: Tensors, stored: str, expert: int) -> NDArray[np.float32]:
+        """Return one expert's matrix of a stored bank: rows of fc1, or columns of fc2."""
+        if (banked := stored_expert(source, stored, expert)) is not None:
+            return banked
+        inner = self.inner // self.experts
+        columns = slice(expert * inner, (expert + 1) * inner)
+        if ".fc1." in stored:
+            return source.rows(stored, columns.start, columns.stop)
+        return np.ascontiguousarray(source.rows(stored, 0, self.width)[:, columns])
+
+    def build(self, component: str, g: GraphWriter, w: Weights) -> None:
+        """Write the graph."""
+        del component
+        x = g.input("embeds", "float32", ("tokens", self.width))
         at = steps(g, x, g.input("start", "int64", (1,)))
         rows = g.input("logit_rows", "int64", ("rows",))
         count = g.input("experts_per_token", "int64", (1,)) if self.experts else ""
@@ -290,30 +279,30 @@ class Whisper:
         for layer in range(self.layers):
             x = self._decoder_layer(g, w, layer, x, at, count)
         x = layer_norm(g, w, g.node("Gather", x, rows), "model.decoder.layer_norm")
-        g.output(w.linear(g, x, TOKENS, "head"), "logits", "float32", ("rows", self.vocabulary))
+        g.output(linear(g, w, x, TOKENS, "head"), "logits", "float32", ("rows", self.vocabulary))
 
     def _decoder_layer(self, g: GraphWriter, w: Weights, layer: int, x: str, at: Steps, count: str) -> str:
         root = f"model.decoder.layers.{layer}"
-        head_dim = self.encoder.width // self.heads
+        head_dim = self.width // self.heads
 
-        def linear(value: str, part: str, biased: bool = True) -> str:
+        def project(value: str, part: str, biased: bool = True) -> str:
             name = f"{root}.{part}"
-            return w.linear(g, value, f"{name}.weight", "backbone", f"{name}.bias" if biased else None)
+            return linear(g, w, value, f"{name}.weight", "backbone", f"{name}.bias" if biased else None)
 
         normed = layer_norm(g, w, x, f"{root}.self_attn_layer_norm")
         attended = cached_attention(
-            g, linear(normed, "self_attn.q_proj"), linear(normed, "self_attn.k_proj", biased=False),
-            linear(normed, "self_attn.v_proj"), layer, at, heads=self.heads, kv_heads=self.heads, head_dim=head_dim,
+            g, project(normed, "self_attn.q_proj"), project(normed, "self_attn.k_proj", biased=False),
+            project(normed, "self_attn.v_proj"), layer, at, heads=self.heads, kv_heads=self.heads, head_dim=head_dim,
             capacity="context", causal=True,
         )  # fmt: skip
-        x = g.node("Add", x, linear(attended, "self_attn.out_proj"))
+        x = g.node("Add", x, project(attended, "self_attn.out_proj"))
         normed = layer_norm(g, w, x, f"{root}.encoder_attn_layer_norm")
-        heard = cross_attention(g, linear(normed, "encoder_attn.q_proj"), layer, heads=self.heads, head_dim=head_dim)
-        x = g.node("Add", x, linear(heard, "encoder_attn.out_proj"))
+        heard = cross_attention(g, project(normed, "encoder_attn.q_proj"), layer, heads=self.heads, head_dim=head_dim)
+        x = g.node("Add", x, project(heard, "encoder_attn.out_proj"))
         normed = layer_norm(g, w, x, f"{root}.final_layer_norm")
         if self.experts:
             return g.node("Add", x, self._experts(g, w, root, normed, count))
-        return g.node("Add", x, linear(g.node("Gelu", linear(normed, "fc1")), "fc2"))
+        return g.node("Add", x, project(g.node("Gelu", project(normed, "fc1")), "fc2"))
 
     def _experts(self, g: GraphWriter, w: Weights, root: str, x: str, count: str) -> str:
         logits = g.node("Gemm", x, w.plain(g, f"{root}.router.weight"), w.plain(g, f"{root}.router.bias"), transB=1)
@@ -324,10 +313,63 @@ class Whisper:
             experts=self.experts,
             chosen=self.experts,
             inner=self.inner // self.experts,
-            hidden=self.encoder.width,
+            hidden=self.width,
             gated=False,
             load=partial(self.expert_rows, w.source),
             bias=f"{root}.fc1.bias",
         )
-        mixed = w.experts(g, x, Routing(logits, places, scatter_mix(g, logits, places, ones)), bank)
+        mixed = experts(g, w, x, Routing(logits, places, scatter_mix(g, logits, places, ones)), bank)
         return g.node("Add", mixed, w.plain(g, f"{root}.fc2.bias"))
+
+
+def _protocol(generation: Config, backbone: WhisperBackbone, tokenizer: str) -> TokenProtocol:
+    """Return the token protocol from generation_config.json: start, language, task, no timestamps."""
+    languages = {token.strip("<|>"): int(number) for token, number in generation.get("lang_to_id", {}).items()}
+    no_timestamps = generation.get("no_timestamps_token_id")
+    if no_timestamps is None:
+        no_timestamps = token_id(tokenizer, NO_TIMESTAMPS)
+    tasks = {name: int(number) for name, number in generation.get("task_to_id", {}).items()}
+    return TokenProtocol(
+        attention="cross",
+        stop=(backbone.stop,),
+        start=(backbone.start,),
+        start_tail=(int(no_timestamps),),
+        languages=languages,
+        tasks=tasks if languages else {},
+        suppress=tuple(generation.get("suppress_tokens") or ()),
+        begin_suppress=tuple(generation.get("begin_suppress_tokens") or ()),
+        max_tokens=backbone.max_context // 2,  # as published: the other half is for a text prompt
+        context_tokens=backbone.max_context,
+    )
+
+
+def open_whisper(config: Config, generation: Config) -> Opened:
+    """Return Whisper bound to one config."""
+    ears = WhisperEars(config)
+    backbone = WhisperBackbone(config, ears)
+    return Opened(
+        parts=(ears, backbone),
+        embedding=TOKENS,
+        max_context=backbone.max_context,
+        marks=(NO_TIMESTAMPS,),
+        protocol=partial(_protocol, generation, backbone),
+        front_end=ears.front_end,
+        grid=ears.grid,
+        levels=expert_levels(backbone.chosen),
+    )
+
+
+FAMILY = Family(
+    name="whisper",
+    model_types=("whisper",),
+    open=open_whisper,
+    recipe="whisper",
+    keys=(
+        "activation_function", "d_model", "decoder_attention_heads", "decoder_ffn_dim", "decoder_layers",
+        "decoder_start_token_id", "edgekit", "encoder_attention_heads", "encoder_ffn_dim", "encoder_layers",
+        "eos_token_id", "max_source_positions", "max_target_positions", "num_mel_bins", "scale_embedding",
+        "tie_word_embeddings", "vocab_size",
+    ),
+    generation=published_generation,
+    reference="edgekit.exporter.reference.whisper:WhisperReference",
+)  # fmt: skip

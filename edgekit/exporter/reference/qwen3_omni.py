@@ -15,15 +15,14 @@ from transformers import Qwen3OmniMoeConfig
 from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as published
 
 from edgekit.exporter.families.qwen3_omni.ears import PREFIX
+from edgekit.exporter.reference.base import Array, PrefixReference, Written
 from edgekit.exporter.reference.qwen3_omni_ears import Qwen3OmniEarsReference
-from edgekit.exporter.reference.whisper import Written
 from edgekit.exporter.sources.checkpoint import open_checkpoint, read
 
-Array = NDArray[np.float32]
 SPECIAL_CODES = 1024  # ids at the end of the codec vocabulary that are no codes
 
 
-class Qwen3OmniReference:
+class Qwen3OmniReference(PrefixReference):
     """A checkpoint's config and tensors as transformers runs them; parts whose tensors are absent are None."""
 
     def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:

@@ -8,17 +8,14 @@ to every layer here.
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeAudioEncoderConfig
 from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import Qwen3OmniMoeAudioEncoder
 
 from edgekit.exporter.families.qwen3_omni.ears import PREFIX, Qwen3OmniEars
-from edgekit.exporter.reference.whisper import HIDDEN
-
-Array = NDArray[np.float32]
+from edgekit.exporter.reference.base import Array
+from edgekit.exporter.reference.chunks import HIDDEN
 
 
 class Qwen3OmniEarsReference:

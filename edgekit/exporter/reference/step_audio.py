@@ -9,16 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import Qwen2AudioEncoderConfig, Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
-from edgekit.exporter.reference.whisper import HIDDEN, Written, visible
+from edgekit.exporter.reference.base import Array, PrefixReference, Written
+from edgekit.exporter.reference.chunks import HIDDEN, visible
 from edgekit.exporter.sources.checkpoint import open_checkpoint, read
-
-Array = NDArray[np.float32]
 
 _ENCODER_NAMES = (
     ("blocks.", "layers."),
@@ -67,7 +65,7 @@ class Adapter(nn.Module):
         return self.linear2(nn.functional.relu(self.linear1(x)))
 
 
-class StepAudioReference:
+class StepAudioReference(PrefixReference):
     """A checkpoint folder held by transformers' modules, in float32 and on the CPU; every answer is a numpy array."""
 
     def __init__(self, folder: Path) -> None:
@@ -83,6 +81,11 @@ class StepAudioReference:
         self._gap = float("inf")
         for block in self._blocks:
             block.gate.register_forward_hook(lambda _gate, _inputs, scores, block=block: self._see(block, scores))
+
+    @classmethod
+    def open(cls, folder: Path) -> "StepAudioReference":
+        """Return the reference of a checkpoint's folder."""
+        return cls(folder)
 
     @torch.inference_mode()
     def encode(self, mel: Array, chunk_positions: int = 0) -> Array:

@@ -4,27 +4,17 @@ Two things differ from a published Whisper, and both can be switched off: attent
 and feed-forwards of the decoder split into experts (a mask between fc1 and the activation; GELU of 0 is 0).
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+from edgekit.exporter.reference.base import Array, Prompt, Written
+from edgekit.exporter.reference.chunks import HIDDEN, visible
 from edgekit.exporter.sources.checkpoint import open_checkpoint, read
-
-Array = NDArray[np.float32]
-HIDDEN = -1e10  # added to the score of a key that may not be attended
-
-
-@dataclass(frozen=True)
-class Written:
-    """Greedy tokens, the start included, and the smallest lead of a chosen token's logit over the next one."""
-
-    tokens: list[int]
-    lead: float
+from edgekit.runtime.judge.probe import Heard
 
 
 class SplitLinear(nn.Module):
@@ -50,12 +40,6 @@ class SplitLinear(nn.Module):
         return self.dense(x) * mask.repeat_interleave(self.dense.out_features // scores.shape[-1], dim=-1)
 
 
-def visible(positions: int, chunk_positions: int) -> Tensor:
-    """Return (positions, positions) of whether a row may see a column: its own and earlier chunks, 0 = everything."""
-    chunk = torch.arange(positions) // (chunk_positions or max(positions, 1))
-    return chunk[:, None] >= chunk[None, :]
-
-
 class WhisperReference:
     """A checkpoint folder held by transformers, in float32 and on the CPU; every answer is a numpy array."""
 
@@ -78,6 +62,24 @@ class WhisperReference:
                 router.load_state_dict({part: tensors[f"{root}.{part}"] for part in ("weight", "bias")})
                 layer.fc1 = SplitLinear(layer.fc1, router).eval()
                 self._split.append(layer.fc1)
+
+    @classmethod
+    def open(cls, folder: Path) -> "WhisperReference":
+        """Return the reference of a checkpoint's folder."""
+        return cls(folder)
+
+    def hear(self, mel: Array, chunk_positions: int = 0) -> Array:
+        """Return encoder frames (ceil(frames / 2), width), which is what the decoder hears."""
+        return self.encode(mel, chunk_positions)
+
+    def heard(self, ours: Heard) -> Array:
+        """Return the encoder frames of a bundle."""
+        return ours.frames
+
+    def answer(self, heard: Array, prompt: Prompt, tokens: Sequence[int], experts_per_token: int | None) -> Array:
+        """Return logits (tokens + 1, vocabulary) after the prompt and after each of the tokens, all forced."""
+        lead = [*prompt.before, *prompt.after]
+        return self.logits(heard, [*lead, *tokens], experts_per_token)[len(lead) - 1 :]
 
     @torch.inference_mode()
     def encode(self, mel: Array, chunk_positions: int = 0) -> Array:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import CheckpointError
-from edgekit.exporter.families import Family, find_family, published_generation
+from edgekit.exporter.families import Family, Opened, find_family
 from edgekit.exporter.sources.stored import read_object
 from edgekit.recipe import Recipe
 
@@ -116,6 +116,7 @@ class Dummy:
 
     tensors: DummyTensors
     family: Family
+    opened: Opened
     config: Mapping[str, Any]
     generation: Mapping[str, Any]
     tokenizer: str
@@ -132,22 +133,23 @@ def open_dummy(path: str | PathLike[str]) -> Dummy:
     file = file / _CONFIG if file.is_dir() else file
     config = read_object(file)
     beside = file.with_name(_GENERATION)
-    generation = read_object(beside) if beside.exists() else published_generation(config)
-    family = find_family(config, generation)
-    expected = family.expected()
+    family = find_family(config)
+    generation = read_object(beside) if beside.exists() else family.generation(config)
+    opened = family.open(config, generation)
+    expected = opened.expected()
     for tensor, shape in expected.items():
         if min(shape) < 1:
             raise CheckpointError(f"{file}: makes {tensor} {list(shape)}, every size must be 1 or more; correct it")
-    vocabulary = expected[family.embedding][0]
-    needed = len(family.marks) + family.unnamed
+    vocabulary = expected[opened.embedding][0]
+    needed = len(opened.marks) + opened.unnamed
     start = vocabulary - needed
     if start < 1:
         raise CheckpointError(f"{file}: vocab_size {vocabulary}, more than {needed} are needed; correct it")
-    tokenizer = dummy_tokenizer(vocabulary, {mark: start + index for index, mark in enumerate(family.marks)})
-    if (highest := max(family.protocol(tokenizer).ids())) >= vocabulary:
+    tokenizer = dummy_tokenizer(vocabulary, {mark: start + index for index, mark in enumerate(opened.marks)})
+    if (highest := max(opened.protocol(tokenizer).ids())) >= vocabulary:
         raise CheckpointError(f"{file}: names token {highest}, vocab_size is {vocabulary}; correct one of them")
     name = file.resolve().parent.name if file.name == _CONFIG else file.stem
-    return Dummy(DummyTensors(expected, SEED), family, config, generation, tokenizer, name)
+    return Dummy(DummyTensors(expected, SEED), family, opened, config, generation, tokenizer, name)
 
 
 def dummy_recipe(recipe: Recipe, name: str) -> Recipe:

@@ -7,7 +7,7 @@ here is what both need. Knows nothing of samples, utterance bounds or text outpu
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -33,7 +33,12 @@ def untimed(_name: str, _count: int = 1) -> AbstractContextManager[None]:
 
 
 class Answerer(Protocol):
-    """One stream's conversation with the backbone."""
+    """What drives the backbone: one stream's conversation with it.
+
+    ``converses``: it takes turns in text, and an answer may be interrupted; else it writes down every word.
+    """
+
+    converses: bool
 
     def open(self, level: ComputeLevel) -> int:
         """Begin a turn; return how many earlier ones had to be forgotten for it though they were to be remembered."""
@@ -47,10 +52,10 @@ class Answerer(Protocol):
         """Do what can be done before the sound ends; called after each chunk heard while it still goes on."""
         ...
 
-    def draft(self, level: ComputeLevel, heard_s: float, max_steps: int) -> tuple[int, ...]:
-        """Return the answer to the ``heard_s`` seconds heard so far, or its beginning; none if this decoder cannot.
+    def partial(self, level: ComputeLevel, heard_s: float, max_steps: int) -> tuple[int, ...]:
+        """Return the answer to the ``heard_s`` seconds heard so far, or its beginning; none if this one cannot.
 
-        At most ``max_steps`` tokens are found one by one, those of the former draft come cheaper. It is for showing,
+        At most ``max_steps`` tokens are found one by one, those of the former partial come cheaper. It is for showing,
         and makes ``answer`` quicker, which does not depend on it otherwise.
         """
         ...
@@ -59,19 +64,40 @@ class Answerer(Protocol):
         """Say whether the same utterance goes on when the encoder starts its next piece."""
         ...
 
-    def tell(self, role: str, text: str, level: ComputeLevel) -> int:
-        """Take a turn in text, such as a question or a tool's result; return how many earlier turns it cost.
+    def turn(self, role: str, text: str) -> Sequence[int]:
+        """Return the tokens of a turn in text, such as a question or a tool's result, for ``tell``; changes nothing.
 
-        Raises UsageError where that cannot be.
+        Raises UsageError where such a turn cannot be.
         """
         ...
 
-    def think(self, level: ComputeLevel) -> Iterator[int]:
+    def tell(self, turn: Sequence[int], level: ComputeLevel) -> int:
+        """Take a turn in text, its tokens from ``turn``; return how many earlier turns it cost."""
+        ...
+
+    def think(self, level: ComputeLevel) -> Generator[int, None, None]:
         """Yield the tokens of a thought that precedes the answer, the end of it included; none if there is none."""
         ...
 
     def answer(self, level: ComputeLevel, heard_s: float | None) -> Generator[int, None, None]:
-        """Yield the tokens of the answer to a turn, without the one that ends it; heard_s: seconds of sound, if any."""
+        """Yield the tokens of the answer to a turn, without the one that ends it; heard_s: seconds of sound, if any.
+
+        Closed before its end, the turn keeps what was yielded.
+        """
+        ...
+
+    def shorten(self, tokens: int) -> None:
+        """Keep only the first ``tokens`` of the last answer; before the next ``open``. Raises UsageError where none is
+        remembered.
+        """
+        ...
+
+    def mark(self) -> object:
+        """Return where the turn stands: tokens, their length in the KV cache, draws, what the speaker was told."""
+        ...
+
+    def back(self, mark: Any) -> None:  # noqa: ANN401 - the answerer's own
+        """Go back to a mark of this turn; an answer since then is not remembered."""
         ...
 
 

@@ -47,6 +47,11 @@ class CrossCache:
             array.flags.writeable = False
         return self._laid
 
+    def back(self, positions: int) -> None:
+        """Forget all but the first positions. Arrays that were handed out are left alone."""
+        self._lay(positions, positions)
+        self.positions = positions
+
     def reset(self) -> None:
         """Forget the utterance."""
         self.positions = 0

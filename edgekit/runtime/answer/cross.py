@@ -1,6 +1,7 @@
 """CrossAnswerer: a backbone that attends to the utterance through a cross-KV beside its tokens, as Whisper does."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,16 +14,29 @@ from edgekit.runtime.answer.sampler import Greedy, Sampler
 from edgekit.runtime.engine import Array
 from edgekit.spans import DRAFT, PREFILL
 
-OPEN_TOKENS = 12  # of a draft, checked again by the next: what ordinary speech says in three seconds
+OPEN_TOKENS = 12  # of a partial, checked again by the next: what ordinary speech says in three seconds
 _DEFAULT_TASK = "transcribe"
 
 
-class CrossAnswerer:
-    """Sound goes into a CrossCache; the backbone reads it for the answer, and before that for drafts.
+@dataclass(frozen=True, slots=True)
+class CrossMark:
+    """Where a CrossAnswerer stood: positions heard, what is known of the last partial, and the draws."""
 
-    A draft guesses what the next draft and the answer will be. The answer checks all of it against all of the sound; a
-    draft only the last tokens of the former one, since what two drafts agreed on long ago rarely changes.
+    positions: int
+    prompt: tuple[int, ...]
+    partial: tuple[int, ...]
+    agreed: int
+    draws: object
+
+
+class CrossAnswerer:
+    """Sound goes into a CrossCache; the backbone reads it for the answer, and before that for partials.
+
+    A partial guesses what the next one and the answer will be. The answer checks all of it against all of the sound; a
+    partial only the last tokens of the former one, since what two of them agreed on long ago rarely changes.
     """
+
+    converses = False
 
     def __init__(self, setting: Setting, language: str | None, task: str | None) -> None:
         """Raise UsageError for a language or task that the bundle does not have."""
@@ -40,10 +54,10 @@ class CrossAnswerer:
         # an utterance ends within a chunk: the rest of it and the silence after it, filled to whole chunks
         ending_frames = -(-(grid.tail_frames + 1) // grid.pad_to_frames) * grid.pad_to_frames
         self._ending_positions = ending_frames // grid.frames_per_position
-        self._likeliest = Greedy(protocol)  # of drafts: they come as time allows, and must not change what is drawn
-        self._prompt: list[int] = []  # of the last draft, as far as it was read with it
-        self._draft: tuple[int, ...] = ()
-        self._agreed = 0  # tokens of it that the draft before had too
+        self._likeliest = Greedy(protocol)  # of partials: they come as time allows, and must not change what is drawn
+        self._prompt: list[int] = []  # of the last partial, as far as it was read with it
+        self._partial: tuple[int, ...] = ()
+        self._agreed = 0  # tokens of it that the partial before had too
         self._start = list(protocol.start)
         self._languages = [] if language is not None else list(protocol.languages.values())
         self._rest: list[int] = []
@@ -62,7 +76,7 @@ class CrossAnswerer:
     def open(self, level: ComputeLevel) -> int:  # noqa: ARG002 - the other decoder needs it
         """Begin an utterance; nothing is computed and nothing was remembered."""
         self._cache.reset()
-        self._prompt, self._draft, self._agreed = [], (), 0
+        self._prompt, self._partial, self._agreed = [], (), 0
         return 0
 
     def hear(self, heard: Array, level: ComputeLevel) -> None:  # noqa: ARG002 - the other decoder needs it
@@ -73,32 +87,52 @@ class CrossAnswerer:
         """Lay the cross-KV out for the chunks that an ending utterance still brings."""
         self._cache.make_room(self._ending_positions)
 
-    def draft(self, level: ComputeLevel, heard_s: float, max_steps: int) -> tuple[int, ...]:
-        """Return tokens; see Answerer. Only the last ones of the former draft are checked again, to bound the cost."""
+    def partial(self, level: ComputeLevel, heard_s: float, max_steps: int) -> tuple[int, ...]:
+        """Return tokens; see Answerer. Only the last ones of the former are checked again, to bound the cost."""
         with self._setting.trace.span(DRAFT):
             former, self._prompt = self._prompt, self._begin(level, untimed)
             settled = max(0, self._agreed - OPEN_TOKENS) if self._prompt == former else 0
-            guess = Guess(self._draft, settled, max_steps, timed=False)
-            draft = (*self._draft[:settled], *self._answer(level, heard_s, guess, self._likeliest))
-            self._draft, self._agreed = draft, agreed(self._draft, draft)
-        return self._draft
+            guess = Guess(self._partial, settled, max_steps, timed=False)
+            partial = (*self._partial[:settled], *self._answer(level, heard_s, guess, self._likeliest))
+            self._partial, self._agreed = partial, agreed(self._partial, partial)
+        return self._partial
 
     def next_piece(self) -> bool:
         """Return False: one piece of sound is one answer."""
         return False
 
-    def tell(self, role: str, text: str, level: ComputeLevel) -> int:  # noqa: ARG002 - as Answerer has it
+    def turn(self, role: str, text: str) -> Sequence[int]:  # noqa: ARG002 - as Answerer has it
         """Raise UsageError: such a model hears sound only."""
         raise UsageError("text: this bundle writes down speech and answers no questions; use one that converses")
 
-    def think(self, level: ComputeLevel) -> Iterator[int]:  # noqa: ARG002 - as Answerer has it
+    def tell(self, turn: Sequence[int], level: ComputeLevel) -> int:  # noqa: ARG002 - as Answerer has it
+        """Fail: there is no ``turn`` to tell."""
+        raise AssertionError("turn() refuses every text")
+
+    def shorten(self, tokens: int) -> None:  # noqa: ARG002 - as Answerer has it
+        """Raise UsageError: what was said is written down whole."""
+        raise UsageError("interrupt: this bundle writes down speech, and no word of it is dropped; leave it out")
+
+    def mark(self) -> "CrossMark":
+        """Return where the utterance stands; see Answerer."""
+        return CrossMark(
+            self._cache.positions, tuple(self._prompt), self._partial, self._agreed, self._setting.sampler.mark()
+        )
+
+    def back(self, mark: "CrossMark") -> None:
+        """Go back to a mark; see Answerer."""
+        self._cache.back(mark.positions)
+        self._prompt, self._partial, self._agreed = list(mark.prompt), mark.partial, mark.agreed
+        self._setting.sampler.back(mark.draws)
+
+    def think(self, level: ComputeLevel) -> Generator[int, None, None]:  # noqa: ARG002 - as Answerer has it
         """Yield nothing: such a model has no thoughts."""
-        return iter(())
+        yield from ()
 
     def answer(self, level: ComputeLevel, heard_s: float | None) -> Generator[int, None, None]:
         """Yield tokens; see Answerer. Without a given language the likeliest one is chosen first."""
         self._prompt = self._begin(level, self._setting.trace.span)
-        yield from self._answer(level, heard_s, Guess(self._draft))
+        yield from self._answer(level, heard_s, Guess(self._partial))
 
     def _begin(self, level: ComputeLevel, span: Span) -> list[int]:
         """Attend to all that was heard and return the prompt that is still to be read."""

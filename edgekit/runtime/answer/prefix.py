@@ -4,7 +4,7 @@ Keeps the turns of a conversation in one KV cache. Knows what was read and what 
 """
 
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,16 +44,36 @@ class _Part:
     said: bool = False
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PrefixMark:
+    """Where a PrefixAnswerer stood; each field as of the same name there."""
+
+    position: int
+    held: int
+    turn_start: int
+    past: tuple[list[_Part], ...]
+    turn: tuple[_Part, ...]
+    unread: tuple[_Part, ...]
+    pending: tuple[int, ...]
+    told: bool
+    turn_open: bool
+    begun: tuple[int, ...] | None
+    draws: object
+    speaker: object
+
+
 class PrefixAnswerer:
     """Sound goes into the backbone's own KV cache, between the protocol's texts, while the user still talks.
 
-    It writes no drafts: such a model may reply instead of writing down, and a reply to half a question is no use.
+    It writes no partials: such a model may reply instead of writing down, and a reply to half a question is no use.
     """
 
-    def __init__(self, setting: Setting, asking: Asking, mouth: Speaker | None = None) -> None:
+    converses = True
+
+    def __init__(self, setting: Setting, asking: Asking, speaker: Speaker | None = None) -> None:
         """Raise UsageError for a name the bundle does not have, or if the texts around it leave no room for sound."""
         protocol, encode = setting.manifest.protocol, setting.tokenizer.encode
-        self._setting, self._mouth, self._turns_kept = setting, mouth, asking.turns
+        self._setting, self._speaker, self._turns_kept = setting, speaker, asking.turns
         self._backbone = setting.backbone()
         self._thinking, self._thought_tokens = _thought(protocol.thinking, asking.think)
         question = protocol.questions.get(asking.prompt or "")
@@ -73,7 +93,7 @@ class PrefixAnswerer:
         self._after = encode(_filled(protocol.after, texts) + protocol.reply)
         self._reply, self._again = encode(protocol.reply), encode(protocol.again)
         begun = protocol.thinking.none if protocol.thinking and not self._thinking and protocol.thinking.usual else ""
-        self._lead = encode(begun + (protocol.speak if mouth else ""))
+        self._lead = encode(begun + (protocol.speak if speaker else ""))
         fixed = len(self._opening) + len(self._before) + len(self._after) + len(self._lead)
         self._reserve = len(self._after) + len(self._lead) + min(setting.max_tokens, setting.context_tokens // 4)
         if setting.context_tokens - len(self._opening) - len(self._before) - self._reserve < 1:
@@ -112,8 +132,8 @@ class PrefixAnswerer:
         self._pending = []
         return heard[room:] if len(heard) > room else None
 
-    def tell(self, role: str, text: str, level: ComputeLevel) -> int:
-        """Add a turn in text; see Answerer. All earlier ones go where it finds no room beside them."""
+    def turn(self, role: str, text: str) -> list[int]:
+        """Return the tokens of a turn in text; see Answerer."""
         protocol = self._setting.manifest.protocol
         if role not in protocol.roles:
             known = f"choose one of: {', '.join(protocol.roles)}" if protocol.roles else "it takes sound only"
@@ -126,6 +146,10 @@ class PrefixAnswerer:
                 f"text: takes {len(turn)} tokens, there is room for {alone}; shorten it or load the bundle with more "
                 "context_tokens"
             )
+        return turn
+
+    def tell(self, turn: Sequence[int], level: ComputeLevel) -> int:
+        """Add a turn in text; see Answerer. All earlier ones go where it finds no room beside them."""
         forgotten = 0
         if len(turn) > self._backbone.room - self._reserve:
             forgotten, self._past = len(self._past), []
@@ -138,7 +162,7 @@ class PrefixAnswerer:
     def prepare(self) -> None:
         """Do nothing: hearing is the prefill."""
 
-    def draft(self, level: ComputeLevel, heard_s: float, max_steps: int) -> tuple[int, ...]:  # noqa: ARG002 - as Answerer has it
+    def partial(self, level: ComputeLevel, heard_s: float, max_steps: int) -> tuple[int, ...]:  # noqa: ARG002 - as Answerer has it
         """Return nothing; see the class."""
         return ()
 
@@ -147,7 +171,7 @@ class PrefixAnswerer:
         self._pending = self._between
         return True
 
-    def think(self, level: ComputeLevel) -> Iterator[int]:
+    def think(self, level: ComputeLevel) -> Generator[int, None, None]:
         """Yield the tokens of a thought; see Answerer. Its end is written by EdgeKit where the model finds none."""
         if self._thinking is None or not (self._told or self._heard_any()):
             return
@@ -161,17 +185,23 @@ class PrefixAnswerer:
         at_most = max(1, (self._backbone.room - len(prompt)) // 2)  # the other half is for the answer
         if self._thought_tokens is not None:
             at_most = min(at_most, self._thought_tokens)
-        for token in self._setting.tokens(self._backbone, rows, level, None, at_most=at_most):
-            thought.append(token)
-            text += detokenizer.push(token)
-            closed = thought[-len(close) :] == close or thinking.close in text
-            yield token
-            if closed:
-                break
+        try:
+            for token in self._setting.tokens(self._backbone, rows, level, None, at_most=at_most):
+                thought.append(token)
+                text += detokenizer.push(token)
+                closed = thought[-len(close) :] == close or thinking.close in text
+                yield token
+                if closed:
+                    break
+        finally:  # who listens may have heard enough
+            self._close_thought(thinking, thought, text, closed, start)
+
+    def _close_thought(self, thinking: Thinking, thought: list[int], text: str, closed: bool, start: int) -> None:
+        """Prepare what leads from a thought, begun at ``start`` in the KV cache, to the answer."""
         then = thinking.then if not text.partition(thinking.close)[2] else ""  # a token may hold the end and a newline
-        speak = self._setting.manifest.protocol.speak if self._mouth else ""
+        speak = self._setting.manifest.protocol.speak if self._speaker else ""
         unread = thought[self._backbone.position - start :]
-        self._begun = unread + encode(("" if closed else thinking.close) + then + speak)
+        self._begun = unread + self._setting.tokenizer.encode(("" if closed else thinking.close) + then + speak)
 
     def answer(self, level: ComputeLevel, heard_s: float | None) -> Generator[int, None, None]:
         """Yield tokens; see Answerer. A thought before them is not remembered, as the published templates have it."""
@@ -190,6 +220,49 @@ class PrefixAnswerer:
             raise
         self._remember(said, start, thought=thought)
 
+    def shorten(self, tokens: int) -> None:
+        """Keep only the first tokens of the last answer; see Answerer."""
+        turn = self._past[-1]
+        answer = [part for part in turn if part.said]
+        heard = [part for part in turn if not part.said]
+        lead, said = answer[: bool(self._lead)], answer[bool(self._lead) :]
+        kept = [_Part(part.tokens[:tokens], part.rows[:tokens], said=True) for part in said if part.tokens][:1]
+        kept = [part for part in kept if part.tokens]
+        self._past[-1] = [*heard, *lead, *kept]
+        before = self._turn_start + sum(len(part.rows) for part in heard)
+        if self._held == before:  # nothing of the answer is in the KV cache
+            self._unread = [*lead, *kept]
+            return
+        before += sum(len(part.rows) for part in lead)
+        read = min(self._held - before, tokens)
+        self._held = before + read
+        self._unread = [_Part(part.tokens[read:], part.rows[read:], said=True) for part in kept if part.tokens]
+        self._unread = [part for part in self._unread if part.tokens]
+
+    def mark(self) -> "PrefixMark":
+        """Return where the turn stands; see Answerer."""
+        return PrefixMark(
+            position=self._backbone.position, held=self._held, turn_start=self._turn_start, past=tuple(self._past),
+            turn=tuple(self._turn), unread=tuple(self._unread), pending=tuple(self._pending), told=self._told,
+            turn_open=self._turn_open, begun=None if self._begun is None else tuple(self._begun),
+            draws=self._setting.sampler.mark(), speaker=self._speaker.mark() if self._speaker else None,
+        )  # fmt: skip
+
+    def back(self, mark: "PrefixMark") -> None:
+        """Go back to a mark; see Answerer."""
+        self._backbone.seek(mark.position)
+        self._held, self._turn_start, self._told, self._turn_open = (
+            mark.held,
+            mark.turn_start,
+            mark.told,
+            mark.turn_open,
+        )
+        self._past, self._turn, self._unread = list(mark.past), list(mark.turn), list(mark.unread)
+        self._pending, self._begun = list(mark.pending), None if mark.begun is None else list(mark.begun)
+        self._setting.sampler.back(mark.draws)
+        if self._speaker:
+            self._speaker.back(mark.speaker)
+
     def _heard_any(self) -> bool:
         """Return whether sound is in this turn: of a hundredth of a second nothing reaches the backbone."""
         return any(part.tokens is None for part in self._turn)
@@ -199,8 +272,8 @@ class PrefixAnswerer:
         asked = self._text(self._reply if self._told else self._after)
         assert asked.tokens is not None, "a text has tokens"
         self._turn.append(asked)
-        if self._mouth:
-            self._mouth.read(asked.tokens, asked.rows, None)
+        if self._speaker:
+            self._speaker.read(asked.tokens, asked.rows, None)
         return list(asked.tokens)
 
     def _remember(self, said: Sequence[int], start: int, *, thought: bool) -> None:
@@ -228,7 +301,7 @@ class PrefixAnswerer:
         full = sum(sizes[len(sizes) - kept :]) > room
         while kept and full and sum(sizes[-kept:]) > room // 2:  # half of it, so that this is not due at every turn
             kept -= 1
-        undone = self._mouth is not None and self._turn_open  # what it read cannot be taken back alone
+        undone = self._speaker is not None and self._turn_open  # what it read cannot be taken back alone
         if not kept or kept < len(sizes) or undone:
             self._begin(level)
             self._past = self._past[len(sizes) - kept :]
@@ -244,8 +317,8 @@ class PrefixAnswerer:
 
     def _begin(self, level: ComputeLevel) -> None:
         """Forget all but the conversation's opening."""
-        if self._mouth:
-            self._mouth.open()
+        if self._speaker:
+            self._speaker.open()
         if not self._opened:
             self._backbone.reset()
             self._opened = True
@@ -253,9 +326,9 @@ class PrefixAnswerer:
                 self._append([self._text(self._opening)], level)
             return
         self._backbone.seek(len(self._opening))
-        if self._mouth and self._opening:
+        if self._speaker and self._opening:
             opening = self._text(self._opening)
-            self._mouth.read(opening.tokens, opening.rows, None)
+            self._speaker.read(opening.tokens, opening.rows, None)
 
     def _read(self, tokens: Sequence[int], level: ComputeLevel) -> None:
         if tokens:
@@ -270,13 +343,13 @@ class PrefixAnswerer:
         with self._setting.trace.span(PREFILL, len(embeds)):
             hidden = self._backbone.append(embeds, level)
         self._turn += parts
-        if self._mouth is None:
+        if self._speaker is None:
             return
         at = 0
         for part in parts:
             stop = at + len(part.rows)
             if not part.said:
-                self._mouth.read(part.tokens, part.rows, None if hidden is None else hidden[at:stop])
+                self._speaker.read(part.tokens, part.rows, None if hidden is None else hidden[at:stop])
             at = stop
 
 

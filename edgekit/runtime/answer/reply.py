@@ -5,6 +5,7 @@ Knows tokens and texts; knows nothing of samples heard, levels or of when an ans
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 
 from edgekit.bundle import ComputeLevel, TokenProtocol
 from edgekit.runtime.answer.answerer import Answerer
@@ -12,89 +13,196 @@ from edgekit.runtime.answer.loops import loop_start
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.answer.text import Detokenizer, Tokenizer
 from edgekit.runtime.engine import Array
-from edgekit.runtime.events import Audio, AudioCut, Text, Thought
+from edgekit.runtime.events import Audio, AudioCut, AudioEnded, Interrupted, Text, Thought
 from edgekit.spans import SPEAK
 from edgekit.timing import Trace
 
 
-class Reply:
-    """One stream's answers, one after another."""
+@dataclass(frozen=True, slots=True)
+class About:
+    """What an answer is to: its number, the bounds of what was heard and its seconds of sound, None for a text.
 
-    Event = Thought | Text | Audio | AudioCut
+    ``shown``: the partial that the caller knows.
+    """
+
+    answer: int
+    start_s: float
+    end_s: float
+    heard_s: float | None
+    shown: str
+
+
+@dataclass(slots=True)
+class _Said:
+    """What there is of the latest answer. ``sounded_s``: seconds of its sound handed out."""
+
+    about: About
+    tokens: list[int] = field(default_factory=list)
+    sounded_s: float = 0.0
+    over: bool = False  # interrupted
+
+
+class Reply:
+    """One stream's answers, one after another. ``hushed``: the rest of an answer is written and not spoken.
+
+    ``interruption`` is asked after each bounded piece of work: the seconds of the answer's sound that were heard, if it
+    is to end, else None; a negative number stands for all that was said.
+    """
+
+    Event = Thought | Text | Audio | AudioCut | AudioEnded | Interrupted
 
     def __init__(
         self,
-        decoder: Answerer,
+        answerer: Answerer,
         tokenizer: Tokenizer,
         protocol: TokenProtocol,
-        mouth: Speaker | None,
+        speaker: Speaker | None,
         trace: Trace,
         *,
-        hush: Callable[[], bool] | None = None,
+        interruption: Callable[[int], float | None],
     ) -> None:
-        self._decoder, self._tokenizer, self._protocol = decoder, tokenizer, protocol
-        self._mouth, self._trace, self._hush = mouth, trace, hush
+        self.hushed = False
+        self._answerer, self._tokenizer, self._protocol = answerer, tokenizer, protocol
+        self._speaker, self._trace, self._interruption = speaker, trace, interruption
+        self._said: _Said | None = None
+        self._quiet = False  # this answer was hushed
 
-    def events(
-        self, level: ComputeLevel, heard_s: float | None, bounds: tuple[float, float], shown: str
-    ) -> Generator["Reply.Event", None, None]:
+    def events(self, level: ComputeLevel, about: About) -> Generator["Reply.Event | None", None, None]:
         """Decode; yield a Thought or Text for every token that changes what is shown, then the whole text as final.
 
-        Audio comes between and after them, as soon as there is some. A loop's repeats are left out of the final text.
-        bounds: start and end of what was heard, in seconds; shown: the draft that the caller knows.
+        Audio comes between and after them, as soon as there is some. None ends each bounded piece of work. A loop's
+        repeats are left out of the final text. An answer that is interrupted ends with Interrupted instead.
         """
-        yield from self._think(level, bounds)
-        detokenizer = Detokenizer(self._tokenizer)
-        text, tokens = "", list[int]()
-        with closing(self._decoder.answer(level, heard_s)) as answer:
-            for token in answer:
-                if self._mouth is None or not self._mouth.takes(token):
-                    tokens.append(token)
-                    if piece := detokenizer.push(token):
-                        text += piece
-                        if not shown.startswith(text.strip()):
-                            shown = text.lstrip()
-                            yield Text(shown, False, *bounds, stable=len(shown))
-                if self._mouth is not None and not self._hushed():
-                    yield from self._sound(self._mouth.say(token))
-        text += detokenizer.finish()
-        kept = self.without_loop(tokens)
-        if len(kept) < len(tokens):
-            text = self._tokenizer.decode(kept)
-        text = text.strip()
-        yield Text(text, True, *bounds, tuple(kept), len(text))
-        if self._mouth is not None and not self._hushed():
-            yield from self._sound(self._mouth.finish())
-            if self._mouth.cut is not None:
-                yield AudioCut(self._mouth.cut, bounds[1])
+        self._said, self._quiet = _Said(about), False
+        try:
+            yield from self._think(level, about)
+            yield from self._answer(level, about)
+        except _InterruptedError as interruption:
+            yield self._ended(interruption.heard_s)
+
+    def shorten(self, heard_s: float) -> Interrupted | None:
+        """Shorten the latest answer, which is whole, to what was heard of it; None where that cannot be any more."""
+        return None if self._said is None or self._said.over else self._ended(heard_s)
+
+    def forget(self) -> None:
+        """Take note that another turn has begun: no answer can be shortened until there is the next."""
+        self._said = None
+
+    def mark(self) -> "_Said | None":
+        """Return the latest answer; see ``back``."""
+        return self._said
+
+    def back(self, mark: "_Said | None") -> None:
+        """Forget answers since the mark."""
+        self._said = mark
 
     def without_loop(self, tokens: Sequence[int]) -> Sequence[int]:
         """Return the tokens up to where they began to repeat themselves."""
         return tokens[: loop_start(tokens, self._protocol.max_repeats)]
 
-    def _think(self, level: ComputeLevel, bounds: tuple[float, float]) -> Iterator[Thought]:
+    def _answer(self, level: ComputeLevel, about: About) -> Iterator["Reply.Event | None"]:
+        assert self._said is not None, "events() begins it"
+        shown, bounds = about.shown, (about.start_s, about.end_s)
         detokenizer = Detokenizer(self._tokenizer)
+        text, tokens = "", list[int]()
+        with closing(self._answerer.answer(level, about.heard_s)) as answer:
+            for token in answer:
+                self._said.tokens.append(token)
+                if self._speaker is None or not self._speaker.takes(token):
+                    tokens.append(token)
+                    if piece := detokenizer.push(token):
+                        text += piece
+                        if not shown.startswith(text.strip()):
+                            shown = text.lstrip()
+                            yield Text(shown, False, *bounds, stable=len(shown), answer=about.answer)
+                if self._speaker is not None and not self._silent():
+                    yield from self._sound(self._speaker.say(token))
+                yield from self._pause()
+        text += detokenizer.finish()
+        kept = self.without_loop(tokens)
+        if len(kept) < len(tokens):
+            text = self._tokenizer.decode(kept)
+        text = text.strip()
+        yield Text(text, True, *bounds, tuple(kept), len(text), about.answer)
+        yield from self._pause()  # nobody waits for what comes after it
+        if self._speaker is not None and not self._silent():
+            yield from self._sound(self._speaker.finish())
+            if self._speaker.cut is not None:
+                yield AudioCut(self._speaker.cut, about.end_s, about.answer)
+            if self._said.sounded_s and not self._silent():
+                yield AudioEnded(about.end_s, about.answer)
+
+    def _think(self, level: ComputeLevel, about: About) -> Iterator[Thought | None]:
+        detokenizer, bounds = Detokenizer(self._tokenizer), (about.start_s, about.end_s)
         close = self._protocol.thinking.close if self._protocol.thinking else ""
         text, thought = "", False
-        for token in self._decoder.think(level):
-            thought = True
-            if piece := detokenizer.push(token):
-                text += piece
-                yield Thought(_before(text, close), False, *bounds)
+        with closing(self._answerer.think(level)) as tokens:
+            for token in tokens:
+                thought = True
+                if piece := detokenizer.push(token):
+                    text += piece
+                    yield Thought(_before(text, close), False, *bounds, about.answer)
+                try:
+                    yield from self._pause()
+                except _InterruptedError:
+                    tokens.close()
+                    with closing(self._answerer.answer(level, about.heard_s)) as answer:
+                        begun = next(answer, None) is not None
+                    if begun:  # what was heard is remembered with the beginning of an answer only
+                        self._answerer.shorten(0)
+                    raise
         if thought:
-            yield Thought(_before(text + detokenizer.finish(), close), True, *bounds)
+            yield Thought(_before(text + detokenizer.finish(), close), True, *bounds, about.answer)
 
-    def _hushed(self) -> bool:
-        return self._hush is not None and self._hush()
+    def _pause(self) -> Iterator[None]:
+        """End a bounded piece of work, and the answer where it is to end."""
+        yield None
+        assert self._said is not None, "there is an answer"
+        heard_s = self._interruption(self._said.about.answer)
+        if heard_s is not None:
+            raise _InterruptedError(heard_s)
 
-    def _sound(self, pieces: Iterator[Array]) -> Iterator[Audio]:
-        assert self._mouth is not None, "only a Speaker sounds"
-        while not self._hushed():
+    def _silent(self) -> bool:
+        self._quiet = self._quiet or self.hushed
+        return self._quiet
+
+    def _sound(self, pieces: Iterator[Array | None]) -> Iterator[Audio | None]:
+        assert self._speaker is not None, "only a Speaker sounds"
+        assert self._said is not None, "there is an answer"
+        rate = self._speaker.sample_rate_hz
+        while not self._silent():
             with self._trace.span(SPEAK):
-                samples = next(pieces, None)
-            if samples is None:
+                samples = next(pieces, self)
+            if samples is self:
                 return
-            yield Audio(samples, self._mouth.sample_rate_hz)
+            if samples is not None:
+                assert not isinstance(samples, Reply), "compared above"
+                self._said.sounded_s += len(samples) / rate
+                yield Audio(samples.copy(), rate, self._said.about.answer)
+            yield from self._pause()
+
+    def _ended(self, heard_s: float) -> Interrupted:
+        """Cut the answer at what was heard of it, in the conversation too, and say what is kept."""
+        assert self._said is not None, "there is an answer"
+        said, self._said.over = self._said, True
+        kept, exact = len(said.tokens), True
+        if heard_s >= 0 and self._speaker is not None:
+            known = self._speaker.heard_tokens(heard_s)
+            exact = known is not None
+            share = heard_s / said.sounded_s if said.sounded_s else 0.0
+            kept = min(kept, round(share * kept) if known is None else known)
+        if said.tokens:
+            self._answerer.shorten(kept)
+        speaker = self._speaker
+        tokens = tuple(token for token in said.tokens[:kept] if speaker is None or not speaker.takes(token))
+        text = self._tokenizer.decode(self.without_loop(tokens)).strip()
+        return Interrupted(text, tokens, exact, said.about.end_s, said.about.answer)
+
+
+class _InterruptedError(Exception):
+    def __init__(self, heard_s: float) -> None:
+        super().__init__()
+        self.heard_s = heard_s
 
 
 def _before(text: str, close: str) -> str:

@@ -6,9 +6,9 @@ a text it counts the prompt's tokens too and so punishes a model for saying agai
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,6 +24,14 @@ class Sampler(Protocol):
 
     def pick(self, logits: Array, *, first: bool) -> int:
         """Return a token. logits: (vocabulary,) float32; first: whether it is the first one of an answer."""
+        ...
+
+    def mark(self) -> object:
+        """Return where the draws stand; see ``back``."""
+        ...
+
+    def back(self, mark: Any) -> None:  # noqa: ANN401 - the sampler's own
+        """Draw again what was drawn since the mark."""
         ...
 
 
@@ -86,6 +94,12 @@ class Greedy:
             return token
         return int(np.argmax(self._mask.apply(logits.copy(), first)))
 
+    def mark(self) -> None:
+        """Return nothing: there are no draws."""
+
+    def back(self, mark: None) -> None:
+        """Do nothing; see ``mark``."""
+
 
 class Sampled:
     """A token drawn from what Sampling leaves of the allowed ones, one random number each.
@@ -118,6 +132,15 @@ class Sampled:
         token = int(tokens[sums.searchsorted((1 - self._random.random()) * sums[-1])])
         self._drawn[token] = None
         return token
+
+    def mark(self) -> tuple[Mapping[str, Any], dict[int, None]]:
+        """Return the random state, and the tokens that the repetition penalty is for."""
+        return self._random.bit_generator.state, dict(self._drawn)
+
+    def back(self, mark: tuple[Mapping[str, Any], dict[int, None]]) -> None:
+        """Draw again what was drawn since the mark."""
+        state, drawn = mark
+        self._random.bit_generator.state, self._drawn = state, dict(drawn)
 
 
 def remaining(logits: Array, sampling: Sampling, drawn: Collection[int] = ()) -> tuple[Array, Array]:

@@ -4,7 +4,7 @@ One per Stream. Knows tokens and rows of the backbone, and makes samples; knows 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from edgekit.runtime.engine import Array
 
@@ -34,10 +34,25 @@ class Speaker(Protocol):
         """Return whether a token of an answer is sound only and no text."""
         ...
 
-    def say(self, token: int) -> Iterator[Array]:
-        """Take the next token of the answer and yield samples (n,) float32 in [-1, 1] as soon as they exist."""
+    def say(self, token: int) -> Iterator[Array | None]:
+        """Take the next token of the answer and yield samples (n,) float32 in [-1, 1] as soon as they exist.
+
+        None between them is the end of a bounded piece of work, such as a frame of codes or a solver's step.
+        """
         ...
 
-    def finish(self) -> Iterator[Array]:
-        """End the answer and yield the rest of its samples; the next ``read`` belongs to the next turn."""
+    def finish(self) -> Iterator[Array | None]:
+        """End the answer and yield the rest of its samples, None as above; the next ``read`` is of the next turn."""
+        ...
+
+    def heard_tokens(self, seconds: float) -> int | None:
+        """Return how many of the answer's tokens so far have their sound in its first ``seconds``; None if unknown."""
+        ...
+
+    def mark(self) -> object:
+        """Return where the conversation stands, between two answers; see ``back``."""
+        ...
+
+    def back(self, mark: Any) -> None:  # noqa: ANN401 - the speaker's own
+        """Forget what was read, said and drawn since the mark; an answer in progress ends unsaid."""
         ...

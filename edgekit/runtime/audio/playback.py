@@ -2,8 +2,8 @@
 
     worker: play -> Ring -> PortAudio callback
 
-One thread, the worker, calls everything but the callback, which copies and counts and nothing else. Knows samples,
-rates and PortAudio; knows nothing of how speech is made.
+The callback copies and counts and nothing else; all else is called by any thread, under a lock that the callback does
+not know. Knows samples, rates and PortAudio; knows nothing of how speech is made.
 """
 
 import threading
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgekit.errors import DeviceError
 from edgekit.runtime.audio.portaudio import is_busy, load_portaudio
 from edgekit.runtime.audio.ring import Ring
-from edgekit.runtime.events import Audio, Event, SpeechStarted
+from edgekit.runtime.events import Audio, AudioEnded, Event
 from edgekit.runtime.hear.resampler import Resampler
 
 Samples = NDArray[np.float32]
@@ -66,6 +66,7 @@ class Playback:
         self._answer_start = -1  # position in the ring of the last answer's first sample
         self._ending = False
         self._ended = threading.Event()
+        self._turn = threading.RLock()  # the ring has one producer at a time
         try:
             self._stream = self._portaudio.OutputStream(
                 samplerate=self.device_rate_hz,
@@ -95,6 +96,10 @@ class Playback:
         """Append a piece of an answer, (n,) float32 in [-1, 1]. Never waits; DeviceError if the device has stopped."""
         if self._ended.is_set():
             raise _stopped()
+        with self._turn:
+            self._play(samples, sample_rate_hz)
+
+    def _play(self, samples: Samples, sample_rate_hz: int) -> None:
         if sample_rate_hz != self._resampled_hz:
             self._write(self._rest())
             same = sample_rate_hz == self.device_rate_hz
@@ -104,14 +109,24 @@ class Playback:
 
     def finish(self) -> None:
         """End the answer: what ``play`` gets next is another one."""
-        self._write(self._rest())
-        self._speaking = False
+        with self._turn:
+            self._write(self._rest())
+            self._speaking = False
 
-    def flush(self) -> None:
-        """Stop speaking at once: drop what is not played yet."""
-        self._rest()
-        self._speaking = False
-        self.ring.discard()
+    def flush(self) -> float:
+        """Stop speaking, drop what is not played yet; return the seconds of the last answer that were played."""
+        with self._turn:
+            played = self.ring.processed_samples + self.ring.dropped_samples - self._answer_start
+            written = self.ring.written_samples - self._answer_start
+            self._rest()
+            self._speaking = False
+            self.ring.discard()
+            return 0.0 if self._answer_start < 0 else max(0, min(played, written)) / self.device_rate_hz
+
+    @property
+    def playing(self) -> bool:
+        """Whether there is sound that was not played yet."""
+        return self.ring.available_samples > 0
 
     def drain(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """Wait until all is played or ``stopped``, and stop for good. Raises DeviceError if the device stops before."""
@@ -172,27 +187,43 @@ class Playback:
 
 
 class TurnTaking:
-    """Plays a stream's answers and lets the user interrupt them. ``audio`` is for ``on_audio``; ``event`` gets every
-    event that a push returned, in order.
+    """Plays a stream's answers and lets the user interrupt them: give it every ``event``, and call ``talked`` while the
+    user talks, from whichever thread knows.
     """
 
-    def __init__(self, playback: Playback) -> None:
-        self.playback = playback
-        self._ahead = 0  # pieces that are played already, while their events are still to come
-
-    def audio(self, audio: Audio) -> None:
-        """Play a piece at the moment it exists."""
-        self._ahead += 1
-        self.playback.play(audio.samples, audio.sample_rate_hz)
+    def __init__(self, playback: Playback, interrupt: Callable[[int, float], None]) -> None:
+        """``interrupt``: the stream's, told the answer and how many seconds of it were played."""
+        self.playback, self._interrupt = playback, interrupt
+        self._answer = 0  # the latest that was played
+        self._silenced = 0  # no answer up to this one is played any more
+        self._turn = threading.Lock()
 
     def event(self, event: Event) -> None:
-        """End the answer with its last piece; fall silent where the user begins to speak."""
-        if isinstance(event, Audio):
-            self._ahead -= 1
-            if self._ahead == 0:
+        """Play a piece of an answer, unless it was silenced; end the answer after its last piece."""
+        with self._turn:
+            if isinstance(event, Audio) and event.answer > self._silenced:
+                if event.answer != self._answer:
+                    self.playback.finish()  # of one that has no end, since it was hushed
+                self._answer = event.answer
+                self.playback.play(event.samples, event.sample_rate_hz)
+            elif isinstance(event, AudioEnded) and event.answer == self._answer:
                 self.playback.finish()
-        elif isinstance(event, SpeechStarted) and self._ahead == 0:  # else what is played answers this very speech
-            self.playback.flush()
+
+    def talked(self, answering: int | None) -> None:
+        """Fall silent at once where the user talks into an answer, and end it in the conversation.
+
+        ``answering``: the answer that is being written or spoken, if there is one.
+        """
+        with self._turn:
+            playing = self._answer if self.playback.playing else None
+            answer = max(answering or 0, playing or 0)
+            if answer <= self._silenced:
+                return
+            self._silenced = answer
+            heard_s = self.playback.flush()
+            if answer != self._answer:
+                heard_s = 0.0
+        self._interrupt(answer, heard_s)
 
 
 def _stopped() -> DeviceError:

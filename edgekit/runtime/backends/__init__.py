@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from edgekit.bundle import Bundle
-from edgekit.bundle.manifest import Dialect
 from edgekit.errors import BackendError, MissingPackageError, UsageError
 from edgekit.runtime.backends import ort
 from edgekit.runtime.backends.device import cuda_free_mib
@@ -20,7 +19,7 @@ from edgekit.runtime.engine import Engine
 from edgekit.runtime.memory import ROOT, available_mib, check_load, load_need
 
 CPU, CUDA = "onnxruntime-cpu", "onnxruntime-cuda"
-BACKENDS: dict[Dialect, tuple[str, ...]] = {
+BACKENDS: dict[str, tuple[str, ...]] = {
     "ort-cpu": (CPU,),
     "ort-cuda": (CUDA, CPU),
     "standard": ("tensorrt", "tensorrt-rtx", CPU),

@@ -93,8 +93,16 @@ class OrtCall:
 
     def reset(self) -> None:
         """Set ``carried`` state to zero."""
+        self.load(self._zeros)
+
+    def save(self) -> dict[str, Array]:
+        """Return a copy of the ``carried`` state; see Call."""
+        return {name: np.array(past.numpy()) for name, (past, _) in self._carried.items()}
+
+    def load(self, state: Mapping[str, Array]) -> None:
+        """Go on from a copy of the ``carried`` state; see Call."""
         for name, (past, _) in self._carried.items():
-            past.update_inplace(self._zeros[name])
+            past.update_inplace(state[name])
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         for name, array in inputs.items():

@@ -37,6 +37,19 @@ class MelChunk:
     last: bool
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LogMelMark:
+    """Where a LogMel stood: its counters, and copies of what it carries."""
+
+    pushed_samples: int
+    done_frames: int
+    chunk: int
+    peak: np.float32
+    filled: int
+    columns: Mel
+    carry: Samples
+
+
 def mel_filters(bins: int, n_fft: int, rate: int, top_hz: float | None = None) -> NDArray[np.float32]:
     """Return triangular Slaney mel filters, (bins, n_fft // 2 + 1) float32, each of unit area in Hz, 0 Hz to the top.
 
@@ -100,6 +113,19 @@ class LogMel:
         self._columns[:] = 0.0
         self._carry[:] = 0.0
         self._filled = self._margin  # the reflected left edge is written once its mirror image is here
+
+    def mark(self) -> "LogMelMark":
+        """Return where the utterance stands; see ``back``."""
+        return LogMelMark(
+            self.pushed_samples, self._done_frames, self._chunk, self._peak, self._filled, self._columns.copy(),
+            self._carry.copy(),
+        )  # fmt: skip
+
+    def back(self, mark: "LogMelMark") -> None:
+        """Forget what was pushed or finished since the mark."""
+        self.pushed_samples, self._done_frames, self._chunk = mark.pushed_samples, mark.done_frames, mark.chunk
+        self._total_frames, self._peak, self._filled = None, mark.peak, mark.filled
+        self._columns[:], self._carry[:] = mark.columns, mark.carry
 
     @property
     def room_samples(self) -> int:

@@ -6,6 +6,7 @@ windows of fixed size counted from the first one, so every split of the input gi
 
 import math
 from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,20 @@ class Closed:
 
 
 Output = Opened | Sound | Closed
+
+
+def joined(outputs: Iterable[Output]) -> Iterator[Output]:
+    """Yield the same outputs, Sounds that follow each other as one."""
+    run: list[Sound] = []
+    for output in (*outputs, None):
+        if isinstance(output, Sound) and (not run or run[-1].sounding == output.sounding):
+            run.append(output)
+            continue
+        if run:
+            yield Sound(np.concatenate([sound.samples for sound in run]), run[0].sounding)
+        run = [output] if isinstance(output, Sound) else []
+        if output is not None and not run:
+            yield output
 
 
 class Gate:

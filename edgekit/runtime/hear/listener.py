@@ -3,15 +3,28 @@
 Knows log-mel, encoder and adapter and their state; knows nothing of when an utterance begins or ends, nor of text.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from edgekit.bundle import Manifest
 from edgekit.runtime.engine import Array, Engine
-from edgekit.runtime.hear.features import LogMel, MelChunk
+from edgekit.runtime.hear.features import LogMel, LogMelMark, MelChunk
 from edgekit.spans import ADAPTER, ENCODER, FEATURES
 from edgekit.timing import Trace
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ListenerMark:
+    """Where a Listener stood: log-mel, ``carried`` state, and positions, by whose number in-place caches go back."""
+
+    mel: LogMelMark
+    encoder: Mapping[str, Array]
+    adapter: Mapping[str, Array]
+    start: int
+    chunk_start: int
+    frames: int
 
 
 class Listener:
@@ -26,6 +39,20 @@ class Listener:
         (self._heard,) = (spec.name for spec in adapter.component.outputs if spec.state == "none")
         self._start, self._valid = np.zeros(1, np.int64), np.zeros(1, np.int64)
         self._chunk_start = self._frames = 0  # mel frames encoded of this piece, before and with the last chunk
+
+    def mark(self) -> "ListenerMark":
+        """Return where the piece stands; see ``back``."""
+        return ListenerMark(
+            self._mel.mark(), self._encoder.save(), self._adapter.save(), int(self._start[0]), self._chunk_start,
+            self._frames,
+        )  # fmt: skip
+
+    def back(self, mark: "ListenerMark") -> None:
+        """Forget what was heard or finished since the mark; ``frames_computed`` counts work and stays."""
+        self._mel.back(mark.mel)
+        self._encoder.load(mark.encoder)
+        self._adapter.load(mark.adapter)
+        self._start[0], self._chunk_start, self._frames = mark.start, mark.chunk_start, mark.frames
 
     @property
     def room_samples(self) -> int:

@@ -4,13 +4,14 @@ from importlib import import_module
 from types import ModuleType
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from edgekit.errors import AudioError, MissingPackageError, UsageError
 from edgekit.rates import rate_fault
 
 Samples = NDArray[np.float32]
 
+_INT16_SCALE = 32_768
 MAX_CHANNELS = 64  # more is an array (channels, n), not a recording
 
 
@@ -30,6 +31,24 @@ def check_finite(samples: Samples, name: str, position: int) -> None:
         raise AudioError(
             f"{name}: sample {index} is NaN or infinite, finite ones are needed; repair or record it again"
         )
+
+
+def as_samples(samples: ArrayLike, channels: int) -> Samples:
+    """Return a copy of samples as (n, channels) float32; (n,) is one channel, int16 is scaled to [-1, 1].
+
+    Raises UsageError for another shape or another type.
+    """
+    array = np.asarray(samples)
+    if array.ndim == 1 and (channels == 1 or array.size == 0):
+        array = array.reshape(-1, channels)
+    if array.ndim != 2 or array.shape[1] != channels:
+        raise UsageError(f"samples: shape {array.shape}, (n, {channels}) is needed; transpose them or set channels")
+    if array.dtype == np.int16:
+        return array.astype(np.float32) / np.float32(_INT16_SCALE)
+    if array.dtype.kind != "f" and array.size:
+        raise UsageError(f"samples: {array.dtype}, float32 in [-1, 1] or int16 is needed; convert them first")
+    with np.errstate(over="ignore"):  # an infinity is refused with its position
+        return array.astype(np.float32)
 
 
 class Resampler:
@@ -58,13 +77,7 @@ class Resampler:
 
         Raises AudioError at a NaN or an infinity, naming its position since the first sample.
         """
-        channels = self._block.shape[1]
-        samples = np.asarray(samples, np.float32)
-        if samples.ndim == 1 and channels == 1:
-            samples = samples[:, None]
-        if samples.ndim != 2 or samples.shape[1] != channels:
-            raise UsageError(f"{self._name}: shape {samples.shape}, (n, {channels}) was announced; push that")
-        check_finite(samples, self._name, self._pushed)
+        samples = self.check(samples)
         self._pushed += len(samples)
         outputs = []
         while len(samples):
@@ -75,6 +88,17 @@ class Resampler:
             if self._filled == len(self._block):
                 outputs.append(self._convert(last=False))
         return np.concatenate([np.zeros(0, np.float32), *outputs])
+
+    def check(self, samples: Samples) -> Samples:
+        """Return samples as (n, channels) float32; raises what ``push`` does, and changes nothing."""
+        channels = self._block.shape[1]
+        samples = np.asarray(samples, np.float32)
+        if samples.ndim == 1 and channels == 1:
+            samples = samples[:, None]
+        if samples.ndim != 2 or samples.shape[1] != channels:
+            raise UsageError(f"{self._name}: shape {samples.shape}, (n, {channels}) was announced; push that")
+        check_finite(samples, self._name, self._pushed)
+        return samples
 
     def finish(self) -> Samples:
         """Return the remaining samples and start afresh."""

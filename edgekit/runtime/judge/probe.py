@@ -13,17 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Component, ComputeLevel, FlowSpeech, TalkerSpeech
-from edgekit.runtime.answer.answerer import Answerer, Setting
-from edgekit.runtime.answer.cross import CrossAnswerer
 from edgekit.runtime.answer.embedding import TokenTable
 from edgekit.runtime.answer.loops import loop_start
-from edgekit.runtime.answer.prefix import Asking, PrefixAnswerer
 from edgekit.runtime.answer.sampler import CodeLimits, Greedy, Sampler
 from edgekit.runtime.answer.speaker import Speaker
+from edgekit.runtime.assemble import make_answerer, make_listener, make_speaker
 from edgekit.runtime.engine import Array, Call, Engine
-from edgekit.runtime.hear.listener import Listener
 from edgekit.runtime.model import Model
-from edgekit.runtime.options import StreamOptions, make_mouth
+from edgekit.runtime.options import StreamOptions
 from edgekit.runtime.speak.talker import Talker, TalkerOptions, TalkerTables, first_code_limits
 from edgekit.timing import Trace
 
@@ -79,10 +76,10 @@ class Spoken:
 def hear(model: Model, samples: Array) -> Heard:
     """Run samples (n,) float32 at the front end's rate through encoder and adapter, chunk by chunk."""
     encoder = _Recorded(model.engines["encoder"])
-    ear = Listener(model.manifest, encoder, model.engines["adapter"], Trace())
-    samples = samples[: ear.room_samples]
-    parts = [part.copy() for part in ear.push(samples)]
-    parts += [part.copy() for part in ear.finish()]
+    listener = make_listener(replace(model, engines=model.engines | {"encoder": encoder}), Trace())
+    samples = samples[: listener.room_samples]
+    parts = [part.copy() for part in listener.push(samples)]
+    parts += [part.copy() for part in listener.finish()]
     return Heard(
         mel=tuple(inputs["mel"] for inputs, _ in encoder.calls),
         frames=np.concatenate([outputs["frames"] for _, outputs in encoder.calls]),
@@ -130,9 +127,9 @@ def _speak_text(model: Model, heard: Heard, tokens: Sequence[int], frames: int, 
     others = _Teacher(Greedy(CodeLimits(), "code_predictor"), None if told is None else told[:, 1:].ravel().tolist(), 0)
     tables = (TokenTable(model.bundle, table) for table in (speech.codec_table, speech.code_table))
     options = TalkerOptions(samplers=(first, others))
-    mouth = Talker(speech, model.engines, TalkerTables(model.table, *tables), Trace(), options)
+    speaker = Talker(speech, model.engines, TalkerTables(model.table, *tables), Trace(), options)
     feed = _Teacher(Greedy(protocol), tokens, protocol.stop[0])
-    said, samples = _sounding(mouth, _answering(model, heard, feed, None, mouth))
+    said, samples = _sounding(speaker, _answering(model, heard, feed, None, speaker))
     codes = np.array([code for code in first.fed if code != speech.codec_eos], np.int64)
     rest = np.array(others.fed, np.int64).reshape(len(codes), books - 1)
     picked = np.array(others.picked, np.int64).reshape(len(codes), books - 1)
@@ -148,11 +145,13 @@ def _speak_text(model: Model, heard: Heard, tokens: Sequence[int], frames: int, 
 def _speak_codes(model: Model, speech: FlowSpeech, heard: Heard, frames: int, forced: Spoken | None) -> Spoken:
     """Let flow and vocoder say the codes of a spoken answer."""
     vocoder = _Recorded(model.engines["vocoder"])
-    mouth = make_mouth(replace(model, engines=model.engines | {"vocoder": vocoder}), StreamOptions(speak=True), Trace())
-    assert mouth is not None, "asked for"
+    speaker = make_speaker(
+        replace(model, engines=model.engines | {"vocoder": vocoder}), StreamOptions(speak=True), Trace()
+    )
+    assert speaker is not None, "asked for"
     protocol = msgspec.structs.replace(model.manifest.protocol, vocabulary_limit=None)
     teacher = _Teacher(Greedy(protocol), None if forced is None else forced.tokens, protocol.stop[0])
-    answered = islice(_answering(model, heard, teacher, None, mouth), _TOKENS_PER_CODE * frames)
+    answered = islice(_answering(model, heard, teacher, None, speaker), _TOKENS_PER_CODE * frames)
     tokens = list(answered)
 
     def codes_of(found: Sequence[int]) -> NDArray[np.int64]:
@@ -164,7 +163,7 @@ def _speak_codes(model: Model, speech: FlowSpeech, heard: Heard, frames: int, fo
     picked = np.array([teacher.picked[place] for place in own], np.int64) - speech.first_code
     if not own:
         codes = np.random.default_rng(0).integers(0, speech.codes, frames)
-    _, samples = _sounding(mouth, iter((codes + speech.first_code).tolist()))
+    _, samples = _sounding(speaker, iter((codes + speech.first_code).tolist()))
     return Spoken(
         tokens=tuple(tokens),
         codes=codes[:, None],
@@ -174,31 +173,26 @@ def _speak_codes(model: Model, speech: FlowSpeech, heard: Heard, frames: int, fo
     )
 
 
-def _sounding(mouth: Speaker, tokens: Iterator[int]) -> tuple[list[int], Array]:
+def _sounding(speaker: Speaker, tokens: Iterator[int]) -> tuple[list[int], Array]:
     """Return the tokens that were said, and their samples."""
     said, pieces = [], [np.zeros(0, np.float32)]
     for token in tokens:
         said.append(token)
-        pieces += [piece.copy() for piece in mouth.say(token)]
-    pieces += [piece.copy() for piece in mouth.finish()]
+        pieces += [piece.copy() for piece in speaker.say(token) if piece is not None]
+    pieces += [piece.copy() for piece in speaker.finish() if piece is not None]
     return said, np.concatenate(pieces)
 
 
 def _answering(
-    model: Model, heard: Heard, sampler: Sampler, level: str | None, mouth: Speaker | None = None
+    model: Model, heard: Heard, sampler: Sampler, level: str | None, speaker: Speaker | None = None
 ) -> Iterator[int]:
     """Yield the tokens of an answer to what was heard, those that the sampler takes."""
-    manifest, chosen = model.manifest, _level(model, level)
-    setting = Setting(
-        manifest, model.engines["backbone"], model.table, model.tokenizer, sampler, Trace(), model.context_tokens,
-        manifest.protocol.max_tokens,
-    )  # fmt: skip
-    cross = manifest.protocol.attention == "cross"
-    decoder: Answerer = CrossAnswerer(setting, None, None) if cross else PrefixAnswerer(setting, Asking(think=0), mouth)
-    decoder.open(chosen)
+    chosen = _level(model, level)
+    answerer = make_answerer(model, StreamOptions(think=False), Trace(), speaker, sampler)
+    answerer.open(chosen)
     for part in heard.parts:
-        decoder.hear(part, chosen)
-    yield from decoder.answer(chosen, heard.seconds)
+        answerer.hear(part, chosen)
+    yield from answerer.answer(chosen, heard.seconds)
 
 
 def _level(model: Model, name: str | None) -> ComputeLevel:
@@ -231,6 +225,12 @@ class _RecordedCall:
     def reset(self) -> None:
         self._call.reset()
 
+    def save(self) -> Mapping[str, Array]:
+        return self._call.save()
+
+    def load(self, state: Mapping[str, Array]) -> None:
+        self._call.load(state)
+
 
 class _Teacher:
     """A Sampler that remembers logits and choices, and follows ``forced`` tokens where they are given.
@@ -252,6 +252,12 @@ class _Teacher:
         self.picked.append(self._sampler.pick(logits, first=first))
         self.fed.append(self._next())
         return self.fed[-1]
+
+    def mark(self) -> None:
+        raise AssertionError("what is forced is not drawn again")
+
+    def back(self, mark: object) -> None:  # noqa: ARG002 - as Sampler has it
+        raise AssertionError("what is forced is not drawn again")
 
     def _next(self) -> int:
         if self._forced is not None:

@@ -1,4 +1,4 @@
-"""FlowSpeaker: the mouth of Step-Audio 2, whose answers hold speech codes among their tokens.
+"""FlowSpeaker: the speaker of Step-Audio 2, whose answers hold speech codes among their tokens.
 
     code tokens -> Flow -> log-mel -> Vocoder -> samples
 
@@ -27,6 +27,8 @@ class FlowSpeaker:
         self.sample_rate_hz = speech.sample_rate_hz
         self.cut: Cut | None = None
         self._speech, self._speaking = speech, False
+        self._said, self._code_places = 0, list[int]()  # tokens of this answer, and which of them are codes
+        self._ended = True
         encoder, step = (_Timed(engines[name], name, trace) for name in (FLOW_ENCODER, FLOW_STEP))
         self._flow = Flow(encoder, step, voice, speech)
         vocoder = _Timed(engines[VOCODER], VOCODER, trace)
@@ -47,23 +49,46 @@ class FlowSpeaker:
         """Return whether a token is a speech code, padding, or a mark around them."""
         return token >= self._speech.first_code or token in (self._speech.start, self._speech.end)
 
-    def say(self, token: int) -> Iterator[Array]:
+    def say(self, token: int) -> Iterator[Array | None]:
         """Take a token and yield samples; see Speaker. What is no code is dropped, as published."""
+        if self._ended:
+            self._said, self._code_places, self._ended = 0, [], False
+        self._said += 1
         if 0 <= (code := token - self._speech.first_code) < self._speech.codes:
             self._speaking = True
-            yield from self._sound(self._flow.push([code]), last=False)
+            self._code_places.append(self._said)
+            for mel in self._flow.steps([code]):
+                samples = self._vocoder.push(mel, last=False) if len(mel) else mel
+                yield samples if len(samples) else None
 
-    def finish(self) -> Iterator[Array]:
+    def finish(self) -> Iterator[Array | None]:
         """Yield the rest of the answer; see Speaker."""
+        self._ended = True
+        rest = self._flow.nothing
+        for mel in self._flow.last_steps():
+            if not len(mel):
+                yield None
+            else:
+                rest = mel
+        samples = self._vocoder.push(rest, last=True)
         self._speaking = False
-        yield from self._sound(self._flow.finish(), last=True)
-
-    def _sound(self, mel: Array, *, last: bool) -> Iterator[Array]:
-        if not len(mel) and not last:
-            return
-        samples = self._vocoder.push(mel, last=last)
         if len(samples):
             yield samples
+
+    def heard_tokens(self, seconds: float) -> int:
+        """Return the tokens up to the last code whose sound is whole; see Speaker. Exact: codes are tokens."""
+        codes = int(seconds * self._speech.sample_rate_hz / self._speech.samples_per_code)
+        if codes >= len(self._code_places):
+            return self._said
+        return self._code_places[codes - 1] if codes else 0
+
+    def mark(self) -> None:
+        """Return nothing: between two answers a flow stands where its voice's prompt ends."""
+
+    def back(self, mark: None) -> None:  # noqa: ARG002 - as Speaker has it
+        """End an answer in progress unsaid; see Speaker."""
+        self.open()
+        self._ended = True
 
 
 class _Timed:
@@ -87,3 +112,9 @@ class _TimedCall:
 
     def reset(self) -> None:
         self._call.reset()
+
+    def save(self) -> Mapping[str, Array]:
+        return self._call.save()
+
+    def load(self, state: Mapping[str, Array]) -> None:
+        self._call.load(state)

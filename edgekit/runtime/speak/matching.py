@@ -5,8 +5,9 @@ Knows the graphs ``flow_encoder`` and ``flow_step``, solves the equation between
 nothing of tokens, text or samples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ MASKED = -1e10
 NO_CODE = -1  # stands for a row of zeros in a graph that takes no ``pad``
 
 Frames = NDArray[np.float32]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,22 +96,38 @@ class Flow:
 
         Raises UsageError for a code that the bundle does not have.
         """
-        new = np.asarray(codes, np.int64)
-        if (odd := new[(new < 0) | (new >= self._speech.codes)]).size:
-            raise UsageError(f"speech code {odd[0]}: must be 0 to {self._speech.codes - 1}; leave out what is no code")
-        self._waiting = np.concatenate([self._waiting, new])
-        made = [self._noise[:0]]
-        while len(self._waiting) >= (size := self._chunk()) + self._speech.lookahead_codes:
-            made.append(self._say(self._waiting[: size + self._speech.lookahead_codes], ended=False))
-            self._waiting = self._waiting[size:]
-            self._chunks_made += 1
-        return np.concatenate(made)
+        return np.concatenate([self.nothing, *self.steps(codes)])
 
     def finish(self) -> Frames:
         """End the answer: return its last mel frames (n, bins) and be open for the next."""
-        made = self._say(self._waiting, ended=True) if len(self._waiting) else self._noise[:0]
+        return np.concatenate([self.nothing, *self.last_steps()])
+
+    @property
+    def nothing(self) -> Frames:
+        """No mel frames, (0, bins)."""
+        return self._noise[:0]
+
+    def steps(self, codes: Sequence[int] | NDArray[np.int64]) -> Iterator[Frames]:
+        """Do what ``push`` does bit by bit: yield no frames after each step of the solver, a chunk's when it is done.
+
+        Iterate to the end: the work is done on the way. Raises what ``push`` does.
+        """
+        new = np.asarray(codes, np.int64)
+        if (unknown := new[(new < 0) | (new >= self._speech.codes)]).size:
+            raise UsageError(
+                f"speech code {unknown[0]}: must be 0 to {self._speech.codes - 1}; leave out what is no code"
+            )
+        self._waiting = np.concatenate([self._waiting, new])
+        while len(self._waiting) >= (size := self._chunk()) + self._speech.lookahead_codes:
+            yield from self._say(self._waiting[: size + self._speech.lookahead_codes], ended=False)
+            self._waiting = self._waiting[size:]
+            self._chunks_made += 1
+
+    def last_steps(self) -> Iterator[Frames]:
+        """Do what ``finish`` does bit by bit; see ``steps``."""
+        if len(self._waiting):
+            yield from self._say(self._waiting, ended=True)
         self.open()
-        return made
 
     def _chunk(self) -> int:
         return self._chunks[min(self._chunks_made, len(self._chunks) - 1)]
@@ -123,21 +141,20 @@ class Flow:
                 f"voice of {len(voice.codes)} codes: wants {wanted} frames of noise, this bundle has "
                 f"{len(self._noise)}; choose a shorter voice"
             )
-        _, place = self._solve(mu, voice.mel, np.arange(len(mu)), place)
-        return place
+        return _result(self._solve(mu, voice.mel, np.arange(len(mu)), place))[1]
 
-    def _say(self, codes: NDArray[np.int64], *, ended: bool) -> Frames:
-        """Return the mel frames of a chunk: all its codes where the answer ``ended``, else without the look-ahead."""
+    def _say(self, codes: NDArray[np.int64], *, ended: bool) -> Iterator[Frames]:
+        """Yield the mel frames of a chunk: all its codes where the answer ``ended``, else without the look-ahead."""
         mu, place = self._encode(codes, self._speech.lookahead_codes if ended else 0, self._place)
         free = np.setdiff1d(np.arange(self._prompt_frames, self._capacity), place.slots, assume_unique=True)
-        mel, place = self._solve(mu, np.zeros_like(mu), free[: len(mu)], place)
+        mel, place = yield from self._solve(mu, np.zeros_like(mu), free[: len(mu)], place)
         if len(place.slots) > self._prompt_frames + KEPT_OLD:
             # As published: "the prompt and the newest", but the list has the newest first, so that it is the newest and
             # the end of the prompt. The model was only ever heard like that.
             kept = np.concatenate([place.slots[: self._prompt_frames], place.slots[-KEPT_OLD:]])
             place = _Place(place.codes, kept, place.encoder_left, place.step_lefts)
         self._place = place
-        return mel
+        yield mel
 
     def _encode(self, codes: NDArray[np.int64], pad: int, place: _Place) -> tuple[Frames, _Place]:
         count = len(codes) + pad - self._speech.lookahead_codes
@@ -154,8 +171,13 @@ class Flow:
             self._noise = found["noise"]
         return found["mu"], _Place(start + count, place.slots, found["left_next"], place.step_lefts)
 
-    def _solve(self, mu: Frames, cond: Frames, slots: NDArray[np.int64], place: _Place) -> tuple[Frames, _Place]:
-        """Return the frames at the end of the way from noise, by Euler's method, and the place behind them."""
+    def _solve(
+        self, mu: Frames, cond: Frames, slots: NDArray[np.int64], place: _Place
+    ) -> Generator[Frames, None, tuple[Frames, _Place]]:
+        """Return the frames at the end of the way from noise, by Euler's method, and the place behind them.
+
+        Yields no frames between two steps.
+        """
         held = len(place.slots)
         seen = np.concatenate([slots, place.slots])
         mask = np.full(self._capacity, MASKED, np.float32)
@@ -163,14 +185,29 @@ class Flow:
         shared: dict[str, Array] = {"mu": mu, "cond": cond, "speaker": self._speaker, "guidance": self._guidance}
         shared |= {"slots": slots, "mask": mask}
         x = self._noise[held : held + len(mu)]
-        time, lefts = self._times[0], []
+        time = self._times[0]
+        lefts: list[Array] = []
         for call, left, after in zip(self._steps, place.step_lefts, self._times[1:], strict=True):
+            if lefts:
+                yield self.nothing
             found = call.run(shared | {"x": x, "t": np.array([time]), "left": left})
             width = after - time
             x = x + width * found["velocity"]
             time = time + width
             lefts.append(found["left_next"])
         return x, _Place(place.codes, seen, place.encoder_left, tuple(lefts))
+
+
+def _result(work: Generator[object, None, _T]) -> _T:
+    """Return what a generator returns, having done all of its work."""
+    result: list[_T] = []
+
+    def run() -> Iterator[object]:
+        result.append((yield from work))
+
+    for _ in run():
+        pass
+    return result[0]
 
 
 def count_slots(prompt_frames: int, most_frames: int) -> int:

@@ -1,4 +1,4 @@
-"""Talker: the mouth of Qwen3-Omni, a second language model that reads along with the answer and writes codes of speech.
+"""Talker: the speaker of Qwen3-Omni, a second language model that reads along and writes codes of speech.
 
     user turns -> talker_adapter -> talker KV            while the user talks
     text token -> talker_adapter -> talker -> code 0 -> code_predictor -> codes 1.. -> decoder -> samples
@@ -8,6 +8,7 @@ Qwen3OmniMoeForConditionalGeneration.generate (transformers), which waits for th
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,6 +68,16 @@ class TalkerOptions:
     first_frames: int = 2
     longest_frames: int = LONGEST_FRAMES
     samplers: tuple[Sampler, Sampler] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TalkerMark:
+    """Where a Talker stood: whose turn it was, rows of the users' in its KV, and the draws."""
+
+    turns: "_Turns"
+    user_rows: int
+    full: bool
+    draws: tuple[object, object]
 
 
 class Talker:
@@ -136,7 +147,21 @@ class Talker:
         """Return False: every token of an answer is text."""
         return False
 
-    def say(self, token: int) -> Iterator[Array]:
+    def heard_tokens(self, seconds: float) -> int | None:  # noqa: ARG002 - as Speaker has it
+        """Return None: a frame is no token, the talker goes on long after the last one."""
+        return None
+
+    def mark(self) -> "TalkerMark":
+        """Return where the conversation stands; see Speaker."""
+        return TalkerMark(self._turns.copy(), self._user_rows, self._full, self._codes.mark())
+
+    def back(self, mark: "TalkerMark") -> None:
+        """Go back to a mark; see Speaker."""
+        self._turns, self._user_rows, self._full = mark.turns.copy(), mark.user_rows, mark.full
+        self._codes.back(mark.draws)
+        self._begun = self._going = False
+
+    def say(self, token: int) -> Iterator[Array | None]:
         """Take the next token of the answer and yield samples; see Speaker.
 
         Raises BundleFormatError if ``read`` was not told the beginning of the answer's turn before the first.
@@ -164,7 +189,7 @@ class Talker:
             return
         yield from self._sounding(self._codes.begin(embeds))
 
-    def finish(self) -> Iterator[Array]:
+    def finish(self) -> Iterator[Array | None]:
         """End the answer and yield the rest of its samples; see Speaker. Nothing if nothing was said."""
         if not self._begun:
             self.cut = None
@@ -172,6 +197,7 @@ class Talker:
         text = self._eos
         while self._going:
             yield from self._speak(text)
+            yield None
             text = self._pad
         yield from self._sound.flush()
         self._begun = False
@@ -210,6 +236,16 @@ class _Turns:
         self._waiting_rows: list[Array] = []
         self.role: Role | None = None
         self.head = np.zeros((0, 0), np.float32)  # the first rows of the latest assistant's turn
+
+    def copy(self) -> "_Turns":
+        """Return another that goes on from here."""
+        other = copy(self)
+        other.take_copies()
+        return other
+
+    def take_copies(self) -> None:
+        """Share no list with another."""
+        self._waiting, self._waiting_rows = list(self._waiting), list(self._waiting_rows)
 
     def read(self, tokens: Sequence[int], rows: Array) -> Array:
         """Return those of the rows (n, width) that are in a user's turn; remember how an assistant's turn begins.
@@ -273,6 +309,15 @@ class _Codes:
         self._embedded = np.zeros((speech.codebooks, width), np.float32)  # rows of this frame's codes
         self._pair, self._single = np.zeros((2, width), np.float32), np.zeros((1, width), np.float32)
         self._predictor_start, self._step = np.zeros(1, np.int64), np.zeros(1, np.int64)
+
+    def mark(self) -> tuple[object, object]:
+        """Return where the draws of the first code and of the others stand."""
+        return self._first_code.mark(), self._other_codes.mark()
+
+    def back(self, mark: tuple[object, object]) -> None:
+        """Draw again what was drawn since the mark."""
+        for draws, one in zip((self._first_code, self._other_codes), mark, strict=True):
+            draws.back(one)
 
     def seek(self, position: int) -> None:
         """Go on after the first ``position`` rows of the talker's KV."""

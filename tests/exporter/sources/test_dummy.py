@@ -16,7 +16,7 @@ from edgekit.errors import CheckpointError, QualityError, VerifyError
 from edgekit.exporter import weights
 from edgekit.exporter.checks.verify import verify_reference
 from edgekit.exporter.export import ExportOptions, export, quantize
-from edgekit.exporter.families.whisper import whisper_generation
+from edgekit.exporter.families.whisper import published_generation
 from edgekit.exporter.sources.dummy import SIGN, DummyTensors, dummy_tokenizer, open_dummy
 from edgekit.runtime.judge.verify import verify
 from tests.exporter.test_export import JUDGED, QUICK, SYSTEMS
@@ -128,7 +128,7 @@ def test_a_stream_of_a_dummy_ends_and_says_nothing_but_the_sign(name, config, tm
     _dummy(config(name), tmp_path / "b", precision="int4")
     model = edgekit.load(tmp_path / "b", threads=1)
     stream = model.stream(gate="off")
-    events = [event for part in np.split(NOISE, 8) for event in stream.push(part)] + stream.finish()
+    events = [event for part in np.split(NOISE, 8) for event in stream.push(part)] + list(stream.finish())
     final = [event for event in events if getattr(event, "final", False)]
     assert len(final) == 1
     assert set(final[0].text) == {SIGN}
@@ -171,7 +171,7 @@ def test_a_weight_that_is_not_written_as_drawn_is_still_refused(config, tmp_path
         def blocks(self, name):
             return ((row, block * (".1.fc1" not in name)) for row, block in blocks(self, name))
 
-    monkeypatch.setattr("edgekit.exporter.export.Weights", Forgetful)
+    monkeypatch.setattr("edgekit.exporter.build.Weights", Forgetful)
     with pytest.raises(QualityError, match=r"layers\.1\.fc1\.weight: a stored weight is "):
         _dummy(config("whisper-dense"), tmp_path / "b", groups={"backbone": "int8"})
     assert not (tmp_path / "b").exists()
@@ -215,7 +215,7 @@ def test_marks_are_recognised_and_every_id_has_a_token():
     ],
 )
 def test_a_whisper_without_generation_settings_has_the_published_ones(tokens, start, expected):
-    found = whisper_generation({"vocab_size": tokens, "decoder_start_token_id": start, "eos_token_id": start - 1})
+    found = published_generation({"vocab_size": tokens, "decoder_start_token_id": start, "eos_token_id": start - 1})
     if not isinstance(expected, dict):
         english, translate, transcribe, no_timestamps = expected
         assert found["lang_to_id"] == {"<|en|>": english}
@@ -230,7 +230,7 @@ def test_a_config_alone_is_enough(config):
     alone.with_name("generation_config.json").unlink()
     made = open_dummy(alone)
     assert made.name == "whisper-dense"
-    assert made.family.protocol(made.tokenizer).start_tail == (599,)  # the last of 600: its name is not in the config
+    assert made.opened.protocol(made.tokenizer).start_tail == (599,)  # the last of 600: its name is not in the config
 
 
 @pytest.mark.parametrize(

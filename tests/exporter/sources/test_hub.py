@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from huggingface_hub import constants
 from edgekit.bundle import open_bundle
 from edgekit.cli import main
 from edgekit.errors import CheckpointError, UsageError
+from edgekit.exporter.export import ExportOptions, export
+from edgekit.exporter.families import registered
 from edgekit.exporter.sources.hub import locate
-from tests.exporter import speaking
+from tests.exporter import speaking, test_family_records
 from tests.reference import checkpoints
 
 QUICK = Path(__file__).parents[1] / "quick.toml"
@@ -138,6 +141,22 @@ def test_what_speaks_is_fetched_with_its_recordings(hub, tmp_path):
     assert "token2wav/flow.pt" in files
     assert "assets/default_female.wav" in files
     assert locate("acme/tiny-step", offline=True).folder == found
+
+
+def test_a_second_checkpoint_that_a_family_keeps_its_words_in_is_fetched_too(hub, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    test_family_records.write(first, second, words_in="acme/words")
+    hub.held["acme/words"] = {COMMIT: {path.name: path.read_bytes() for path in second.iterdir()}}
+    options = ExportOptions(precision="float32")
+    with registered(test_family_records.record(QUICK)):
+        with pytest.raises(CheckpointError, match="^acme/words: not in the cache of the hub"):
+            export(first, tmp_path / "b", replace(options, offline=True))
+        made = export(first, tmp_path / "b", options)
+        hub.asked.clear()
+        assert export(first, tmp_path / "c", replace(options, offline=True)).files == made.files
+    assert not hub.asked
 
 
 def test_without_weights_the_configs_alone_are_fetched(hub):

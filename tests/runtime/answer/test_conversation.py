@@ -9,10 +9,11 @@ import pytest
 
 from edgekit.bundle import GateSettings, Question, Thinking, TokenProtocol
 from edgekit.errors import UsageError
+from edgekit.runtime.assemble import gate_settings
 from edgekit.runtime.engine import Array
 from edgekit.runtime.events import Event, Forgot, SpeechStopped, Text, Thought
 from edgekit.runtime.model import Model
-from edgekit.runtime.options import StreamOptions, gate_settings
+from edgekit.runtime.options import StreamOptions
 from edgekit.runtime.stream import Stream
 from tests.runtime.streams import CHUNK, Logged, final_texts, logged, roomy, sound_of
 
@@ -42,11 +43,11 @@ def conversing(load: Callable) -> Callable[..., tuple[Model, dict[str, Logged]]]
 def turns(stream: Stream, count: int) -> Iterator[list[Event]]:
     """Yield the events of ``count`` turns in text: "0", "1" and so on."""
     for turn in range(count):
-        yield stream.ask(str(turn))
+        yield list(stream.ask(str(turn)))
 
 
 class Deaf:
-    """An Listener whose sound is too short for the encoder."""
+    """A Listener whose sound is too short for the encoder."""
 
     def __init__(self, ear: Any) -> None:
         self._ear = ear
@@ -86,7 +87,7 @@ def conversation(model: Model, said: Sequence[Text], asked: Sequence[str]) -> Ar
 
 def test_turns_share_one_cache_and_each_answer_knows_the_ones_before(conversing: Callable) -> None:
     model, engines = conversing()
-    stream = model.stream(level="full", turns=None)
+    stream = model.stream(level="full", turns="all")
     said = [final_texts(events)[0] for events in turns(stream, 3)]
     np.testing.assert_array_equal(fed(engines["backbone"]), conversation(model, said, ["0", "1", "2"]))
     alone, _ = conversing()
@@ -98,7 +99,7 @@ def test_turns_share_one_cache_and_each_answer_knows_the_ones_before(conversing:
 def test_a_stream_that_remembers_nothing_answers_each_turn_as_if_it_were_the_first(conversing: Callable) -> None:
     model, engines = conversing()
     stream = model.stream(level="full")
-    first, again = (stream.ask("x") for _ in range(2))
+    first, again = (list(stream.ask("x")) for _ in range(2))
     assert [text.tokens for text in final_texts(first)] == [text.tokens for text in final_texts(again)]
     opening = model.table.rows(model.tokenizer.encode("<start>s"))
     read = [call["embeds"] for call in engines["backbone"].calls if np.array_equal(call["embeds"], opening)]
@@ -118,7 +119,7 @@ def test_only_the_wanted_number_of_turns_is_remembered_and_that_is_no_loss(conve
 
 def test_a_full_context_forgets_the_oldest_turns_and_says_so(conversing: Callable) -> None:
     model, engines = conversing(48)
-    stream = model.stream(level="full", turns=None)
+    stream = model.stream(level="full", turns="all")
     events = [event for one in turns(stream, 9) for event in one]
     forgot = [event.turns for event in events if isinstance(event, Forgot)]
     assert sum(forgot) > 0
@@ -132,38 +133,38 @@ def test_a_full_context_forgets_the_oldest_turns_and_says_so(conversing: Callabl
 
 def test_a_turn_that_was_refused_leaves_no_trace(conversing: Callable) -> None:
     model, engines = conversing()
-    stream = model.stream(level="full", turns=None)
-    said = [final_texts(stream.ask("0"))[0]]
+    stream = model.stream(level="full", turns="all")
+    said = [final_texts(list(stream.ask("0")))[0]]
     for _ in range(2):
         with pytest.raises(UsageError, match="text: takes"):
-            stream.ask("x" * 100)
-    said += final_texts(stream.ask("1"))
+            list(stream.ask("x" * 100))
+    said += final_texts(list(stream.ask("1")))
     np.testing.assert_array_equal(fed(engines["backbone"]), conversation(model, said, ["0", "1"]))
 
 
 def test_a_long_text_takes_the_room_of_older_turns_and_says_so(conversing: Callable) -> None:
     model, engines = conversing(80)
-    stream = model.stream(level="full", turns=None)
+    stream = model.stream(level="full", turns="all")
     for events in turns(stream, 3):
         assert not [event for event in events if isinstance(event, Forgot)]
     long = "x" * 58
-    events = stream.ask(long)
+    events = list(stream.ask(long))
     assert [event.turns for event in events if isinstance(event, Forgot)] == [3]
     np.testing.assert_array_equal(fed(engines["backbone"]), conversation(model, final_texts(events), [long]))
-    again = final_texts(stream.ask("1"))
+    again = final_texts(list(stream.ask("1")))
     assert again
 
 
 def test_sound_and_text_alternate_in_one_conversation(conversing: Callable) -> None:
     model, engines = conversing(400)
-    stream = model.stream(level="full", turns=None, gate="sound")
+    stream = model.stream(level="full", turns="all", gate="sound")
     loud = sound_of(3 * CHUNK, loudness=0.8)
     events: list[Event] = []
     for turn in range(2):
-        events += stream.push(loud)
+        events += list(stream.push(loud))
         while sum(isinstance(event, SpeechStopped) for event in events) == turn:
-            events += stream.push(QUIET)
-        events += stream.ask("and")
+            events += list(stream.push(QUIET))
+        events += list(stream.ask("and"))
     finals = final_texts(events)
     assert len(finals) == 4
     rows = fed(engines["backbone"])
@@ -177,8 +178,8 @@ def test_sound_and_text_alternate_in_one_conversation(conversing: Callable) -> N
 def test_a_thought_comes_first_and_is_not_remembered(conversing: Callable) -> None:
     thinking = Thinking(open=OPEN, close=CLOSE, then="\n", none="", usual=False)
     model, engines = conversing(96, thinking=thinking)
-    stream = model.stream(level="full", turns=None, think=3)
-    first = stream.ask("0")
+    stream = model.stream(level="full", turns="all", think=3)
+    first = list(stream.ask("0"))
     thoughts = [event for event in first if isinstance(event, Thought)]
     assert [event.final for event in thoughts] == [False] * (len(thoughts) - 1) + [True]
     assert thoughts[-1].text
@@ -189,7 +190,7 @@ def test_a_thought_comes_first_and_is_not_remembered(conversing: Callable) -> No
     np.testing.assert_array_equal(np.concatenate(calls[1:3])[: len(asked)], asked)
     closing = rows(encode(CLOSE + "\n"))  # EdgeKit writes it, the model found no end in three tokens
     assert any(np.array_equal(call[-len(closing) :], closing) for call in calls if len(call) > len(closing))
-    second = stream.ask("1")
+    second = list(stream.ask("1"))
     said = [final_texts(first)[0]]
     held = fed(engines["backbone"])
     known = np.concatenate(
@@ -222,18 +223,18 @@ def test_a_model_that_closes_its_thought_is_not_interrupted(conversing: Callable
 def test_a_question_is_known_by_its_name(conversing: Callable) -> None:
     questions = {"transcribe": Question(system="write", prompt="")}
     model, engines = conversing(questions=questions)
-    model.stream(level="full", prompt="transcribe").ask("0")
+    list(model.stream(level="full", prompt="transcribe").ask("0"))
     opening = model.table.rows(model.tokenizer.encode("<start>write"))
     np.testing.assert_array_equal(engines["backbone"].calls[0]["embeds"], opening)
     model, engines = conversing(questions=questions)
-    model.stream(level="full", prompt="transcribe", system="mine").ask("0")
+    list(model.stream(level="full", prompt="transcribe", system="mine").ask("0"))
     opening = model.table.rows(model.tokenizer.encode("<start>mine\nwrite"))
     np.testing.assert_array_equal(engines["backbone"].calls[0]["embeds"], opening)
 
 
 def test_what_stands_in_the_users_own_texts_is_left_alone(conversing: Callable) -> None:
     model, engines = conversing(120)
-    model.stream(level="full", system="{prompt} {tools}", tools="[{system}]", prompt="{system}").ask("{role}")
+    list(model.stream(level="full", system="{prompt} {tools}", tools="[{system}]", prompt="{system}").ask("{role}"))
     rows = model.table.rows(model.tokenizer.encode("<start>{prompt} {tools}<translate>[{system}]"))
     np.testing.assert_array_equal(engines["backbone"].calls[0]["embeds"], rows)
     for options in ({"system": "a<stop>b"}, {"prompt": "a<stop>b"}, {"tools": "a<stop>b"}):
@@ -245,9 +246,9 @@ def test_what_stands_in_the_users_own_texts_is_left_alone(conversing: Callable) 
 
 def test_sound_that_is_too_short_for_the_encoder_is_answered_with_nothing(conversing: Callable) -> None:
     model, engines = conversing()
-    stream = model.stream(level="full", gate="off", turns=None)
-    object.__setattr__(stream, "_ear", Deaf(stream._ear))
-    (final,) = final_texts(stream.push(sound_of(CHUNK)) + stream.finish())
+    stream = model.stream(level="full", gate="off", turns="all")
+    stream._work._listener = Deaf(stream._work._listener)
+    (final,) = final_texts(list(stream.push(sound_of(CHUNK))) + list(stream.finish()))
     assert (final.text, final.tokens) == ("", ())
     assert all(len(call["logit_rows"]) == 0 for call in engines["backbone"].calls)
 
@@ -255,23 +256,23 @@ def test_sound_that_is_too_short_for_the_encoder_is_answered_with_nothing(conver
 def test_a_long_thought_may_be_longer_than_the_answer(conversing: Callable) -> None:
     thinking = Thinking(open=OPEN, close="~", then="\n", usual=True)
     model, _ = conversing(120, thinking=thinking, max_tokens=12)
-    events = model.stream(level="full", think=9, max_tokens=2).ask("0")
+    events = list(model.stream(level="full", think=9, max_tokens=2).ask("0"))
     assert len(final_texts(events)[0].tokens) == 2
     assert sum(isinstance(event, Thought) and not event.final for event in events) > 2
 
 
 def test_a_full_context_is_halved_and_not_emptied_turn_by_turn(conversing: Callable) -> None:
     model, _ = conversing(120)
-    stream = model.stream(level="full", turns=None)
+    stream = model.stream(level="full", turns="all")
     forgot = [any(isinstance(event, Forgot) for event in one) for one in turns(stream, 24)]
     assert 0 < sum(forgot) < 24 / 3  # every fourth turn or so, not every one
 
 
 def test_tools_stand_in_the_opening_and_their_results_are_a_turn(conversing: Callable) -> None:
     model, engines = conversing()
-    stream = model.stream(level="full", tools="[]", turns=None)
-    stream.ask("0")
-    stream.ask("1", role="tool")
+    stream = model.stream(level="full", tools="[]", turns="all")
+    list(stream.ask("0"))
+    list(stream.ask("1", role="tool"))
     encode, rows = model.tokenizer.encode, model.table.rows
     calls = [call["embeds"] for call in engines["backbone"].calls]
     np.testing.assert_array_equal(calls[0], rows(encode("<start>s<translate>[]")))
@@ -282,8 +283,8 @@ def test_tools_stand_in_the_opening_and_their_results_are_a_turn(conversing: Cal
 def test_what_a_bundle_cannot_be_asked_is_refused_in_one_line(conversing: Callable, load: Callable) -> None:
     model, _ = conversing()
     for options, message in [
-        ({"turns": -1}, "turns: -1, must be 0 or more"),
-        ({"max_tokens": 0}, "max_tokens: 0, this bundle takes 1 to 4"),
+        ({"turns": -1}, "turns: -1, a whole number, 0 or more, is needed"),
+        ({"max_tokens": 0}, "max_tokens: 0, a whole number, 1 or more, is needed"),
         ({"max_tokens": 5}, "max_tokens: 5, this bundle takes 1 to 4"),
         ({"think": True}, "think: this bundle was not made to think"),
         ({"seed": 3}, "seed: 3, nothing is drawn at temperature 0"),
@@ -306,12 +307,10 @@ def test_what_a_bundle_cannot_be_asked_is_refused_in_one_line(conversing: Callab
     with pytest.raises(UsageError, match="tools: this bundle was not made to call tools"):
         load("prefix").stream(tools="[]")
     stream = model.stream(gate="off")
-    stream.push(sound_of(CHUNK))
-    with pytest.raises(UsageError, match="the user is talking"):
-        stream.ask("x")
-    stream.finish()
-    with pytest.raises(UsageError, match="the stream has ended"):
-        stream.ask("x")
+    list(stream.push(sound_of(CHUNK)))
+    list(stream.finish())
+    with pytest.raises(UsageError, match="ask: this stream is finished"):
+        list(stream.ask("x"))
 
 
 def test_a_question_of_ones_own_is_about_any_sound(load: Callable) -> None:

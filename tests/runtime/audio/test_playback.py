@@ -9,13 +9,11 @@ import pytest
 
 from edgekit.errors import DeviceError, MissingPackageError
 from edgekit.runtime.audio.playback import Playback, TurnTaking
-from edgekit.runtime.events import Audio, SpeechStarted, Text
+from edgekit.runtime.events import Audio, AudioEnded
 from edgekit.runtime.hear.resampler import Resampler
 from tests.runtime.audio.portaudio import FakePortAudio
 
 RATE = 24_000
-STARTED = SpeechStarted(1.0)
-FINAL = Text("yes", True, 0.0, 1.0)
 
 
 def speech(samples, seed=0):
@@ -201,40 +199,70 @@ def test_missing_portaudio_and_missing_package_say_what_to_install(monkeypatch, 
         Playback()
 
 
-def a_piece(samples, seed=0):
-    return Audio(speech(samples, seed), RATE)
+def a_piece(samples, seed=0, answer=1):
+    return Audio(speech(samples, seed), RATE, answer)
 
 
-def test_a_user_who_speaks_silences_the_answer_before(portaudio):
+def taking_turns(playback, interrupted=None):
+    """Return a TurnTaking that notes what it interrupts."""
+    return TurnTaking(playback, lambda answer, heard_s: (interrupted or []).append((answer, heard_s)))
+
+
+def test_a_user_who_talks_silences_the_answer_and_its_seconds_are_told(portaudio):
+    interrupted = []
     with Playback(portaudio=portaudio) as playback:
-        turns, pieces = TurnTaking(playback), [a_piece(1000), a_piece(1000, 1)]
-        for piece in pieces:
-            turns.audio(piece)
-        for event in (FINAL, *pieces):
-            turns.event(event)
+        turns = TurnTaking(playback, lambda *told: interrupted.append(told))
+        for piece in (a_piece(1000), a_piece(1000, 1)):
+            turns.event(piece)
         asked(portaudio, 240)
-        turns.event(STARTED)
+        turns.talked(answering=1)
         assert not asked(portaudio, 1000).any()
         assert playback.underruns == 0
+    assert interrupted == [(1, 240 / RATE)]
 
 
-def test_speech_that_came_with_its_own_answer_silences_nothing(portaudio):
+def test_an_answer_is_silenced_once_and_what_still_comes_of_it_is_not_played(portaudio):
+    interrupted = []
     with Playback(portaudio=portaudio) as playback:
-        turns, piece = TurnTaking(playback), a_piece(1000)
-        turns.audio(piece)
-        for event in (STARTED, FINAL, piece):
-            turns.event(event)
-        np.testing.assert_array_equal(asked(portaudio, 1000), piece.samples)
+        turns = TurnTaking(playback, lambda *told: interrupted.append(told))
+        turns.event(a_piece(1000))
+        turns.talked(answering=1)
+        turns.event(a_piece(1000, 1))  # a step was under way
+        turns.talked(answering=1)
+        assert not asked(portaudio, 1000).any()
+        turns.event(a_piece(500, 2, answer=2))
+        np.testing.assert_array_equal(asked(portaudio, 500), speech(500, 2))
+    assert interrupted == [(1, 0.0)]
+
+
+def test_a_user_who_talks_while_nothing_is_said_interrupts_nothing(portaudio):
+    interrupted = []
+    with Playback(portaudio=portaudio) as playback:
+        turns = TurnTaking(playback, lambda *told: interrupted.append(told))
+        turns.talked(answering=None)
+        turns.event(a_piece(480))
+        turns.event(AudioEnded(1.0, 1))
+        asked(portaudio, 480)
+        turns.talked(answering=None)  # all of it was played
+    assert interrupted == []
+
+
+def test_an_answer_that_is_not_heard_yet_is_interrupted_before_its_first_sound(portaudio):
+    interrupted = []
+    with Playback(portaudio=portaudio) as playback:
+        turns = TurnTaking(playback, lambda *told: interrupted.append(told))
+        turns.event(a_piece(480))
+        turns.event(AudioEnded(1.0, 1))
+        asked(portaudio, 480)
+        turns.talked(answering=2)
+    assert interrupted == [(2, 0.0)]
 
 
 def test_an_answer_ends_with_its_last_piece_so_that_the_next_may_come_at_any_time(portaudio):
     with Playback(portaudio=portaudio) as playback:
-        turns = TurnTaking(playback)
-        for seed in range(2):
-            pieces = [a_piece(100, seed), a_piece(150, seed)]
-            for piece in pieces:
-                turns.audio(piece)
-            for event in (*pieces, FINAL):
+        turns = taking_turns(playback)
+        for answer in (1, 2):
+            for event in (a_piece(100, 0, answer), a_piece(150, 1, answer), AudioEnded(1.0, answer)):
                 turns.event(event)
             asked(portaudio, 100, 100, 100, 100)
         assert playback.underruns == 0

@@ -61,8 +61,8 @@ class Spoken:
     def answer(self, tokens: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Return the codes (frames, codebooks) and samples of an answer."""
         del self.engines["decoder"].calls[:]
-        pieces = [piece for token in tokens for piece in self.talker.say(token)]
-        pieces += list(self.talker.finish())
+        pieces = [piece for token in tokens for piece in self.talker.say(token) if piece is not None]
+        pieces += [piece for piece in self.talker.finish() if piece is not None]
         codes = [call["codes"] for call in self.engines["decoder"].calls]
         empty = np.zeros((0, CODEBOOKS), np.int64), np.zeros(0, np.float32)
         return np.concatenate([empty[0], *codes]), np.concatenate([empty[1], *pieces])
@@ -141,7 +141,7 @@ def test_turns_of_the_system_and_former_answers_never_reach_the_engines() -> Non
 def test_a_frame_is_made_for_each_token_as_it_comes() -> None:
     spoken = Spoken(0, first_frames=1, longest_frames=1)
     spoken.read([*user_turn(7, 8), *HEAD])
-    sizes = [sum(len(piece) for piece in spoken.talker.say(token)) for token in ANSWER]
+    sizes = [sum(len(piece) for piece in spoken.talker.say(token) if piece is not None) for token in ANSWER]
     assert sizes == [SAMPLES - HELD, *[SAMPLES] * (len(ANSWER) - 1)]
 
 

@@ -3,26 +3,31 @@
 What multiplies is float16, everything else float32. Weights are codes in blocks of 32 with float16 scales and no zero
 points, which its quickest kernels want; a cache is written in place. Shapes depend on no value, and where a call stands
 in its cache is computed on the GPU, so that a step can be recorded as a CUDA graph. What is allowed here is kept in
-``ort_cuda_ops``, which every graph is checked against. None was run on a GPU yet.
+``ops.toml``, which every graph is checked against. None was run on a GPU yet.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
+from edgekit.bundle.dialects import Activations
 from edgekit.errors import CheckpointError
-from edgekit.exporter.dialects.ort_cpu import OrtDialect, activation, as_logits
-from edgekit.exporter.dialects.ort_cuda.ops import BLOCK, EXPERT_TILE
+from edgekit.exporter.dialects.base import SoundBlocks
+from edgekit.exporter.dialects.codes import BLOCKS, EXPERTS
+from edgekit.exporter.dialects.experts import ExpertBank
+from edgekit.exporter.dialects.ort_cpu import MICROSOFT, OrtDialect, activation, as_logits
+from edgekit.exporter.dialects.ort_cuda.ops import BLOCK, EXPERT_TILE, check_cuda_ops, cuda_allow_list
 from edgekit.exporter.dialects.standard.dialect import StandardDialect
+from edgekit.exporter.dialects.standard.sound import StandardSound
 from edgekit.exporter.dialects.steps import Attention, Routing, Steps
-from edgekit.exporter.graph import MICROSOFT, GraphWriter
-from edgekit.exporter.quantize import BITS, SCALE, quantize_blocks
-
-if TYPE_CHECKING:
-    from edgekit.exporter.weights import ExpertBank, Weights
-    from edgekit.recipe import Group
+from edgekit.exporter.graph import GraphWriter, Versions
+from edgekit.exporter.quantize import BITS, SCALE
+from edgekit.exporter.weights import Weights
+from edgekit.exporter.written import Packing
+from edgekit.recipe import EncoderActivations, Group
 
 _LOWEST = -6e4  # float16 has nothing below -65504
 
@@ -30,7 +35,18 @@ _LOWEST = -6e4  # float16 has nothing below -65504
 class OrtCudaDialect(OrtDialect):
     """See the module docstring; what is not here is as in ``ort-cpu``."""
 
+    name = "ort-cuda"
+    versions = Versions({"": cuda_allow_list().opset, MICROSOFT: 1}, cuda_allow_list().ir_version)
+    int4_versions = versions
     fixed_shapes = True
+    encoder_activations: EncoderActivations = "float"
+    packings: Mapping[str, Packing] = {"MatMulNBits": BLOCKS, "QMoE": EXPERTS}
+    sound: SoundBlocks = StandardSound()
+
+    def check(self, graph: Path, activations: Activations) -> None:
+        """Refuse what is not in ``ops.toml``, but for a float twin, which runs on the CPU only."""
+        if activations == "float16":
+            check_cuda_ops(graph)
 
     def steps(self, g: GraphWriter, x: str, start: str) -> Steps:
         """Return Steps counted on the GPU.
@@ -74,20 +90,15 @@ class OrtCudaDialect(OrtDialect):
         """Return MultiHeadAttention in float16."""
         return g.widen(super().attention(g, g.narrow(q), key, value, heads=heads, head_dim=head_dim))
 
-    def linear(self, g: GraphWriter, w: "Weights", x: str, name: str, *, group: "Group", bias: str) -> str:
+    def linear(self, g: GraphWriter, w: Weights, x: str, name: str, *, group: Group, bias: str) -> str:
         """Return Gemm or MatMulNBits in float16; the bias is added after it, since the quickest kernels take none."""
         rows, width = w.source.shape(name)
         precision = w.precision[group]
         if precision == "float32":
             out = g.node("Gemm", g.narrow(x), w.matrix(g, name), transB=1)
         else:
-            bits, count = BITS[precision], -(-width // BLOCK)
-            codes = g.weight(name, "uint8", (rows, count, BLOCK * bits // 8))
-            scales = g.weight(name + SCALE, g.activations, (rows, count))
-            for row, block in w.blocks(name):
-                block_codes, block_scales = quantize_blocks(block, bits, BLOCK, g.activations)
-                codes.write(row, block_codes)
-                scales.write(row, block_scales)
+            bits = BITS[precision]
+            BLOCKS.pack(g, w, name, bits, BLOCK)
             out = g.node(
                 "MatMulNBits", g.narrow(x), name, name + SCALE, domain=MICROSOFT, bits=bits, block_size=BLOCK, K=width,
                 N=rows,
@@ -95,7 +106,7 @@ class OrtCudaDialect(OrtDialect):
         out = g.widen(out)
         return g.node("Add", out, bias) if bias else out
 
-    def experts(self, g: GraphWriter, w: "Weights", x: str, routing: Routing, bank: "ExpertBank") -> str:
+    def experts(self, g: GraphWriter, w: Weights, x: str, routing: Routing, bank: ExpertBank) -> str:
         """Return QMoE of the codes as they are, which onnxruntime lays out for its kernels when it loads them.
 
         The CUDA kernel does not read mixing weights: its own softmax must give them. Plain float experts are as in
@@ -110,15 +121,9 @@ class OrtCudaDialect(OrtDialect):
                 f"export with --{bank.group} float32"
             )
         bits = BITS[precision]
-        for name, rows, width in bank.matrices:
-            codes = g.weight(name, "uint8", (bank.experts, rows, width * bits // 8))
-            scales = g.weight(name + SCALE, g.activations, (bank.experts, rows, width // BLOCK))
-            for expert in range(bank.experts):
-                expert_codes, expert_scales = quantize_blocks(w.expert(name, bank, expert), bits, BLOCK, g.activations)
-                codes.write(expert, expert_codes.reshape(1, rows, -1))
-                scales.write(expert, expert_scales[None])
+        EXPERTS.pack(g, w, bank, bits, BLOCK)
         first, second = bank.names
-        bias = w.expert_bias(g, bank)
+        bias = bank.store_bias(g, w)
         logits, total = as_logits(g, routing.mix)
         out = g.node(
             "QMoE", g.narrow(x), g.narrow(logits), first, first + SCALE, g.narrow(bias) if bias else "", second,

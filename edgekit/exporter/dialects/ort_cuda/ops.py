@@ -11,7 +11,7 @@ from onnx import helper
 
 from edgekit.bundle.manifest import Struct
 from edgekit.errors import CensusError
-from edgekit.exporter.graph import MICROSOFT
+from edgekit.exporter.dialects.ort_cpu import MICROSOFT
 
 BLOCK = 32  # of the compact kernels; others fall back to slow ones (onnxruntime 1.30.0, release notes)
 EXPERT_TILE = 64  # QMoE refuses widths that are no multiple (contrib_ops/cuda/moe/moe_quantization.cc)

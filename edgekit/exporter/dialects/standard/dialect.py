@@ -4,43 +4,54 @@ No shape depends on a value but the number of chosen experts: new rows go into a
 may not be seen is masked, and tables are gathered. Weights are signed: INT8 with a scale for each output channel, INT4
 with one for each block. The encoder's activations are INT8 too, with the scales in ``Weights.ranges``; others are
 narrowed to ``GraphWriter.activations`` for each product and widened after it. What is allowed here is kept in
-``standard_ops``, which every graph is checked against.
+``ops.toml``, which every graph is checked against.
 """
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgekit.errors import CheckpointError
+from edgekit.bundle import CensusRow, Requirements
+from edgekit.bundle.dialects import Activations
+from edgekit.exporter.dialects.base import LOWEST_ONNXRUNTIME, SoundBlocks
+from edgekit.exporter.dialects.experts import ExpertBank
+from edgekit.exporter.dialects.standard.codes import SIGNED
+from edgekit.exporter.dialects.standard.ops import allow_list, check_ops
+from edgekit.exporter.dialects.standard.parts import count_up, rotate
+from edgekit.exporter.dialects.standard.sound import StandardSound
 from edgekit.exporter.dialects.steps import Attention, Routing, Steps
-from edgekit.exporter.graph import GraphWriter
-from edgekit.exporter.quantize import (
-    BITS,
-    SCALE,
-    SMALLEST_BLOCK,
-    dividing_block,
-    nonzero,
-    quantize_blocks,
-    quantize_channels,
-    turn_sign,
-)
+from edgekit.exporter.graph import GraphWriter, Versions
+from edgekit.exporter.weights import Weights
+from edgekit.exporter.written import Packing
+from edgekit.recipe import EncoderActivations, Group
 
-if TYPE_CHECKING:
-    from edgekit.bundle import Precision
-    from edgekit.exporter.weights import ExpertBank, Weights
-    from edgekit.recipe import Group
-
+LOWEST_TENSORRT = "10.3"  # of JetPack 6: the version whose ops the graphs keep to; none was executed there
 MASKED = -1e9  # instead of the score of a key that may not be seen
-OBSERVED = "observed."  # output of a calibration graph: what goes into the linear of this name
 _LARGEST = 127
 
 
 class StandardDialect:
     """See the module docstring."""
 
+    name = "standard"
+    versions = Versions({"": allow_list().opset}, allow_list().ir_version)
+    int4_versions = Versions({"": allow_list().int4_opset}, allow_list().int4_ir_version)
     fixed_shapes = True
+    encoder_activations: EncoderActivations = "static"
+    packings: Mapping[str, Packing] = {"DequantizeLinear": SIGNED}
+    products: tuple[str, ...] = ("MatMul", "Gemm", "Einsum")
+    sound: SoundBlocks = StandardSound()
+
+    def check(self, graph: Path, activations: Activations) -> None:
+        """Refuse what is not in ``ops.toml``."""
+        del activations
+        check_ops(graph)
+
+    def requires(self, census: Sequence[CensusRow]) -> Requirements:
+        """Return TensorRT's version, and onnxruntime's, which runs the same graphs as a twin."""
+        versions = self.int4_versions if any(row.dtype == "int4" for row in census) else self.versions
+        return Requirements(opset=versions.opsets[""], onnxruntime=LOWEST_ONNXRUNTIME, tensorrt=LOWEST_TENSORRT)
 
     def rms_norm(self, g: GraphWriter, x: str, weight: str, epsilon: float) -> str:
         """Return RMSNorm from its parts: the op of that name is newer than TensorRT 10.3."""
@@ -84,15 +95,13 @@ class StandardDialect:
         how = Attention(heads=heads, kv_heads=heads, head_dim=head_dim, capacity="", causal=False)
         return _attend(g, q, key, value, how=how)
 
-    def linear(self, g: GraphWriter, w: "Weights", x: str, name: str, *, group: "Group", bias: str) -> str:
+    def linear(self, g: GraphWriter, w: Weights, x: str, name: str, *, group: Group, bias: str) -> str:
         """Return Gemm; of quantised weights dequantised, for an encoder of activations that went through INT8."""
-        if w.observes and group == "encoder":
-            g.output(x, OBSERVED + name, "float32", ("rows", w.source.shape(name)[1]))
         precision = w.precision[group]
         if precision == "float32":
             weight = w.matrix(g, name)
         else:
-            weight = _dequantised(
+            weight = SIGNED.pack(
                 g, name, w.source.shape(name), w.blocks(name), precision, group=group, at_most=w.block(group)
             )
         x = _rounded(g, x, w.ranges[name]) if precision == "int8" and name in w.ranges else g.narrow(x)
@@ -101,12 +110,12 @@ class StandardDialect:
         out = g.widen(g.node("Gemm", x, weight, transB=1))
         return g.node("Add", out, bias) if bias else out
 
-    def experts(self, g: GraphWriter, w: "Weights", x: str, routing: Routing, bank: "ExpertBank") -> str:
+    def experts(self, g: GraphWriter, w: Weights, x: str, routing: Routing, bank: ExpertBank) -> str:
         """Return the experts that any row chose, each computed for all rows and masked.
 
         That is min(experts, rows x chosen) experts: one token expands its own, a long prefill each once.
         """
-        bias = w.expert_bias(g, bank)
+        bias = bank.store_bias(g, w)
         first, second = expert_matrices(g, w, bank)
         count = g.node(
             "Mul", g.node("Shape", routing.places, start=0, end=1), g.node("Shape", routing.places, start=1, end=2)
@@ -130,56 +139,20 @@ class StandardDialect:
         return g.node("ReduceSum", out, batch, keepdims=0)
 
 
-def expert_matrices(g: GraphWriter, w: "Weights", bank: "ExpertBank") -> tuple[str, str]:
+def expert_matrices(g: GraphWriter, w: Weights, bank: ExpertBank) -> tuple[str, str]:
     """Return both banks as (experts, rows, width), dequantised where they are quantised."""
     precision = w.precision[bank.group]
     if precision == "float32":
-        return w.expert_matrices(g, bank)
+        return bank.store_plain(g, w)
     held = []
     for name, rows, width in bank.matrices:
-        blocks = ((expert * rows, w.expert(name, bank, expert)) for expert in range(bank.experts))
-        whole = _dequantised(
+        blocks = ((expert * rows, bank.matrix(w, name, expert)) for expert in range(bank.experts))
+        whole = SIGNED.pack(
             g, name, (bank.experts * rows, width), blocks, precision, group=bank.group,
             at_most=w.settings.experts_block,
         )  # fmt: skip
         held.append(g.node("Reshape", whole, g.constant([bank.experts, rows, width])))
     return held[0], held[1]
-
-
-def _dequantised(
-    g: GraphWriter,
-    name: str,
-    shape: tuple[int, ...],
-    blocks: Iterable[tuple[int, NDArray[np.float32]]],
-    precision: "Precision",
-    *,
-    group: "Group",
-    at_most: int,
-) -> str:
-    """Store a matrix (rows, width) of a group of weights and return it as it multiplies.
-
-    INT8 has a scale for each row; INT4 one for each block of a row, since TensorRT takes blocks of that alone, and in
-    two dimensions alone.
-    """
-    rows, width = shape
-    if precision == "int8":
-        codes, scales = g.weight(name, "int8", shape), g.weight(name + SCALE, g.activations, (rows,))
-        for row, block in blocks:
-            block_codes, block_scales = quantize_channels(block, g.activations)
-            codes.write(row, block_codes)
-            scales.write(row, nonzero(block_scales))
-        return g.node("DequantizeLinear", name, name + SCALE, axis=0)
-    size = dividing_block(width, at_most)
-    if size is None:
-        raise CheckpointError(
-            f"{name}: {width} wide, INT4 needs a multiple of {SMALLEST_BLOCK}; export with --{group} int8"
-        )
-    codes, scales = g.weight(name, "int4", shape), g.weight(name + SCALE, g.activations, (rows, width // size))
-    for row, block in blocks:
-        block_codes, block_scales = quantize_blocks(block, BITS["int4"], size, g.activations)
-        codes.write(row, turn_sign(block_codes, BITS["int4"]).reshape(len(block), -1))
-        scales.write(row, nonzero(block_scales))
-    return g.node("DequantizeLinear", name, name + SCALE, axis=1, block_size=size)
 
 
 def _swiglu(g: GraphWriter, hidden: str, inner: int) -> str:
@@ -199,12 +172,6 @@ def _rounded(g: GraphWriter, x: str, largest: float) -> str:
         return g.node("DequantizeLinear", g.node("QuantizeLinear", x, step, zero), back, zero)
 
     return g.shared(f"rounded.{x}.{step}", make)
-
-
-def count_up(g: GraphWriter, count: str) -> str:
-    """Return int64 0, 1, ... below ``count`` (1,)."""
-    zero, one = g.constant(np.array(0)), g.constant(np.array(1))
-    return g.node("Range", zero, g.node("Squeeze", count, g.constant([0])), one)
 
 
 def _heads(g: GraphWriter, rows: str, heads: int, head_dim: int) -> str:
@@ -239,17 +206,6 @@ def _turned(g: GraphWriter, rows: str, at: Steps, tables: tuple[str, str], head_
     cos, sin = (taken(table) for table in tables)
     split = g.node("Reshape", rows, g.constant([0, -1, head_dim]))
     return g.node("Reshape", rotate(g, split, cos, sin), g.constant([0, -1]))
-
-
-def rotate(g: GraphWriter, x: str, cos: str, sin: str) -> str:
-    """Return x (..., head_dim) turned by angles (..., head_dim / 2); a number's pair is in the other half."""
-    first, second = g.nodes("Split", x, outs=(None, None), axis=-1, num_outputs=2)
-    return g.node(
-        "Concat",
-        g.node("Sub", g.node("Mul", first, cos), g.node("Mul", second, sin)),
-        g.node("Add", g.node("Mul", second, cos), g.node("Mul", first, sin)),
-        axis=-1,
-    )
 
 
 def _attend(g: GraphWriter, q: str, key: str, value: str, *, how: Attention, seen: str = "") -> str:

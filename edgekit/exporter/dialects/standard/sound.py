@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edgekit.exporter.dialects.standard.dialect import count_up, rotate
+from edgekit.exporter.dialects.standard.parts import count_up, rotate
 from edgekit.exporter.dialects.steps import SlidingWindow
 from edgekit.exporter.graph import GraphWriter
 

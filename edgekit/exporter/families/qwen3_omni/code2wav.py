@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import CheckpointError
-from edgekit.exporter.blocks import fixed_shapes, rms_norm
-from edgekit.exporter.dialects.steps import SlidingWindow
+from edgekit.exporter.blocks import fixed_shapes, linear, rms_norm
+from edgekit.exporter.dialects import SlidingWindow
+from edgekit.exporter.families.base import Part, Shapes
 from edgekit.exporter.families.config import check_parts, value
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.waves import (
@@ -34,7 +35,7 @@ DILATIONS = (1, 3, 9)
 _LINEAR = re.compile(rf"{PREFIX}\.pre_transformer\.layers\.\d+\.(self_attn|mlp)\.\w+_proj\.weight")
 
 
-class Code2Wav:
+class Code2Wav(Part):
     """The graph ``decoder`` bound to one ``code2wav_config``.
 
     Inputs ``codes`` int64 (frames, codebooks), at least one frame, and ``start`` int64 (1,), frames decoded before.
@@ -42,6 +43,8 @@ class Code2Wav:
     which need a frame more. Where no shape may depend on a value the first call begins with that many samples that are
     none, and the output ``lead`` int64 (1,) says how many of a call are. Everything else is carried state.
     """
+
+    components: Mapping[str, Group | None] = {"decoder": "decoder"}
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         check_parts(config, "hidden_size", "num_attention_heads")
@@ -83,8 +86,8 @@ class Code2Wav:
             held = (held + 1) * rate
         return held
 
-    def expected(self) -> Mapping[str, tuple[int, ...]]:
-        """Return name and shape of every tensor the checkpoint must hold."""
+    def expected(self) -> Shapes:
+        """Return name and shape of every tensor."""
         width, channels = self.width, self.channels
         found: dict[str, tuple[int, ...]] = {
             "code_embedding.weight": (self.codebooks * self.codebook_size, width),
@@ -119,8 +122,9 @@ class Code2Wav:
         """Return the precision group of a tensor: the transformer's linears are ``decoder``, all else stays float."""
         return "decoder" if _LINEAR.fullmatch(name) else None
 
-    def build(self, g: GraphWriter, w: Weights) -> None:
+    def build(self, component: str, g: GraphWriter, w: Weights) -> None:
         """Write the graph."""
+        del component
         codes = g.input("codes", "int64", ("frames", self.codebooks))
         start = g.input("start", "int64", (1,))
         offsets = np.arange(self.codebooks, dtype=np.int64) * self.codebook_size
@@ -152,20 +156,20 @@ class Code2Wav:
     def _layer(self, g: GraphWriter, w: Weights, layer: int, x: str, at: SlidingWindow) -> str:
         root = f"{PREFIX}.pre_transformer.layers.{layer}"
 
-        def linear(rows: str, part: str) -> str:
-            return w.linear(g, rows, f"{root}.{part}_proj.weight", "decoder")
+        def project(rows: str, part: str) -> str:
+            return linear(g, w, rows, f"{root}.{part}_proj.weight", "decoder")
 
         def added(part: str, rows: str) -> str:
             return g.node("Add", x, g.node("Mul", rows, w.plain(g, f"{root}.{part}_layer_scale.scale")))
 
         normed = rms_norm(g, w, x, f"{root}.input_layernorm", self.epsilon)
-        q, k, v = (linear(normed, f"self_attn.{part}") for part in "qkv")
+        q, k, v = (project(normed, f"self_attn.{part}") for part in "qkv")
         attended = sliding_attention(g, q, k, v, layer, at, heads=self.heads, head_dim=self.head_dim)
-        x = added("self_attn", linear(attended, "self_attn.o"))
+        x = added("self_attn", project(attended, "self_attn.o"))
         normed = rms_norm(g, w, x, f"{root}.post_attention_layernorm", self.epsilon)
-        gate = linear(normed, "mlp.gate")
-        inner = g.node("Mul", g.node("Mul", gate, g.node("Sigmoid", gate)), linear(normed, "mlp.up"))
-        return added("mlp", linear(inner, "mlp.down"))
+        gate = project(normed, "mlp.gate")
+        inner = g.node("Mul", g.node("Mul", gate, g.node("Sigmoid", gate)), project(normed, "mlp.up"))
+        return added("mlp", project(inner, "mlp.down"))
 
     def _wave(self, g: GraphWriter, w: Weights, x: str, fresh: str) -> str:
         """Return samples (n,) of x (1, width, columns)."""

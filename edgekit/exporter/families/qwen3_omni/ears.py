@@ -12,7 +12,8 @@ import numpy as np
 
 from edgekit.bundle import FrontEnd, Grid
 from edgekit.errors import CheckpointError, RecipeError
-from edgekit.exporter.blocks import EncoderShape, LayerNames, encoder_layer, fixed_shapes, layer_norm, steps
+from edgekit.exporter.blocks import EncoderShape, LayerNames, encoder_layer, fixed_shapes, layer_norm, linear, steps
+from edgekit.exporter.families.base import Part, Shapes
 from edgekit.exporter.families.config import check_parts, value
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
@@ -43,12 +44,14 @@ _PROJECTIONS = (f"{PREFIX}.proj1", f"{PREFIX}.proj2")
 _LATEST = "use the published config.json"
 
 
-class Qwen3OmniEars:
+class Qwen3OmniEars(Part):
     """The components ``encoder`` and ``adapter`` bound to one ``audio_config``.
 
     One encoder graph serves both grids: called on a whole block it is the published encoder; called on fewer segments
     of a block it keeps their keys and values for the next call, and no segment sees a later one (approximate).
     """
+
+    components: Mapping[str, Group | None] = {"encoder": "encoder", "adapter": "encoder"}
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         check_parts(config, "d_model", "encoder_attention_heads")
@@ -77,11 +80,12 @@ class Qwen3OmniEars:
             inner=value(config, "encoder_ffn_dim", int),
             positions=segments * SEGMENT_POSITIONS,
         )
+        self._linears = {f"{part}.weight" for part in (_STEM, *_PROJECTIONS)} | LAYERS.linears(self.size)
         self.channels = value(config, "downsample_hidden_size", int, 480)
         self.hidden = value(config, "output_dim", int)
 
-    def expected(self) -> Mapping[str, tuple[int, ...]]:
-        """Return name and shape of every tensor the checkpoint must hold."""
+    def expected(self) -> Shapes:
+        """Return name and shape of every tensor."""
         width, channels = self.size.width, self.channels
         found = LAYERS.layer_shapes(self.size)
         for index, name in enumerate(CONVOLUTIONS):
@@ -95,8 +99,7 @@ class Qwen3OmniEars:
 
     def group(self, name: str) -> Group | None:
         """Return the precision group of a tensor; None keeps it float."""
-        linears = {f"{part}.weight" for part in (_STEM, *_PROJECTIONS)} | LAYERS.linears(self.size)
-        return "encoder" if name in linears else None
+        return "encoder" if name in self._linears else None
 
     def build(self, component: str, g: GraphWriter, w: Weights) -> None:
         """Write the graph of ``encoder`` or ``adapter``."""
@@ -173,7 +176,7 @@ class Qwen3OmniEars:
                 x = g.node("Where", g.node("And", alone, beyond), g.constant(0.0), x)
         columns = self.channels * -(-self.size.mel_bins // FRAMES_PER_POSITION)
         rows = g.node("Reshape", g.node("Transpose", x, perm=[0, 3, 1, 2]), g.constant([-1, columns]))
-        rows = w.linear(g, rows, f"{_STEM}.weight", "encoder")
+        rows = linear(g, w, rows, f"{_STEM}.weight", "encoder")
         each = g.node("Shape", x, start=3, end=4)
         zero = g.constant([0])
         places = g.node("Slice", g.tensor("segment.positions", self._positions()), zero, each, zero)
@@ -197,6 +200,6 @@ class Qwen3OmniEars:
         x = g.input("frames", "float32", ("frames", self.size.width))
         x = layer_norm(g, w, x, f"{PREFIX}.ln_post")
         first, second = _PROJECTIONS
-        x = g.node("Gelu", w.linear(g, x, f"{first}.weight", "encoder", f"{first}.bias"))
-        x = w.linear(g, x, f"{second}.weight", "encoder", f"{second}.bias")
+        x = g.node("Gelu", linear(g, w, x, f"{first}.weight", "encoder", f"{first}.bias"))
+        x = linear(g, w, x, f"{second}.weight", "encoder", f"{second}.bias")
         g.output(x, "embeds", "float32", ("frames", self.hidden))

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Embedding, Sampling, TalkerSpeech
 from edgekit.errors import CheckpointError
-from edgekit.exporter.blocks import fixed_shapes, steps
+from edgekit.exporter.blocks import fixed_shapes, linear, steps
+from edgekit.exporter.families.base import Part, Shapes
 from edgekit.exporter.families.config import section, value
 from edgekit.exporter.families.qwen import Qwen, QwenNames
 from edgekit.exporter.graph import GraphWriter
@@ -39,13 +40,15 @@ _CODES = "talker.code_predictor.model.codec_embedding"
 _HEADS = "talker.code_predictor.lm_head"
 
 
-class Talker:
+class Talker(Part):
     """The speaking part of a whole config, bound to the thinker it listens to.
 
     ``accepted``: which of the thinker's hidden states stands for sound.
     """
 
-    components: tuple[str, ...] = ("talker_adapter", "talker", "code_predictor")
+    components: Mapping[str, Group | None] = {
+        "talker_adapter": "decoder", "talker": "decoder", "code_predictor": "decoder",
+    }  # fmt: skip
 
     def __init__(self, config: Mapping[str, Any], thinker: Qwen) -> None:
         self._tts = {name: value(config, f"tts_{name}_token_id", int) for name in ("pad", "bos", "eos")}
@@ -70,7 +73,7 @@ class Talker:
         self._tables = tuple(f"{_CODES}.{head}.weight" for head in heads)
         self._heads = tuple(f"{_HEADS}.{head}.weight" for head in heads)
         self._stored = f"{_CODES}.0-{self.codebooks - 2}.weight"
-        self.tables: dict[str, tuple[str, ...]] = {"codec_table": (self.talker.embedding,), "code_table": self._tables}
+        self.tables = {"codec_table": (self.talker.embedding,), "code_table": self._tables}
 
     def _check(self, thinker: Qwen, rules: tuple[tuple[str, int, int], ...]) -> None:
         """Raise CheckpointError where two parts contradict each other, or an id is beyond its vocabulary."""
@@ -106,7 +109,7 @@ class Talker:
                     f"config.json: {name} is {number}, its vocabulary has {vocabulary}; use the published config.json"
                 )
 
-    def expected(self) -> Mapping[str, tuple[int, ...]]:
+    def expected(self) -> Shapes:
         """Return name and shape of every tensor."""
         found = {**self.talker.expected(), **self.predictor.expected()}
         sizes = (self.talker.inner, self.thinker_width), (self.talker.width, self.talker.inner)
@@ -139,7 +142,7 @@ class Talker:
         builders = {"talker_adapter": self._adapter, "talker": self._talker, "code_predictor": self._predictor}
         builders[component](g, w)
 
-    def speech(self, tables: Mapping[str, Embedding], tokenizer: str, samples_per_frame: int) -> TalkerSpeech:
+    def speech(self, samples_per_frame: int, tables: Mapping[str, Embedding], tokenizer: str) -> TalkerSpeech:
         """Return the manifest's part on speech; ids of turns come from the tokenizer, all others from the config."""
         last = range(self.talker.vocabulary - SPECIAL_CODES, self.talker.vocabulary)
         frames = min(MOST_FRAMES, self.talker.positions)
@@ -189,7 +192,7 @@ class Talker:
 
     @staticmethod
     def _linear(g: GraphWriter, w: Weights, x: str, name: str) -> str:
-        return w.linear(g, x, f"{name}.weight", "decoder", f"{name}.bias")
+        return linear(g, w, x, f"{name}.weight", "decoder", f"{name}.bias")
 
     def _talker(self, g: GraphWriter, w: Weights) -> None:
         """Write logits and normed states of the asked rows; the state is what the code predictor begins with."""
@@ -200,7 +203,7 @@ class Talker:
         assert model.experts, "of every kind that it can be"
         x = model.states(g, w, x, at, g.constant([model.experts.chosen]))[-1]
         x = model.normed(g, w, g.node("Gather", x, rows))
-        g.output(w.linear(g, x, model.names.head, "decoder"), "logits", "float32", ("rows", model.vocabulary))
+        g.output(linear(g, w, x, model.names.head, "decoder"), "logits", "float32", ("rows", model.vocabulary))
         g.output(x, "hidden", "float32", ("rows", model.width))
 
     def _predictor(self, g: GraphWriter, w: Weights) -> None:
@@ -218,10 +221,10 @@ class Talker:
         size = (1, model.vocabulary)
         if fixed_shapes(g):
             last = model.normed(g, w, last)
-            every = g.node("Concat", *(w.linear(g, last, name, "decoder") for name in self._heads), axis=0)
+            every = g.node("Concat", *(linear(g, w, last, name, "decoder") for name in self._heads), axis=0)
             g.output(g.node("Gather", every, step), "logits", "float32", size)
             return
         counts = g.node("Cast", g.node("Equal", step, g.constant([*heads])), to=7)  # int64: 1 for this head, else 0
         parts = g.nodes("Split", model.normed(g, w, last), counts, outs=(None,) * len(heads), axis=0)
-        made = [w.linear(g, part, name, "decoder") for part, name in zip(parts, self._heads, strict=True)]
+        made = [linear(g, w, part, name, "decoder") for part, name in zip(parts, self._heads, strict=True)]
         g.output(g.node("Concat", *made, axis=0), "logits", "float32", size)

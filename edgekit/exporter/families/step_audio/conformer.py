@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.exporter.blocks import cached_attention, fixed_shapes, layer_norm, steps
+from edgekit.exporter.blocks import cached_attention, fixed_shapes, layer_norm, linear, steps
 from edgekit.exporter.dialects import Steps
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
@@ -201,26 +201,26 @@ def _stage(g: GraphWriter, shape: ConformerShape, x: str, start: str, rates: str
 
 
 def _layer(g: GraphWriter, w: Weights, shape: ConformerShape, x: str, layer: int, name: str, stage: _Stage) -> str:
-    def linear(value: str, part: str, biased: bool = True) -> str:
-        return w.linear(g, value, f"{name}.{part}.weight", "decoder", f"{name}.{part}.bias" if biased else None)
+    def project(value: str, part: str, biased: bool = True) -> str:
+        return linear(g, w, value, f"{name}.{part}.weight", "decoder", f"{name}.{part}.bias" if biased else None)
 
     def biased_query(kind: str) -> str:
         bias = w.plain(g, f"{name}.self_attn.pos_bias_{kind}")
         return g.node("Add", query, g.node("Reshape", bias, g.constant([shape.width])))
 
     normed = layer_norm(g, w, x, f"{name}.norm_mha", NORM_EPSILON)
-    query = linear(normed, "self_attn.linear_q")
+    query = project(normed, "self_attn.linear_q")
     near = _position_scores(
-        g, shape, biased_query("v"), linear(stage.places, "self_attn.linear_pos", biased=False), stage.keys
+        g, shape, biased_query("v"), project(stage.places, "self_attn.linear_pos", biased=False), stage.keys
     )
     attended = cached_attention(
-        g, biased_query("u"), linear(normed, "self_attn.linear_k", shape.key_bias),
-        linear(normed, "self_attn.linear_v"), layer, stage.at, heads=shape.heads, kv_heads=shape.heads,
+        g, biased_query("u"), project(normed, "self_attn.linear_k", shape.key_bias),
+        project(normed, "self_attn.linear_v"), layer, stage.at, heads=shape.heads, kv_heads=shape.heads,
         head_dim=shape.head_dim, capacity=stage.room, causal=False, bias=near,
     )  # fmt: skip
-    x = g.node("Add", x, linear(attended, "self_attn.linear_out"))
-    wide = linear(layer_norm(g, w, x, f"{name}.norm_ff", NORM_EPSILON), "feed_forward.w_1")
-    return g.node("Add", x, linear(g.node("Mul", wide, g.node("Sigmoid", wide)), "feed_forward.w_2"))
+    x = g.node("Add", x, project(attended, "self_attn.linear_out"))
+    wide = project(layer_norm(g, w, x, f"{name}.norm_ff", NORM_EPSILON), "feed_forward.w_1")
+    return g.node("Add", x, project(g.node("Mul", wide, g.node("Sigmoid", wide)), "feed_forward.w_2"))
 
 
 def _position_scores(g: GraphWriter, shape: ConformerShape, query: str, places: str, keys: str) -> str:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgekit.bundle.manifest import StateKind
-from edgekit.exporter.blocks import fixed_shapes, layer_norm
-from edgekit.exporter.dialects.sound import sound_blocks_of
+from edgekit.exporter.blocks import fixed_shapes, layer_norm, linear
 from edgekit.exporter.graph import GraphWriter
+from edgekit.exporter.waves import given_attention
 from edgekit.exporter.weights import Weights
 
 ROWS = 2  # guided and unguided
@@ -173,22 +173,22 @@ def _block(
 ) -> tuple[str, str]:
     """Return x after one block, and what its convolutions see before the next call (2, 2 * width, BACK)."""
 
-    def linear(value: str, at: str) -> str:
-        return w.linear(g, value, f"{name}.{at}.weight", "decoder", f"{name}.{at}.bias")
+    def project(value: str, at: str) -> str:
+        return linear(g, w, value, f"{name}.{at}.weight", "decoder", f"{name}.{at}.bias")
 
     # Stored in the order attention, feed-forward, convolution; applied in another.
-    vectors = _vectors(g, linear(time, "adaLN_modulation.1"), 9)
+    vectors = _vectors(g, project(time, "adaLN_modulation.1"), 9)
     shifts, scales, gates = vectors[0::3], vectors[1::3], vectors[2::3]
 
     def modulated(value: str, index: int) -> str:
         return _modulated(g, value, shifts[index], scales[index])
 
-    attended = linear(_attention(g, w, shape, modulated(x, 0), layer, name, seen), "attn.proj")
+    attended = project(_attention(g, w, shape, modulated(x, 0), layer, name, seen), "attn.proj")
     x = g.node("Add", x, g.node("Mul", gates[0], attended))
     convolved, left = _convolutions(g, w, shape, modulated(x, 2), left, f"{name}.conv.block")
     x = g.node("Add", x, g.node("Mul", gates[2], convolved))
-    wide = g.node("Gelu", linear(modulated(x, 1), "mlp.fc1"), approximate="tanh")
-    return g.node("Add", x, g.node("Mul", gates[1], linear(wide, "mlp.fc2"))), left
+    wide = g.node("Gelu", project(modulated(x, 1), "mlp.fc1"), approximate="tanh")
+    return g.node("Add", x, g.node("Mul", gates[1], project(wide, "mlp.fc2"))), left
 
 
 def _attention(g: GraphWriter, w: Weights, shape: DitShape, x: str, layer: int, name: str, seen: _Seen) -> str:
@@ -196,13 +196,13 @@ def _attention(g: GraphWriter, w: Weights, shape: DitShape, x: str, layer: int, 
     heads = g.constant([ROWS, -1, shape.heads, shape.head_dim])
     flat = g.constant([ROWS, -1, shape.heads * shape.head_dim])
     q, k, v = (
-        g.node("Reshape", w.linear(g, x, f"{name}.attn.to_{p}.weight", "decoder", f"{name}.attn.to_{p}.bias"), heads)
+        g.node("Reshape", linear(g, w, x, f"{name}.attn.to_{p}.weight", "decoder", f"{name}.attn.to_{p}.bias"), heads)
         for p in "qkv"
     )
     q = g.node("Reshape", layer_norm(g, w, q, f"{name}.attn.q_norm"), flat)
     k = layer_norm(g, w, k, f"{name}.attn.k_norm")
     keys, values = (_keep(g, w, shape, new, f"{kind}.{layer}", seen) for kind, new in (("key", k), ("value", v)))
-    return sound_blocks_of(g).attention(g, q, keys, values, seen.mask, heads=shape.heads, head_dim=shape.head_dim)
+    return given_attention(g, q, keys, values, seen.mask, heads=shape.heads, head_dim=shape.head_dim)
 
 
 def _keep(g: GraphWriter, w: Weights, shape: DitShape, new: str, name: str, seen: _Seen) -> str:

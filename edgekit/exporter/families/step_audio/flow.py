@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import CheckpointError
+from edgekit.exporter.families.base import Part, Shapes
 from edgekit.exporter.families.step_audio.conformer import (
     STRIDE,
     ConformerShape,
@@ -64,14 +65,15 @@ RELEASED = FlowShape(
 )
 
 
-class Flow:
+class Flow(Part):
     """The flow bound to its sizes; tensors are named as in flow.pt behind ``flow.``."""
 
-    components: tuple[str, ...] = ("flow_encoder", "flow_step")
+    components: Mapping[str, Group | None] = {"flow_encoder": "decoder", "flow_step": "decoder"}
 
     def __init__(self, shape: FlowShape, guidance: float = GUIDANCE) -> None:
         self.shape = shape
         self.guidance = guidance
+        self._linears = conformer_linears(shape.conformer, _CONFORMER) | dit_linears(shape.dit, _DIT)
 
     @classmethod
     def read(cls, source: Tensors, settings: str | None) -> "Flow":
@@ -82,7 +84,7 @@ class Flow:
         shape = _read_shape(source)
         return cls(shape, GUIDANCE if settings is None else _check_settings(settings, shape))
 
-    def expected(self) -> Mapping[str, tuple[int, ...]]:
+    def expected(self) -> Shapes:
         """Return name and shape of every tensor."""
         conformer, dit = self.shape.conformer, self.shape.dit
         return {
@@ -97,8 +99,7 @@ class Flow:
 
     def group(self, name: str) -> Group | None:
         """Return the precision group of a tensor: the linears of all layers; None keeps it float."""
-        linears = conformer_linears(self.shape.conformer, _CONFORMER) | dit_linears(self.shape.dit, _DIT)
-        return "decoder" if name in linears else None
+        return "decoder" if name in self._linears else None
 
     def build(self, component: str, g: GraphWriter, w: Weights) -> None:
         """Write one component's graph."""

@@ -10,22 +10,21 @@ only, in which every number below is a default of the published class.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import CheckpointError
-from edgekit.exporter.dialects.sound import sound_blocks_of
+from edgekit.exporter.families.base import Part, Shapes
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.sources.checkpoint import Tensors
 from edgekit.exporter.sources.folded import FoldedTensors
 from edgekit.exporter.sources.pickled import open_pickled
-from edgekit.exporter.waves import snake
+from edgekit.exporter.waves import phases, snake
 from edgekit.exporter.weights import Weights
-from edgekit.recipe import Group
 
 PREFIX = "hift."
 STORED_PREFIX = "generator."
@@ -53,8 +52,13 @@ def open_hift(path: str | PathLike[str]) -> Tensors:
 
 
 @dataclass(frozen=True, slots=True)
-class HiFT:
-    """The vocoder at one size: ``width`` channels after the first convolution, halved by every upsampling."""
+class HiFT(Part):
+    """The vocoder at one size: ``width`` channels after the first convolution, halved by every upsampling.
+
+    All of it stays float.
+    """
+
+    components = MappingProxyType({"vocoder": None})
 
     mel_bins: int = 80
     width: int = 512
@@ -72,7 +76,7 @@ class HiFT:
             )
         return cls(shapes[0][1], shapes[0][0], shapes[1][0])
 
-    def expected(self) -> Mapping[str, tuple[int, ...]]:
+    def expected(self) -> Shapes:
         """Return name and shape of every tensor, weight norm folded."""
         bins = N_FFT + 2
         found: dict[str, tuple[int, ...]] = {
@@ -99,18 +103,14 @@ class HiFT:
             found[name.removesuffix("weight") + "bias"] = (found[name][axis],)
         return {PREFIX + name: shape for name, shape in found.items()}
 
-    def group(self, name: str) -> Group | None:
-        """Return the precision group of a tensor: none, the whole vocoder stays float."""
-        del name
-        return None
-
-    def build(self, g: GraphWriter, w: Weights) -> None:
+    def build(self, component: str, g: GraphWriter, w: Weights) -> None:
         """Write the graph ``vocoder``.
 
         Inputs: ``mel`` (frames, bins); ``kept`` (kept,), the source's first samples as an earlier call returned them,
         perhaps none; ``noise`` (480 * frames - kept, HARMONICS), drawn from a normal distribution. Outputs: ``samples``
         and ``source``, both (480 * frames,).
         """
+        del component
         mel = g.input("mel", "float32", ("frames", self.mel_bins))
         kept = g.input("kept", "float32", ("kept",))
         noise = g.input("noise", "float32", ("new", HARMONICS))
@@ -201,7 +201,7 @@ def _source(g: GraphWriter, w: Weights, f0: str, kept: str, noise: str) -> str:
     whole ones dropped, and summed exactly or nearly so.
     """
     row, first = g.constant([0]), g.node("Shape", kept)
-    middle, step = sound_blocks_of(g).turns(g, f0, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, HARMONICS)
+    middle, step = phases(g, f0, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, HARMONICS)
     later = g.node("Slice", step, g.constant([1]), g.constant([_END]), row)
     still = g.constant(np.zeros((1, HARMONICS), np.float32))
     before, after = (g.node("Concat", *pair, axis=0) for pair in ((still, later), (later, still)))

@@ -16,19 +16,16 @@ import msgspec
 
 from edgekit.bundle import FlowSpeech, Sampling
 from edgekit.errors import CheckpointError
+from edgekit.exporter.families.base import Locate
 from edgekit.exporter.families.step_audio.conformer import ConformerShape
 from edgekit.exporter.families.step_audio.dit import DitShape
 from edgekit.exporter.families.step_audio.flow import GUIDANCE, RELEASED, Flow, FlowShape
 from edgekit.exporter.families.step_audio.flow import ROOT as FLOW_ROOT
-from edgekit.exporter.families.step_audio.hift import PREFIX as VOCODER_ROOT
 from edgekit.exporter.families.step_audio.hift import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, HiFT, open_hift
-from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.sources.checkpoint import Beside, SideBySide, Tensors
 from edgekit.exporter.sources.folded import FoldedTensors
 from edgekit.exporter.sources.pickled import open_pickled
 from edgekit.exporter.sources.stored import StoredTensors, read_object
-from edgekit.exporter.weights import Weights
-from edgekit.recipe import Group
 from edgekit.runtime.speak.voice import FRAMES_PER_CODE
 
 _LOG = logging.getLogger(__name__)
@@ -93,26 +90,6 @@ class Token2Wav:
         """How many speech codes there are."""
         return self.flow.shape.conformer.codes
 
-    @property
-    def components(self) -> tuple[str, ...]:
-        """Names of the graphs."""
-        return (*self.flow.components, "vocoder")
-
-    def expected(self) -> Mapping[str, tuple[int, ...]]:
-        """Return name and shape of every tensor."""
-        return {**self.flow.expected(), **self.vocoder.expected()}
-
-    def group(self, name: str) -> Group | None:
-        """Return the precision group of a tensor."""
-        return self.flow.group(name) if name.startswith(FLOW_ROOT) else self.vocoder.group(name)
-
-    def build(self, component: str, g: GraphWriter, w: Weights) -> None:
-        """Write one component's graph."""
-        if component == "vocoder":
-            self.vocoder.build(g, w)
-        else:
-            self.flow.build(component, g, w)
-
     def speech(self, first_code: int, start: int, end: int) -> FlowSpeech:
         """Return how answers are spoken, ``first_code``, ``start`` and ``end`` being tokens; voices come later."""
         return FlowSpeech(
@@ -131,17 +108,13 @@ class Token2Wav:
         )
 
 
-def owns(name: str) -> bool:
-    """Return whether a tensor is one of token2wav."""
-    return name.startswith((FLOW_ROOT, VOCODER_ROOT))
-
-
-def beside(found: StoredTensors) -> Beside:
+def beside(found: StoredTensors, locate: Locate) -> Beside:
     """Return a Step-Audio 2 checkpoint with its token2wav, where it has one and a recording to take a voice from.
 
     Where it has no recording, token2wav is left out and a warning logged. Raises CheckpointError if a half of it is
     missing.
     """
+    del locate  # it lies in the same checkpoint
     folder = found.folder / FOLDER
     tensors: Tensors = found
     told: dict[str, Any] = {THINKS: True} if _begins_with_a_thought(found.folder) else {}

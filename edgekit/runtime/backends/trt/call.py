@@ -52,6 +52,28 @@ class TrtCall:
             place = state.places[self._side]
             self._device.zero(place.value, place.size, self._stream.value)
 
+    def save(self) -> dict[str, Array]:
+        """Return a copy of the ``carried`` state, brought to the host; see Call."""
+        self._device.use()
+        saved = {}
+        for state in self._state:
+            if state.carried:
+                staging = Memory(self._device, max(1, state.nbytes), host=True)
+                self._device.copy_out(staging.value, state.places[self._side].value, state.nbytes, self._stream.value)
+                self._device.wait(self._stream.value)
+                saved[state.name] = staging.array(state.dtype, state.shape).copy()
+        return saved
+
+    def load(self, state: Mapping[str, Array]) -> None:
+        """Go on from a copy of the ``carried`` state; see Call."""
+        self._device.use()
+        for one in self._state:
+            if one.carried:
+                staging = Memory(self._device, max(1, one.nbytes), host=True)
+                staging.array(one.dtype, one.shape)[...] = state[one.name]
+                self._device.copy_in(one.places[self._side].value, staging.value, one.nbytes, self._stream.value)
+                self._device.wait(self._stream.value)
+
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once and return every output that is no state, in memory of its own; state moves on.
 
@@ -257,7 +279,8 @@ class _State:
     """A state tensor in two places on the device."""
 
     def __init__(self, device: Device, spec: TensorSpec, sizes: Mapping[str, int]) -> None:
-        self.name = spec.name.removeprefix("past.")
+        self.name, self.carried = spec.name.removeprefix("past."), spec.state == "carried"
         self.shape = tuple(size if isinstance(size, int) else sizes[size] for size in spec.shape)
-        nbytes = math.prod(self.shape) * np.dtype(spec.dtype).itemsize
-        self.places = (Memory(device, nbytes), Memory(device, nbytes))
+        self.dtype = np.dtype(spec.dtype)
+        self.nbytes = math.prod(self.shape) * self.dtype.itemsize
+        self.places = (Memory(device, self.nbytes), Memory(device, self.nbytes))

@@ -1,4 +1,4 @@
-"""Read back what was written: the weights of a bundle's graphs, where they lie and which op consumes them.
+"""Read back what was written: the weights of a bundle's graphs, where they lie, which op consumes them and how.
 
 Everything that judges an export (census, weight check, the float bundle as a source) starts here, from the files and
 not from what the builder meant to write.
@@ -7,18 +7,52 @@ not from what the builder meant to write.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edgekit.bundle import Component, Embedding
+from edgekit.bundle import Component
 from edgekit.errors import BundleFormatError, CheckpointError
 from edgekit.exporter.graph import Array
 
+Float = NDArray[np.float32]
 _PASSES = ("Reshape", "Transpose", "Identity", "Unsqueeze", "Squeeze")  # ops that only re-arrange a weight
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A matrix of codes: ``rows`` of ``width`` numbers, ``bits`` a code, a scale for every ``block`` of a row.
+
+    Of a bank, the rows of one expert come after another's. ``looked_up``: as they lie, a host can look a row up in them
+    (``Embedding``).
+    """
+
+    rows: int
+    width: int
+    block: int
+    bits: int
+    looked_up: bool = False
+
+
+class Packing(Protocol):
+    """How codes of weights lie in the files for the op that consumes them, and back.
+
+    What packs them is a method of the same class, of whatever arguments it needs.
+    """
+
+    def layout(self, weight: "WrittenWeight", scales: "WrittenWeight") -> Layout:
+        """Return the matrix that a weight and its scales are."""
+        ...
+
+    def unpack(self, weight: "WrittenWeight", scales: "WrittenWeight", start: int, stop: int) -> tuple[Float, Float]:
+        """Return rows [start, stop) of the matrix as numbers, and the scale of each number, both (stop - start, width).
+
+        The second may be of one column where a row has one scale.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +60,7 @@ class WrittenWeight:
     """One initializer as it stands in the files: ``op`` consumes it, ``attributes`` are that op's.
 
     INT4 is int8 here, two numbers a byte with the first in the low half; ``attributes`` then have ``bits``.
+    ``packing``: how the op takes its weights where they are codes; None if the dialect knows none for it.
     """
 
     component: str
@@ -37,6 +72,7 @@ class WrittenWeight:
     file: Path
     offset: int | None
     inline: Array | None
+    packing: Packing | None = None
 
     @property
     def bytes(self) -> int:
@@ -61,8 +97,10 @@ class WrittenWeight:
         return self.rows(0, self.shape[0])
 
 
-def written_weights(folder: Path, components: Mapping[str, Component]) -> dict[str, WrittenWeight]:
-    """Return every named initializer of a bundle's graphs, constants left out."""
+def written_weights(
+    folder: Path, components: Mapping[str, Component], packings: Mapping[str, Packing]
+) -> dict[str, WrittenWeight]:
+    """Return every named initializer of a bundle's graphs, constants left out. packings: the dialect's, by op."""
     found: dict[str, WrittenWeight] = {}
     for name, component in components.items():
         model = onnx.load(str(folder / component.graph), load_external_data=False)
@@ -86,22 +124,9 @@ def written_weights(folder: Path, components: Mapping[str, Component]) -> dict[s
                 file=folder / (external.get("location") or component.graph),
                 offset=int(external["offset"]) if external else None,
                 inline=None if external else numpy_helper.to_array(proto),
+                packing=packings.get(op),
             )
     return found
-
-
-def written_embedding(
-    folder: Path, name: str, embedding: Embedding, place: str = "embedding"
-) -> dict[str, WrittenWeight]:
-    """Return a token table as weights consumed by the host's ``Lookup``; ``place`` stands for their component."""
-    refs = {name: embedding.weight} | ({name + ".scale": embedding.scales} if embedding.scales else {})
-    attributes = {"bits": embedding.bits, "block_size": embedding.block_size, "K": embedding.width}
-    return {
-        key: WrittenWeight(
-            place, key, np.dtype(ref.dtype), ref.shape, "Lookup", attributes, folder / ref.file, ref.offset, None
-        )
-        for key, ref in refs.items()
-    }
 
 
 def _uses(graph: onnx.GraphProto) -> dict[str, tuple[str, Mapping[str, Any]]]:

@@ -1,0 +1,60 @@
+"""Judge: is what was built the checkpoint, and does it still say what its float twin says?
+
+Every weight is compared with its source; then the bundle runs beside a twin in float, on the recipe's check clips.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+
+from edgekit.bundle import Bundle
+from edgekit.exporter.build import as_float, build
+from edgekit.exporter.checks.quality import compare, pass_or_waive, rounded, whole_clip_distance
+from edgekit.exporter.checks.weight_check import check_weights
+from edgekit.exporter.dialects import Dialect
+from edgekit.exporter.families import Opened
+from edgekit.exporter.options import ExportOptions
+from edgekit.exporter.sources.source import Source
+from edgekit.exporter.tables import written_bundle
+from edgekit.recipe import GridSettings, Recipe
+
+
+def judge(source: Source, made: Bundle, recipe: Recipe, options: ExportOptions, dialect: Dialect) -> dict[str, Any]:
+    """Return the results of weight check, quality gate and distance to the whole clip.
+
+    Raises QualityError where one fails; the loss of the quality gate may be accepted, the weight check's may not.
+    """
+    opened, manifest = source.opened, made.manifest
+    weights = written_bundle(made.folder, opened, dialect, manifest.components, manifest.tables())
+    checked = check_weights(opened, weights, source.tensors, lambda done, total: options.progress("check", done, total))
+    found: dict[str, Any] = {"weights": checked}
+    if source.dummy_seed is not None:  # noise has no quality to lose
+        return rounded(found | {"twin": "none"})
+    runs = bool(recipe.check.clips)
+    runs &= sum(row.float32_bytes or row.bytes for row in manifest.census) <= recipe.check.twin_limit_mib << 20
+    plain = all(kind == "float32" for kind in manifest.precision.values())
+    if plain and recipe.quantize.activations == "float32":
+        return rounded(found | (_whole_clip(opened, made, recipe) if runs else {}))
+    measured = {"weight_error": max(checked["error"].values(), default=0.0)}
+    if runs:
+        with TemporaryDirectory(prefix=".twin.", dir=made.folder.parent) as folder:
+            built = build(source, Path(folder), as_float(recipe), dialect, progress=options.progress)
+            twin = Bundle(Path(folder), built)
+            found |= compare(made, twin, recipe, options.progress) | _whole_clip(opened, twin, recipe)
+        measured |= found["measured"]
+    else:  # weight by weight only, which needs no clips and no memory
+        found["twin"] = "weights"
+    found["measured"] = measured
+    found |= pass_or_waive(manifest.name, measured, recipe.limits, options.accept_loss)
+    return rounded(found)
+
+
+def _whole_clip(opened: Opened, twin: Bundle, recipe: Recipe) -> dict[str, Any]:
+    """Return the distance between a chunked grid and the family's own window; nothing where they are the same."""
+    if twin.manifest.grid.mode == "exact" or not recipe.check.clips:
+        return {}
+    window = GridSettings(mode="exact")
+    exact = msgspec.structs.replace(twin.manifest, grid=opened.grid(window), front_end=opened.front_end(window))
+    return {"whole_clip": whole_clip_distance(twin, Bundle(twin.folder, exact), recipe)}

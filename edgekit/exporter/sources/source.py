@@ -1,0 +1,83 @@
+"""A source: all that an export starts from, be it a checkpoint, a config alone or a float bundle."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgekit.bundle import Bundle
+from edgekit.exporter.dialects import DIALECTS
+from edgekit.exporter.families import Family, Opened, find_family
+from edgekit.exporter.sources.checkpoint import Tensors, check_names, open_checkpoint
+from edgekit.exporter.sources.dummy import SEED, open_dummy
+from edgekit.exporter.sources.hub import locate
+from edgekit.exporter.sources.tokenizer import tokenizer_json
+from edgekit.exporter.speech import bundle_voices
+from edgekit.exporter.tables import written_bundle
+from edgekit.exporter.written import BundleTensors
+from edgekit.runtime.backends.external_data import check_external_data
+from edgekit.runtime.speak.voice import Voice
+
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
+TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where tensors, config, tokenizer and voices come from, and the family that they are of."""
+
+    tensors: Tensors
+    family: Family
+    opened: Opened
+    config: Mapping[str, Any]
+    generation: Mapping[str, Any]
+    tokenizer: str
+    name: str
+    origin: str = ""
+    dummy_seed: int | None = None
+    voices: Mapping[str, Voice] = field(default_factory=dict)
+
+
+def checkpoint_source(checkpoint: str | Path, origin: str, *, offline: bool = False) -> Source:
+    """Return a checkpoint's folder as a source, with what its family keeps beside it."""
+    found = open_checkpoint(checkpoint)
+    family = find_family(found.config)
+    whole = family.beside(found, lambda second: locate(second, offline=offline).folder)
+    opened = family.open(whole.config, found.generation)
+    check_names(whole.tensors, opened.expected(), opened.ignored)
+    return Source(
+        whole.tensors, family, opened, whole.config, found.generation, tokenizer_json(found.folder),
+        _name_on_hub(origin) or found.folder.resolve().name, origin, voices=opened.voices(whole),
+    )  # fmt: skip
+
+
+def dummy_source(config: str | Path, origin: str) -> Source:
+    """Return noise as a source, of the shapes that a config names."""
+    made = open_dummy(config)
+    return Source(
+        made.tensors, made.family, made.opened, made.config, made.generation, made.tokenizer,
+        _name_on_hub(origin) or made.name, origin, SEED,
+    )  # fmt: skip
+
+
+def bundle_source(bundle: Bundle) -> Source:
+    """Return a float bundle as a source."""
+    manifest = bundle.manifest
+    for component in manifest.components.values():
+        check_external_data(bundle.folder, component.graph, component.data)
+    config, generation = (json.loads(bundle.file(name).read_bytes()) for name in (CONFIG, GENERATION))
+    family = find_family(config)
+    opened = family.open(config, generation)
+    weights = written_bundle(
+        bundle.folder, opened, DIALECTS.get(manifest.dialect), manifest.components, manifest.tables()
+    )
+    return Source(
+        BundleTensors(weights), family, opened, config, generation, bundle.file(TOKENIZER).read_text(encoding="utf-8"),
+        manifest.name, manifest.source, manifest.dummy_seed, bundle_voices(bundle),
+    )  # fmt: skip
+
+
+def _name_on_hub(origin: str) -> str:
+    return origin.partition("@")[0].rpartition("/")[2]

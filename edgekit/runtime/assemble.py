@@ -1,0 +1,170 @@
+"""The parts of a stream, put together from its options and a loaded bundle: gate, listener, answerer, speaker.
+
+The second step of checking StreamOptions: what this bundle offers. Also what the judge builds its answers from.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from edgekit.bundle import ComputeLevel, FlowSpeech, GateSettings, Sampling, TokenProtocol
+from edgekit.errors import UsageError
+from edgekit.runtime.answer.answerer import Answerer, Setting
+from edgekit.runtime.answer.cross import CrossAnswerer
+from edgekit.runtime.answer.embedding import TokenTable
+from edgekit.runtime.answer.prefix import Asking, PrefixAnswerer
+from edgekit.runtime.answer.sampler import Sampler, sampler
+from edgekit.runtime.answer.speaker import Speaker
+from edgekit.runtime.hear.gate import Gate
+from edgekit.runtime.hear.listener import Listener
+from edgekit.runtime.loading import Loaded
+from edgekit.runtime.options import StreamOptions
+from edgekit.runtime.policy import SKIP
+from edgekit.runtime.speak.flow import FlowSpeaker
+from edgekit.runtime.speak.talker import Talker, TalkerOptions, TalkerTables
+from edgekit.runtime.speak.voice import load_voice
+from edgekit.timing import Trace
+
+_THRESHOLDS = {"speech": (0.5, 0.35), "sound": (9.0, 5.0), "off": (0.0, 0.0)}  # start, stop
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a stream is made of; all but the gate note their work in one Trace."""
+
+    gate: Gate
+    listener: Listener
+    answerer: Answerer
+    speaker: Speaker | None
+
+
+def assemble(loaded: Loaded, options: StreamOptions, trace: Trace) -> Parts:
+    """Return the parts of a stream. Raises UsageError for an option that the bundle does not offer."""
+    manifest = loaded.manifest
+    settings = gate_settings(manifest.gate, options, manifest.protocol)
+    speaker = make_speaker(loaded, options, trace)
+    return Parts(
+        gate=Gate(settings, manifest.front_end.sample_rate_hz),
+        listener=make_listener(loaded, trace),
+        answerer=make_answerer(loaded, options, trace, speaker),
+        speaker=speaker,
+    )
+
+
+def make_listener(loaded: Loaded, trace: Trace) -> Listener:
+    """Return what hears a stream's sound."""
+    return Listener(loaded.manifest, loaded.engines["encoder"], loaded.engines["adapter"], trace)
+
+
+def make_answerer(
+    loaded: Loaded,
+    options: StreamOptions,
+    trace: Trace,
+    speaker: Speaker | None = None,
+    chosen: Sampler | None = None,
+) -> Answerer:
+    """Return what drives the backbone; ``chosen`` picks its tokens in place of the options' sampling.
+
+    Raises UsageError for options of the other kind of attention.
+    """
+    protocol = loaded.manifest.protocol
+    max_tokens = protocol.max_tokens if options.max_tokens is None else options.max_tokens
+    if not 0 < max_tokens <= protocol.max_tokens:
+        raise UsageError(f"max_tokens: {max_tokens}, this bundle takes 1 to {protocol.max_tokens}; choose one of these")
+    setting = Setting(
+        manifest=loaded.manifest,
+        engine=loaded.engines["backbone"],
+        table=loaded.table,
+        tokenizer=loaded.tokenizer,
+        sampler=chosen or _sampler(loaded, options, speaker),
+        trace=trace,
+        context_tokens=loaded.context_tokens,
+        max_tokens=max_tokens,
+    )
+    cross = protocol.attention == "cross"
+    if cross and options.turns != 0:
+        raise UsageError(f"turns: {options.turns}, this bundle writes down speech and remembers no turns; leave it out")
+    for name in ("system", "prompt", "tools", "think") if cross else ("language", "task"):
+        if getattr(options, name) not in {None, False}:
+            raise UsageError(f"{name}: '{getattr(options, name)}', this bundle has no choice of {name}; leave it out")
+    if cross:
+        return CrossAnswerer(setting, options.language, options.task)
+    turns = None if options.turns == "all" else options.turns
+    return PrefixAnswerer(setting, Asking(options.system, options.prompt, options.tools, turns, options.think), speaker)
+
+
+def _sampler(loaded: Loaded, options: StreamOptions, speaker: Speaker | None) -> Sampler:
+    protocol = loaded.manifest.protocol
+    limits, default = protocol, protocol.sampling
+    if speaker is not None and isinstance(loaded.manifest.speech, FlowSpeech):
+        # A reply in speech codes is of other tokens than a text.
+        limits, default = msgspec.structs.replace(protocol, vocabulary_limit=None), loaded.manifest.speech.sampling
+    sampling = _sampling(options.sampling, default)
+    if options.seed is not None and speaker is None and sampling.temperature == 0:
+        raise UsageError(f"seed: {options.seed}, nothing is drawn at temperature 0; add a temperature, such as 0.7")
+    return sampler(limits, sampling, options.seed or 0)
+
+
+def _sampling(requested: Sampling | Mapping[str, float | None] | None, default: Sampling) -> Sampling:
+    """Return what was asked for, other fields as by default; raises UsageError for fields that would do nothing."""
+    if requested is None or isinstance(requested, Sampling):
+        return requested or default
+    result = msgspec.structs.replace(default, **requested)
+    if result.temperature == 0 and (idle := [name for name in requested if name != "temperature"]):
+        raise UsageError(
+            f"{idle[0]}: {requested[idle[0]]}, nothing is drawn at temperature 0; add a temperature, such as 0.7"
+        )
+    return result
+
+
+def make_speaker(loaded: Loaded, options: StreamOptions, trace: Trace) -> Speaker | None:
+    """Return what speaks the answers, None where nobody asked for speech; raises UsageError where nothing can."""
+    if not options.speak:
+        if options.voice is not None:
+            raise UsageError(f"voice: '{options.voice}', but nothing is spoken; ask for speech too")
+        return None
+    speech, bundle = loaded.manifest.speech, loaded.bundle
+    if speech is None:
+        name = loaded.manifest.name
+        raise UsageError(f"speak: {name} writes and does not speak; leave it out or choose another bundle")
+    if "decoder" not in loaded.engines and "vocoder" not in loaded.engines:
+        raise UsageError("speak: the bundle was loaded to write only; load it with speak=True")
+    if isinstance(speech, FlowSpeech):
+        name = options.voice or min(speech.voices)
+        if name not in speech.voices:
+            raise UsageError(
+                f"voice: '{name}' is not in this bundle; choose one of: {', '.join(sorted(speech.voices))}"
+            )
+        voice = load_voice(bundle.file(speech.voices[name]), speech.sample_rate_hz)
+        return FlowSpeaker(speech, loaded.engines, voice, trace, options.seed or 0)
+    tables = TalkerTables(loaded.table, TokenTable(bundle, speech.codec_table), TokenTable(bundle, speech.code_table))
+    return Talker(speech, loaded.engines, tables, trace, TalkerOptions(speaker=options.voice, seed=options.seed or 0))
+
+
+def gate_settings(settings: GateSettings, options: StreamOptions, protocol: TokenProtocol) -> GateSettings:
+    """Return the bundle's settings, with thresholds of the other scale where another kind is asked for.
+
+    A question of the user's own may be about any sound: a gate that lets speech through alone makes way for ``sound``.
+    """
+    kind = options.gate
+    own = options.prompt is not None and options.prompt not in protocol.questions
+    if kind is None and own and settings.kind == "speech":
+        kind = "sound"
+    if kind is None or kind == settings.kind:
+        return settings
+    start, stop = _THRESHOLDS[kind]
+    return msgspec.structs.replace(settings, kind=kind, start=start, stop=stop)
+
+
+def working_levels(levels: Iterable[ComputeLevel]) -> tuple[ComputeLevel, ...]:
+    """Return the levels that do something, cheapest first."""
+    return tuple(level for level in levels if level.name != SKIP)
+
+
+def find_level(levels: Iterable[ComputeLevel], name: str) -> ComputeLevel:
+    """Return the level called ``name``; raises UsageError naming the known ones."""
+    known = {level.name: level for level in levels}
+    if name not in known:
+        raise UsageError(f"level: '{name}' is not in this bundle; choose one of: {', '.join(known)}")
+    return known[name]

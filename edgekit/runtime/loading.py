@@ -1,0 +1,102 @@
+"""Loaded: an opened bundle whose engines are loaded, checked as a whole. Holds no conversation state.
+
+Knows which components a bundle needs and how many cores this process may use; which backend runs them is theirs.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit.bundle import Bundle, FlowSpeech, Manifest, TalkerSpeech
+from edgekit.errors import BundleFormatError, UsageError
+from edgekit.runtime.answer.embedding import TokenTable
+from edgekit.runtime.answer.text import Tokenizer, load_tokenizer
+from edgekit.runtime.backends import LoadSettings, load_engines
+from edgekit.runtime.engine import Engine
+from edgekit.runtime.policy import SKIP
+
+COMPONENTS: tuple[str, ...] = ("encoder", "adapter", "backbone")
+SPEAKING: dict[type, tuple[str, ...]] = {
+    TalkerSpeech: ("talker_adapter", "talker", "code_predictor", "decoder"),
+    FlowSpeech: ("flow_encoder", "flow_step", "vocoder"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A bundle ready to run; see the module docstring. ``context_tokens``: length of each stream's KV cache.
+
+    ``backend`` runs it; ``fallback``: why that is not the one asked for, empty if it is.
+    """
+
+    bundle: Bundle
+    engines: dict[str, Engine]
+    table: TokenTable
+    tokenizer: Tokenizer
+    context_tokens: int
+    backend: str
+    fallback: str = ""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle promises."""
+        return self.bundle.manifest
+
+
+def load_bundle(
+    bundle: Bundle,
+    *,
+    threads: int | None = None,
+    context_tokens: int | None = None,
+    speak: bool = False,
+    backend: str | None = None,
+    allow_fallback: bool = False,
+    plans: str | os.PathLike[str] | None = None,
+) -> Loaded:
+    """Return a bundle that was checked, or that the exporter has just written, loaded; see ``model.load``."""
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads: {threads}, at least 1 is needed; leave it out to use every core")
+    limit = bundle.manifest.protocol.context_tokens
+    if context_tokens is not None and not 0 < context_tokens <= limit:
+        raise UsageError(f"context_tokens: {context_tokens}, this bundle takes 1 to {limit}; choose one of these")
+    names = COMPONENTS
+    if speak:
+        if bundle.manifest.speech is None:
+            name = bundle.manifest.name
+            raise UsageError(f"speak: {name} writes and does not speak; leave it out or choose another bundle")
+        names += SPEAKING[type(bundle.manifest.speech)]
+    settings = LoadSettings(
+        threads or _cores(), context_tokens or limit, backend, allow_fallback, Path(plans) if plans else None
+    )
+    engines = load_engines(bundle, names, settings)
+    loaded = Loaded(
+        bundle, engines.engines, TokenTable(bundle), load_tokenizer(bundle), settings.context_tokens, engines.backend,
+        engines.fallback,
+    )  # fmt: skip
+    _check(loaded)
+    return loaded
+
+
+def _cores() -> int:
+    """Return the cores this process may use, which a container or taskset may have limited."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check(loaded: Loaded) -> None:
+    """Raise BundleFormatError where the manifest's parts contradict each other."""
+    manifest, protocol = loaded.manifest, loaded.manifest.protocol
+    working = [level for level in manifest.levels if level.name != SKIP]
+    if not working:
+        raise BundleFormatError(f"{loaded.bundle.folder}: no compute level but 'skip'; export it again")
+    if any(spec.name == "experts_per_token" for spec in manifest.components["backbone"].inputs):
+        for level in working:
+            if level.experts_per_token is None:
+                raise BundleFormatError(
+                    f"{loaded.bundle.folder}: level '{level.name}' has no experts_per_token, the backbone needs one; "
+                    "export it again"
+                )
+    if unknown := sorted(token for token in protocol.ids() if not 0 <= token < loaded.table.vocabulary):
+        raise BundleFormatError(
+            f"{loaded.bundle.folder}: token {unknown[0]} of the protocol, the table has {loaded.table.vocabulary} "
+            "rows; export it again"
+        )
