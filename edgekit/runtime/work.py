@@ -80,7 +80,8 @@ class Work:
     any other.
 
     ``made``: events not handed out yet. ``queued_samples`` and ``heard_samples``: sound that counts, put in and taken
-    out. ``reply``: what writes and speaks answers. ``lag_ms``: of the newest sound, None where nothing is live. ``level``: in use while there is sound.
+    out. ``reply``: what writes and speaks answers. ``lag_ms``: of the newest sound, None where nothing is live.
+    ``level``: in use while there is sound.
     """
 
     def __init__(self, loaded: Loaded, options: StreamOptions, parts: Parts, trace: Trace) -> None:
@@ -335,7 +336,7 @@ class Work:
         """Yield the reply to what was heard since the last one; nothing if no sound came."""
         if end_sample <= self._answer_start:  # the longest piece was full in the silence before the Gate closed
             return
-        yield from self.reply_to((end_sample - self._answer_start) / self._rate, end_sample)
+        yield from self._reply_to((end_sample - self._answer_start) / self._rate, end_sample)
 
     def _answer_text(self, turn: Sequence[int], at_sample: int) -> _Task:
         """Yield the reply to a turn in text."""
@@ -345,7 +346,7 @@ class Work:
         if forgotten := self._answerer.tell(turn, self.level):
             yield Forgot(forgotten, self._time.seconds(at_sample))
         yield None
-        yield from self.reply_to(None, at_sample)
+        yield from self._reply_to(None, at_sample)
 
     def _reply_to(self, heard_s: float | None, end_sample: int) -> _Task:
         yield from self._choose_level("answer")
