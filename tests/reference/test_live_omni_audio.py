@@ -112,7 +112,7 @@ def test_the_ears_equal_the_published_tower_at_any_length(frames, ears):
 def test_from_samples_to_embeddings_the_ears_equal_transformers_on_a_clip(name, ears):
     """Clips of at most one block: the running maximum of the first call is then the clip's."""
     family, graphs, reference, grids = ears
-    sound = read_mono(resource("export") / "clips" / name)[:-37]
+    sound = read_mono(resource("export") / "clips" / name, 16_000)[:-37]
     extractor = transformers.WhisperFeatureExtractor(feature_size=128)
     found = extractor(sound, sampling_rate=16_000, padding=True, return_attention_mask=True, return_tensors="np")
     theirs = found.input_features[0][:, found.attention_mask[0].astype(bool)]
@@ -128,7 +128,9 @@ def test_from_samples_to_embeddings_the_ears_equal_transformers_on_a_clip(name, 
 def test_a_running_floor_lifts_values_below_the_later_maximum_only(ears):
     """Beyond one block the published floor, below the whole clip's maximum, is ours once the loudest was heard."""
     family, _, _, grids = ears
-    clips = [read_mono(resource("export") / "clips" / f"librivox-{name}.flac") for name in ("0870", "0920", "0930")]
+    clips = [
+        read_mono(resource("export") / "clips" / f"librivox-{name}.flac", 16_000) for name in ("0870", "0920", "0930")
+    ]
     sound = np.concatenate([0.2 * clips[0], clips[1], 0.5 * clips[2]])
     theirs = transformers.WhisperFeatureExtractor(feature_size=128)(
         sound, sampling_rate=16_000, padding=True, return_tensors="np"
