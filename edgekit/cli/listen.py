@@ -52,13 +52,15 @@ def listen(
     order: what was recorded is finished, and an account of every sample goes to stderr.
     """
     import edgekit
+    from edgekit.bundle import open_bundle
     from edgekit.cli.printer import Printer, marks, warn
     from edgekit.cli.speech import speaker
     from edgekit.runtime.audio.playback import TurnTaking
     from edgekit.runtime.daemon import Daemon, stopped_by_signals
 
     chosen = bundle or default_bundle()
-    source = _source(device, simulate)
+    front_end = open_bundle(chosen, check_hashes=False).manifest.front_end  # loading it checks them
+    source = _source(device, simulate, front_end.sample_rate_hz)
     model = edgekit.load(chosen, threads=threads, speak=speak, **loading(options))
     warn(model)
     printer = Printer(as_json=as_json, marks=marks(model))
@@ -109,11 +111,11 @@ def default_bundle() -> Path:
     return manifests[-1].parent
 
 
-def _source(device: str | None, simulate: Path | None) -> "Source":
+def _source(device: str | None, simulate: Path | None, rate_hz: int) -> "Source":
     if simulate is not None:
         from edgekit.runtime.audio.recording import Recording
 
         return Recording(simulate)
     from edgekit.runtime.audio.microphone import Microphone
 
-    return Microphone(int(device) if device and device.isdecimal() else device)
+    return Microphone(int(device) if device and device.isdecimal() else device, rate_hz=rate_hz)
