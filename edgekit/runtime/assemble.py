@@ -12,6 +12,7 @@ from edgekit.bundle import ComputeLevel, GateSettings, Sampling, TokenProtocol
 from edgekit.errors import UsageError
 from edgekit.runtime.answer.answerer import Answerer, Setting
 from edgekit.runtime.answer.cross import CrossAnswerer
+from edgekit.runtime.answer.driving import converses
 from edgekit.runtime.answer.prefix import Asking, PrefixAnswerer
 from edgekit.runtime.answer.sampler import Sampler, sampler
 from edgekit.runtime.answer.speaker import Speaker
@@ -79,7 +80,7 @@ def make_answerer(
         context_tokens=loaded.context_tokens,
         max_tokens=max_tokens,
     )
-    cross = protocol.attention == "cross"
+    cross = not converses(protocol)
     if cross and options.turns != 0:
         raise UsageError(f"turns: {options.turns}, this bundle writes down speech and remembers no turns; leave it out")
     for name in ("system", "prompt", "tools", "think") if cross else ("language", "task"):

@@ -52,6 +52,15 @@ class Led:
         self.rows.append(self.table.row(token) + self.table.row(self.codes[-1]))
         return self.rows[-1]
 
+    def heard_tokens(self, seconds: float) -> int | None:
+        return None
+
+    def mark(self) -> object:
+        return None
+
+    def back(self, mark: object) -> None:
+        """Nothing is remembered."""
+
     def say(self, token: int) -> Iterator[Array]:
         yield np.full(4, self.codes[-1] / 100, np.float32)
 
@@ -171,6 +180,37 @@ def test_an_answer_that_is_cut_short_is_remembered_as_it_was_fed(model):
     answerer.open(FULL)
     asked = len(opened.tokenizer.encode("<start>s<start>ux<stop><plain>"))
     np.testing.assert_array_equal(fed(engines["backbone"])[asked : asked + 3], np.array(speaker.rows))
+
+
+@pytest.mark.parametrize("kept", [0, 2])
+def test_an_answer_that_is_shortened_is_remembered_as_it_was_fed(model, kept):
+    opened, engines = model
+    speaker = Led(opened.table)
+    answerer = PrefixAnswerer(setting(opened), Asking(turns=None), speaker)
+    converse(answerer, "x")
+    answerer.shorten(kept)
+    converse(answerer, "y")
+    rows, encode = opened.table.rows, opened.tokenizer.encode
+    wanted = [
+        rows(encode("<start>s<start>ux<stop><plain>")), speaker.rows[:kept],
+        rows(encode("<stop><start>uy<stop><plain>")), speaker.rows[5:-1],
+    ]  # fmt: skip
+    np.testing.assert_array_equal(fed(engines["backbone"]), np.concatenate([part for part in wanted if len(part)]))
+
+
+def test_an_answer_that_is_taken_back_is_led_as_before(model):
+    opened, engines = model
+    speaker = Led(opened.table)
+    answerer = PrefixAnswerer(setting(opened), Asking(turns=None), speaker)
+    converse(answerer, "x")
+    answerer.open(FULL)
+    answerer.tell(answerer.turn("user", "y"), FULL)
+    mark, codes = answerer.mark(), len(speaker.codes)
+    said, held = list(answerer.answer(FULL, None)), fed(engines["backbone"])
+    answerer.back(mark)
+    assert list(answerer.answer(FULL, None)) == said
+    assert speaker.codes[codes:] == 2 * speaker.codes[codes : codes + len(said)]
+    np.testing.assert_array_equal(fed(engines["backbone"]), held)
 
 
 def test_codes_are_made_before_the_token_is_handed_out_and_where_nobody_listens_too(model):

@@ -52,6 +52,12 @@ class CountedCall:
     def reset(self) -> None:
         self.call.reset()
 
+    def save(self) -> Mapping[str, Array]:
+        return self.call.save()
+
+    def load(self, state: Mapping[str, Array]) -> None:
+        self.call.load(state)
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -69,6 +69,15 @@ class SineSpeaker:
     def next_row(self, token: int, hidden: Array | None) -> None:
         return None
 
+    def heard_tokens(self, seconds: float) -> int | None:
+        return None
+
+    def mark(self) -> object:
+        return None
+
+    def back(self, mark: object) -> None:
+        """Nothing is remembered."""
+
     def say(self, token: int) -> Iterator[Array]:
         assert self.heard, "it is told the turn before the answer"
         with self.trace.span("sine", SAMPLES):
