@@ -21,7 +21,7 @@ from edgekit.runtime.backends.trt.library import FULL, RTX
 from edgekit.runtime.engine import Engine
 
 __all__ = [
-    "BACKENDS", "Backend", "Builder", "Built", "LoadSettings", "Loaded", "Runs", "build_plans", "load_engines",
+    "BACKENDS", "Backend", "Builder", "Built", "LoadSettings", "LoadedEngines", "Runs", "build_plans", "load_engines",
     "register", "registered", "twin_of",
 ]  # fmt: skip
 
@@ -35,7 +35,7 @@ register(TensorRT(RTX, preference=1))
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedEngines:
     """Engines by component, the backend that runs them, and why it is not the one requested; empty if it is."""
 
     engines: dict[str, Engine]
@@ -51,7 +51,7 @@ def twin_of(dialect: str) -> str:
     raise BackendError(f"dialect '{dialect}': no backend runs it without a device; register one that does")
 
 
-def load_engines(bundle: Bundle, names: Iterable[str], settings: LoadSettings) -> Loaded:
+def load_engines(bundle: Bundle, names: Iterable[str], settings: LoadSettings) -> LoadedEngines:
     """Return the Engine of each named component, all on one backend.
 
     Raises UsageError for a backend that does not run the bundle's dialect, BackendError or MissingPackageError if the
@@ -60,13 +60,13 @@ def load_engines(bundle: Bundle, names: Iterable[str], settings: LoadSettings) -
     """
     backend, names = _requested(bundle, settings.backend), tuple(names)
     try:
-        return Loaded(dict(backend.load(bundle, names, settings)), backend.name)
+        return LoadedEngines(dict(backend.load(bundle, names, settings)), backend.name)
     except (BackendError, MissingPackageError) as error:
         if not settings.allow_fallback or backend.everywhere:
             raise
         twin = BACKENDS.get(twin_of(bundle.manifest.dialect))
         reason = str(error).removeprefix(f"{backend.name}: ")
-        return Loaded(dict(twin.load(bundle, names, settings)), twin.name, fallback=f"{backend.name}: {reason}")
+        return LoadedEngines(dict(twin.load(bundle, names, settings)), twin.name, fallback=f"{backend.name}: {reason}")
 
 
 def _requested(bundle: Bundle, name: str | None) -> Backend:
