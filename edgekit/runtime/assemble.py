@@ -51,7 +51,8 @@ def assemble(loaded: Loaded, options: StreamOptions, trace: Trace) -> Parts:
 
 def make_listener(loaded: Loaded, trace: Trace) -> Listener:
     """Return what hears a stream's sound."""
-    return Listener(loaded.manifest, loaded.engines["encoder"], loaded.engines["adapter"], trace)
+    manifest, engines = loaded.manifest, loaded.engines
+    return Listener(manifest.front_end, manifest.grid, engines["encoder"], engines["adapter"], trace)
 
 
 def make_answerer(
