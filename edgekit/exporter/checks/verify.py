@@ -25,7 +25,7 @@ from edgekit.exporter.tables import written_bundle
 from edgekit.recipe import Recipe
 from edgekit.runtime.answer.sampler import Greedy
 from edgekit.runtime.backends import twin_of
-from edgekit.runtime.judge.probe import Answer, Heard, answer, hear
+from edgekit.runtime.judge.probe import Answer, Heard, answer, around, hear
 from edgekit.runtime.judge.verify import Check
 from edgekit.runtime.model import Model, load_opened
 
@@ -143,14 +143,10 @@ def _chunk_positions(manifest: Manifest) -> int:
 
 
 def _prompt(model: Model) -> Prompt:
-    """Return what stands around the sound: tokens that the protocol names, or those of its texts."""
-    protocol = model.manifest.protocol
-    if protocol.languages:
+    """Return what the runtime feeds around the sound."""
+    if model.manifest.protocol.languages:
         raise VerifyError(
             f"{model.manifest.name}: a multilingual Whisper is not compared live; run `edgekit verify` without "
             "--reference"
         )
-    opening = protocol.opening.replace("{system}", protocol.system).replace("{tools}", "")
-    after = protocol.after.replace("{prompt}", protocol.prompt) + protocol.reply
-    before = model.tokenizer.encode(opening + protocol.before)
-    return Prompt((*protocol.start, *protocol.start_tail, *before), tuple(model.tokenizer.encode(after)))
+    return Prompt(*around(model))

@@ -15,6 +15,7 @@ from edgekit.bundle import ComputeLevel, Manifest
 from edgekit.runtime.answer.embedding import TokenTable
 from edgekit.runtime.answer.lookup import Guess, Lookup
 from edgekit.runtime.answer.loops import loop_start
+from edgekit.runtime.answer.prompt import CrossPrompt, PrefixPrompt
 from edgekit.runtime.answer.sampler import Sampler
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.answer.text import Tokenizer
@@ -41,6 +42,11 @@ class Answerer(Protocol):
     """
 
     converses: bool
+
+    @property
+    def prompt(self) -> CrossPrompt | PrefixPrompt:
+        """The tokens that it feeds around sound."""
+        ...
 
     def open(self, level: ComputeLevel) -> int:
         """Begin a turn; return how many earlier ones had to be forgotten for it though they were to be remembered."""
