@@ -25,6 +25,7 @@ from edgekit.exporter.tables import written_bundle
 from edgekit.recipe import Recipe
 from edgekit.runtime.answer.sampler import Greedy
 from edgekit.runtime.backends import twin_of
+from edgekit.runtime.judge.golden_clips import carries_clips, golden_clips
 from edgekit.runtime.judge.probe import Answer, Heard, answer, around, hear
 from edgekit.runtime.judge.verify import Check
 from edgekit.runtime.model import Model, load_opened
@@ -86,7 +87,8 @@ def _live_checks(model: Model, kind: type[Reference], folder: Path, recipe: Reci
     prompt = _prompt(model)
     reference = kind.open(folder)
     frames, logits, leads = [], [], []
-    for samples in check_clips(recipe, manifest.front_end.sample_rate_hz).values():
+    carried = golden_clips(model.bundle) if carries_clips(model.bundle) else None
+    for samples in (carried or check_clips(recipe, manifest.front_end.sample_rate_hz)).values():
         heard = hear(model, samples)
         expected = reference.hear(_mel(manifest, heard), _chunk_positions(manifest))
         frames.append((reference.heard(heard), expected))

@@ -28,10 +28,11 @@ _OPTIONS = StreamOptions(think=False)
 class Heard:
     """What encoder and adapter made of a clip.
 
-    mel: input of each encoder call, (mel_bins, frames) each; frames: (positions, width); parts: adapter output of each
-    call; seconds: of sound.
+    samples: (n,) as heard, cut to one piece; mel: input of each encoder call, (mel_bins, frames) each; frames:
+    (positions, width); parts: adapter output of each call; seconds: of sound.
     """
 
+    samples: Array
     mel: tuple[Array, ...]
     frames: Array
     parts: tuple[Array, ...]
@@ -59,6 +60,7 @@ def hear(model: Model, samples: Array) -> Heard:
     parts = [part.copy() for part in listener.push(samples)]
     parts += [part.copy() for part in listener.finish()]
     return Heard(
+        samples=samples,
         mel=tuple(inputs["mel"] for inputs, _ in encoder.calls),
         frames=np.concatenate([outputs["frames"] for _, outputs in encoder.calls]),
         parts=tuple(parts),
