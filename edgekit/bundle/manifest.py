@@ -103,7 +103,7 @@ class FrontEnd(Struct, frozen=True):
 
 
 class Grid(Struct, frozen=True):
-    """The internal rhythm of a stream, in mel frames of 10 ms; every split of the input lands on it.
+    """The internal rhythm of a stream, in mel frames (hops of the front end); every split of the input lands on it.
 
     An encoder call takes ``left_frames + chunk_frames + right_frames`` mel frames and makes ``positions(chunk_frames)``
     positions. ``segment_frames``: the encoder's convolutions start anew after so many frames. An utterance is ended by
