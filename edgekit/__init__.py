@@ -16,6 +16,8 @@ print(event.kind)
 
 from typing import TYPE_CHECKING
 
+from edgekit.versions import VERSION
+
 if TYPE_CHECKING:
     from edgekit.runtime import events as events
     from edgekit.runtime.model import Model as Model
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from edgekit.runtime.options import StreamOptions as StreamOptions
     from edgekit.runtime.stream import Stream as Stream
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "Model": "edgekit.runtime.model",

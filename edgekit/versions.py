@@ -1,10 +1,12 @@
-"""Versions: compared by their numbers, and of what is installed. Knows no package and no bound of its own."""
+"""Versions: EdgeKit's own, compared by their numbers, and of what is installed. Knows no other package and no bound."""
 
-import re
+VERSION = "0.1.0"
 
 
 def numbers(version: str) -> tuple[int, ...]:
     """Return the leading numbers of a version: (10, 3, 0) for "10.3.0rc1", none where it begins with something else."""
+    import re  # not with `import edgekit`, which takes the version from here
+
     found = re.match(r"\d+(?:\.\d+)*", version)
     return tuple(int(part) for part in found.group().split(".")) if found else ()
 

@@ -10,17 +10,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import msgspec
-
-from edgekit.bundle.manifest import FORMAT_VERSION, FileEntry, Manifest, decode
+from edgekit.bundle.history import read_manifest
+from edgekit.bundle.manifest import FileEntry, Manifest
 from edgekit.errors import BundleFileError, BundleFormatError
 
 MANIFEST = "manifest.json"
 _BLOCK_BYTES = 1 << 20
-
-
-class _Version(msgspec.Struct):
-    format_version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +77,9 @@ def _read_manifest(folder: Path) -> Manifest:
             f"{folder}: no {MANIFEST} there, so it is no bundle; make one with `edgekit export CHECKPOINT -o {folder}`"
         ) from error
     try:
-        version = msgspec.json.decode(text, type=_Version).format_version
-        if version != FORMAT_VERSION:
-            raise BundleFormatError(
-                f"{path}: format version {version}, this EdgeKit reads {FORMAT_VERSION}; "
-                "export again or install the EdgeKit that made it"
-            )
-        return decode(text)
-    except msgspec.MsgspecError as error:
-        raise BundleFormatError(f"{path}: {error}; export it again") from error
+        return read_manifest(text)
+    except BundleFormatError as error:
+        raise BundleFormatError(f"{path}: {error}") from error
 
 
 def _check_file(folder: Path, entry: FileEntry, check_hash: bool) -> None:

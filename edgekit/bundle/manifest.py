@@ -1,9 +1,11 @@
 """The manifest: what a bundle promises, as typed plain data.
 
-Knows the shape of ``manifest.json`` (format version 1) and nothing about files or backends; ``docs/bundle-format.md``
-describes every field. Unknown fields and wrong types are refused with the JSON path at fault.
+Knows the shape of ``manifest.json`` (format version 2) and nothing about files or backends; ``docs/bundle-format.md``
+describes every field. Unknown fields and wrong types are refused with the JSON path at fault. Earlier versions are
+brought up to this one by ``history.py``.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -12,7 +14,9 @@ from edgekit.bundle.dialects import DIALECTS
 from edgekit.bundle.speaking import Speech, as_speech
 from edgekit.rates import DEFAULT_HZ, HIGHEST_HZ, LOWEST_HZ
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+NEEDS = "0.1.0"
+"""Lowest EdgeKit that reads what this one writes: raised to the next release with each field that is added."""
 
 Precision = Literal["float32", "int8", "int4"]
 GridMode = Literal["exact", "chunked"]
@@ -99,7 +103,7 @@ class FrontEnd(Struct, frozen=True):
 
 
 class Grid(Struct, frozen=True):
-    """The internal rhythm of a stream, in mel frames of 10 ms; every split of the input lands on it.
+    """The internal rhythm of a stream, in mel frames (hops of the front end); every split of the input lands on it.
 
     An encoder call takes ``left_frames + chunk_frames + right_frames`` mel frames and makes ``positions(chunk_frames)``
     positions. ``segment_frames``: the encoder's convolutions start anew after so many frames. An utterance is ended by
@@ -268,8 +272,8 @@ class FileEntry(Struct, frozen=True):
 class Manifest(Struct, frozen=True):
     """The bundle's table of contents; see ``docs/bundle-format.md``.
 
-    ``dummy_seed``: of the noise that stands for weights; None in a bundle of real ones. ``speech``: how answers are
-    spoken; None in a bundle that only writes.
+    ``needs``: lowest EdgeKit that reads it, for an older one to name. ``dummy_seed``: of the noise that stands for
+    weights; None in a bundle of real ones. ``speech``: how answers are spoken; None in a bundle that only writes.
     """
 
     format_version: int
@@ -293,6 +297,7 @@ class Manifest(Struct, frozen=True):
     source: str = ""
     dummy_seed: int | None = None
     speech: Speech | None = None
+    needs: str = NEEDS
 
     def __post_init__(self) -> None:
         """Raise RegistryError for a dialect that is not registered; when decoded, msgspec tells it with the file."""
@@ -312,6 +317,11 @@ def encode(manifest: Manifest) -> bytes:
 def decode(text: bytes) -> Manifest:
     """Return the manifest of a JSON text. Raises msgspec.MsgspecError, which names the JSON path at fault."""
     return msgspec.json.decode(text, type=Manifest, dec_hook=_decoded)
+
+
+def as_manifest(fields: Mapping[str, Any]) -> Manifest:
+    """Return the manifest of the plain data that a JSON text holds. Raises as ``decode`` does."""
+    return msgspec.convert(fields, Manifest, dec_hook=_decoded)
 
 
 def _decoded(kind: type[Any], value: object) -> Speech:

@@ -1,17 +1,19 @@
 """Calibrate: the range of what goes into each encoder linear, for activations with a fixed INT8 scale.
 
-Runs the float encoder and adapter on the recipe's check clips, chunk by chunk as a stream does, and chooses for each
+Runs the float encoder and adapter on the recipe's check clips through the Listener of streams, and chooses for each
 linear the range that loses least: beyond it values are cut, within it they are rounded.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.bundle import Component
 from edgekit.errors import RecipeError
 from edgekit.exporter.blocks import OBSERVED
 from edgekit.exporter.checks.quality import check_clips
@@ -21,10 +23,13 @@ from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import Recipe
 from edgekit.runtime.backends.ort import open_graph
-from edgekit.runtime.engine import Array, Engine
-from edgekit.runtime.hear.features import LogMel
+from edgekit.runtime.engine import Array, Call, Engine
+from edgekit.runtime.hear.listener import Listener
+from edgekit.timing import Trace
 
 Float = NDArray[np.float32]
+See = Callable[[str, Float], None]
+"""Told of the magnitudes that go into one linear in one call, by the linear's name."""
 _BINS = 2048
 _STEPS = 127
 _CUTS = np.linspace(0.2, 1.0, 81)  # ranges that are tried, as shares of the largest magnitude
@@ -59,13 +64,17 @@ def calibrate(opened: Opened, w: Weights, recipe: Recipe, dialect: Dialect, besi
                 opened.build(component, g, w)
                 engines.append(open_graph(folder, g.close("float32"), threads=1))
         largest: dict[str, float] = {}
-        for found in _heard(opened, engines, clips, recipe):
-            for key, values in found.items():
-                largest[key] = max(largest.get(key, 0.0), float(np.abs(values).max(initial=0.0)))
+
+        def widen(key: str, magnitudes: Float) -> None:
+            largest[key] = max(largest.get(key, 0.0), float(magnitudes.max(initial=0.0)))
+
+        _hear(opened, engines, clips, recipe, widen)
         counts = {key: np.zeros(_BINS) for key in largest}
-        for found in _heard(opened, engines, clips, recipe):
-            for key, values in found.items():
-                counts[key] += np.histogram(np.abs(values), _BINS, (0.0, largest[key] or 1.0))[0]
+
+        def count(key: str, magnitudes: Float) -> None:
+            counts[key] += np.histogram(magnitudes, _BINS, (0.0, largest[key] or 1.0))[0]
+
+        _hear(opened, engines, clips, recipe, count)
     ranges, kept_float = {}, []
     for key in sorted(counts):
         cut, loss = best_range(counts[key], largest[key] or 1.0)
@@ -91,22 +100,37 @@ def best_range(counts: NDArray[np.float64], largest: float) -> tuple[float, floa
     return float(_CUTS[int(np.argmin(errors))] * largest), (min(errors) / whole) ** 0.5 if whole else 0.0
 
 
-def _heard(opened: Opened, engines: list[Engine], clips: list[Float], recipe: Recipe) -> Iterator[Mapping[str, Float]]:
-    """Yield what goes into the linears of encoder and adapter, chunk by chunk of every clip."""
+class _Observed:
+    """A calibration graph's engine as the Listener knows it; what goes into its linears goes to ``see``."""
+
+    def __init__(self, engine: Engine, see: See) -> None:
+        outputs = tuple(spec for spec in engine.component.outputs if not spec.name.startswith(OBSERVED))
+        self.component: Component = msgspec.structs.replace(engine.component, outputs=outputs)
+        self.counts, self.notes = engine.counts, engine.notes
+        self._engine, self._see = engine, see
+
+    def bind(self, sizes: Mapping[str, int]) -> Call:
+        """Bind the engine that is observed."""
+        return _ObservedCall(self._engine.bind(sizes), self._see)
+
+
+class _ObservedCall:
+    def __init__(self, call: Call, see: See) -> None:
+        self._call, self._see = call, see
+        self.reset, self.save, self.load = call.reset, call.save, call.load
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        outputs = self._call.run(inputs)
+        for name in [name for name in outputs if name.startswith(OBSERVED)]:
+            self._see(name.removeprefix(OBSERVED), np.abs(outputs.pop(name)))
+        return outputs
+
+
+def _hear(opened: Opened, engines: Sequence[Engine], clips: Sequence[Float], recipe: Recipe, see: See) -> None:
+    """Hear the beginning of every clip as a stream does; ``see`` is told of every linear's input, call by call."""
     grid, front_end = opened.grid(recipe.grid), opened.front_end(recipe.grid)
-    encoder, adapter = (engine.bind({}) for engine in engines)
+    encoder, adapter = (_Observed(engine, see) for engine in engines)
+    listener = Listener(front_end, grid, encoder, adapter, Trace())
     for samples in clips:
-        mel = LogMel(front_end, grid)
-        start = np.zeros(1, np.int64)
-        adapter.reset()
-        for chunk in [*mel.push(samples[: mel.room_samples]), *mel.finish()]:
-            positions = grid.positions(chunk.frames)
-            inputs: dict[str, Array] = {"mel": chunk.mel, "start": start}
-            if grid.masks_last_position:
-                inputs["valid"] = start + positions - chunk.last
-            outputs = encoder.run(inputs)
-            start += positions
-            frames = outputs.pop("frames")[: grid.kept_frames(positions, int(start[0]), last=chunk.last)]
-            if len(frames):
-                outputs |= adapter.run({"frames": frames})
-            yield {key.removeprefix(OBSERVED): value for key, value in outputs.items() if key.startswith(OBSERVED)}
+        for _ in (*listener.push(samples[: listener.room_samples]), *listener.finish()):
+            pass

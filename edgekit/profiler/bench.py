@@ -123,14 +123,14 @@ def profile_bundle(
 def bundle_facts(model: Model) -> BundleFacts:
     """Return what a Profile says about an opened bundle."""
     manifest = model.manifest
-    hop_ms = 1000 * manifest.front_end.hop_samples // manifest.front_end.sample_rate_hz
+    chunk_samples = manifest.grid.chunk_frames * manifest.front_end.hop_samples
     return BundleFacts(
         name=manifest.name,
         family=manifest.family,
         precision={key: str(value) for key, value in sorted(manifest.precision.items())},
         manifest_sha256=hash_file(model.bundle.folder / MANIFEST),
         grid=manifest.grid.mode,
-        chunk_ms=manifest.grid.chunk_frames * hop_ms,
+        chunk_ms=round(1000 * chunk_samples / manifest.front_end.sample_rate_hz),
         gate=manifest.gate.kind,
         bytes=sum(entry.bytes for entry in manifest.files),
         dummy_seed=manifest.dummy_seed,

@@ -284,7 +284,7 @@ DEFINITIONS: dict[str, Definition] = {
     "encoder_frames_ratio": Definition(
         title="Encoder frames computed / received",
         unit="ratio",
-        text="Mel frames that went through the encoder, silence added at the end included, by the 10 ms frames "
+        text="Mel frames that went through the encoder, silence added at the end included, by the frames "
         "received; gate off.",
     ),
     "import_ms": Definition(

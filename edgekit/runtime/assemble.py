@@ -13,7 +13,8 @@ from edgekit.errors import UsageError
 from edgekit.runtime.answer.answerer import Answerer, Setting
 from edgekit.runtime.answer.cross import CrossAnswerer
 from edgekit.runtime.answer.driving import converses
-from edgekit.runtime.answer.prefix import Asking, PrefixAnswerer
+from edgekit.runtime.answer.prefix import PrefixAnswerer
+from edgekit.runtime.answer.prompt import Asking
 from edgekit.runtime.answer.sampler import Sampler, sampler
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.hear.gate import Gate
@@ -52,7 +53,8 @@ def assemble(loaded: Loaded, options: StreamOptions, trace: Trace) -> Parts:
 
 def make_listener(loaded: Loaded, trace: Trace) -> Listener:
     """Return what hears a stream's sound."""
-    return Listener(loaded.manifest, loaded.engines["encoder"], loaded.engines["adapter"], trace)
+    manifest, engines = loaded.manifest, loaded.engines
+    return Listener(manifest.front_end, manifest.grid, engines["encoder"], engines["adapter"], trace)
 
 
 def make_answerer(
@@ -119,9 +121,12 @@ def make_speaker(loaded: Loaded, options: StreamOptions, trace: Trace) -> Speake
         if options.voice is not None:
             raise UsageError(f"voice: '{options.voice}', but nothing is spoken; ask for speech too")
         return None
-    return open_speaker(
-        SpeakerSetting(loaded.bundle, loaded.engines, loaded.table, trace, options.voice, options.seed or 0)
-    )
+    return open_speaker(speaker_setting(loaded, options, trace))
+
+
+def speaker_setting(loaded: Loaded, options: StreamOptions, trace: Trace) -> SpeakerSetting:
+    """Return what a speaker needs of a bundle that was loaded to speak."""
+    return SpeakerSetting(loaded.bundle, loaded.engines, loaded.table, trace, options.voice, options.seed or 0)
 
 
 def gate_settings(settings: GateSettings, options: StreamOptions, protocol: TokenProtocol) -> GateSettings:

@@ -40,7 +40,7 @@ class Stream:
     ``hushed``, ``interrupt`` and ``close`` may be used from any thread. Use it in a ``with`` block, or close it.
 
     Counters of samples at the front end's rate, mono, at every instant: ``samples_received`` = ``samples_heard`` +
-    ``samples_gated`` (no engine sees them) + ``samples_waiting`` + ``samples_abandoned``. ``frames_received`` of 10 ms;
+    ``samples_gated`` (no engine sees them) + ``samples_waiting`` + ``samples_abandoned``. ``frames_received``: in hops;
     ``frames_computed`` that went through the encoder (silence added at the end of an utterance included).
     """
 

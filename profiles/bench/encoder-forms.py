@@ -11,7 +11,6 @@ grid's full length, in interleaved rounds. The fastest form that stays close to 
 import argparse
 import collections
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,16 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 import edgekit
-from edgekit.bundle import Component, FrontEnd, Grid
+from edgekit.bundle import FrontEnd, Grid, Manifest, TensorSpec
 from edgekit.exporter.quantize import quantize_blocks, quantize_channels
 from edgekit.profiler.bench import bundle_facts
 from edgekit.profiler.clips import join_speech, read_clip
 from edgekit.profiler.comparison import Findings, make_comparison, save_comparison
 from edgekit.runtime.backends.ort import OrtEngine
-from edgekit.runtime.engine import Call
-from edgekit.runtime.hear.features import LogMel
+from edgekit.runtime.engine import Engine, Recorded
+from edgekit.runtime.hear.listener import Listener
+from edgekit.spans import ENCODER
+from edgekit.timing import Trace
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOAT, DYNAMIC, STATIC, WEIGHT_ONLY = "float32", "dynamic INT8", "static INT8 (Q/DQ)", "weight-only INT8 (MatMulNBits)"
@@ -59,14 +60,13 @@ def main() -> None:
     paths, hop_s = sorted(args.clips.glob("*.flac")), manifest.front_end.hop_samples / rate_hz
     clip = join_speech([read_clip(path, rate_hz) for path in paths], grid.max_frames * hop_s - 1.0)
     whole_grid = msgspec.structs.replace(grid, chunk_frames=grid.max_frames, pad_to_frames=grid.max_frames)
-    chunks = calls(clip.samples, manifest.front_end, grid)
-    whole = calls(clip.samples, manifest.front_end, whole_grid)
 
     engines, found, ops = {}, {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        ranges = activation_ranges(bundle.bundle.file(component.graph), component, chunks, args.threads)
+        graph = bundle.bundle.file(component.graph)
+        ranges = activation_ranges(graph, manifest, clip.samples, args.threads)
         for form in (FLOAT, DYNAMIC, STATIC, WEIGHT_ONLY):
-            model = onnx.load(bundle.bundle.file(component.graph))
+            model = onnx.load(graph)
             rewrite(model, form, ranges)
             path = Path(folder, f"{len(engines)}.onnx")
             onnx.save(model, path)
@@ -78,9 +78,8 @@ def main() -> None:
         per_chunk, per_piece = f"Chunk of {grid.chunk_frames * hop_s:g} s", f"Piece of {grid.max_frames * hop_s:g} s"
         for index in range(args.rounds + 1):
             for form, engine in engines.items():
-                call = engine.bind({})
-                chunk_ms, frames = run(call, chunks)
-                piece_ms, _ = run(call, whole)
+                chunk_ms, frames = hear(engine, manifest.front_end, grid, clip.samples)
+                piece_ms, _ = hear(engine, manifest.front_end, whole_grid, clip.samples)
                 found.setdefault(form, frames)
                 if index:  # the first round warms up
                     findings.add(per_chunk, form, "ms", float(np.median(chunk_ms)))
@@ -126,27 +125,13 @@ def main() -> None:
     print(save_comparison(comparison, args.output, f"{manifest.name}-encoder-forms"))
 
 
-def calls(samples: Floats, front_end: FrontEnd, grid: Grid) -> list[dict[str, Floats]]:
-    """Return the encoder's inputs for one utterance on a grid."""
-    features = LogMel(front_end, grid)
-    chunks, start, inputs = [*features.push(samples), *features.finish()], 0, []
-    for chunk in chunks:
-        inputs.append({"mel": chunk.mel, "start": np.array([start])})
-        positions = -(-chunk.frames // grid.frames_per_position)
-        start += positions
-        if grid.masks_last_position:
-            inputs[-1]["valid"] = np.array([start - chunk.last])
-    return inputs
-
-
-def run(call: Call, inputs: list[dict[str, Floats]]) -> tuple[list[float], Floats]:
-    """Return the milliseconds of every call and all frames."""
-    took, frames = [], []
-    for one in inputs:
-        begun = time.perf_counter()
-        frames.append(call.run(one)["frames"])
-        took.append((time.perf_counter() - begun) * 1000)
-    return took, np.concatenate(frames)
+def hear(engine: Engine, front_end: FrontEnd, grid: Grid, samples: Floats) -> tuple[list[float], Floats]:
+    """Return the milliseconds of every encoder call for one utterance, as a stream makes them, and all frames."""
+    trace = Trace()
+    listener = Listener(front_end, grid, engine, None, trace)
+    samples = samples[: listener.room_samples]
+    frames = [part.copy() for parts in (listener.push(samples), listener.finish()) for part in parts]
+    return [span.seconds * 1000 for span in trace.spans if span.name == ENCODER], np.concatenate(frames)
 
 
 def open_session(path: Path, threads: int, optimised: Path | None = None) -> onnxruntime.InferenceSession:
@@ -176,26 +161,26 @@ def linears(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, Floats, Floats
     return found
 
 
-def activation_ranges(path: Path, component: Component, inputs: list[dict[str, Floats]], threads: int) -> Ranges:
+def activation_ranges(path: Path, manifest: Manifest, samples: Floats, threads: int) -> Ranges:
     """Return the lowest and highest value of every linear's input on real speech."""
-    model = onnx.load(path)
+    model, component = onnx.load(path), manifest.components["encoder"]
     names = sorted({node.input[0] for node, _, _ in linears(model)})
     model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
-    ranges = dict.fromkeys(names, (0.0, 0.0))
+    seen = tuple(TensorSpec(name=name, dtype="float32", shape=("rows", "width")) for name in names)
     with tempfile.TemporaryDirectory() as folder:
         watched = Path(folder, "watched.onnx")
         onnx.save(model, watched)
-        session = open_session(watched, threads)
-        state = {spec.name: np.zeros(spec.shape, np.float32) for spec in component.inputs if spec.state != "none"}
-        for one in inputs:
-            outputs = dict(
-                zip([node.name for node in session.get_outputs()], session.run(None, {**one, **state}), strict=True)
-            )
-            state = {name: outputs[name.replace("past.", "present.")] for name in state}
-            for name in names:
-                low, high = ranges[name]
-                ranges[name] = min(low, float(outputs[name].min())), max(high, float(outputs[name].max()))
-    return ranges
+        watching = msgspec.structs.replace(component, outputs=(*component.outputs, *seen))
+        recorded = Recorded(OrtEngine(watching, open_session(watched, threads)))
+        hear(recorded, manifest.front_end, manifest.grid, samples)
+    outputs = [call for _, call in recorded.calls]
+    return {
+        name: (
+            min(0.0, *(float(call[name].min()) for call in outputs)),
+            max(0.0, *(float(call[name].max()) for call in outputs)),
+        )
+        for name in names
+    }
 
 
 def rewrite(model: onnx.ModelProto, form: str, ranges: Ranges) -> None:

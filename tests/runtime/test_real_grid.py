@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -67,15 +66,14 @@ def test_a_step_audio_piece_is_the_published_twenty_five_seconds():
 
 
 @pytest.fixture(scope="module")
-def omni(model, tmp_path_factory):
+def omni(tmp_path_factory):
     """Return a function from a grid's mode to an Listener of Qwen3-Omni and its encoder, whose calls are kept."""
     ears = hearing(tmp_path_factory.mktemp("omni"))
 
     def make(mode):
         settings = GridSettings(mode=mode)
-        fields = {"front_end": EARS.front_end(settings), "grid": EARS.grid(settings)}
         encoder = Logged(ears.encoder)
-        return Listener(msgspec.structs.replace(model.manifest, **fields), encoder, ears.adapter, Trace()), encoder
+        return Listener(EARS.front_end(settings), EARS.grid(settings), encoder, ears.adapter, Trace()), encoder
 
     return make
 

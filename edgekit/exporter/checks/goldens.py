@@ -1,5 +1,7 @@
 """Goldens: what a bundle computed when it was made, stored inside it for `edgekit verify` to compare on the device.
 
+The clips that it heard are stored with them, so that a device needs nothing but the bundle.
+
 A bundle that is larger than the recipe's limit is not run whole, so that an export needs little memory: its encoder and
 adapter are, if they fit; its backbone is known by its hash and its weight check alone.
 """
@@ -16,13 +18,17 @@ from edgekit.recipe import Recipe
 from edgekit.runtime.answer.embedding import TokenTable
 from edgekit.runtime.answer.text import load_tokenizer
 from edgekit.runtime.backends import LoadSettings, load_engines, twin_of
+from edgekit.runtime.judge.golden_clips import CLIP, FOLDER, as_heard, in_16_bits
 from edgekit.runtime.judge.probe import Answer, Heard, answer, hear, speak
-from edgekit.runtime.judge.verify import CALLS, FOLDER, LOGIT_ROWS, POSITIONS, SPOKEN_FRAMES, sample_columns
+from edgekit.runtime.judge.verify import CALLS, LOGIT_ROWS, POSITIONS, SPOKEN_FRAMES, sample_columns
 from edgekit.runtime.model import Model, load_opened
 
 
 def store_goldens(folder: Path, manifest: Manifest, recipe: Recipe) -> dict[str, Any]:
-    """Write arrays of the first check clip below ``goldens/``; return the tokens and text of every clip, if it ran."""
+    """Write arrays of the first check clip, and samples of all, below ``goldens/``; return what was made of each.
+
+    That is the file of its samples, and tokens and text if the backbone ran.
+    """
     bundle = Bundle(folder, manifest)
     whole = _fits(bundle, recipe, *manifest.components)
     if not recipe.check.clips or not (whole or _fits(bundle, recipe, "encoder", "adapter")):
@@ -30,8 +36,11 @@ def store_goldens(folder: Path, manifest: Manifest, recipe: Recipe) -> dict[str,
     speaks = whole and manifest.speech is not None
     model = load_opened(bundle, speak=speaks, backend=twin_of(manifest.dialect)) if whole else _ears(bundle)
     found: dict[str, Any] = {}
-    for index, (name, samples) in enumerate(check_clips(recipe, manifest.front_end.sample_rate_hz).items()):
-        heard = hear(model, samples)
+    clips = sorted(check_clips(recipe, manifest.front_end.sample_rate_hz).items())  # as the manifest has its keys
+    for index, (name, samples) in enumerate(clips):
+        heard = hear(model, as_heard(in_16_bits(samples)))
+        found[name] = {CLIP: f"{FOLDER}/{CLIP}.{index}.npy"}
+        write_array(folder, f"{FOLDER}/{CLIP}.{index}", in_16_bits(heard.samples))
         if index == 0:
             for call, mel in enumerate(heard.mel[:CALLS]):
                 write_array(folder, f"{FOLDER}/mel.{call}", mel)
@@ -39,14 +48,16 @@ def store_goldens(folder: Path, manifest: Manifest, recipe: Recipe) -> dict[str,
                 write_array(folder, f"{FOLDER}/heard.{call}", part)
             write_array(folder, f"{FOLDER}/frames", heard.frames[:POSITIONS])
         if not whole:
-            return {name: {}}
+            break
         told = answer(model, heard)
-        found[name] = {"text": told.text, "tokens": list(told.tokens)}
+        found[name] |= {"text": told.text, "tokens": list(told.tokens)}
         if index == 0:
             columns = sample_columns(told.logits.shape[1])
             write_array(folder, f"{FOLDER}/logits", np.ascontiguousarray(told.logits[:LOGIT_ROWS, columns]))
             if speaks:
                 found[name] |= _speech(folder, model, heard, told)
+        if manifest.dummy_seed is not None:  # no clip but the first is compared
+            break
     return found
 
 

@@ -25,7 +25,8 @@ from edgekit.exporter.tables import written_bundle
 from edgekit.recipe import Recipe
 from edgekit.runtime.answer.sampler import Greedy
 from edgekit.runtime.backends import twin_of
-from edgekit.runtime.judge.probe import Answer, Heard, answer, hear
+from edgekit.runtime.judge.golden_clips import carries_clips, golden_clips
+from edgekit.runtime.judge.probe import Answer, Heard, answer, around, hear
 from edgekit.runtime.judge.verify import Check
 from edgekit.runtime.model import Model, load_opened
 
@@ -86,7 +87,8 @@ def _live_checks(model: Model, kind: type[Reference], folder: Path, recipe: Reci
     prompt = _prompt(model)
     reference = kind.open(folder)
     frames, logits, leads = [], [], []
-    for samples in check_clips(recipe, manifest.front_end.sample_rate_hz).values():
+    carried = golden_clips(model.bundle) if carries_clips(model.bundle) else None
+    for samples in (carried or check_clips(recipe, manifest.front_end.sample_rate_hz)).values():
         heard = hear(model, samples)
         expected = reference.hear(_mel(manifest, heard), _chunk_positions(manifest))
         frames.append((reference.heard(heard), expected))
@@ -143,14 +145,10 @@ def _chunk_positions(manifest: Manifest) -> int:
 
 
 def _prompt(model: Model) -> Prompt:
-    """Return what stands around the sound: tokens that the protocol names, or those of its texts."""
-    protocol = model.manifest.protocol
-    if protocol.languages:
+    """Return what the runtime feeds around the sound."""
+    if model.manifest.protocol.languages:
         raise VerifyError(
             f"{model.manifest.name}: a multilingual Whisper is not compared live; run `edgekit verify` without "
             "--reference"
         )
-    opening = protocol.opening.replace("{system}", protocol.system).replace("{tools}", "")
-    after = protocol.after.replace("{prompt}", protocol.prompt) + protocol.reply
-    before = model.tokenizer.encode(opening + protocol.before)
-    return Prompt((*protocol.start, *protocol.start_tail, *before), tuple(model.tokenizer.encode(after)))
+    return Prompt(*around(model))

@@ -14,6 +14,7 @@ import numpy as np
 from edgekit.bundle import ComputeLevel, Manifest
 from edgekit.runtime.answer.embedding import TokenTable
 from edgekit.runtime.answer.lookup import Guess, Lookup, loop_start
+from edgekit.runtime.answer.prompt import CrossPrompt, PrefixPrompt
 from edgekit.runtime.answer.sampler import Sampler
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.answer.text import Tokenizer
@@ -40,6 +41,11 @@ class Answerer(Protocol):
     """
 
     converses: bool
+
+    @property
+    def prompt(self) -> CrossPrompt | PrefixPrompt:
+        """The tokens that it feeds around sound."""
+        ...
 
     def open(self, level: ComputeLevel) -> int:
         """Begin a turn; return how many earlier ones had to be forgotten for it though they were to be remembered."""

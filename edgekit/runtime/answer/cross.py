@@ -12,12 +12,12 @@ from edgekit.bundle import ComputeLevel
 from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.answer.answerer import Setting, Span, untimed
 from edgekit.runtime.answer.lookup import Guess, agreed
+from edgekit.runtime.answer.prompt import cross_prompt
 from edgekit.runtime.answer.sampler import Greedy, Sampler
 from edgekit.runtime.engine import Array
 from edgekit.spans import DRAFT, PREFILL
 
 OPEN_TOKENS = 12  # of a partial, checked again by the next: what ordinary speech says in three seconds
-_DEFAULT_TASK = "transcribe"
 
 
 class CrossCache:
@@ -104,6 +104,7 @@ class CrossAnswerer:
     def __init__(self, setting: Setting, language: str | None, task: str | None) -> None:
         """Raise UsageError for a language or task that the bundle does not have."""
         protocol = setting.manifest.protocol
+        self.prompt = cross_prompt(protocol, language, task)
         self._setting = setting
         self._backbone = setting.backbone()
         (cross,) = (spec for spec in setting.manifest.components["adapter"].outputs if spec.name == "cross")
@@ -121,15 +122,7 @@ class CrossAnswerer:
         self._prompt: list[int] = []  # of the last partial, as far as it was read with it
         self._partial: tuple[int, ...] = ()
         self._agreed = 0  # tokens of it that the partial before had too
-        self._start = list(protocol.start)
-        self._languages = [] if language is not None else list(protocol.languages.values())
-        self._rest: list[int] = []
-        if language is not None:
-            self._rest.append(_choice("language", language, protocol.languages))
-        if task is not None or protocol.tasks:
-            self._rest.append(_choice("task", task or _DEFAULT_TASK, protocol.tasks))
-        self._rest += protocol.start_tail
-        needed = len(self._start) + bool(self._languages) + len(self._rest)
+        needed = len(self.prompt.start) + bool(self.prompt.languages) + len(self.prompt.rest)
         if needed > setting.context_tokens:
             raise UsageError(
                 f"context_tokens: {setting.context_tokens}, the start of an answer alone takes {needed}; "
@@ -200,21 +193,15 @@ class CrossAnswerer:
     def _begin(self, level: ComputeLevel, span: Span) -> list[int]:
         """Attend to all that was heard and return the prompt that is still to be read."""
         self._backbone.reset(self._cache.packed())
-        if not self._languages:
-            return self._start + self._rest
-        with span(PREFILL, len(self._start)):
-            (logits,) = self._backbone.logits(self._setting.table.rows(self._start), level)
-        return [self._languages[int(np.argmax(logits[self._languages]))], *self._rest]
+        prompt = self.prompt
+        if not prompt.languages:
+            return [*prompt.start, *prompt.rest]
+        with span(PREFILL, len(prompt.start)):
+            (logits,) = self._backbone.logits(self._setting.table.rows(prompt.start), level)
+        return [prompt.languages[int(np.argmax(logits[list(prompt.languages)]))], *prompt.rest]
 
     def _answer(
         self, level: ComputeLevel, heard_s: float | None, guess: Guess, sampler: Sampler | None = None
     ) -> Iterator[int]:
         rows = self._setting.table.rows(self._prompt)
         return self._setting.tokens(self._backbone, rows, level, heard_s, guess=guess, sampler=sampler)
-
-
-def _choice(kind: str, name: str, known: dict[str, int]) -> int:
-    if name not in known:
-        offered = f"choose one of: {', '.join(known)}" if known else f"it has no choice of {kind}: leave it out"
-        raise UsageError(f"{kind}: '{name}' is not in this bundle; {offered}")
-    return known[name]

@@ -3,7 +3,6 @@
 Keeps the turns of a conversation in one KV cache. Knows what was read and what was said, and what of it still fits.
 """
 
-import re
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
@@ -12,27 +11,13 @@ import numpy as np
 from edgekit.bundle import ComputeLevel, Thinking
 from edgekit.errors import UsageError
 from edgekit.runtime.answer.answerer import Setting, Step
+from edgekit.runtime.answer.prompt import Asking, check_text, filled, prefix_prompt
 from edgekit.runtime.answer.speaker import Speaker
-from edgekit.runtime.answer.text import Detokenizer, Tokenizer
+from edgekit.runtime.answer.text import Detokenizer
 from edgekit.runtime.engine import Array
 from edgekit.spans import PREFILL
 
 _ROOM_FOR_SOUND = 4  # of the context, one part in: what older turns make way for
-
-
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """How answers are asked for; what is None is as the bundle says.
-
-    ``turns``: how many earlier turns an answer remembers at most, None for all that fit. ``think``: whether a thought
-    comes first, or of how many tokens at most.
-    """
-
-    system: str | None = None
-    prompt: str | None = None
-    tools: str | None = None
-    turns: int | None = 0
-    think: bool | int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,34 +57,17 @@ class PrefixAnswerer:
 
     def __init__(self, setting: Setting, asking: Asking, speaker: Speaker | None = None) -> None:
         """Raise UsageError for a name the bundle does not have, or if the texts around it leave no room for sound."""
-        protocol, encode = setting.manifest.protocol, setting.tokenizer.encode
+        prompt = prefix_prompt(setting.manifest.protocol, setting.tokenizer, asking, speaks=speaker is not None)
+        self.prompt = prompt
         self._setting, self._speaker, self._turns_kept = setting, speaker, asking.turns
         self._backbone = setting.backbone()
-        self._thinking, self._thought_tokens = _thought(protocol.thinking, asking.think)
-        question = protocol.questions.get(asking.prompt or "")
-        asked, prompt = (question.system, question.prompt) if question else (None, asking.prompt)
-        system = protocol.system if asking.system is None and asked is None else None
-        for name, text in (("system", asking.system), ("prompt", asking.prompt), ("tools", asking.tools)):
-            _check_text(setting.tokenizer, name, text)
-        if asking.tools is not None and not protocol.tools:
-            raise UsageError("tools: this bundle was not made to call tools; leave them out")
-        texts = {
-            "{system}": "\n".join(text for text in (asking.system, asked, system) if text is not None),
-            "{tools}": protocol.tools.replace("{tools}", asking.tools) if asking.tools is not None else "",
-            "{prompt}": protocol.prompt if prompt is None else prompt,
-        }
-        self._opening = encode(_filled(protocol.opening, texts))
-        self._before, self._between = encode(protocol.before), encode(protocol.between)
-        self._after = encode(_filled(protocol.after, texts) + protocol.reply)
-        self._reply, self._again = encode(protocol.reply), encode(protocol.again)
-        begun = protocol.thinking.none if protocol.thinking and not self._thinking and protocol.thinking.usual else ""
-        self._lead = encode(begun + (protocol.speak if speaker else ""))
-        fixed = len(self._opening) + len(self._before) + len(self._after) + len(self._lead)
-        self._reserve = len(self._after) + len(self._lead) + min(setting.max_tokens, setting.context_tokens // 4)
-        if setting.context_tokens - len(self._opening) - len(self._before) - self._reserve < 1:
+        fixed = len(prompt.opening) + len(prompt.before) + len(prompt.after) + len(prompt.lead)
+        self._reserve = len(prompt.after) + len(prompt.lead) + min(setting.max_tokens, setting.context_tokens // 4)
+        if setting.context_tokens - len(prompt.opening) - len(prompt.before) - self._reserve < 1:
             raise UsageError(
                 f"context_tokens: {setting.context_tokens}, the prompt takes {fixed} and the answer "
-                f"{self._reserve - len(self._after) - len(self._lead)}; shorten the prompt or load the bundle with more"
+                f"{self._reserve - len(prompt.after) - len(prompt.lead)}; shorten the prompt or load the bundle with "
+                "more"
             )
         self._opened = False
         self._past: list[list[_Part]] = []  # turns in the first `_held` tokens of the KV cache, but for `_unread`
@@ -107,7 +75,7 @@ class PrefixAnswerer:
         self._turn: list[_Part] = []
         self._unread: list[_Part] = []
         self._turn_start = 0  # tokens in the KV cache before this turn
-        self._pending: list[int] = []  # text that goes in with the next sound
+        self._pending: Sequence[int] = ()  # text that goes in with the next sound
         self._told = False
         self._turn_open = False  # begun, and neither answered nor undone
         self._begun: list[int] | None = None  # what the answer goes on from where a thought came first
@@ -116,10 +84,10 @@ class PrefixAnswerer:
         """Begin a turn; see Answerer. The conversation's opening is read once and kept."""
         forgotten = self._make_way(level)
         if self._past:
-            self._read(self._again, level)
+            self._read(self.prompt.again, level)
         self._turn, self._turn_start = [], self._backbone.position
         self._begun, self._told, self._turn_open = None, False, True
-        self._pending = self._before
+        self._pending = self.prompt.before
         return forgotten
 
     def hear(self, heard: Array, level: ComputeLevel) -> Array | None:
@@ -129,7 +97,7 @@ class PrefixAnswerer:
             return heard
         texts = [self._text(self._pending)] if self._pending else []
         self._append([*texts, _Part(None, heard[:room])], level)
-        self._pending = []
+        self._pending = ()
         return heard[room:] if len(heard) > room else None
 
     def turn(self, role: str, text: str) -> list[int]:
@@ -138,9 +106,9 @@ class PrefixAnswerer:
         if role not in protocol.roles:
             known = f"choose one of: {', '.join(protocol.roles)}" if protocol.roles else "it takes sound only"
             raise UsageError(f"role: '{role}' is not in this bundle; {known}")
-        _check_text(self._setting.tokenizer, "text", text)
-        turn = self._setting.tokenizer.encode(_filled(protocol.turn, {"{role}": protocol.roles[role], "{text}": text}))
-        alone = self._setting.context_tokens - len(self._opening) - self._reserve
+        check_text(self._setting.tokenizer, "text", text)
+        turn = self._setting.tokenizer.encode(filled(protocol.turn, {"{role}": protocol.roles[role], "{text}": text}))
+        alone = self._setting.context_tokens - len(self.prompt.opening) - self._reserve
         if len(turn) > alone:
             raise UsageError(
                 f"text: takes {len(turn)} tokens, there is room for {alone}; shorten it or load the bundle with more "
@@ -156,7 +124,7 @@ class PrefixAnswerer:
             self._begin(level)
             self._turn, self._turn_start = [], self._backbone.position
         self._read(turn, level)
-        self._pending, self._told = [], True
+        self._pending, self._told = (), True
         return forgotten
 
     def prepare(self) -> None:
@@ -168,14 +136,14 @@ class PrefixAnswerer:
 
     def next_piece(self) -> bool:
         """Return True: the text ``between`` pieces goes in with the next piece's first embeddings."""
-        self._pending = self._between
+        self._pending = self.prompt.between
         return True
 
     def think(self, level: ComputeLevel) -> Generator[int, None, None]:
         """Yield the tokens of a thought; see Answerer. Its end is written by EdgeKit where the model finds none."""
-        if self._thinking is None or not (self._told or self._heard_any()):
+        if self.prompt.thinking is None or not (self._told or self._heard_any()):
             return
-        thinking, encode = self._thinking, self._setting.tokenizer.encode
+        thinking, encode = self.prompt.thinking, self._setting.tokenizer.encode
         close = encode(thinking.close)
         prompt = self._ask() + encode(thinking.open)
         start = self._backbone.position + len(prompt)
@@ -183,8 +151,8 @@ class PrefixAnswerer:
         thought: list[int] = []
         rows = self._setting.table.rows(prompt)
         at_most = max(1, (self._backbone.room - len(prompt)) // 2)  # the other half is for the answer
-        if self._thought_tokens is not None:
-            at_most = min(at_most, self._thought_tokens)
+        if self.prompt.thought_tokens is not None:
+            at_most = min(at_most, self.prompt.thought_tokens)
         try:
             for token in self._setting.tokens(self._backbone, rows, level, None, at_most=at_most):
                 thought.append(token)
@@ -208,7 +176,7 @@ class PrefixAnswerer:
         if not self._told and not self._heard_any():
             return
         thought = self._begun is not None
-        prompt = self._begun if self._begun is not None else self._ask() + self._lead
+        prompt = self._begun if self._begun is not None else [*self._ask(), *self.prompt.lead]
         start = self._backbone.position + len(prompt)
         rows, said = self._setting.table.rows(prompt), list[Step]()
         try:
@@ -225,7 +193,7 @@ class PrefixAnswerer:
         turn = self._past[-1]
         answer = [part for part in turn if part.said]
         heard = [part for part in turn if not part.said]
-        lead, said = answer[: bool(self._lead)], answer[bool(self._lead) :]
+        lead, said = answer[: bool(self.prompt.lead)], answer[bool(self.prompt.lead) :]
         kept = [_Part(part.tokens[:tokens], part.rows[:tokens], said=True) for part in said if part.tokens][:1]
         kept = [part for part in kept if part.tokens]
         self._past[-1] = [*heard, *lead, *kept]
@@ -258,7 +226,7 @@ class PrefixAnswerer:
             mark.turn_open,
         )
         self._past, self._turn, self._unread = list(mark.past), list(mark.turn), list(mark.unread)
-        self._pending, self._begun = list(mark.pending), None if mark.begun is None else list(mark.begun)
+        self._pending, self._begun = mark.pending, None if mark.begun is None else list(mark.begun)
         self._setting.sampler.back(mark.draws)
         if self._speaker:
             self._speaker.back(mark.speaker)
@@ -269,7 +237,7 @@ class PrefixAnswerer:
 
     def _ask(self) -> list[int]:
         """Return what leads to a reply, and take note of it as a part of this turn."""
-        asked = self._text(self._reply if self._told else self._after)
+        asked = self._text(self.prompt.reply if self._told else self.prompt.after)
         assert asked.tokens is not None, "a text has tokens"
         self._turn.append(asked)
         if self._speaker:
@@ -278,7 +246,7 @@ class PrefixAnswerer:
 
     def _remember(self, said: Sequence[Step], start: int, *, thought: bool) -> None:
         """Close the turn: what the KV cache lacks of it is read at the beginning of the next."""
-        lead = self._said([Step(token) for token in self._lead])
+        lead = self._said([Step(token) for token in self.prompt.lead])
         answer = [part for part in (lead, self._said(said)) if part.tokens]
         read = self._backbone.position
         if thought:
@@ -302,8 +270,8 @@ class PrefixAnswerer:
 
     def _make_way(self, level: ComputeLevel) -> int:
         """Drop the oldest turns beyond what is wanted and what fits; return how many. Reads what is not read yet."""
-        sizes = [sum(len(part.rows) for part in turn) + len(self._again) for turn in self._past]
-        room = self._setting.context_tokens - len(self._opening) - len(self._before) - self._reserve
+        sizes = [sum(len(part.rows) for part in turn) + len(self.prompt.again) for turn in self._past]
+        room = self._setting.context_tokens - len(self.prompt.opening) - len(self.prompt.before) - self._reserve
         room -= self._setting.context_tokens // _ROOM_FOR_SOUND
         wanted = kept = len(sizes) if self._turns_kept is None else min(self._turns_kept, len(sizes))
         full = sum(sizes[len(sizes) - kept :]) > room
@@ -314,7 +282,7 @@ class PrefixAnswerer:
             self._begin(level)
             self._past = self._past[len(sizes) - kept :]
             for index, turn in enumerate(self._past):
-                again = [self._text(self._again)] if index and self._again else []
+                again = [self._text(self.prompt.again)] if index and self.prompt.again else []
                 self._append([*again, *turn], level)
         else:
             self._backbone.seek(self._held)  # a turn that came to nothing is undone
@@ -330,12 +298,12 @@ class PrefixAnswerer:
         if not self._opened:
             self._backbone.reset()
             self._opened = True
-            if self._opening:
-                self._append([self._text(self._opening)], level)
+            if self.prompt.opening:
+                self._append([self._text(self.prompt.opening)], level)
             return
-        self._backbone.seek(len(self._opening))
-        if self._speaker and self._opening:
-            opening = self._text(self._opening)
+        self._backbone.seek(len(self.prompt.opening))
+        if self._speaker and self.prompt.opening:
+            opening = self._text(self.prompt.opening)
             self._speaker.read(opening.tokens, opening.rows, None)
 
     def _read(self, tokens: Sequence[int], level: ComputeLevel) -> None:
@@ -359,27 +327,3 @@ class PrefixAnswerer:
             if not part.said:
                 self._speaker.read(part.tokens, part.rows, None if hidden is None else hidden[at:stop])
             at = stop
-
-
-def _filled(template: str, texts: dict[str, str]) -> str:
-    """Return a template with its names replaced; what stands in the texts themselves is left alone."""
-    return re.sub("|".join(map(re.escape, texts)), lambda found: texts[found[0]], template)
-
-
-def _check_text(tokenizer: Tokenizer, name: str, text: str | None) -> None:
-    """Raise UsageError for a text that would open or close turns of its own."""
-    if text and (mark := tokenizer.mark_in(text)):
-        raise UsageError(f"{name}: holds '{mark}', a mark of the model's own; write it otherwise")
-
-
-def _thought(thinking: Thinking | None, asked: bool | int | None) -> tuple[Thinking | None, int | None]:
-    """Return how to think, None for not at all, and the most tokens of a thought, None for no limit of its own."""
-    if thinking is None:
-        if asked:
-            raise UsageError("think: this bundle was not made to think; leave it out")
-        return None, None
-    if asked is None or isinstance(asked, bool):
-        return (thinking if (thinking.usual if asked is None else asked) else None), None
-    if asked < 0:
-        raise UsageError(f"think: {asked} tokens, must be 0 or more, on or off; correct it")
-    return (thinking if asked else None), asked or None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.bundle import Manifest
+from edgekit.bundle import FrontEnd, Grid
 from edgekit.runtime.engine import Array, Engine
 from edgekit.runtime.hear.features import LogMel, LogMelMark, MelChunk
 from edgekit.spans import ADAPTER, ENCODER, FEATURES
@@ -28,30 +28,37 @@ class ListenerMark:
 
 
 class Listener:
-    """One stream's front half. A piece of sound starts with the first push, or the first after ``finish``."""
+    """One stream's front half. A piece of sound starts with the first push, or the first after ``finish``.
 
-    def __init__(self, manifest: Manifest, encoder: Engine, adapter: Engine, trace: Trace) -> None:
+    The one loop that runs an encoder: a measurement or a check of encoder calls hands in an engine that watches them.
+    Without an adapter what is yielded is the encoder's own frames.
+    """
+
+    def __init__(self, front_end: FrontEnd, grid: Grid, encoder: Engine, adapter: Engine | None, trace: Trace) -> None:
         self.frames_computed = 0
-        self._trace, self._grid = trace, manifest.grid
-        self._hop = manifest.front_end.hop_samples
-        self._mel = LogMel(manifest.front_end, manifest.grid)
-        self._encoder, self._adapter = encoder.bind({}), adapter.bind({})
-        (self._heard,) = (spec.name for spec in adapter.component.outputs if spec.state == "none")
+        self._trace, self._grid = trace, grid
+        self._hop = front_end.hop_samples
+        self._mel = LogMel(front_end, grid)
+        self._encoder, self._adapter = encoder.bind({}), adapter.bind({}) if adapter else None
+        self._heard = ""
+        if adapter:
+            (self._heard,) = (spec.name for spec in adapter.component.outputs if spec.state == "none")
         self._start, self._valid = np.zeros(1, np.int64), np.zeros(1, np.int64)
         self._chunk_start = self._frames = 0  # mel frames encoded of this piece, before and with the last chunk
 
     def mark(self) -> "ListenerMark":
         """Return where the piece stands; see ``back``."""
         return ListenerMark(
-            self._mel.mark(), self._encoder.save(), self._adapter.save(), int(self._start[0]), self._chunk_start,
-            self._frames,
+            self._mel.mark(), self._encoder.save(), self._adapter.save() if self._adapter else {}, int(self._start[0]),
+            self._chunk_start, self._frames,
         )  # fmt: skip
 
     def back(self, mark: "ListenerMark") -> None:
         """Forget what was heard or finished since the mark; ``frames_computed`` counts work and stays."""
         self._mel.back(mark.mel)
         self._encoder.load(mark.encoder)
-        self._adapter.load(mark.adapter)
+        if self._adapter:
+            self._adapter.load(mark.adapter)
         self._start[0], self._chunk_start, self._frames = mark.start, mark.chunk_start, mark.frames
 
     @property
@@ -75,7 +82,8 @@ class Listener:
         with self._trace.span(FEATURES, 0):
             chunks = self._mel.finish()
         yield from self._encode(chunks)
-        self._adapter.reset()
+        if self._adapter:
+            self._adapter.reset()
         self._start[0] = self._chunk_start = self._frames = 0
 
     def _encode(self, chunks: Iterable[MelChunk]) -> Iterator[Array]:
@@ -91,7 +99,11 @@ class Listener:
             frames = frames[: self._grid.kept_frames(positions, int(self._start[0]), last=chunk.last)]
             self._chunk_start, self._frames = self._frames, self._frames + chunk.frames
             self.frames_computed += chunk.frames
-            if len(frames):  # a last chunk of one masked position has none
-                with self._trace.span(ADAPTER, len(frames)):
-                    heard = self._adapter.run({"frames": frames})[self._heard]
-                yield heard
+            if not len(frames):  # a last chunk of one masked position has none
+                continue
+            if self._adapter is None:
+                yield frames
+                continue
+            with self._trace.span(ADAPTER, len(frames)):
+                heard = self._adapter.run({"frames": frames})[self._heard]
+            yield heard

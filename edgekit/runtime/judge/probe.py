@@ -9,28 +9,29 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgekit.bundle import ComputeLevel
 from edgekit.runtime.answer.lookup import loop_start
 from edgekit.runtime.answer.sampler import Greedy, Sampler, Teacher
 from edgekit.runtime.answer.speaker import Speaker
-from edgekit.runtime.assemble import make_answerer, make_listener
+from edgekit.runtime.assemble import find_level, make_answerer, make_listener, speaker_setting
 from edgekit.runtime.engine import Array, Recorded
 from edgekit.runtime.model import Model
 from edgekit.runtime.options import StreamOptions
-from edgekit.runtime.speak import Rehearsal, SpeakerSetting, Spoken, kind_of
+from edgekit.runtime.speak import Rehearsal, Spoken, kind_of
 from edgekit.timing import Trace
 
 FRAMES = 48  # of codes in what a bundle says to be compared: about 4 s of Qwen3-Omni's, 2 s of Step-Audio's
+_OPTIONS = StreamOptions(think=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
     """What encoder and adapter made of a clip.
 
-    mel: input of each encoder call, (mel_bins, frames) each; frames: (positions, width); parts: adapter output of each
-    call; seconds: of sound.
+    samples: (n,) as heard, cut to one piece; mel: input of each encoder call, (mel_bins, frames) each; frames:
+    (positions, width); parts: adapter output of each call; seconds: of sound.
     """
 
+    samples: Array
     mel: tuple[Array, ...]
     frames: Array
     parts: tuple[Array, ...]
@@ -58,6 +59,7 @@ def hear(model: Model, samples: Array) -> Heard:
     parts = [part.copy() for part in listener.push(samples)]
     parts += [part.copy() for part in listener.finish()]
     return Heard(
+        samples=samples,
         mel=tuple(inputs["mel"] for inputs, _ in encoder.calls),
         frames=np.concatenate([outputs["frames"] for _, outputs in encoder.calls]),
         parts=tuple(parts),
@@ -74,6 +76,11 @@ def answer(model: Model, heard: Heard, *, level: str | None = None, forced: Sequ
     return Answer(np.stack(teacher.logits), tuple(teacher.picked), tokens, text)
 
 
+def around(model: Model) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the tokens that ``answer`` feeds before the sound and behind it; a language still to be chosen not."""
+    return make_answerer(model, _OPTIONS, Trace()).prompt.around
+
+
 def speak(
     model: Model, heard: Heard, tokens: Sequence[int], *, frames: int = FRAMES, forced: Spoken | None = None
 ) -> Spoken:
@@ -85,7 +92,7 @@ def speak(
     """
     speech = model.manifest.speech
     assert speech is not None, "a model that was loaded to speak"
-    setting = SpeakerSetting(model.bundle, model.engines, model.table, Trace())
+    setting = speaker_setting(model, _OPTIONS, Trace())
 
     def answering(sampler: Sampler, speaker: Speaker) -> Iterator[int]:
         return _answering(model, heard, sampler, None, speaker)
@@ -98,14 +105,10 @@ def _answering(
     model: Model, heard: Heard, sampler: Sampler, level: str | None, speaker: Speaker | None = None
 ) -> Iterator[int]:
     """Yield the tokens of an answer to what was heard, those that the sampler takes."""
-    chosen = _level(model, level)
-    answerer = make_answerer(model, StreamOptions(think=False), Trace(), speaker, sampler)
+    levels = model.manifest.levels
+    chosen = find_level(levels, level) if level else levels[-1]
+    answerer = make_answerer(model, _OPTIONS, Trace(), speaker, sampler)
     answerer.open(chosen)
     for part in heard.parts:
         answerer.hear(part, chosen)
     yield from answerer.answer(chosen, heard.seconds)
-
-
-def _level(model: Model, name: str | None) -> ComputeLevel:
-    levels = {level.name: level for level in model.manifest.levels}
-    return levels[name] if name else model.manifest.levels[-1]

@@ -5,21 +5,19 @@ other side of a step. The tolerances say how much; a wrong kernel or a damaged w
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from edgekit.bundle import Manifest, open_bundle
-from edgekit.errors import BundleFormatError, VerifyError
-from edgekit.resources import resource
-from edgekit.runtime.audio.files import read_mono
 from edgekit.runtime.engine import Array
+from edgekit.runtime.judge.golden_clips import FOLDER, golden_clips
 from edgekit.runtime.judge.probe import Answer, Heard, answer, hear, speak
 from edgekit.runtime.model import Model, load_opened
 from edgekit.runtime.speak import Spoken
 
-FOLDER = "goldens"
 CALLS = 2  # encoder calls whose input and output are stored
 POSITIONS = 64  # encoder positions stored
 LOGIT_ROWS = 4  # decoding steps stored
@@ -62,26 +60,22 @@ def sample_columns(vocabulary: int) -> Array:
 def verify(path: str | os.PathLike[str], **loading: Any) -> Verified:  # noqa: ANN401 - of edgekit.load
     """Return every comparison of a bundle with its goldens; ``loading``: what else ``edgekit.load`` takes.
 
-    Raises BundleFormatError or BundleFileError for a damaged bundle, VerifyError if it carries no goldens.
+    Raises BundleFormatError or BundleFileError for a damaged bundle, VerifyError if it carries no goldens, or not the
+    clips that they are of and EdgeKit's own recordings are not there either.
     """
     bundle = open_bundle(path)
+    clips = golden_clips(bundle)
     model = load_opened(bundle, speak=_speaks(bundle.manifest), **loading)
-    return Verified(_checks(model), model.backend, model.fallback)
+    return Verified(_checks(model, clips), model.backend, model.fallback)
 
 
-def _checks(model: Model) -> tuple[Check, ...]:
-    path, stored = model.bundle.folder, model.manifest.verification.get("goldens")
-    if not stored:
-        raise VerifyError(f"{path}: carries no goldens; export it again with a recipe that names check clips")
-    for name in stored:
-        if name in ("", ".", "..") or "/" in name or "\\" in name:
-            raise BundleFormatError(f"{path}: clip '{name}' of the goldens is not a bare file name; export it again")
+def _checks(model: Model, clips: Mapping[str, Array]) -> tuple[Check, ...]:
     quantised = _rounds(model.manifest)
     tolerance = TOLERANCE_QUANTISED if quantised else TOLERANCE_FLOAT32
     checks: list[Check] = []
     differing = total = 0
-    for index, (name, expected) in enumerate(stored.items()):
-        heard = hear(model, read_mono(resource("export") / "clips" / name, model.manifest.front_end.sample_rate_hz))
+    for index, (name, samples) in enumerate(clips.items()):
+        expected, heard = model.manifest.verification["goldens"][name], hear(model, samples)
         if index == 0:
             checks += _heard(model, heard, tolerance)
         if "tokens" not in expected:  # a bundle too large to be run whole when it was made
@@ -90,7 +84,7 @@ def _checks(model: Model) -> tuple[Check, ...]:
             checks.append(_told(model, answer(model, heard, forced=expected["tokens"]), tolerance))
             if _speaks(model.manifest):
                 checks += _spoken(model, heard, expected["tokens"], tolerance)
-        if model.manifest.dummy_seed is not None:  # tokens of noise lead by so little that rounding picks others
+        if model.manifest.dummy_seed is not None:
             return tuple(checks)
         tokens = list(answer(model, heard).tokens)
         total += max(len(tokens), len(expected["tokens"]))

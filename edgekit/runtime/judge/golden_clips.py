@@ -1,0 +1,80 @@
+"""The check clips that goldens are made of, as a bundle carries them: 16-bit samples at the front end's rate.
+
+Goldens are made of these very samples, so that a device hears them anew without EdgeKit's own recordings.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.bundle import Bundle
+from edgekit.errors import BundleFormatError, VerifyError
+from edgekit.resources import resource
+from edgekit.runtime.audio.files import read_mono
+from edgekit.runtime.engine import Array
+from edgekit.runtime.hear.resampler import as_samples
+
+FOLDER = "goldens"
+CLIP = "clip"  # of a clip's entry among the goldens: the file that holds its samples
+_FULL_SCALE = 1 << 15
+
+
+def in_16_bits(samples: Array) -> Array:
+    """Return samples (n,) float32 in [-1, 1] as int16: exact where the recording has 16 bits and its rate is kept."""
+    return np.clip(np.rint(samples * np.float32(_FULL_SCALE)), -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+
+
+def as_heard(samples: Array) -> Array:
+    """Return int16 samples (n,) as float32 in [-1, 1], as a stream takes them."""
+    return as_samples(samples, 1)[:, 0]
+
+
+def golden_clips(bundle: Bundle) -> dict[str, Array]:
+    """Return the samples (n,) float32 of each clip that ``verify`` hears, in the order of the goldens.
+
+    A bundle of format version 1 carries none: they are then EdgeKit's own recordings. Raises VerifyError where there
+    are no goldens or no recording, BundleFormatError for a clip that is no bare file name.
+    """
+    manifest = bundle.manifest
+    stored: Mapping[str, dict[str, Any]] = manifest.verification.get("goldens") or {}
+    if not stored:
+        raise VerifyError(f"{bundle.folder}: carries no goldens; export it again with a recipe that names check clips")
+    for name in stored:
+        if name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise BundleFormatError(
+                f"{bundle.folder}: clip '{name}' of the goldens is not a bare file name; export it again"
+            )
+    # tokens of noise lead by so little that rounding picks others: only what leads to them is compared
+    names = list(stored)[:1] if manifest.dummy_seed is not None else list(stored)
+    return {name: _carried(bundle, name, stored[name].get(CLIP)) for name in names}
+
+
+def carries_clips(bundle: Bundle) -> bool:
+    """Return whether a bundle carries the samples of every check clip of its recipe."""
+    stored: Mapping[str, dict[str, Any]] = bundle.manifest.verification.get("goldens") or {}
+    carried = {name for name, entry in stored.items() if CLIP in entry}
+    return bool(carried) and carried >= set(bundle.manifest.recipe.get("check", {}).get("clips", ()))
+
+
+def _carried(bundle: Bundle, name: str, file: str | None) -> Array:
+    if file is None:
+        return _recorded(bundle, name)
+    samples = np.asarray(np.load(bundle.file(file), allow_pickle=False))
+    if samples.dtype != np.int16 or samples.ndim != 1 or not samples.size:
+        raise BundleFormatError(
+            f"{bundle.folder}: '{file}' is {samples.dtype} {samples.shape}, samples (n,) int16 are needed; export it "
+            "again"
+        )
+    return as_heard(samples)
+
+
+def _recorded(bundle: Bundle, name: str) -> Array:
+    place: Path = resource("export") / "clips" / name
+    if not place.is_file():
+        raise VerifyError(
+            f"{bundle.folder}: carries no samples of its clip '{name}', and {place.parent} has none; export it "
+            "again, or verify it where EdgeKit's export/clips is"
+        )
+    return read_mono(place, bundle.manifest.front_end.sample_rate_hz)
