@@ -125,7 +125,7 @@ def open_toy(config, generation):
 
 def beside(found, locate):
     second = open_checkpoint(locate(found.config["words_in"]))
-    return Beside(SideBySide(found, second), found.config, {}, found.folder)
+    return Beside(SideBySide(found, second), found.config)
 
 
 class ToyReference(PrefixReference):

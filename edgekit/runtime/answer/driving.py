@@ -18,8 +18,8 @@ Options = Mapping[str, Any]
 class Driver:
     """What drives a backbone that attends to sound in one way.
 
-    ``converses``: see Answerer. ``takes``: options of a stream that not every driver has. ``make`` is given these by
-    name, and who speaks. ``lacks``: what is said of another driver's option where "has no choice of" it says too little.
+    ``converses``: see Answerer. ``takes``: options of a stream that not every driver has; ``make`` is given these by
+    name, and who speaks. ``lacks``: what is said of another's option where "has no choice of" it says too little.
     """
 
     converses: bool
