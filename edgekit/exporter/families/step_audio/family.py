@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgekit.bundle import Embedding, FlowSpeech, Question, Thinking, TokenProtocol
+from edgekit.bundle import Embedding, Question, Thinking, TokenProtocol
+from edgekit.bundle.speech import FlowSpeech
 from edgekit.errors import CheckpointError
 from edgekit.exporter.families.base import Config, Family, Opened, Part
 from edgekit.exporter.families.config import section, value

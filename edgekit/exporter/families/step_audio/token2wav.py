@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from edgekit.bundle import FlowSpeech, Sampling
+from edgekit.bundle import Sampling
+from edgekit.bundle.speech import FlowSpeech
 from edgekit.errors import CheckpointError
 from edgekit.exporter.families.base import Locate
 from edgekit.exporter.families.step_audio.conformer import ConformerShape
