@@ -58,10 +58,7 @@ class Registry(Generic[T]):
         the name is taken.
         """
         label = f"{self._noun} '{getattr(record, 'name', None) or type(record).__name__}'"
-        if fault := _fault(record, self._kind):
-            raise RegistryError(
-                f"{label}: {fault}; {self._kind.__name__} in {self._kind.__module__} says what it needs"
-            )
+        check(record, self._kind, label)
         if record.name in self._records:
             raise RegistryError(f"{label}: registered already; choose another name")
         self._records[record.name] = record
@@ -74,6 +71,12 @@ class Registry(Generic[T]):
             yield record
         finally:
             del self._records[record.name]
+
+
+def check(record: object, kind: type[Any], label: str) -> None:
+    """Raise RegistryError, which begins with the label, unless an object has all that a dataclass or Protocol names."""
+    if fault := _fault(record, kind):
+        raise RegistryError(f"{label}: {fault}; {kind.__name__} in {kind.__module__} says what it needs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ def _faults(record: object, described: type[Any]) -> Iterator[str]:
     kind = _kind(described)
     if not _is_protocol(described) and not isinstance(record, described):
         yield f"is a {type(record).__name__}, must be a {described.__name__}"
-    if missing := [name for name in (*kind.fields, *kind.methods) if _lacks(record, described, name)]:
+    if missing := [name for name in (*kind.fields, *kind.methods) if _lacks(record, described, name, kind.optional)]:
         yield f"lacks {', '.join(missing)}"
     for name in kind.methods:
         if not callable(getattr(record, name)):
@@ -126,9 +129,9 @@ def _faults(record: object, described: type[Any]) -> Iterator[str]:
             yield f"{name} is empty"
 
 
-def _lacks(record: object, described: type[Any], name: str) -> bool:
+def _lacks(record: object, described: type[Any], name: str, optional: Collection[str]) -> bool:
     """Return whether a record has a member not, or only what its Protocol says of it, which does nothing."""
-    if not _is_protocol(described) or name in _kind(described).optional:
+    if not _is_protocol(described) or name in optional:
         return not hasattr(record, name)
     said = getattr(described, name, None)
     return not hasattr(record, name) or (said is not None and getattr(type(record), name, None) is said)

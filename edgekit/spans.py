@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from edgekit.errors import UsageError
+from edgekit.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,41 +21,34 @@ class SpanKind:
     within: str = ""
 
 
-_KINDS: dict[str, SpanKind] = {}
+SPANS: Registry[SpanKind] = Registry("span", SpanKind)
 
 
 def register(name: str, unit: str, text: str, *, within: str = "") -> str:
-    """Make a name of spans known and return it. Raises UsageError if it is known as something else already."""
-    kind = SpanKind(name, unit, text, within)
-    known = _KINDS.setdefault(name, kind)
-    if known != kind:
-        raise UsageError(
-            f"span '{name}': counts {unit}, but is registered already and counts {known.unit}; choose another name"
-        )
+    """Make a name of spans known and return it. Raises RegistryError if it is known as something else already."""
+    if (kind := SpanKind(name, unit, text, within)) not in SPANS:
+        SPANS.register(kind)
     return name
 
 
 @contextmanager
 def registered(name: str, unit: str, text: str, *, within: str = "") -> Iterator[str]:
     """Keep a name for the length of a block: for tests, so that nothing they add outlives them."""
-    new = name not in _KINDS
-    try:
-        yield register(name, unit, text, within=within)
-    finally:
-        if new:
-            del _KINDS[name]
+    if (kind := SpanKind(name, unit, text, within)) in SPANS:
+        yield name
+        return
+    with SPANS.registered(kind):
+        yield name
 
 
 def span_kind(name: str) -> SpanKind:
-    """Return what a name stands for. Raises UsageError for one that nobody registered."""
-    if name not in _KINDS:
-        raise UsageError(f"span '{name}': not registered, known are {', '.join(sorted(_KINDS))}; register it first")
-    return _KINDS[name]
+    """Return what a name stands for. Raises RegistryError for one that nobody registered."""
+    return SPANS.get(name)
 
 
 def names_within(name: str) -> frozenset[str]:
     """Return the names of all spans that may lie within those of a name."""
-    return frozenset(kind.name for kind in _KINDS.values() if kind.within == name)
+    return frozenset(kind.name for kind in SPANS if kind.within == name)
 
 
 RESAMPLE = register("resample", "samples", "pushed samples to the front end's rate")

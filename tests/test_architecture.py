@@ -21,6 +21,52 @@ MACHINE_PATH = re.compile(
 )
 LATER = re.compile(r"\b(TO" + "DO|FIX" + "ME|XX" + "X)\b")
 
+# What tells members of the four axes apart, and who may say it: owners, registries, and others for the reason given.
+MEMBERS = {
+    r"ort-cpu": (
+        "bundle/dialects.py", "exporter/dialects/__init__.py", "exporter/dialects/ort_cpu.py",
+        "exporter/dialects/ort_cuda/", "runtime/backends/ort_cpu.py",
+    ),
+    r"ort-cuda": (
+        "bundle/dialects.py", "exporter/dialects/__init__.py", "exporter/dialects/ort_cuda/",
+        "runtime/backends/ort_cpu.py", "runtime/backends/ort_cuda.py",
+    ),
+    r'"standard"': (
+        "bundle/dialects.py", "exporter/dialects/standard/", "runtime/backends/ort_cpu.py", "runtime/backends/trt/",
+    ),
+    r"onnxruntime-c": (
+        "runtime/backends/ort_cpu.py", "runtime/backends/ort_cuda.py",
+        "profiler/profiles.py",  # what profiles ran on that do not say it
+    ),
+    r"tensorrt": (
+        "runtime/backends/trt/",
+        "bundle/manifest.py",  # the field of a version that a bundle requires
+        "exporter/dialects/standard/dialect.py",  # which fills it in
+        "recipe.py",  # the field of a version that a device comes with
+        "profiler/doctor/nvidia.py",  # which shows it
+    ),
+    r'TalkerSpeech|"talker"|code_predictor': (
+        "bundle/speech/", "runtime/speak/talker.py", "runtime/speak/frames.py", "exporter/families/qwen3_omni/",
+        "exporter/reference/qwen3_omni.py",
+        "exporter/families/qwen.py",  # a published model_type, beside those of all other text models of Qwen's
+    ),
+    r'FlowSpeech|flow_step|"vocoder"': (
+        "bundle/speech/", "runtime/speak/flow.py", "runtime/speak/matching.py", "exporter/speech/flow.py",
+        "exporter/families/step_audio/",
+    ),
+    r"attention == ": (),
+    r"\bwhisper\b": (
+        "exporter/families/__init__.py", "exporter/families/whisper.py",
+        "exporter/sources/ctranslate2.py",  # whose converted checkpoints are Whisper's
+        "cli/export.py",  # an example's checkpoint
+        "profiler/words.py",  # a package's name
+    ),
+    r"\bstep_audio(_2)?\b": ("exporter/families/__init__.py", "exporter/families/step_audio/"),
+    r"\bqwen3_omni\b": (
+        "exporter/families/__init__.py", "exporter/families/qwen3_omni/", "exporter/reference/qwen3_omni",
+    ),
+}  # fmt: skip
+
 
 def test_there_is_something_to_check():
     assert MODULES
@@ -79,6 +125,19 @@ def test_a_library_function_returns_or_logs_and_only_the_command_line_prints(pat
         ast.unparse(node) for part in library for node in ast.walk(part) if isinstance(node, (ast.Name, ast.Attribute))
     ]
     assert not {"print", "sys.stdout", "sys.stderr"} & set(said)
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_the_name_of_a_member_of_an_axis_stands_with_its_owners(name):
+    said = {
+        path.relative_to(ROOT / "edgekit").as_posix()
+        for path in MODULES
+        if re.search(name, path.read_text(encoding="utf-8"))
+    }
+    assert [path for path in sorted(said) if not path.startswith(MEMBERS[name])] == [], "ask its record instead"
+    assert [owner for owner in MEMBERS[name] if not any(path.startswith(owner) for path in said)] == [], (
+        "says it no more"
+    )
 
 
 def test_the_readme_marks_the_spans_of_the_common_path_in_the_order_of_the_flow():

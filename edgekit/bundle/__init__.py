@@ -27,7 +27,7 @@ from edgekit.bundle.manifest import (
     decode,
     encode,
 )
-from edgekit.bundle.speech import FlowSpeech, Speech, SpeechFormat, TalkerSpeech
+from edgekit.bundle.speech import Speech, SpeechFormat
 
 __all__ = [
     "FORMAT_VERSION",
@@ -37,7 +37,6 @@ __all__ = [
     "ComputeLevel",
     "Embedding",
     "FileEntry",
-    "FlowSpeech",
     "FrontEnd",
     "GateKind",
     "GateSettings",
@@ -52,7 +51,6 @@ __all__ = [
     "Speech",
     "SpeechFormat",
     "Struct",
-    "TalkerSpeech",
     "TensorRef",
     "TensorSpec",
     "Thinking",

@@ -20,7 +20,7 @@ class DialectName:
 
 
 DIALECTS = Registry[DialectName]("dialect", DialectName)
-register = DIALECTS.register
+register, registered = DIALECTS.register, DIALECTS.registered
 
 register(DialectName("ort-cpu", ("float32",)))
 register(DialectName("ort-cuda", ("float16",)))

@@ -42,9 +42,10 @@ class SpeechFormat:
         if config is not None and (config.tag_field != _TAG or not isinstance(config.tag, str)):
             fault = f"has no name for its kind: tag_field {config.tag_field!r} and tag {config.tag!r}"
         if fault or not issubclass(self.struct, Speech):
+            name = getattr(self.struct, "__name__", repr(self.struct))
             raise RegistryError(
-                f"speech format '{self.struct.__name__}': {fault or 'is no Speech'}; write "
-                f'class {self.struct.__name__}(Struct, Speech, frozen=True, tag_field="{_TAG}", tag="NAME")'
+                f"speech format '{name}': struct {fault or 'is no Speech'}; write "
+                f'class {name}(Struct, Speech, frozen=True, tag_field="{_TAG}", tag="NAME")'
             )
 
     @property

@@ -17,7 +17,6 @@ from edgekit.exporter.speech import bundle_voices
 from edgekit.exporter.tables import written_bundle
 from edgekit.exporter.written import BundleTensors
 from edgekit.runtime.backends.external_data import check_external_data
-from edgekit.runtime.speak.voice import Voice
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -37,7 +36,7 @@ class Source:
     name: str
     origin: str = ""
     dummy_seed: int | None = None
-    voices: Mapping[str, Voice] = field(default_factory=dict)
+    voices: Mapping[str, Any] = field(default_factory=dict)
 
 
 def checkpoint_source(checkpoint: str | Path, origin: str, *, offline: bool = False) -> Source:

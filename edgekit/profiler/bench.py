@@ -35,7 +35,7 @@ from edgekit.profiler.profiles import (
     Timeline,
     summarise,
 )
-from edgekit.runtime.answer.driving import converses
+from edgekit.runtime.answer import driver_of
 from edgekit.runtime.model import Model, load_opened
 from edgekit.runtime.policy import SKIP
 from edgekit.spans import ADAPTER, DECODE, DRAFT, ENCODER, PREFILL
@@ -264,7 +264,7 @@ class Bench:
     def _drafts(self) -> bool:
         """Whether the bundle writes drafts: not where all of the sound is one chunk."""
         manifest = self.model.manifest
-        return not converses(manifest.protocol) and manifest.grid.chunk_frames < manifest.grid.max_frames
+        return not driver_of(manifest.protocol).converses and manifest.grid.chunk_frames < manifest.grid.max_frames
 
     @property
     def _rate_hz(self) -> int:

@@ -10,11 +10,8 @@ import msgspec
 
 from edgekit.bundle import ComputeLevel, GateSettings, Sampling, TokenProtocol
 from edgekit.errors import UsageError
+from edgekit.runtime.answer import driver_of
 from edgekit.runtime.answer.answerer import Answerer, Setting
-from edgekit.runtime.answer.cross import CrossAnswerer
-from edgekit.runtime.answer.driving import converses
-from edgekit.runtime.answer.prefix import PrefixAnswerer
-from edgekit.runtime.answer.prompt import Asking
 from edgekit.runtime.answer.sampler import Sampler, sampler
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.hear.gate import Gate
@@ -82,16 +79,8 @@ def make_answerer(
         context_tokens=loaded.context_tokens,
         max_tokens=max_tokens,
     )
-    cross = not converses(protocol)
-    if cross and options.turns != 0:
-        raise UsageError(f"turns: {options.turns}, this bundle writes down speech and remembers no turns; leave it out")
-    for name in ("system", "prompt", "tools", "think") if cross else ("language", "task"):
-        if getattr(options, name) not in {None, False}:
-            raise UsageError(f"{name}: '{getattr(options, name)}', this bundle has no choice of {name}; leave it out")
-    if cross:
-        return CrossAnswerer(setting, options.language, options.task)
-    turns = None if options.turns == "all" else options.turns
-    return PrefixAnswerer(setting, Asking(options.system, options.prompt, options.tools, turns, options.think), speaker)
+    driver = driver_of(protocol)
+    return driver.make(setting, driver.options(options), speaker)
 
 
 def _sampler(loaded: Loaded, options: StreamOptions, speaker: Speaker | None) -> Sampler:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from edgekit.bundle import FlowSpeech, Sampling, open_bundle
+from edgekit.bundle import Sampling, open_bundle
+from edgekit.bundle.speech import FlowSpeech
 from edgekit.cli.speech import speaker, speech_file
 from edgekit.runtime.events import Audio
 from tests.runtime.audio.portaudio import FakePortAudio

@@ -7,7 +7,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgekit.bundle import FlowSpeech, Precision, Sampling
+from edgekit.bundle import Precision, Sampling
+from edgekit.bundle.speech import FlowSpeech
 from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.families.step_audio.flow import Flow as FlowGraphs
 from edgekit.exporter.families.step_audio.flow import FlowShape

@@ -33,12 +33,6 @@ from tests.exporter.parts import Held, engine
 QUICK = Path(__file__).parent / "quick.toml"
 STANDARD = Path(__file__).parent / "standard.toml"
 LINEAR = "model.decoder.layers.0.fc1.weight"
-FIELDS = [
-    "name", "versions", "int4_versions", "fixed_shapes", "encoder_activations", "packings", "products", "sound",
-]  # fmt: skip
-BLOCKS = [
-    "rms_norm", "steps", "rows_at", "cached_attention", "attention", "linear", "experts", "check", "requires",
-]  # fmt: skip
 
 
 class Upright:
@@ -220,33 +214,6 @@ def test_a_dialect_without_a_writer_is_one_line(checkpoint, target, tmp_path):
         pytest.raises(RegistryError, match=r"^writer of dialect 'toy' is not known; choose one of: ort-cpu, ort-"),
     ):
         export(checkpoint("whisper-dense"), tmp_path / "b", options)
-
-
-def test_what_was_registered_for_a_block_is_forgotten_after_it(checkpoint, target, tmp_path):
-    with registered(Toy()):
-        assert "toy" in DIALECTS.names()
-    assert "toy" not in (*DIALECTS.names(), *NAMES.names())
-    with pytest.raises(RecipeError, match="dialect 'toy' is not known; choose one of: ort-cpu, ort-cuda, standard"):
-        export(checkpoint("whisper-dense"), tmp_path / "b", ExportOptions(recipe=QUICK, target=target))
-
-
-def test_a_second_of_a_name_is_refused_by_name():
-    class Another(Toy):
-        name = "ort-cuda"
-
-    with pytest.raises(RegistryError, match=r"^writer of dialect 'ort-cuda': registered already; choose another name"):
-        DIALECTS.register(Another())
-    with pytest.raises(RegistryError, match=r"^dialect 'standard': registered already; choose another name"):
-        NAMES.register(DialectName("standard", ("float16",)))
-
-
-@pytest.mark.parametrize("lacking", [*FIELDS[1:], *BLOCKS])
-def test_a_writer_that_lacks_a_field_or_a_block_is_refused_by_name(lacking):
-    toy = Toy()
-    parts = {name: getattr(toy, name) for name in (*FIELDS, *BLOCKS) if name != lacking}
-    with pytest.raises(RegistryError, match=f"^writer of dialect 'toy': lacks {lacking}; Dialect in .*dialects.base"):
-        DIALECTS.register(SimpleNamespace(**parts))
-    assert "toy" not in DIALECTS.names()
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def open_toy(config, generation):
 
 def beside(found, locate):
     second = open_checkpoint(locate(found.config["words_in"]))
-    return Beside(SideBySide(found, second), found.config, {}, found.folder)
+    return Beside(SideBySide(found, second), found.config)
 
 
 class ToyReference(PrefixReference):
@@ -270,16 +270,6 @@ def test_its_group_is_set_by_name_and_a_group_it_has_not_is_refused_by_name(toy,
     wrong.write_text(RECIPE.replace('ears = "int8"', 'eyes = "int8"'))
     with pytest.raises(RecipeError, match=r"^precision\.eyes: .* has no such weights; it has head, ears, rows; change"):
         export(checkpoint, tmp_path / "c", ExportOptions(recipe=wrong))
-
-
-def test_a_second_family_of_a_name_is_refused_and_what_was_registered_for_a_block_is_gone_after_it(toy):
-    for name in ("toy", "whisper"):
-        with pytest.raises(RegistryError, match=f"^family '{name}': registered already; choose another name"):
-            register(replace(toy, name=name))
-    with registered(replace(toy, name="other", model_types=("others_toy",))):
-        assert find_family({"model_type": "others_toy"}).name == "other"
-    with pytest.raises(CheckpointError, match="'others_toy' is not an architecture EdgeKit knows"):
-        find_family({"model_type": "others_toy"})
 
 
 @pytest.mark.parametrize(

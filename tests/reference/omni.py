@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 import torch
 from transformers import DynamicCache, Qwen3OmniMoeConfig, Qwen3OmniMoeForConditionalGeneration
 
-from edgekit.bundle import Component, Embedding, Sampling, TalkerSpeech, TensorRef
+from edgekit.bundle import Component, Embedding, Sampling, TensorRef
+from edgekit.bundle.speech import TalkerSpeech
 from edgekit.runtime.engine import Array
 from tests.runtime.talkers import Rows
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from edgekit.bundle import Component, Embedding, Sampling, TalkerSpeech, TensorRef
+from edgekit.bundle import Component, Embedding, Sampling, TensorRef
+from edgekit.bundle.speech import TalkerSpeech
 from edgekit.runtime.answer.sampler import CodeLimits, Greedy, Sampler
 from edgekit.runtime.engine import Array
 from edgekit.runtime.speak.frames import TalkerTables

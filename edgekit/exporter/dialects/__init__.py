@@ -24,10 +24,11 @@ __all__ = [
     "Steps",
     "dialect_of",
     "register",
+    "registered",
 ]
 
 DIALECTS = Registry[Dialect]("writer of dialect", Dialect)
-register = DIALECTS.register
+register, registered = DIALECTS.register, DIALECTS.registered
 
 register(OrtDialect())
 register(OrtCudaDialect())

@@ -13,18 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import ComputeLevel, Embedding, FlowSpeech, FrontEnd, Grid, TalkerSpeech, TokenProtocol
+from edgekit.bundle import ComputeLevel, Embedding, FrontEnd, Grid, Speech, TokenProtocol
 from edgekit.errors import RegistryError
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.sources.checkpoint import Beside, Tensors
 from edgekit.exporter.sources.stored import StoredTensors
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import GROUPS, GridSettings, Group
-from edgekit.runtime.speak.voice import Voice
 
 Config = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
-SpeechMaker = Callable[[Mapping[str, Embedding], str], TalkerSpeech | FlowSpeech | None]
+SpeechMaker = Callable[[Mapping[str, Embedding], str], Speech | None]
 Locate = Callable[[str], Path]
 """Return the folder of another checkpoint: of a path as it is, of an id of the hub fetched."""
 
@@ -77,14 +76,14 @@ def writes_only(_tables: Mapping[str, Embedding], _tokenizer: str) -> None:
 
 
 def _alone(found: StoredTensors, _locate: Locate) -> Beside:
-    return Beside(found, found.config, {}, found.folder)
+    return Beside(found, found.config)
 
 
 def _unsaid(_config: Config) -> dict[str, Any]:
     return {}
 
 
-def _nobody(_found: Beside) -> Mapping[str, Voice]:
+def _nobody(_found: Beside) -> Mapping[str, Any]:
     return {}
 
 
@@ -106,7 +105,8 @@ class Opened:
     begins. ``unused``: beginnings of names of tensors that may be in the checkpoint and are no part's. ``protocol``
     takes the text of tokenizer.json; ``front_end`` and ``grid`` take what a recipe says, and raise RecipeError for a
     mode that the weights were not made for. ``speech``: how answers are spoken, of where the ``tables`` of the parts
-    lie and the tokenizer's text; None if they are not. ``voices``: those of a checkpoint's recordings by name.
+    lie and the tokenizer's text; None if they are not. ``voices``: those that lie beside a checkpoint, by name, as the
+    way of speaking writes them into a bundle (``exporter/speech``).
 
     Raises RegistryError, since the family is wrong and not the config, if two parts share a tensor or a component, or a
     name stands for nothing.
@@ -123,7 +123,7 @@ class Opened:
     unnamed: int = 0
     unused: tuple[str, ...] = ()
     speech: SpeechMaker = writes_only
-    voices: Callable[[Beside], Mapping[str, Voice]] = _nobody
+    voices: Callable[[Beside], Mapping[str, Any]] = _nobody
     _owned: dict[str, _Owned] = field(init=False, repr=False, default_factory=dict)
     _owners: dict[str, Part] = field(init=False, repr=False, default_factory=dict)
     _holders: dict[str, Part] = field(init=False, repr=False, default_factory=dict)

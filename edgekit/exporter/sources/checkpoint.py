@@ -6,7 +6,7 @@ exported from: quantised weights, pickles, damaged files. Knows no architecture:
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -80,8 +80,8 @@ class Beside:
 
     tensors: Tensors
     config: Mapping[str, Any]
-    recordings: Mapping[str, Path]
-    hearing: Path
+    recordings: Mapping[str, Path] = field(default_factory=dict)
+    hearing: Path = Path()
 
 
 def read(tensors: Tensors, name: str) -> NDArray[np.float32]:

@@ -11,24 +11,16 @@ from typing import Any
 import msgspec
 
 from edgekit.bundle import Bundle, Manifest
-from edgekit.exporter.sources.checkpoint import Beside
 from edgekit.exporter.speech import flow
 from edgekit.exporter.speech.base import SpeechFiles
-from edgekit.exporter.voice import prepare_voice
 from edgekit.registry import Registry
-from edgekit.runtime.speak.voice import Voice
 
-__all__ = ["SPEECH_FILES", "SpeechFiles", "bundle_voices", "prepare_voices", "register", "registered", "with_voices"]
+__all__ = ["SPEECH_FILES", "SpeechFiles", "bundle_voices", "register", "registered", "with_voices"]
 
 SPEECH_FILES = Registry[SpeechFiles[Any, Any]]("speech files", SpeechFiles)
 register, registered = SPEECH_FILES.register, SPEECH_FILES.registered
 
 register(flow.FILES)
-
-
-def prepare_voices(found: Beside) -> dict[str, Voice]:
-    """Return the voices of a checkpoint's recordings by name; raises what prepare_voice does."""
-    return {name: prepare_voice(found.hearing, path) for name, path in found.recordings.items()}
 
 
 def bundle_voices(opened: Bundle) -> Mapping[str, Any]:

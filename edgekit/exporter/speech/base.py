@@ -16,7 +16,8 @@ class SpeechFiles(Generic[S, V]):
     """Files of a way of speaking; S: its struct in the manifest, V: what one file holds, such as a voice.
 
     ``write(folder, manifest, speech, prepared)`` writes them into a bundle that has all its graphs, and returns the
-    struct that names them. ``read(bundle, speech)`` returns what was written, by name.
+    struct that names them; of a dummy (``manifest.dummy_seed``) nothing is prepared. ``read(bundle, speech)`` returns
+    what was written, by name.
     """
 
     name: str

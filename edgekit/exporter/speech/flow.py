@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgekit.bundle import Bundle, Component, FlowSpeech, Manifest
+from edgekit.bundle import Bundle, Component, Manifest
+from edgekit.bundle.speech import FlowSpeech
 from edgekit.errors import CheckpointError
 from edgekit.exporter.speech.base import SpeechFiles
 from edgekit.runtime.speak.matching import check_voice

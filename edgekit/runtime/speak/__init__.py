@@ -9,7 +9,7 @@ from typing import Any
 
 from edgekit.bundle import Speech
 from edgekit.errors import UsageError
-from edgekit.registry import Registry
+from edgekit.registry import Registry, check
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.speak import flow, talker
 from edgekit.runtime.speak.base import SpeechKind
@@ -36,7 +36,8 @@ def kind_of(speech: Speech) -> SpeechKind[Any]:
 def open_speaker(setting: SpeakerSetting) -> Speaker:
     """Return what speaks one stream's answers.
 
-    Raises UsageError if the bundle does not speak, was loaded to write only, or has no voice of that name.
+    Raises UsageError if the bundle does not speak, was loaded to write only, or has no voice of that name;
+    RegistryError if its way of speaking opens what is no Speaker.
     """
     manifest = setting.bundle.manifest
     speech = manifest.speech
@@ -47,7 +48,9 @@ def open_speaker(setting: SpeakerSetting) -> Speaker:
         raise UsageError("speak: the bundle was loaded to write only; load it with speak=True")
     if setting.voice is not None:
         setting = replace(setting, voice=_voice(setting.voice, kind.voices(speech)))
-    return kind.open(speech, setting)
+    speaker = kind.open(speech, setting)
+    check(speaker, Speaker, f"way of speaking '{kind.name}': its {type(speaker).__name__}")
+    return speaker
 
 
 def _voice(requested: str, known: tuple[str, ...]) -> str:

@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import FlowSpeech, Sampling, TokenProtocol
+from edgekit.bundle import Sampling, TokenProtocol
+from edgekit.bundle.speech import FlowSpeech
 from edgekit.runtime.answer.sampler import Greedy, Limits, Teacher
 from edgekit.runtime.answer.speaker import Cut
 from edgekit.runtime.engine import Array, Call, Engine, Recorded, Sizes

@@ -9,7 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from edgekit.bundle import Sampling, TalkerSpeech
+from edgekit.bundle import Sampling
+from edgekit.bundle.speech import TalkerSpeech
 from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.answer.sampler import CodeLimits, Sampler, sampler
 from edgekit.runtime.engine import Array, Engine

@@ -12,7 +12,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import Component, FlowSpeech
+from edgekit.bundle import Component
+from edgekit.bundle.speech import FlowSpeech
 from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.engine import Array, Engine
 from edgekit.runtime.speak.voice import FRAMES_PER_CODE, Voice

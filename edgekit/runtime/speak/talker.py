@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.bundle import Role, TalkerSpeech
+from edgekit.bundle import Role
+from edgekit.bundle.speech import TalkerSpeech
 from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.answer.embedding import TokenTable
 from edgekit.runtime.answer.sampler import CodeLimits, Greedy, Teacher

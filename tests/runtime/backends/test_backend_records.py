@@ -15,7 +15,7 @@ from edgekit.cli import main
 from edgekit.errors import BackendError, RegistryError, UsageError
 from edgekit.profiler.doctor.examination import examine
 from edgekit.recipe import Target
-from edgekit.runtime.backends import BACKENDS, LoadSettings, Runs, build_plans, register, registered, twin_of
+from edgekit.runtime.backends import LoadSettings, Runs, build_plans, register, registered, twin_of
 from edgekit.runtime.backends.base import Progress
 from edgekit.runtime.backends.examining import Examined, Finding, Machine
 from edgekit.runtime.backends.ort_cpu import OrtCpu
@@ -143,13 +143,6 @@ def test_it_streams_what_another_backend_streams(tiny_bundle):
     assert model.engines["backbone"].counts["runs"] > 0
 
 
-def test_it_is_gone_after_the_block(tiny_bundle):
-    with registered(Abacus()):
-        assert "abacus" in BACKENDS.names()
-    with pytest.raises(UsageError, match=r"backend 'abacus': .* which runs on onnxruntime-cpu; choose one of these"):
-        edgekit.load(tiny_bundle().folder, backend="abacus")
-
-
 def test_the_preferred_one_that_is_here_is_meant_where_none_is_named(tiny_bundle):
     folder = tiny_bundle().folder
     for backend, meant in (
@@ -228,14 +221,6 @@ def test_a_dialect_runs_on_what_says_so_and_nowhere_else(tiny_bundle, tmp_path):
             assert np.isfinite(Tablet().need(open_bundle(folder), ("encoder",), 8).weights)
 
 
-def test_two_of_one_name_are_refused():
-    class Other(Abacus):
-        name = "onnxruntime-cpu"
-
-    with pytest.raises(RegistryError, match=r"^backend 'onnxruntime-cpu': registered already"):
-        register(Other())
-
-
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
@@ -251,16 +236,3 @@ def test_what_is_missing_or_wrong_is_refused_by_name(changes, fault):
         setattr(broken, name, value)
     with pytest.raises(RegistryError, match=rf"^{fault}.*; Backend in edgekit\.runtime\.backends\.base says"):
         register(broken)
-
-
-def test_what_a_stranger_forgot_is_named():
-    class Half:
-        name = "half"
-        dialects = (Runs("ort-cpu"),)
-        everywhere = False
-
-        def absent(self) -> str:
-            return ""
-
-    with pytest.raises(RegistryError, match=r"^backend 'half': lacks load, need, examine; "):
-        register(Half())

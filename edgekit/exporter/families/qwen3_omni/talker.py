@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import Embedding, Sampling, TalkerSpeech
+from edgekit.bundle import Embedding, Sampling
+from edgekit.bundle.speech import TalkerSpeech
 from edgekit.errors import CheckpointError
 from edgekit.exporter.blocks import fixed_shapes, linear, steps
 from edgekit.exporter.families.base import Part, Shapes

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgekit.bundle import Embedding, FlowSpeech, Question, Thinking, TokenProtocol
+from edgekit.bundle import Embedding, Question, Thinking, TokenProtocol
+from edgekit.bundle.speech import FlowSpeech
 from edgekit.errors import CheckpointError
 from edgekit.exporter.families.base import Config, Family, Opened, Part
 from edgekit.exporter.families.config import section, value
@@ -18,7 +19,6 @@ from edgekit.exporter.families.step_audio import token2wav
 from edgekit.exporter.families.step_audio.ears import StepAudioEars
 from edgekit.exporter.families.step_audio.token2wav import EXTENSION, SECTION, THINKS, Token2Wav
 from edgekit.exporter.sources.tokenizer import token_id
-from edgekit.exporter.speech import prepare_voices
 
 # The published examples ask by the system text.
 QUESTIONS = {
@@ -121,7 +121,7 @@ def open_step_audio(config: Config, generation: Config) -> Opened:
         grid=ears.grid,
         levels=backbone.levels(),
         speech=turns.speech,
-        voices=prepare_voices,
+        voices=token2wav.voices,
     )
 
 

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from edgekit.bundle import FlowSpeech, Sampling
+from edgekit.bundle import Sampling
+from edgekit.bundle.speech import FlowSpeech
 from edgekit.errors import CheckpointError
 from edgekit.exporter.families.base import Locate
 from edgekit.exporter.families.step_audio.conformer import ConformerShape
@@ -26,7 +27,8 @@ from edgekit.exporter.sources.checkpoint import Beside, SideBySide, Tensors
 from edgekit.exporter.sources.folded import FoldedTensors
 from edgekit.exporter.sources.pickled import open_pickled
 from edgekit.exporter.sources.stored import StoredTensors, read_object
-from edgekit.runtime.speak.voice import FRAMES_PER_CODE
+from edgekit.exporter.voice import prepare_voice
+from edgekit.runtime.speak.voice import FRAMES_PER_CODE, Voice
 
 _LOG = logging.getLogger(__name__)
 EXTENSION, SECTION, THINKS = "edgekit", "token2wav", "thinks"
@@ -137,6 +139,11 @@ def beside(found: StoredTensors, locate: Locate) -> Beside:
         told[SECTION] = Token2Wav.of(tensors, text).section()
     config = found.config | ({EXTENSION: dict(found.config.get(EXTENSION, {})) | told} if told else {})
     return Beside(tensors, config, recordings if SECTION in told else {}, folder)
+
+
+def voices(found: Beside) -> dict[str, Voice]:
+    """Return the voices of a checkpoint's recordings by name; raises what prepare_voice does."""
+    return {name: prepare_voice(found.hearing, path) for name, path in found.recordings.items()}
 
 
 def _begins_with_a_thought(folder: Path) -> bool:
