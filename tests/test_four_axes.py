@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import msgspec
 import numpy as np
 import pytest
-from edgekit.exporter.sources.dummy import dummy_tokenizer
 from safetensors.numpy import save_file
 
 import edgekit
@@ -28,6 +27,7 @@ from edgekit.exporter import dialects, families
 from edgekit.exporter import speech as speech_files
 from edgekit.exporter.blocks import cached_attention, linear, steps
 from edgekit.exporter.dialects.ort_cpu import OrtDialect
+from edgekit.exporter.dummy import dummy_tokenizer
 from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.families.config import value
 from edgekit.exporter.families.levels import expert_levels
