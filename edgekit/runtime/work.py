@@ -115,6 +115,7 @@ class Work:
         self._deferred: deque[Asked] = deque()  # asked while the user talked
         self._interruptions: deque[tuple[int, float]] = deque()
         self._task: _Task | None = None
+        self._unheard = 0  # samples of the item under way
         self._worked_s, self._begun_s = 0.0, 0.0  # in steps that ended; when this one began
         self._turn_open = False  # sound of an utterance was heard that is not over
         self._turns = 0
@@ -196,6 +197,7 @@ class Work:
         if self._task is not None:
             self._task.close()
         self._task, self.answering = None, None
+        self.heard_samples, self._unheard = self.heard_samples + self._unheard, 0  # they wait no more
         self._listener.back(mark.listener)
         self._answerer.back(mark.answerer)
         self.reply.back(mark.reply)  # type: ignore[arg-type]  # its own
@@ -259,6 +261,7 @@ class Work:
 
     def _hear(self, samples: Array, *, sounding: bool) -> _Task:
         """Pass sound on; where the Grid's longest piece is full, the next begins with the very next sample."""
+        self._unheard = len(samples)
         while len(samples):
             if self._listener.room_samples <= 0:
                 yield from self._next_piece()
@@ -267,7 +270,7 @@ class Work:
             if sounding:
                 self._partials.hear(self._piece_end, self._piece_end + len(taken))
             self._piece_end += len(taken)
-            self.heard_samples += len(taken)
+            self.heard_samples, self._unheard = self.heard_samples + len(taken), len(samples)
             for heard in self._listener.push(taken):
                 yield from self._tell(heard)
                 if self._partial_texts:

@@ -75,6 +75,7 @@ class Listener:
         with self._trace.span(FEATURES, 0):
             chunks = self._mel.finish()
         yield from self._encode(chunks)
+        self._encoder.reset()
         self._adapter.reset()
         self._start[0] = self._chunk_start = self._frames = 0
 
