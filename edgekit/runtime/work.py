@@ -178,7 +178,7 @@ class Work:
     def mark(self) -> WorkMark:
         """Return where the turn stands, between two items: no piece of work may be under way.
 
-        A mark is good until its turn is over and the next begins.
+        A mark is good until its turn is over and the next begins, or the next piece of a longer utterance.
         """
         assert self._task is None, "a mark is made between two items"
         return WorkMark(
