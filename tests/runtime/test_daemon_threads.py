@@ -184,6 +184,21 @@ def test_what_the_consumer_raises_ends_both_threads_and_every_sample_is_accounte
     assert_over(daemon, source)
 
 
+def test_what_is_left_in_the_ring_when_nobody_works_any_more_is_counted_as_dropped(load: Callable) -> None:
+    raised = threading.Event()
+
+    def show(_event: Event) -> None:
+        raised.set()
+        raise RuntimeError("no more")
+
+    source = Scripted(iter([np.concatenate([QUIET, LOUD, LOUD, LOUD, LOUD])]))
+    daemon = Daemon(source, stream_of(conversing(load)), show, lambda: raised.wait(WAIT_S) and None)
+    with pytest.raises(RuntimeError, match="no more"):
+        daemon.run()
+    assert_over(daemon, source)
+    assert daemon.tally.dropped > 0
+
+
 def test_what_fails_in_a_step_is_raised_and_what_was_not_taken_is_counted_as_dropped(load: Callable) -> None:
     def fail(runs: int) -> None:
         if runs == 2:

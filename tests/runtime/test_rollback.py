@@ -133,6 +133,36 @@ def test_a_mark_dies_with_its_piece(load: Callable) -> None:
         stream.back(mark)
 
 
+def test_a_mark_outlives_the_end_of_its_piece_until_the_next_one_is_encoded(load: Callable) -> None:
+    model = load("prefix", context_tokens=120)
+    first, rest = sound_of(PIECE - 700), sound_of(600, seed=1)
+    expected = run(model.stream(level="full", gate="off"), [first, rest])
+    stream = model.stream(level="full", gate="off")
+    events = list(stream.push(first))
+    mark = stream.mark()
+    anything(stream, 800, 1, closes=False, steps=50)
+    stream.back(mark)
+    assert events + run(stream, [rest]) == expected
+
+
+def test_partials_go_back_every_time(load: Callable) -> None:
+    model = load(context_tokens=120)
+    parts = np.split(sound_of(PIECE - 100), [2600, 4000])
+    said: list[list[Event]] = []
+    for disturbs in (False, True):
+        stream = model.stream(level="full", gate="off", partials=True)
+        stream.measure(clock=lambda: 0.0)
+        events = list(stream.push(parts[0]))
+        mark = stream.mark() if disturbs else None
+        for junk in (1500, 3000) if mark else ():
+            anything(stream, junk, 3, closes=False, steps=50)
+            stream.back(mark)
+        events += [*stream.push(parts[1]), *run(stream, [parts[2]])]
+        said.append(events)
+    assert sum(event.kind == "text" for event in said[0]) > 3
+    assert said[0] == said[1]
+
+
 def test_a_mark_is_made_between_items(load: Callable) -> None:
     stream = load().stream(level="full", gate="off")
     stream.push(sound_of(PIECE * 2))

@@ -24,7 +24,6 @@ class ListenerMark:
     encoder: Mapping[str, Array]
     adapter: Mapping[str, Array]
     start: int
-    chunk_start: int
     frames: int
 
 
@@ -46,7 +45,7 @@ class Listener:
         """Return where the piece stands; see ``back``."""
         return ListenerMark(
             self._piece, self._mel.mark(), self._encoder.save(), self._adapter.save(), int(self._start[0]),
-            self._chunk_start, self._frames,
+            self._frames,
         )  # fmt: skip
 
     def back(self, mark: "ListenerMark") -> None:
@@ -58,7 +57,7 @@ class Listener:
         self._mel.back(mark.mel)
         self._encoder.load(mark.encoder)
         self._adapter.load(mark.adapter)
-        self._start[0], self._chunk_start, self._frames = mark.start, mark.chunk_start, mark.frames
+        self._start[0], self._frames = mark.start, mark.frames
 
     @property
     def room_samples(self) -> int:
