@@ -166,12 +166,9 @@ class Daemon:
         """Take sound until it ends; ``run`` raises what ended it otherwise."""
         try:
             with self._source:
-                try:
-                    self._listen()
-                except (EdgeKitError, OSError) as error:
-                    self._failure = error
-            while self._source.ring.available_samples and not self._broken:
-                self._push()
+                self._until_an_error(self._listen)
+            while self._source.ring.available_samples:
+                self._until_an_error(self._push)
             if not self._broken:
                 self._stream.finish()
         except BaseException as error:  # noqa: BLE001 - raised by `run`
@@ -179,6 +176,13 @@ class Daemon:
         finally:
             self._ended = True
             self._taken.set()
+
+    def _until_an_error(self, work: Callable[[], None]) -> None:
+        """Do some of the work; keep its first error for ``run``, and go on with what was recorded."""
+        try:
+            work()
+        except (EdgeKitError, OSError) as error:
+            self._failure = self._failure or error
 
     def _listen(self) -> None:
         silent_s = 0.0
@@ -201,20 +205,20 @@ class Daemon:
         while self._stream.waiting_s > MOST_WAITING_S and not self._broken:
             self._worked.wait(WAIT_S)
             self._worked.clear()
-        if self._broken:
-            return
         dropped = source.dropped_samples
         samples = source.read(round(PUSH_S * source.sample_rate_hz))
         waiting = source.ring.available_samples // source.channels
         lost, self._dropped = dropped - self._dropped, dropped
         lag_ms = waiting * 1000 / source.sample_rate_hz
         self._refused += len(samples)  # until the stream has them: an error in `push` leaves it as before
+        if self._broken:
+            return
         self._stream.push(samples, lag_ms=lag_ms, dropped_samples=lost)
         self._refused -= len(samples)
         self._pushed += len(samples)
-        self._taken.set()
         if self._talked is not None and self._stream.talking:
-            self._talked()
+            self._talked()  # before who works wakes, and begins the next turn
+        self._taken.set()
 
 
 @contextmanager

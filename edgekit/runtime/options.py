@@ -148,6 +148,6 @@ def _check_sampling(sampling: object) -> None:
 
 
 def _is_finite(value: object, kind: type) -> TypeGuard[float]:
-    """Return whether a value is a finite number, numpy's included; a whole one if ``kind`` is int."""
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    """Return whether a value is a finite number, numpy's included; a whole one of 64 bits if ``kind`` is int."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool) and abs(int(value)) < 2**63
     return whole or (kind is float and isinstance(value, (float, np.floating)) and math.isfinite(value))

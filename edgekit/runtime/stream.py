@@ -78,6 +78,7 @@ class Stream:
             sound = as_samples(samples, self.options.channels)
             check_lag(lag_ms)
             check_dropped(dropped_samples)
+            dropped_samples = int(dropped_samples)  # of numpy's it would count in eight bits
             self._resampler.check(sound)
             self._check_room(sound)
             with self._taken("push"):
@@ -131,13 +132,11 @@ class Stream:
         """Work until nothing is pending, and yield each event once, in order.
 
         It owns no work: leaving it early loses nothing, and another ``events()`` goes on where it was left. An error
-        in the work is raised after the events that came before it.
+        in the work is raised once, after the events that came before it. Of a stream that has failed or is closed:
+        what was made before.
         """
-        made = self._work.made
         while self.pending:
-            self._work_once("events")
-            while made:
-                yield made.popleft()
+            yield from self._work_once("events", at_most=1)
 
     def step(self) -> list[Event]:
         """Do one bounded piece of work and return the events it made, often none.
@@ -146,21 +145,22 @@ class Stream:
         UsageError where another thread works or the stream has failed; an error in the work comes with the next call
         if this one returns events.
         """
-        self._work_once("step")
-        made = self._work.made
-        return [made.popleft() for _ in range(len(made))]
+        return self._work_once("step")
 
-    def _work_once(self, what: str) -> None:
-        """Do one bounded piece of work, unless events wait to be handed out; raise its error once they are."""
+    def _work_once(self, what: str, at_most: int | None = None) -> list[Event]:
+        """Work once, unless events wait already; return ``at_most`` of these, or raise the error that came after."""
         if not self._working.acquire(blocking=False):
             raise UsageError(f"{what}: another thread works on this stream; let one at a time read its events")
         try:
-            if not self._work.made and self._error is None and not self._closing:
-                self._check_whole(what)
-                self._advance()
-            if not self._work.made and self._error is not None:
+            made = self._work.made
+            if not made and self._error is None:
+                self._check_unfailed(what)
+                if not self._closing:
+                    self._advance()
+            if not made and self._error is not None:
                 error, self._error = self._error, None
                 raise error
+            return [made.popleft() for _ in range(min(len(made), at_most or len(made)))]
         finally:
             self._working.release()
             self._shut_if_closing()
@@ -192,7 +192,8 @@ class Stream:
     @property
     def waiting_s(self) -> float:
         """Seconds of sound that counts, taken and not heard yet."""
-        return 0.0 if not self._whole else (self._work.queued_samples - self._work.heard_samples) / self._rate
+        heard = self._work.heard_samples  # read first: who works may hear what is put in meanwhile
+        return (self._work.queued_samples - heard) / self._rate if self._whole else 0.0
 
     @property
     def hushed(self) -> bool:
@@ -351,9 +352,12 @@ class Stream:
             self._failed = f"{what} was ended by {type(error).__name__}"
             raise
 
-    def _check_whole(self, what: str) -> None:
+    def _check_unfailed(self, what: str) -> None:
         if self._failed:
             raise UsageError(f"{what}: this stream has failed ({self._failed}); start another with model.stream()")
+
+    def _check_whole(self, what: str) -> None:
+        self._check_unfailed(what)
         if self._closing:
             raise UsageError(f"{what}: this stream is closed; start another with model.stream()")
 
@@ -367,9 +371,9 @@ class Stream:
                 self._working.release()
 
     def _queue(self, sound: Array) -> None:
+        self._received += len(sound)  # before any of it is gated: what is outstanding is never negative
         with self._take_trace.span(GATE, len(sound)):
             decisions = self._gate.push(sound)
-        self._received += len(sound)
         self._put(decisions)
 
     def _put(self, decisions: list[Output]) -> None:

@@ -63,7 +63,7 @@ _Task = Generator[Event | None, None, None]
 class WorkMark:
     """Where the work stood between two items; see ``Work.mark``."""
 
-    turn: int
+    answer: int  # each turn has one
     listener: ListenerMark
     answerer: object
     reply: object
@@ -71,8 +71,6 @@ class WorkMark:
     turn_open: bool
     piece_start: int
     piece_end: int
-    answer_start: int
-    answer: int
 
 
 class Work:
@@ -115,9 +113,9 @@ class Work:
         self._deferred: deque[Asked] = deque()  # asked while the user talked
         self._interruptions: deque[tuple[int, float]] = deque()
         self._task: _Task | None = None
+        self._unheard = 0  # samples of the item under way
         self._worked_s, self._begun_s = 0.0, 0.0  # in steps that ended; when this one began
         self._turn_open = False  # sound of an utterance was heard that is not over
-        self._turns = 0
         self._time = Timeline(self._rate)
         self._piece_start = self._piece_end = 0  # samples: what the Listener heard since it last finished
         self._answer_start = 0  # sample where the sound of the next answer began
@@ -177,13 +175,13 @@ class Work:
     def mark(self) -> WorkMark:
         """Return where the turn stands, between two items: no piece of work may be under way.
 
-        A mark is good until its turn is over and the next begins.
+        A mark is good until its turn is over and the next begins, or the next piece of a longer utterance.
         """
         assert self._task is None, "a mark is made between two items"
         return WorkMark(
-            turn=self._turns, listener=self._listener.mark(), answerer=self._answerer.mark(), reply=self.reply.mark(),
-            partials=copy(self._partials), turn_open=self._turn_open, piece_start=self._piece_start,
-            piece_end=self._piece_end, answer_start=self._answer_start, answer=self._answer,
+            answer=self._answer, listener=self._listener.mark(), answerer=self._answerer.mark(),
+            reply=self.reply.mark(), partials=copy(self._partials), turn_open=self._turn_open,
+            piece_start=self._piece_start, piece_end=self._piece_end,
         )  # fmt: skip
 
     def back(self, mark: WorkMark) -> None:
@@ -192,16 +190,16 @@ class Work:
         What goes on is bit for bit what it would have been. Work that was done stays counted: samples, frames, spans,
         costs, levels; events that were made stay made.
         """
-        assert mark.turn == self._turns, "a mark dies with its turn"
+        assert mark.answer == self._answer, "a mark dies with its turn"
         if self._task is not None:
             self._task.close()
         self._task, self.answering = None, None
+        self.heard_samples, self._unheard = self.heard_samples + self._unheard, 0  # they wait no more
         self._listener.back(mark.listener)
         self._answerer.back(mark.answerer)
         self.reply.back(mark.reply)  # type: ignore[arg-type]  # its own
         self._partials = copy(mark.partials)
         self._turn_open, self._piece_start, self._piece_end = mark.turn_open, mark.piece_start, mark.piece_end
-        self._answer_start, self._answer = mark.answer_start, mark.answer
 
     def _next_task(self) -> _Task | None:
         if self._interruptions:
@@ -259,6 +257,7 @@ class Work:
 
     def _hear(self, samples: Array, *, sounding: bool) -> _Task:
         """Pass sound on; where the Grid's longest piece is full, the next begins with the very next sample."""
+        self._unheard = len(samples)
         while len(samples):
             if self._listener.room_samples <= 0:
                 yield from self._next_piece()
@@ -267,7 +266,7 @@ class Work:
             if sounding:
                 self._partials.hear(self._piece_end, self._piece_end + len(taken))
             self._piece_end += len(taken)
-            self.heard_samples += len(taken)
+            self.heard_samples, self._unheard = self.heard_samples + len(taken), len(samples)
             for heard in self._listener.push(taken):
                 yield from self._tell(heard)
                 if self._partial_texts:
@@ -310,7 +309,6 @@ class Work:
     def _begin_answer(self, at_sample: int) -> _Task:
         yield from self._choose_level("hear")
         self.reply.forget()
-        self._turns += 1
         forgotten = self._answerer.open(self.level)
         if forgotten:
             yield Forgot(forgotten, self._time.seconds(at_sample))

@@ -39,7 +39,7 @@ BYTES = 256
 VOCABULARY = BYTES + len(SPECIAL)
 MAX_POSITIONS = 24
 CHUNK_FRAMES = 8
-_TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
+TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "int64": TensorProto.INT64}
 
 
 def special(token: str) -> int:
@@ -105,7 +105,7 @@ class Graph:
         """Write graph and data; return the manifest's entry."""
 
         def info(spec: TensorSpec) -> onnx.ValueInfoProto:
-            return helper.make_tensor_value_info(spec.name, _TYPES[spec.dtype], spec.shape)
+            return helper.make_tensor_value_info(spec.name, TYPES[spec.dtype], spec.shape)
 
         graph = helper.make_graph(
             self.nodes, self.name, [*map(info, self.inputs)], [*map(info, self.outputs)], self.weights

@@ -1,6 +1,5 @@
 """The daemon: every sample is accounted for, however late the consumer, and it ends in good order."""
 
-import os
 import signal
 import struct
 import threading
@@ -192,20 +191,18 @@ def test_a_signal_stops_it_and_the_handlers_are_put_back(model):
         def wait(self, timeout_s):
             ready = super().wait(timeout_s)
             if len(self.waits) == 3:
-                os.kill(os.getpid(), signal.SIGTERM)
-                assert stopped.wait(10)  # the handler runs in the main thread
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+                stopped.wait(20)  # the handler runs in the main thread
             return ready
 
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    source = Signalled([1] * 1000)
-    stopped = threading.Event()
-
-    class Watched(Daemon):
+    class Told(Daemon):
         def stop(self):
             super().stop()
             stopped.set()
 
-    daemon = Watched(source, model.stream(), ignore)
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    source, stopped = Signalled([1] * 1000), threading.Event()
+    daemon = Told(source, model.stream(), ignore)
     with stopped_by_signals(daemon):
         daemon.run()
     assert len(source.waits) == 3

@@ -5,6 +5,7 @@ Knows tokens and texts; knows nothing of samples heard, levels or of when an ans
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from copy import copy
 from dataclasses import dataclass, field
 
 from edgekit.bundle import ComputeLevel, TokenProtocol
@@ -90,11 +91,11 @@ class Reply:
 
     def mark(self) -> "_Said | None":
         """Return the latest answer; see ``back``."""
-        return self._said
+        return copy(self._said)
 
     def back(self, mark: "_Said | None") -> None:
-        """Forget answers since the mark."""
-        self._said = mark
+        """Forget answers since the mark, and that one was interrupted."""
+        self._said = copy(mark)
 
     def without_loop(self, tokens: Sequence[int]) -> Sequence[int]:
         """Return the tokens up to where they began to repeat themselves."""
@@ -187,10 +188,10 @@ class Reply:
         said, self._said.over = self._said, True
         kept, exact = len(said.tokens), True
         if heard_s >= 0 and self._speaker is not None:
-            known = self._speaker.heard_tokens(heard_s)
+            heard_s = min(heard_s, said.sounded_s)
+            known = self._speaker.heard_tokens(heard_s) if heard_s else 0  # it may have said nothing of this answer
             exact = known is not None
-            share = heard_s / said.sounded_s if said.sounded_s else 0.0
-            kept = min(kept, round(share * kept) if known is None else known)
+            kept = min(kept, round(heard_s / said.sounded_s * kept) if known is None else known)
         if said.tokens:
             self._answerer.shorten(kept)
         speaker = self._speaker

@@ -19,11 +19,11 @@ from edgekit.timing import Trace
 class ListenerMark:
     """Where a Listener stood: log-mel, ``carried`` state, and positions, by whose number in-place caches go back."""
 
+    piece: int
     mel: LogMelMark
     encoder: Mapping[str, Array]
     adapter: Mapping[str, Array]
     start: int
-    chunk_start: int
     frames: int
 
 
@@ -45,21 +45,26 @@ class Listener:
             (self._heard,) = (spec.name for spec in adapter.component.outputs if spec.state == "none")
         self._start, self._valid = np.zeros(1, np.int64), np.zeros(1, np.int64)
         self._chunk_start = self._frames = 0  # mel frames encoded of this piece, before and with the last chunk
+        self._piece = 0  # number of those begun
 
     def mark(self) -> "ListenerMark":
         """Return where the piece stands; see ``back``."""
         return ListenerMark(
-            self._mel.mark(), self._encoder.save(), self._adapter.save() if self._adapter else {}, int(self._start[0]),
-            self._chunk_start, self._frames,
+            self._piece, self._mel.mark(), self._encoder.save(), self._adapter.save() if self._adapter else {},
+            int(self._start[0]), self._frames,
         )  # fmt: skip
 
     def back(self, mark: "ListenerMark") -> None:
-        """Forget what was heard or finished since the mark; ``frames_computed`` counts work and stays."""
+        """Forget what was heard or finished since the mark; ``frames_computed`` counts work and stays.
+
+        No other piece may have begun since, which writes over in-place caches from their first position on.
+        """
+        assert mark.piece == self._piece or not mark.start, "a mark dies with its piece"
         self._mel.back(mark.mel)
         self._encoder.load(mark.encoder)
         if self._adapter:
             self._adapter.load(mark.adapter)
-        self._start[0], self._chunk_start, self._frames = mark.start, mark.chunk_start, mark.frames
+        self._start[0], self._frames = mark.start, mark.frames
 
     @property
     def room_samples(self) -> int:
@@ -82,6 +87,7 @@ class Listener:
         with self._trace.span(FEATURES, 0):
             chunks = self._mel.finish()
         yield from self._encode(chunks)
+        self._encoder.reset()
         if self._adapter:
             self._adapter.reset()
         self._start[0] = self._chunk_start = self._frames = 0
@@ -93,6 +99,7 @@ class Listener:
             if self._grid.masks_last_position:
                 self._valid[0] = self._start[0] + positions - chunk.last
                 inputs["valid"] = self._valid
+            self._piece += not self._start[0]
             with self._trace.span(ENCODER, positions):
                 frames = self._encoder.run(inputs)["frames"]
             self._start += positions

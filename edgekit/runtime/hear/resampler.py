@@ -38,7 +38,10 @@ def as_samples(samples: ArrayLike, channels: int) -> Samples:
 
     Raises UsageError for another shape or another type.
     """
-    array = np.asarray(samples)
+    try:
+        array = np.asarray(samples)
+    except ValueError as error:
+        raise UsageError(f"samples: {error}; give one array, (n,) or (n, {channels})") from error
     if array.ndim == 1 and (channels == 1 or array.size == 0):
         array = array.reshape(-1, channels)
     if array.ndim != 2 or array.shape[1] != channels:

@@ -59,6 +59,7 @@ class FlowSpeaker:
 
     def read(self, tokens: Sequence[int] | None, rows: Array, hidden: Array | None) -> None:  # noqa: ARG002 - as Speaker
         """Take nothing: the backbone says what is spoken. An answer that was being spoken ends."""
+        self._ended = True
         if self._speaking:
             self.open()
 
@@ -97,7 +98,7 @@ class FlowSpeaker:
 
     def heard_tokens(self, seconds: float) -> int:
         """Return the tokens up to the last code whose sound is whole; see Speaker. Exact: codes are tokens."""
-        codes = int(seconds * self._speech.sample_rate_hz / self._speech.samples_per_code)
+        codes = round(seconds * self._speech.sample_rate_hz) // self._speech.samples_per_code
         if codes >= len(self._code_places):
             return self._said
         return self._code_places[codes - 1] if codes else 0

@@ -122,11 +122,11 @@ class Talker:
 
     def mark(self) -> "TalkerMark":
         """Return where the conversation stands; see Speaker."""
-        return TalkerMark(self._turns.copy(), self._user_rows, self._full, self._codes.mark())
+        return TalkerMark(copy(self._turns), self._user_rows, self._full, self._codes.mark())
 
     def back(self, mark: "TalkerMark") -> None:
         """Go back to a mark; see Speaker."""
-        self._turns, self._user_rows, self._full = mark.turns.copy(), mark.user_rows, mark.full
+        self._turns, self._user_rows, self._full = copy(mark.turns), mark.user_rows, mark.full
         self._codes.back(mark.draws)
         self._begun = self._going = False
 
@@ -208,16 +208,6 @@ class _Turns:
         self._waiting_rows: list[Array] = []
         self.role: Role | None = None
         self.head = np.zeros((0, 0), np.float32)  # the first rows of the latest assistant's turn
-
-    def copy(self) -> "_Turns":
-        """Return another that goes on from here."""
-        other = copy(self)
-        other.take_copies()
-        return other
-
-    def take_copies(self) -> None:
-        """Share no list with another."""
-        self._waiting, self._waiting_rows = list(self._waiting), list(self._waiting_rows)
 
     def read(self, tokens: Sequence[int], rows: Array) -> Array:
         """Return those of the rows (n, width) that are in a user's turn; remember how an assistant's turn begins.

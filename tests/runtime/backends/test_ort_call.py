@@ -209,3 +209,25 @@ def test_why_the_provider_is_not_active_names_the_library_and_what_to_type(needs
     told = why_inactive(installed(needs))
     assert told.startswith(needs)
     assert re.search(step, told)
+
+
+def test_carried_state_goes_back_to_what_was_saved_from_either_buffer(tiny_bundle):
+    plain, recorded = (engine.bind({}) for engine in engines(tiny_bundle("prefix"), "adapter"))
+    frames = np.random.default_rng(1).standard_normal((9, 3, 16)).astype(np.float32)
+    for runs in range(5):  # at each the other buffer is read, and from the third on runs are replayed
+        for part in frames[:runs]:
+            recorded.run({"frames": part})
+        saved = recorded.save()
+        kept = {name: array.copy() for name, array in saved.items()}
+        expected = [recorded.run({"frames": part})["embeds"] for part in frames[5:8]]
+        for others in (0, 1, 2):
+            recorded.load(saved)
+            for part in frames[:others]:
+                recorded.run({"frames": part})
+            recorded.load(saved)
+            for part, wanted in zip(frames[5:8], expected, strict=True):
+                np.testing.assert_array_equal(recorded.run({"frames": part})["embeds"], wanted)
+        plain.load(saved)  # of another call, of another engine
+        np.testing.assert_array_equal(plain.run({"frames": frames[5]})["embeds"], expected[0])
+        np.testing.assert_equal(saved, kept)  # it is a copy
+        recorded.reset()

@@ -309,3 +309,25 @@ def test_no_graph_is_captured_while_tensorrt_for_rtx_still_compiles(bundle):
     engine._engine.capturable = True
     call.run(step())
     assert engine.counts["replayed"] == 1
+
+
+def test_carried_state_goes_back_to_what_was_saved_also_between_replayed_runs(bundle):
+    pair = Pair(bundle)
+    for runs in range(6):  # either side of the state, run and replayed
+        for seed in range(runs):
+            pair.run(**step(seed=seed))
+        saved = [call.save() for call in pair.calls]
+        kept = [{name: array.copy() for name, array in one.items()} for one in saved]
+        for name, array in saved[0].items():
+            np.testing.assert_array_equal(array, saved[1][name], strict=True)
+        expected = [pair.run(**step(seed=seed))["logits"] for seed in range(20, 23)]
+        for others in range(3):
+            for seed in range(others):
+                pair.run(**step(seed=seed + 40))
+            for call, state in zip(pair.calls, saved, strict=True):
+                call.load(state)
+            for seed, wanted in zip(range(20, 23), expected, strict=True):
+                np.testing.assert_array_equal(pair.run(**step(seed=seed))["logits"], wanted)
+        np.testing.assert_equal(saved, kept)
+    assert pair.engine.counts["replayed"] > 0
+    assert any(array.any() for array in saved[0].values())
