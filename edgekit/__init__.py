@@ -3,15 +3,15 @@
 model = edgekit.load("bundles/mine")                      # speak=True to hear the answers too
 print(model.transcribe("talk.wav").text)
 
-with model.stream(sample_rate_hz=48_000) as stream:       # options: edgekit.StreamOptions
-for samples in microphone:                            # (n,) or (n, channels), float32 or int16
-for event in stream.push(samples):                # taken at once; reading does the work
-if isinstance(event, edgekit.events.Text) and event.final:
-print(event.text)
-for event in stream.ask("And in French?"):            # a turn in text, where the model converses
-print(edgekit.events.to_json(event))
-for event in stream.finish():
-print(event.kind)
+with model.stream(sample_rate_hz=48_000) as stream:       # options: the fields of edgekit.StreamOptions, by name
+    for samples in microphone:                            # (n,) or (n, channels), float32 or int16
+        for event in stream.push(samples):                # taken at once; reading does the work
+            if isinstance(event, edgekit.events.Text) and event.final:
+                print(event.text)
+    for event in stream.ask("And in French?"):            # a turn in text, where the model converses
+        print(edgekit.events.to_json(event))
+    for event in stream.finish():
+        print(event.kind)
 """
 
 from typing import TYPE_CHECKING

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import edgekit
 from edgekit.recipe import load_recipe
 from edgekit.spans import span_kind
 
@@ -145,6 +146,15 @@ def test_the_readme_marks_the_spans_of_the_common_path_in_the_order_of_the_flow(
     marked = re.findall(r"^\* (\w+) ", text, re.MULTILINE)
     assert all(span_kind(name).unit for name in marked)
     assert len(marked) == len(set(marked)) == 10
+
+
+def test_what_the_readme_and_the_package_show_of_the_library_is_python():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = [*re.findall(r"```python\n(.*?)```", readme, re.DOTALL), edgekit.__doc__.partition("\n\n")[2]]
+    assert len(shown) > 1
+    for code in shown:
+        assert "model.stream(" in code
+        ast.parse(code)
 
 
 def test_no_file_names_a_path_of_one_machine_or_leaves_work_for_later():

@@ -42,7 +42,7 @@ _MEASURED = ("librivox-0880.flac", "librivox-0890.flac", "librivox-0930.flac")  
 def demo(folder: Path) -> None:
     """Show the whole way once, from a checkpoint to a report.
 
-    Exports the small model that ships with EdgeKit to INT8, streams a human voice through it at the speed of sound,
+    Exports the small model that ships with EdgeKit to INT8, streams a human voice through it in real time,
     measures it on this machine and writes a report. Takes about two minutes, the second time one.
     """
     import edgekit
@@ -50,7 +50,7 @@ def demo(folder: Path) -> None:
     bundle = folder / _NAME
     _head("1. Export: a trained checkpoint becomes an INT8 bundle")
     _export(bundle)
-    _head("2. Run: a human voice, streamed at the speed of sound")
+    _head("2. Run: a human voice, streamed in real time")
     _stream(edgekit.load(bundle))
     _head("3. Measure: how long does one wait for the text on this machine?")
     report = _measure(bundle, folder)

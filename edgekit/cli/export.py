@@ -45,6 +45,7 @@ def export(
     CHECKPOINT is a folder with config.json and its weights, or the id of one on the Hugging Face hub, which is
     fetched to the hub's cache; with --dummy-weights a config.json is enough. Every weight is counted and compared
     with the checkpoint, and a quantised bundle is judged against its float32 twin; nothing is published that fails.
+    Without a precision, the recipe's.
     """
     from edgekit.exporter.export import export as export_checkpoint
     from edgekit.exporter.hub import locate

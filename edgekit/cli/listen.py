@@ -20,14 +20,12 @@ if TYPE_CHECKING:
 )
 @click.argument("bundle", required=False, metavar="[BUNDLE]", type=click.Path(path_type=Path))
 @click.option("--device", metavar="NAME|NUMBER", help="The microphone; the system's default if absent.")
-@click.option(
-    "--simulate", metavar="FILE", type=click.Path(path_type=Path), help="Play a file at the speed of sound instead."
-)
+@click.option("--simulate", metavar="FILE", type=click.Path(path_type=Path), help="Play a file in real time instead.")
 @click.option(
     "--partials/--no-partials",
     default=True,
     show_default=True,
-    help="Write drafts of the text while it is spoken, revised as more is heard.",
+    help="Write partial text while it is spoken, revised as more is heard.",
 )
 @click.option(
     "--speak",

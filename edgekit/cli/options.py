@@ -18,11 +18,11 @@ _KINDS = click.Choice(["float32", "int8", "int4"])
 _LOADING = ("backend", "allow_fallback", "context_tokens", "plans")
 _SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
 GROUPS = {  # those of edgekit.recipe, which is too much to load for a page of help
-    "encoder": "Of the encoder and the adapter.",
-    "backbone": "Of the backbone's attention and dense layers.",
-    "experts": "Of the experts of a mixture.",
-    "head": "Of the output layer and the token table.",
-    "decoder": "Of the decoder from codes to sound.",
+    "encoder": "Precision of the encoder and the adapter.",
+    "backbone": "Precision of the backbone's attention and dense layers.",
+    "experts": "Precision of the experts of a mixture.",
+    "head": "Precision of the output layer and the token table.",
+    "decoder": "Precision of the decoder from codes to sound.",
 }
 
 bundle_argument = click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
@@ -52,7 +52,7 @@ def export_options(command: _Command) -> _Command:
             multiple=True,
             metavar="[GROUP=]KIND",
             callback=_precisions,
-            help="Of every group of weights, or of one: float32, int8 or int4; the recipe's if absent. Repeatable.",
+            help="Precision of every group of weights, or of one: float32, int8 or int4. Repeatable.",
         ),
         *(click.option(f"--{name}", type=_KINDS, help=text) for name, text in GROUPS.items()),
         click.option(

@@ -16,7 +16,7 @@ from edgekit.cli.progress import show_progress
     "-o", "--output", required=True, metavar="PROFILE", type=click.Path(path_type=Path), help="The JSON file to write."
 )
 @click.option(
-    "--realtime/--no-realtime", default=True, show_default=True, help="Play at the speed of sound, or as fast as taken."
+    "--realtime/--no-realtime", default=True, show_default=True, help="Play in real time, or as fast as it is taken."
 )
 @click.option("--repeat", type=click.IntRange(min=1), default=5, show_default=True, help="Measured rounds.")
 @click.option("--warmup", type=click.IntRange(min=0), default=1, show_default=True, help="Rounds before them.")

@@ -22,11 +22,11 @@ _BLOCK_S = 1.0
 @click.command(epilog="\b\nExample: edgekit run bundles/base-int8 talk.wav")
 @bundle_argument
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--realtime", is_flag=True, help="Play the files like a microphone, at the speed of sound.")
+@click.option("--realtime", is_flag=True, help="Play the files in real time, like a microphone.")
 @click.option(
     "--partials/--no-partials",
     default=None,
-    help="Write drafts of the text while it is spoken, revised as more is heard; by default with --realtime.",
+    help="Write partial text while it is spoken, revised as more is heard; by default with --realtime.",
 )
 @click.option("--speak", metavar="FILE", type=click.Path(path_type=Path), help="Write the spoken answers as WAV.")
 @stream_options

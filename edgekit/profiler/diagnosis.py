@@ -131,7 +131,8 @@ def _spread(profile: Profile) -> Iterator[str]:
     if wide:
         worst = max(wide, key=lambda m: m.p99 / m.p50)
         yield (
-            f"`{worst.name}` has a p99 {worst.p99 / worst.p50:.1f} x its median, and {len(wide)} figures spread more "
+            f"`{worst.name}` has a p99 {worst.p99 / worst.p50:.1f} x its median, and "
+            f"{len(wide)} figure{'s spread' if len(wide) > 1 else ' spreads'} more "
             f"than {_WIDE:.0f} x: something else used the cores, or their clock changed. Measure again on an idle "
             "device before comparing."
         )

@@ -6,6 +6,7 @@ Knows which components a bundle needs and how many cores this process may use; w
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from edgekit.bundle import Bundle, Manifest
 from edgekit.errors import BundleFormatError, UsageError
@@ -40,6 +41,16 @@ class Loaded:
         return self.bundle.manifest
 
 
+def check_threads(threads: object) -> None:
+    """Raise UsageError for what is neither None nor a number of threads."""
+    if threads is not None and not (_is_whole(threads) and threads >= 1):
+        raise UsageError(f"threads: {threads!r}, a whole number, 1 or more, is needed; leave it out to use every core")
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def load_bundle(
     bundle: Bundle,
     *,
@@ -51,11 +62,10 @@ def load_bundle(
     plans: str | os.PathLike[str] | None = None,
 ) -> Loaded:
     """Return a bundle that was checked, or that the exporter has just written, loaded; see ``model.load``."""
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads: {threads}, at least 1 is needed; leave it out to use every core")
+    check_threads(threads)
     limit = bundle.manifest.protocol.context_tokens
-    if context_tokens is not None and not 0 < context_tokens <= limit:
-        raise UsageError(f"context_tokens: {context_tokens}, this bundle takes 1 to {limit}; choose one of these")
+    if context_tokens is not None and not (_is_whole(context_tokens) and 0 < context_tokens <= limit):
+        raise UsageError(f"context_tokens: {context_tokens!r}, this bundle takes 1 to {limit}; choose one of these")
     names = COMPONENTS
     if speak:
         if bundle.manifest.speech is None:

@@ -18,7 +18,7 @@ from edgekit.errors import UsageError
 from edgekit.rates import DEFAULT_HZ
 from edgekit.runtime.audio.files import Block, blocks
 from edgekit.runtime.events import Text
-from edgekit.runtime.loading import Loaded, load_bundle
+from edgekit.runtime.loading import Loaded, check_threads, load_bundle
 from edgekit.runtime.options import stream_options
 from edgekit.runtime.stream import Stream
 from edgekit.timing import Trace
@@ -67,9 +67,11 @@ class Model(Loaded):
     ) -> Transcript:
         """Return the Transcript of an audio file, or of samples (n,) or (n, channels) at ``sample_rate_hz``.
 
-        ``sample_rate_hz``: of samples, 16,000 unless given; a file says its own. ``options`` are the fields of
-        StreamOptions. Raises AudioError for a file that cannot be read to its end.
+        ``sample_rate_hz``: of samples, 16,000 unless given; a file says its own. ``options`` are the other fields
+        of StreamOptions, without ``channels``. Raises AudioError for a file that cannot be read to its end.
         """
+        if "channels" in options:
+            raise UsageError("channels: a file and an array say their own; leave it out")
         if isinstance(audio, (str, os.PathLike)):
             if sample_rate_hz is not None:
                 raise UsageError(f"sample_rate_hz: {sample_rate_hz}, but a file says its own rate; leave it out")
@@ -112,8 +114,7 @@ def load(
     plans: the folder of TensorRT's plans, by default the one beside the bundle.
     Raises what open_bundle and load_engines do, and UsageError for values that cannot be.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads: {threads}, at least 1 is needed; leave it out to use every core")
+    check_threads(threads)
     bundle = open_bundle(path, check_hashes=verify_hashes)
     return load_opened(
         bundle, threads=threads, context_tokens=context_tokens, speak=speak, backend=backend,

@@ -129,6 +129,8 @@ def test_what_is_pushed_is_taken_at_once_copied_and_not_worked_on(load: Callable
     [
         (([np.nan],), AudioError, "sample 3000 is NaN"),
         ((np.zeros((4, 2)),), UsageError, r"samples: shape \(4, 2\)"),
+        (([[0.0, 0.0]],), UsageError, r"samples: shape \(1, 2\), \(n,\) or \(n, 1\) is needed"),
+        ((None,), UsageError, "samples: NoneType, an array is needed"),
         ((["a"],), UsageError, "samples: <U1"),
         ((QUIET, {"lag_ms": "x"}), UsageError, "lag_ms: 'x', 0 or more milliseconds"),
         ((QUIET, {"lag_ms": -1.0}), UsageError, "lag_ms: -1.0"),

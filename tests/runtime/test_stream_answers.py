@@ -190,6 +190,27 @@ def test_channels_first_are_refused_before_they_fill_the_memory(load: Callable) 
         model.stream(channels=65)
 
 
+def test_channels_of_a_recording_are_its_own(load: Callable) -> None:
+    with pytest.raises(UsageError, match="channels: a file and an array say their own; leave it out"):
+        load().transcribe(np.zeros(RATE, np.float32), channels=1)
+
+
+@pytest.mark.parametrize(
+    ("loading", "message"),
+    [
+        ({"threads": "2"}, "threads: '2', a whole number, 1 or more, is needed"),
+        ({"threads": 2.5}, "threads: 2.5, a whole number"),
+        ({"threads": 0}, "threads: 0, a whole number"),
+        ({"context_tokens": "9"}, "context_tokens: '9', this bundle takes 1 to 48"),
+    ],
+)
+def test_what_a_bundle_cannot_be_loaded_with_is_refused_in_one_line(
+    tiny_bundle: Callable, loading: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        edgekit.load(tiny_bundle().folder, **loading)
+
+
 def test_an_array_without_samples_is_an_empty_transcript(load: Callable) -> None:
     transcript = load().transcribe(np.zeros(0, np.float32))
     assert (transcript.text, transcript.utterances, transcript.audio_s) == ("", (), 0.0)

@@ -185,7 +185,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What every decoder of a stream needs."""
+    """What every answerer of a stream needs."""
 
     manifest: Manifest
     engine: Engine

@@ -129,13 +129,13 @@ class CrossAnswerer:
                 "load the bundle with more"
             )
 
-    def open(self, level: ComputeLevel) -> int:  # noqa: ARG002 - the other decoder needs it
+    def open(self, level: ComputeLevel) -> int:  # noqa: ARG002 - the other answerer needs it
         """Begin an utterance; nothing is computed and nothing was remembered."""
         self._cache.reset()
         self._prompt, self._partial, self._agreed = [], (), 0
         return 0
 
-    def hear(self, heard: Array, level: ComputeLevel) -> None:  # noqa: ARG002 - the other decoder needs it
+    def hear(self, heard: Array, level: ComputeLevel) -> None:  # noqa: ARG002 - the other answerer needs it
         """Take ``cross`` (2 * layers, heads, n, head_dim); the Grid ends an utterance before there is no room."""
         self._cache.append(heard)
 

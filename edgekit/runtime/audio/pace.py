@@ -1,4 +1,4 @@
-"""Pace: play a recording at the speed of sound, so that a file behaves like a microphone.
+"""Pace: play a recording in real time, so that a file behaves like a microphone.
 
 Knows files and a clock; knows nothing of streams.
 """

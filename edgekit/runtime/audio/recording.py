@@ -17,7 +17,7 @@ Samples = NDArray[np.float32]
 
 
 class Recording:
-    """A Source that plays a file like a microphone, at the speed of sound, on a thread of its own.
+    """A Source that plays a file like a microphone, in real time, on a thread of its own.
 
     Raises AudioError if the file cannot be read; one that is damaged later ends the source with that error.
     """

@@ -45,7 +45,10 @@ def as_samples(samples: ArrayLike, channels: int) -> Samples:
     if array.ndim == 1 and (channels == 1 or array.size == 0):
         array = array.reshape(-1, channels)
     if array.ndim != 2 or array.shape[1] != channels:
-        raise UsageError(f"samples: shape {array.shape}, (n, {channels}) is needed; transpose them or set channels")
+        if array.ndim == 0:
+            raise UsageError(f"samples: {type(samples).__name__}, an array is needed; give float32 or int16 samples")
+        shapes = "(n,) or (n, 1)" if channels == 1 else f"(n, {channels})"
+        raise UsageError(f"samples: shape {array.shape}, {shapes} is needed; transpose them or set channels")
     if array.dtype == np.int16:
         return array.astype(np.float32) / np.float32(_INT16_SCALE)
     if array.dtype.kind != "f" and array.size:
