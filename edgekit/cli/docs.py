@@ -12,7 +12,8 @@ _HEAD = """\
 
 Made by `python -m edgekit.cli.docs > docs/cli.md`; a test compares it with the program.
 
-Results go to stdout, progress and errors to stderr, an error as one line.
+Results go to stdout, progress and errors to stderr, an error as one line. The events that `run` and `listen` print with
+`--json` are those of [events.md](events.md).
 
 | exit code | meaning |
 | --- | --- |

@@ -217,6 +217,26 @@ def test_an_interrupted_answer_keeps_the_tokens_whose_sound_was_heard(model, hea
         assert len(kept) == ANSWER
 
 
+@pytest.mark.parametrize("how", ["interrupted", "hushed"])
+def test_the_tokens_that_were_heard_are_counted_anew_in_each_answer(model, how):
+    stream = _speaking(model, sampling=GREEDY, turns=0)
+    for event in stream.ask("and now"):
+        if isinstance(event, Audio):
+            stream.hushed = how == "hushed"
+            if how == "interrupted":
+                stream.interrupt(event.answer)
+    stream.hushed = False
+    list(stream.ask("what do you know"))
+    stream.interrupt(2, 1.0)
+    (second,) = stream.events()
+    alone = _speaking(model, sampling=GREEDY, turns=0)
+    list(alone.ask("what do you know"))
+    alone.interrupt(1, 1.0)
+    (first,) = alone.events()
+    assert (second.tokens, second.exact) == (first.tokens, True)
+    assert len(stream._answerer._past[-1][-1].tokens) == len(alone._answerer._past[-1][-1].tokens)
+
+
 def test_a_hushed_answer_is_written_and_not_spoken(model):
     stream = _speaking(model, sampling=GREEDY)
     events = []

@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import re
 import threading
 import typing
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -324,12 +326,6 @@ def test_speech_stops_before_its_final_text(load: Callable, attention: str) -> N
     assert set(kinds[kinds.index("speech_stopped") + 1 :]) == {"text"}
 
 
-def test_events_own_their_arrays(load: Callable) -> None:
-    first = Audio(np.ones(3, np.float32), 24_000)
-    assert first.samples.flags.owndata
-    assert all(not isinstance(event, Audio) for event in run(load().stream(), [sound_of(1000)]))
-
-
 # Asking
 
 
@@ -628,6 +624,20 @@ def test_lag_is_the_newest_that_was_told_and_the_sound_taken_behind(load: Callab
         assert bool(changes) == falls, (lag_ms, seconds)
 
 
+def test_what_is_said_behind_an_utterance_makes_it_late_and_silence_in_between_does_not(load: Callable) -> None:
+    model, silence = load(), np.zeros(RATE * 3, np.float32)
+
+    def changes(*behind: np.ndarray) -> list[tuple[str, float]]:
+        events = model.stream(gate="sound").push(np.concatenate([QUIET, sound_of(4000), *behind]), lag_ms=0.0)
+        return [(event.level, event.at_s) for event in events if isinstance(event, LevelChanged)]
+
+    alone, followed = changes(silence), changes(silence, sound_of(RATE, seed=1), silence, sound_of(4000, seed=2))
+    assert [level for level, _ in alone] == [level for level, _ in followed] == ["light", "full"]
+    assert alone == changes(*[silence] * 9)
+    assert alone[1][1] < 2.0
+    assert followed[1][1] > 5.0, "late until the last of them is nearly heard"
+
+
 def test_a_slow_reader_changes_no_cost(load: Callable) -> None:
     now = [0.0]
     stream = load().stream(budget=Budget(deadline_ms=50.0))
@@ -703,3 +713,15 @@ def test_every_event_has_a_kind_of_its_own_and_one_form_in_json() -> None:
         "event": "audio", "samples": 12, "seconds": 0.0005, "sample_rate_hz": 24_000, "answer": 3,
     }  # fmt: skip
     assert edgekit.events is all_events
+
+
+def test_the_page_of_events_names_every_kind_with_its_fields_in_order() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "events.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    told = {row[0].strip("| `"): re.findall(r"`(\w+)`", row[1]) for row in rows if "event`" not in row[0]}
+    values: dict[str, Any] = {"samples": np.zeros(1, np.float32), "sample_rate_hz": 1}
+    expected = {
+        kind.kind: list(to_json(kind(**{one.name: values.get(one.name, 1) for one in dataclasses.fields(kind)})))[1:]
+        for kind in typing.get_args(Event)
+    }
+    assert told == expected

@@ -239,6 +239,25 @@ def test_no_event_of_an_answer_follows_its_interruption(load: Callable) -> None:
         assert isinstance(later[-1], AudioEnded)
 
 
+def test_events_own_their_arrays_and_a_slow_reader_of_them_changes_no_span(load: Callable) -> None:
+    model = speaking(load, thinking=THINKING)
+    expected = list(model.stream(level="full", speak=True, think=3).ask("0"))
+    now = [0.0]
+    stream = model.stream(speak=True, think=3)
+    stream.measure(clock=lambda: now[0])
+    begun = len(stream._work_trace.spans)  # the voice prepares itself when it is made
+    sounds = []
+    for event in stream.ask("0"):
+        now[0] += 9.0
+        if isinstance(event, Audio):
+            sounds.append(event.samples.copy())
+            event.samples[:] = np.nan
+    np.testing.assert_array_equal(np.concatenate(sounds), sound_in(expected))
+    spans = stream._work_trace.spans[begun:]
+    assert len(spans) > 20
+    assert all(span.seconds == 0 for span in spans)
+
+
 # Asking
 
 
