@@ -19,7 +19,7 @@ from edgekit.rates import DEFAULT_HZ
 from edgekit.runtime.audio.files import Block, blocks
 from edgekit.runtime.events import Text
 from edgekit.runtime.loading import Loaded, check_threads, load_bundle
-from edgekit.runtime.options import stream_options
+from edgekit.runtime.options import StreamOptions, stream_options
 from edgekit.runtime.stream import Stream
 from edgekit.timing import Trace
 
@@ -50,13 +50,15 @@ class Transcript:
 class Model(Loaded):
     """A bundle ready to run; see the module docstring and Loaded."""
 
-    def stream(self, **options: Any) -> Stream:  # noqa: ANN401 - of StreamOptions
-        """Return a new Stream; ``options`` are the fields of StreamOptions.
+    def stream(self, options: StreamOptions | None = None, /, **fields: Any) -> Stream:  # noqa: ANN401 - of StreamOptions
+        """Return a new Stream with these StreamOptions, or by name with ``fields`` of them.
 
         Raises UsageError for a name that StreamOptions lacks, a value that cannot be, or one that this bundle does not
         offer.
         """
-        return Stream(self, stream_options(options))
+        if options is not None and (fields or not isinstance(options, StreamOptions)):
+            raise UsageError(f"options: {options!r}, StreamOptions or its fields by name are needed; give one of these")
+        return Stream(self, options or stream_options(fields))
 
     def transcribe(
         self,

@@ -688,6 +688,14 @@ def test_an_option_that_cannot_be_is_refused_by_name_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_stream_takes_options_whole_or_by_name_and_not_both(load: Callable) -> None:
+    model, options = load(), StreamOptions(level="light", gate="off")
+    assert model.stream(options).options is options
+    for arguments, fields in [((options,), {"level": "full"}), (({"level": "full"},), {})]:
+        with pytest.raises(UsageError, match="options: .*StreamOptions or its fields by name are needed"):
+            model.stream(*arguments, **fields)
+
+
 def test_options_are_checked_when_they_are_made() -> None:
     assert StreamOptions(sample_rate_hz=1_000, channels=64, turns="all", seed=0, think=0).turns == "all"
     with pytest.raises(UsageError, match="sample_rate_hz: 768001 Hz"):
