@@ -54,7 +54,6 @@ class PrefixMark:
     turn: tuple[_Part, ...]
     unread: tuple[_Part, ...]
     pending: tuple[int, ...]
-    told: bool
     turn_open: bool
     begun: tuple[int, ...] | None
     draws: object
@@ -242,7 +241,7 @@ class PrefixAnswerer:
         """Return where the turn stands; see Answerer."""
         return PrefixMark(
             position=self._backbone.position, held=self._held, past=tuple(self._past), turn=tuple(self._turn),
-            unread=tuple(self._unread), pending=tuple(self._pending), told=self._told, turn_open=self._turn_open,
+            unread=tuple(self._unread), pending=tuple(self._pending), turn_open=self._turn_open,
             begun=None if self._begun is None else tuple(self._begun),
             draws=self._setting.sampler.mark(), speaker=self._speaker.mark() if self._speaker else None,
         )  # fmt: skip
@@ -250,7 +249,7 @@ class PrefixAnswerer:
     def back(self, mark: "PrefixMark") -> None:
         """Go back to a mark; see Answerer."""
         self._backbone.seek(mark.position)
-        self._held, self._told, self._turn_open = mark.held, mark.told, mark.turn_open
+        self._held, self._turn_open = mark.held, mark.turn_open
         self._past, self._turn, self._unread = list(mark.past), list(mark.turn), list(mark.unread)
         self._pending, self._begun = list(mark.pending), None if mark.begun is None else list(mark.begun)
         self._setting.sampler.back(mark.draws)
