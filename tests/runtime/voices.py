@@ -31,10 +31,13 @@ SPOKEN = TURNS | {
 
 
 class ReadingSpeech(Struct, Speech, frozen=True, tag_field="kind", tag="reading"):
-    """No file of its own: the talker's numbers are drawn by ``seed``. ``frames``: of the longest answer."""
+    """No file of its own: the talker's numbers are drawn by ``seed``. ``frames``: of the longest answer;
+    ``context``: of its KV.
+    """
 
     seed: int = 1
     frames: int = 12
+    context: int = 400
     temperature: float = 0.0
 
     def files(self) -> tuple[str, ...]:
@@ -56,7 +59,7 @@ def _open(found: ReadingSpeech, setting: SpeakerSetting) -> Talker:
     maths = _Maths(found.seed)
     ids = {name: _id_of(setting, letter) for name, letter in {"system": "s", "user": "u", "assistant": "a"}.items()}
     described = msgspec.structs.replace(
-        SPEECH, turn_start=special("<start>"), roles=ids, max_frames=found.frames, context_frames=400
+        SPEECH, turn_start=special("<start>"), roles=ids, max_frames=found.frames, context_frames=found.context
     )
     warm = Sampling(temperature=found.temperature) if found.temperature else None
     options = TalkerOptions(seed=setting.seed, talker_sampling=warm, code_sampling=warm)

@@ -35,12 +35,10 @@ class PrefixMark:
 
     position: int
     held: int
-    turn_start: int
     past: tuple[list[_Part], ...]
     turn: tuple[_Part, ...]
     unread: tuple[_Part, ...]
     pending: tuple[int, ...]
-    told: bool
     turn_open: bool
     begun: tuple[int, ...] | None
     draws: object
@@ -210,21 +208,16 @@ class PrefixAnswerer:
     def mark(self) -> "PrefixMark":
         """Return where the turn stands; see Answerer."""
         return PrefixMark(
-            position=self._backbone.position, held=self._held, turn_start=self._turn_start, past=tuple(self._past),
-            turn=tuple(self._turn), unread=tuple(self._unread), pending=tuple(self._pending), told=self._told,
-            turn_open=self._turn_open, begun=None if self._begun is None else tuple(self._begun),
+            position=self._backbone.position, held=self._held, past=tuple(self._past), turn=tuple(self._turn),
+            unread=tuple(self._unread), pending=tuple(self._pending), turn_open=self._turn_open,
+            begun=None if self._begun is None else tuple(self._begun),
             draws=self._setting.sampler.mark(), speaker=self._speaker.mark() if self._speaker else None,
         )  # fmt: skip
 
     def back(self, mark: "PrefixMark") -> None:
         """Go back to a mark; see Answerer."""
         self._backbone.seek(mark.position)
-        self._held, self._turn_start, self._told, self._turn_open = (
-            mark.held,
-            mark.turn_start,
-            mark.told,
-            mark.turn_open,
-        )
+        self._held, self._turn_open = mark.held, mark.turn_open
         self._past, self._turn, self._unread = list(mark.past), list(mark.turn), list(mark.unread)
         self._pending, self._begun = mark.pending, None if mark.begun is None else list(mark.begun)
         self._setting.sampler.back(mark.draws)

@@ -124,7 +124,7 @@ class LogMel:
     def back(self, mark: "LogMelMark") -> None:
         """Forget what was pushed or finished since the mark."""
         self.pushed_samples, self._done_frames, self._chunk = mark.pushed_samples, mark.done_frames, mark.chunk
-        self._total_frames, self._peak, self._filled = None, mark.peak, mark.filled
+        self._peak, self._filled = mark.peak, mark.filled
         self._columns[:], self._carry[:] = mark.columns, mark.carry
 
     @property

@@ -383,3 +383,19 @@ def test_every_run_is_timed_and_counted() -> None:
     assert {name: len(engine.calls) for name, engine in spoken.engines.items()} == runs | {
         "talker_adapter": runs["talker_adapter"] + 1  # three rows that never change, before the spans were dropped
     }
+
+
+def test_an_answer_that_is_taken_back_ends_unsaid():
+    spoken = Spoken()
+    spoken.read([*user_turn(1, 2), *HEAD])
+    mark = spoken.talker.mark()
+    for token in ANSWER[:3]:
+        list(spoken.talker.say(token))
+    spoken.talker.back(mark)
+    assert list(spoken.talker.finish()) == []
+    codes, samples = spoken.answer(ANSWER)
+    fresh = Spoken()
+    fresh.read([*user_turn(1, 2), *HEAD])
+    expected = fresh.answer(ANSWER)
+    np.testing.assert_array_equal(codes, expected[0])
+    np.testing.assert_array_equal(samples, expected[1])
