@@ -188,6 +188,9 @@ def test_every_recipe_loads_and_its_clips_are_there(path):
     judged, fitted = (named(one.clips, "clips") for one in (recipe.check, recipe.calibrate))
     for clip in (*judged, *fitted):
         assert clip.path.is_file(), clip
+    if "export" in path.parts:
+        assert not set(judged) & set(fitted), "what a bundle was fitted to cannot judge it"
+        assert [one.name for one in named(recipe.check.transcripts, "transcripts") if one.words]
 
 
 @pytest.mark.parametrize("folder", SYSTEMS, ids=lambda folder: folder.name)

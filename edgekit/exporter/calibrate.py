@@ -1,7 +1,7 @@
 """Calibrate: the range of what goes into each encoder linear, for activations with a fixed INT8 scale.
 
-Runs the float encoder and adapter on the recipe's calibration clips through the Listener of streams, and chooses for each
-linear the range that loses least: beyond it values are cut, within it they are rounded.
+Runs the float encoder and adapter on the recipe's calibration clips through the Listener of streams, and chooses for
+each linear the range that loses least: beyond it values are cut, within it they are rounded.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -55,8 +55,8 @@ def calibrate(opened: Opened, w: Weights, recipe: Recipe, dialect: Dialect, besi
     clips = [read_mono(one.path, rate_hz) for one in named(recipe.calibrate.clips, "calibrate.clips")]
     if not clips:
         raise RecipeError(
-            "calibrate.clips: the recipe names none, and INT8 activations of the encoder need sound to find their range; "
-            "name clips, or export with --encoder float32"
+            "calibrate.clips: the recipe names none, and INT8 activations of the encoder need sound to find their "
+            "range; name clips, or export with --encoder float32"
         )
     with TemporaryDirectory(prefix=".calibration.", dir=beside) as name:
         folder = Path(name)
