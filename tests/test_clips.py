@@ -122,9 +122,15 @@ def recordings(tmp_path) -> dict[str, str]:
     return hashes
 
 
-def test_speech_fetcher_lists_every_prompt_once():
-    listed = fetch_speech().listed(DATA / "asterisk-en.sha256")
-    assert len(listed) == len((DATA / "asterisk-en.sha256").read_text(encoding="utf-8").splitlines()) == 568
+@pytest.mark.parametrize(("language", "count"), [("en", 568), ("es", 527), ("fr", 561), ("it", 599), ("ru", 576)])
+def test_speech_fetcher_lists_every_prompt_of_a_language_once(language, count):
+    script = fetch_speech()
+    listed = script.listed(script.list_of(language))
+    assert len(listed) == len(script.list_of(language).read_text(encoding="utf-8").splitlines()) == count
+    for name, facts in prompts().items():
+        if facts["language"] == language:
+            folder, _, inside = facts["source"].partition("/")
+            assert (folder, listed[inside]) == (script.VOICES[language][0], facts["source_sha256"]), name
     assert all(name.endswith(".g722") and re.fullmatch("[0-9a-f]{64}", digest) for name, digest in listed.items())
 
 

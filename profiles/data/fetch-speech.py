@@ -1,10 +1,11 @@
-"""Fetch 568 recorded English telephone prompts as 16 kHz mono WAV files, for measuring.
+"""Fetch recorded telephone prompts, 568 English ones or those of four other languages, as 16 kHz mono WAV files.
 
-Takes Debian's asterisk-core-sounds-en-g722 from where it is installed, or else from the archive that apt is set up for
-(no root needed), checks every recording by hash and decodes it with ffmpeg. Needs Python 3.10 and, on Debian or Ubuntu,
-`apt install ffmpeg`; apt-get and dpkg-deb are there already.
+Takes Debian's asterisk-core-sounds-en-g722, or that of another language, from where it is installed, or else from the
+archive that apt is set up for (no root needed), checks every recording by hash and decodes it with ffmpeg. Needs Python
+3.10 and, on Debian or Ubuntu, `apt install ffmpeg`; apt-get and dpkg-deb are there already.
 
     python profiles/data/fetch-speech.py                        # into data/asterisk-en/
+    python profiles/data/fetch-speech.py --language es          # into data/asterisk-es/; fr, it and ru likewise
     python profiles/data/fetch-speech.py -o FOLDER --from DIR   # recordings already unpacked below DIR
     python profiles/data/fetch-speech.py --calls                # six calls of pocketsphinx-testdata, into data/calls/
     python profiles/data/fetch-speech.py --words [FILE]         # which prompts are scored, and what FILE says they say
@@ -20,8 +21,17 @@ import tempfile
 import wave
 from pathlib import Path
 
-PACKAGE = "asterisk-core-sounds-en-g722"
-VOICE = Path("usr/share/asterisk/sounds/en_US_f_Allison")  # inside the package; other languages have other folders
+PACKAGE, VERSION = "asterisk-core-sounds-{}-g722", "1.6.1-1"
+SOUNDS_FOLDER = Path("usr/share/asterisk/sounds")  # inside the package
+ENGLISH = "en"
+# Language -> folder of its one speaker, and the licence of the recordings.
+VOICES = {
+    ENGLISH: ("en_US_f_Allison", "CC-BY-SA-3.0"),
+    "es": ("es_MX_f_Allison", "CC-BY-SA-3.0"),
+    "fr": ("fr_CA_f_June", "CC-BY-SA-3.0"),
+    "it": ("it_IT_m_Carlo", "CC-BY-3.0"),
+    "ru": ("ru_RU_f_IvrvoiceRU", "CC-BY-3.0"),
+}
 CALLS_PACKAGE, CALLS_VERSION = "pocketsphinx-testdata", "0.8+5prealpha+1-15"
 CALLS_FOLDER = Path("usr/share/pocketsphinx/test/data")
 # Recording -> SHA-256 and its words as the package's cards.transcription and goforward.gram have them.
@@ -36,7 +46,6 @@ CALLS = {
     ),
     "goforward.raw": ("f15c60ec54059d8b66e410d0064945a0b0a04ea56e1ddca1958e493c0cf70e71", "go forward ten meters"),
 }
-LIST = Path(__file__).with_name("asterisk-en.sha256")
 # Prompts that say nothing, beside those of silence/.
 SOUNDS = {"beep", "beeperr", "ascending-2tone", "descending-2tone", "confbridge-join", "confbridge-leave", "tt-monkeys"}
 # Names that the published list has otherwise, and spelling that is wrong in it or unknown to Whisper's normaliser.
@@ -63,13 +72,18 @@ class FetchError(RuntimeError):
     """Something that this script needs is missing or different; the message says which and what to do."""
 
 
+def list_of(language: str) -> Path:
+    """Return the file that lists the recordings of a language."""
+    return Path(__file__).with_name(f"asterisk-{language}.sha256")
+
+
 def listed(path: Path) -> dict[str, str]:
     """Return relative path -> SHA-256 from a file in sha256sum's format."""
     rows = (line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines() if line)
     return {name: digest for digest, name in rows}
 
 
-def source_folder(given: Path | None, work: Path, package: str = PACKAGE, inside: Path = VOICE) -> Path:
+def source_folder(given: Path | None, work: Path, package: str, inside: Path) -> Path:
     """Return the folder of the recordings: the given one, the installed one, or the package unpacked below work."""
     if given:
         return given
@@ -93,7 +107,7 @@ def run(command: list[str], folder: Path | None = None) -> None:
         raise FetchError(f"{command[0]}: {complaint}; the command was: {' '.join(command)}")
 
 
-def check(folder: Path, expected: dict[str, str], package: str = f"{PACKAGE} 1.6.1-1") -> None:
+def check(folder: Path, expected: dict[str, str], package: str) -> None:
     """Raise FetchError unless folder holds every listed recording with its hash."""
     for name, digest in expected.items():
         path = folder / name
@@ -122,9 +136,12 @@ def decode(folder: Path, names: list[str], output: Path) -> str:
     return hashlib.sha256("".join(rows).encode()).hexdigest()
 
 
-def fetch(output: Path, given: Path | None = None, expected: dict[str, str] | None = None) -> str:
+def fetch(
+    output: Path, given: Path | None = None, expected: dict[str, str] | None = None, language: str = ENGLISH
+) -> str:
     """Fetch, check and decode into output, which appears only when complete; return the hash of its list of files."""
-    expected = listed(LIST) if expected is None else expected
+    expected = listed(list_of(language)) if expected is None else expected
+    package = PACKAGE.format(language)
     if not shutil.which("ffmpeg"):
         raise FetchError("ffmpeg: not found; it decodes G.722; apt install ffmpeg")
     if output.exists():
@@ -135,8 +152,8 @@ def fetch(output: Path, given: Path | None = None, expected: dict[str, str] | No
             f"{output.parent}: {free} bytes free, needs {MINIMUM_FREE_BYTES}; make room or choose another -o"
         )
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as work:
-        folder = source_folder(given, Path(work))
-        check(folder, expected)
+        folder = source_folder(given, Path(work), package, SOUNDS_FOLDER / VOICES[language][0])
+        check(folder, expected, f"{package} {VERSION}")
         decoded = Path(work) / "decoded"
         decoded.mkdir()
         digest = decode(folder, list(expected), decoded)
@@ -199,7 +216,7 @@ def write_words(output: Path, given: Path | None, names: list[str] | None = None
 
     A line has name, words, and where a prompt is not scored the reason. Without a list no prompt has words.
     """
-    names = names or [name.removesuffix(".g722") for name in listed(LIST)]
+    names = names or [name.removesuffix(".g722") for name in listed(list_of(ENGLISH))]
     if not output.is_dir():
         raise FetchError(f"{output}: not there; fetch the prompts first")
     try:
@@ -225,14 +242,18 @@ def write_words(output: Path, given: Path | None, names: list[str] | None = None
 def main() -> None:
     """Fetch and say what is there; one line on stderr and exit code 1 if that fails."""
     parser = argparse.ArgumentParser(description="Fetch the recorded prompts that EdgeKit is measured on.")
-    parser.add_argument("-o", "--output", type=Path, help="by default data/asterisk-en, with --calls data/calls")
+    parser.add_argument("-o", "--output", type=Path, help="by default data/asterisk-LANGUAGE, with --calls data/calls")
+    parser.add_argument("--language", choices=VOICES, default=ENGLISH)
     parser.add_argument("--from", dest="given", type=Path, help="folder of the recordings, already unpacked")
     parser.add_argument("--calls", action="store_true", help="fetch six short calls of other speakers instead")
     parser.add_argument(
         "--words", nargs="?", const="", metavar="FILE", help="beside prompts that are there: a list of their words"
     )
     arguments = parser.parse_args()
-    output = arguments.output or Path("data/calls" if arguments.calls else "data/asterisk-en")
+    if arguments.words is not None and arguments.language != ENGLISH:
+        parser.error(f"--words: lists are read of the English prompts, not of those in '{arguments.language}'")
+    language: str = arguments.language
+    output = arguments.output or Path("data/calls" if arguments.calls else f"data/asterisk-{language}")
     try:
         if arguments.calls:
             fetch_calls(output, arguments.given)
@@ -243,11 +264,12 @@ def main() -> None:
             known = f"words of {count} prompts" if count else "no words: agreement with Whisper base will be measured"
             print(f"{output}/words.tsv: {known}")
             return
-        digest = fetch(output, arguments.given)
+        digest = fetch(output, arguments.given, language=language)
     except FetchError as error:
         print(f"fetch-speech: {error}", file=sys.stderr)
         sys.exit(1)
-    print(f"{output}: {len(listed(LIST))} prompts, CC-BY-SA-3.0, SHA-256 of samples.sha256 {digest}")
+    count, (_, licence) = len(listed(list_of(language))), VOICES[language]
+    print(f"{output}: {count} prompts, {licence}, SHA-256 of samples.sha256 {digest}")
 
 
 if __name__ == "__main__":
