@@ -239,7 +239,7 @@ def test_quantizing_its_float_bundle_gives_the_bytes_of_exporting_straight(bundl
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_its_bundle_is_loaded_and_streamed_on_like_any_other(precision, bundles):
     model = edgekit.load(bundles / precision, threads=1)
-    whole = model.transcribe(NOISE, gate="off").utterances
+    whole = model.transcribe(NOISE, gate="off").segments
     stream = model.stream(gate="off")
     events = [event for part in np.split(NOISE, 8) for event in stream.push(part)]
     events += list(stream.finish())

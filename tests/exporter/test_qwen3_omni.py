@@ -186,8 +186,8 @@ def test_a_bundle_that_speaks_still_writes(checkpoint, tmp_path):
     export(checkpoint("omni"), tmp_path / "b", ExportOptions(recipe=QUICK, precision="int4"))
     sound = np.random.default_rng(4).uniform(-0.3, 0.3, 20_000).astype(np.float32)
     told = edgekit.load(tmp_path / "b", threads=1).transcribe(sound, gate="off", max_tokens=5)
-    assert len(told.utterances) == 1
-    assert 1 <= len(told.utterances[0].tokens) <= 5
+    assert len(told.segments) == 1
+    assert 1 <= len(told.segments[0].tokens) <= 5
 
 
 def test_the_recipe_is_found_by_the_architecture():

@@ -125,8 +125,13 @@ class WhisperEars(Part):
             self._adapter(g, w)
 
     def front_end(self, settings: GridSettings) -> FrontEnd:
-        """Return the log-mel front end: the published STFT reflects at the end of its window, a stream goes on."""
-        return FrontEnd(mel_bins=self.size.mel_bins, edge="reflect" if self._mode(settings) == "exact" else "zero")
+        """Return the log-mel front end: the published one reflects at its window's end and has one floor for it.
+
+        A checkpoint made for chunks was trained on a stream's: it goes on, with a floor below what was heard so far.
+        """
+        if self._mode(settings) == "exact":
+            return FrontEnd(mel_bins=self.size.mel_bins, floor="clip", edge="reflect")
+        return FrontEnd(mel_bins=self.size.mel_bins)
 
     def grid(self, settings: GridSettings) -> Grid:
         """Return the published window, or the chunk-causal grid that the checkpoint's config names."""

@@ -111,9 +111,9 @@ class Qwen3OmniEars(Part):
     def front_end(self, settings: GridSettings) -> FrontEnd:  # noqa: ARG002 - the same for both modes
         """Return the log-mel front end at the sound's natural length.
 
-        The published floor is below the loudest frame of the whole clip; ours, in a stream, below the loudest so far.
+        The published floor is below the loudest frame of the whole clip; a stream's is below the loudest so far.
         """
-        return FrontEnd(mel_bins=self.size.mel_bins, edge="reflect", whole_hops=True)
+        return FrontEnd(mel_bins=self.size.mel_bins, floor="clip", edge="reflect", whole_hops=True)
 
     def grid(self, settings: GridSettings) -> Grid:
         """Return one call per attention block, or per few segments that also attend to the block's earlier ones."""

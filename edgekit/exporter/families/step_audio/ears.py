@@ -95,7 +95,7 @@ class StepAudioEars(Part):
 
     def front_end(self, settings: GridSettings) -> FrontEnd:  # noqa: ARG002 - the same for both modes
         """Return the log-mel front end: 479 zeros after the last sample, as published."""
-        return FrontEnd(mel_bins=self.size.mel_bins, right_pad_samples=RIGHT_PAD_SAMPLES)
+        return FrontEnd(mel_bins=self.size.mel_bins, floor="clip", right_pad_samples=RIGHT_PAD_SAMPLES)
 
     def grid(self, settings: GridSettings) -> Grid:
         """Return the published piece of 25 s, or chunks that attend to themselves and the past (approximate)."""
