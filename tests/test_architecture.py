@@ -57,7 +57,8 @@ MEMBERS = {
     ),
     r"attention == ": (),
     r"\bwhisper\b": (
-        "exporter/families/__init__.py", "exporter/families/whisper.py",
+        "exporter/families/__init__.py", "exporter/families/whisper.py", "exporter/families/whisper_keys.py",
+        "exporter/families/whisper_tokens.py",
         "exporter/sources/ctranslate2.py",  # whose converted checkpoints are Whisper's
         "cli/export.py",  # an example's checkpoint
         "profiler/words.py",  # a package's name

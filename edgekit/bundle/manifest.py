@@ -177,7 +177,8 @@ class TokenProtocol(Struct, frozen=True):
     """What surrounds the audio in the backbone's input, and when decoding ends.
 
     ``cross``: tokens attend to the utterance through a cross-KV; decoding starts from ``start``, one of ``languages``
-    and ``tasks`` where the model has them, then ``start_tail``. ``prefix``: audio embeddings stand in the token stream.
+    and ``tasks`` where the model has them, then ``start_tail``; ``language`` and ``task`` are those unless another is
+    asked for, None: the likeliest language, and to transcribe. ``prefix``: audio embeddings stand in the token stream.
     A conversation begins with ``opening`` (``{system}`` and ``{tools}`` are filled in, the latter with the text
     ``tools`` around the schemas). A turn is sound between ``before`` and ``after`` (``{prompt}`` is filled in) with
     ``between`` separating its pieces, or ``turn`` with a ``{role}`` of ``roles`` and its ``{text}``. Then comes
@@ -196,6 +197,8 @@ class TokenProtocol(Struct, frozen=True):
     start_tail: tuple[int, ...] = ()
     languages: dict[str, int] = {}
     tasks: dict[str, int] = {}
+    language: str | None = None
+    task: str | None = None
     opening: str = ""
     before: str = ""
     between: str = ""

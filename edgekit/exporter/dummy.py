@@ -163,5 +163,5 @@ def dummy_recipe(recipe: Recipe, name: str) -> Recipe:
         license="",
         levels=tuple(msgspec.structs.replace(level, word_error_rate=None) for level in recipe.levels),
         max_tokens_per_s=recipe.max_tokens_per_s or TOKENS_PER_S,
-        max_repeats=None,
+        max_repeats=0,
     )

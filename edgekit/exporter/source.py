@@ -11,7 +11,7 @@ from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.dummy import SEED, open_dummy
 from edgekit.exporter.families import Family, Opened, find_family
 from edgekit.exporter.hub import locate
-from edgekit.exporter.sources.checkpoint import Tensors, check_names, open_checkpoint
+from edgekit.exporter.sources.checkpoint import Tensors, check_copies, check_names, open_checkpoint
 from edgekit.exporter.sources.tokenizer import tokenizer_json
 from edgekit.exporter.speech import bundle_voices
 from edgekit.exporter.tables import written_bundle
@@ -46,6 +46,7 @@ def checkpoint_source(checkpoint: str | Path, origin: str, *, offline: bool = Fa
     whole = family.beside(found, lambda second: locate(second, offline=offline).folder)
     opened = family.open(whole.config, found.generation)
     check_names(whole.tensors, opened.expected(), opened.ignored)
+    check_copies(whole.tensors, opened.copied)
     return Source(
         whole.tensors, family, opened, whole.config, found.generation, tokenizer_json(found.folder),
         _name_on_hub(origin) or found.folder.resolve().name, origin, voices=opened.voices(whole),

@@ -41,7 +41,7 @@ class StreamOptions:
     gate: GateKind | None = None  # what counts; for a prompt of one's own about any sound: `sound`
     level: str | None = None  # pins a ComputeLevel, otherwise the Policy chooses within `budget`
     budget: Budget | None = None
-    language: str | None = None  # cross-attention models; a multilingual one detects it if none is given
+    language: str | None = None  # of a multilingual model, or auto; None: what the bundle fixes, else auto
     task: str | None = None  # cross-attention models, such as transcribe or translate
     partials: bool = False  # text while the user talks; cross-attention models only
     # Answering, for models that converse

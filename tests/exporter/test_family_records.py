@@ -443,5 +443,6 @@ def test_a_family_says_just_which_keys_of_its_config_it_reads(shipped):
         config = Recorded(whole.config)
         family.open(config, {})
         read_by.setdefault(family.name, set()).update(config.read)
+    del read_by["whisper"]  # has a table of every key: test_whisper_tokens.py
     for name, keys in read_by.items():
         assert sorted(keys) == sorted(FAMILIES.get(name).keys), name

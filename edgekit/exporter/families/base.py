@@ -66,6 +66,11 @@ class Part(ABC):
         del name
         return False
 
+    def copied(self, name: str) -> str | None:
+        """Return the tensor that one which nobody expects must repeat, such as the table of a tied head; None: none."""
+        del name
+        return None
+
     @abstractmethod
     def build(self, component: str, g: GraphWriter, w: Weights) -> None:
         """Write one component's graph."""
@@ -195,7 +200,11 @@ class Opened:
 
     def ignored(self, name: str) -> bool:
         """Return whether a tensor may be in the checkpoint without being used."""
-        return name.startswith(self.unused) or any(part.ignored(name) for part in self.parts)
+        return name.startswith(self.unused) or bool(self.copied(name)) or any(part.ignored(name) for part in self.parts)
+
+    def copied(self, name: str) -> str | None:
+        """Return the tensor that one which nobody expects must repeat; None if it is a copy of none."""
+        return next((original for part in self.parts if (original := part.copied(name))), None)
 
     def build(self, component: str, g: GraphWriter, w: Weights) -> None:
         """Write one component's graph."""

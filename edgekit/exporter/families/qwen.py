@@ -146,9 +146,9 @@ class Qwen(Part):
             return "decoder"
         return "experts" if ".experts." in name else "backbone"
 
-    def ignored(self, name: str) -> bool:
-        """Return whether a tensor may be there unused: the output projection where it is tied."""
-        return self.tied and name == self.names.head
+    def copied(self, name: str) -> str | None:
+        """Return the tensor that another one must repeat: the output projection that of a token, where it is tied."""
+        return self.embedding if self.tied and name == self.names.head else None
 
     def stored(self, name: str) -> str:
         """Return the name under which the graph stores a tensor."""
