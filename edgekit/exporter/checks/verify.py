@@ -54,7 +54,7 @@ def verify_reference(bundle: str | Path, checkpoint: str | Path, *, bars: bool =
             f"{checkpoint}: is of family {family.name}, the bundle of {model.manifest.family}; name its own"
         )
     whole = family.beside(found, lambda second: locate(second).folder)
-    cut = family.open(whole.config, found.generation)
+    cut = family.bind(whole.config, found.generation)
     dialect = DIALECTS.get(model.manifest.dialect)
     weights = written_bundle(opened.folder, cut, dialect, model.manifest.components, model.manifest.tables())
     checked = check_weights(cut, weights, whole.tensors, lambda _done, _total: None)

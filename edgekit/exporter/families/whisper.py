@@ -28,9 +28,11 @@ from edgekit.exporter.blocks import (
     steps,
 )
 from edgekit.exporter.dialects import ExpertBank, Routing, Steps
-from edgekit.exporter.families.base import Config, Family, Opened, Part, Shapes
+from edgekit.exporter.families.base import Family, Opened, Part, Shapes
 from edgekit.exporter.families.config import check_parts, section, value
+from edgekit.exporter.families.keys import Config
 from edgekit.exporter.families.levels import expert_levels
+from edgekit.exporter.families.whisper_keys import WHISPER, WHISPER_GENERATION
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.sources.checkpoint import Tensors
 from edgekit.exporter.sources.tokenizer import token_id
@@ -364,12 +366,8 @@ FAMILY = Family(
     model_types=("whisper",),
     open=open_whisper,
     recipe="whisper",
-    keys=(
-        "activation_function", "d_model", "decoder_attention_heads", "decoder_ffn_dim", "decoder_layers",
-        "decoder_start_token_id", "edgekit", "encoder_attention_heads", "encoder_ffn_dim", "encoder_layers",
-        "eos_token_id", "max_source_positions", "max_target_positions", "num_mel_bins", "scale_embedding",
-        "tie_word_embeddings", "vocab_size",
-    ),
+    keys=WHISPER,
+    generation_keys=WHISPER_GENERATION,
     generation=published_generation,
     reference="edgekit.exporter.reference.whisper:WhisperReference",
-)  # fmt: skip
+)
