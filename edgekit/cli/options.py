@@ -186,7 +186,7 @@ def stream_options(command: _Command) -> _Command:
             "--repetition-penalty",
             type=click.FloatRange(min=0, min_open=True),
             metavar="X",
-            help="Above 1: draw again less often what was drawn.",
+            help="Above 1: what was said comes less often again.",
         ),
         click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of the draws: the same again."),
         click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads; else one per core."),

@@ -135,7 +135,7 @@ def open_dummy(path: str | PathLike[str]) -> Dummy:
     beside = file.with_name(_GENERATION)
     family = find_family(config)
     generation = read_object(beside) if beside.exists() else family.generation(config)
-    opened = family.open(config, generation)
+    opened = family.bind(config, generation)
     expected = opened.expected()
     for tensor, shape in expected.items():
         if min(shape) < 1:

@@ -44,7 +44,7 @@ def checkpoint_source(checkpoint: str | Path, origin: str, *, offline: bool = Fa
     found = open_checkpoint(checkpoint)
     family = find_family(found.config)
     whole = family.beside(found, lambda second: locate(second, offline=offline).folder)
-    opened = family.open(whole.config, found.generation)
+    opened = family.bind(whole.config, found.generation)
     check_names(whole.tensors, opened.expected(), opened.ignored)
     check_copies(whole.tensors, opened.copied)
     return Source(
@@ -69,7 +69,7 @@ def bundle_source(bundle: Bundle) -> Source:
         check_external_data(bundle.folder, component.graph, component.data)
     config, generation = (json.loads(bundle.file(name).read_bytes()) for name in (CONFIG, GENERATION))
     family = find_family(config)
-    opened = family.open(config, generation)
+    opened = family.bind(config, generation)
     weights = written_bundle(
         bundle.folder, opened, DIALECTS.get(manifest.dialect), manifest.components, manifest.tables()
     )

@@ -24,6 +24,7 @@ _SAMPLING: dict[str, tuple[type, Callable[[float], bool], str]] = {
     "top_k": (int, lambda value: value >= 1, "1 or more"),
     "top_p": (float, lambda value: 0 < value <= 1, "more than 0, up to 1"),
     "repetition_penalty": (float, lambda value: value > 0, "more than 0"),
+    "no_repeat_ngram_size": (int, lambda value: value >= 0, "0 or more"),
 }
 _OPTIONAL = ("top_k", "top_p")  # None: no such limit
 

@@ -27,11 +27,12 @@ from edgekit.exporter.blocks import (
     steps,
 )
 from edgekit.exporter.dialects import ExpertBank, Routing, Steps
-from edgekit.exporter.families.base import Config, Family, Opened, Part, Shapes
+from edgekit.exporter.families.base import Family, Opened, Part, Shapes
 from edgekit.exporter.families.config import check_parts, section, value
+from edgekit.exporter.families.keys import Config
 from edgekit.exporter.families.levels import expert_levels
-from edgekit.exporter.families.whisper_keys import CONFIG_KEYS, refuse_keys, whole_config
-from edgekit.exporter.families.whisper_tokens import NO_TIMESTAMPS, Size, published_generation, whisper_protocol
+from edgekit.exporter.families.whisper_keys import WHISPER, WHISPER_GENERATION
+from edgekit.exporter.families.whisper_tokens import NO_TIMESTAMPS, published_generation, whisper_protocol, written
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.sources.checkpoint import Tensors
 from edgekit.exporter.weights import Weights, stored_expert
@@ -74,7 +75,7 @@ class WhisperEars(Part):
             heads=value(config, "encoder_attention_heads", int),
             layers=value(config, "encoder_layers", int),
             inner=value(config, "encoder_ffn_dim", int),
-            positions=value(config, "max_source_positions", int, 1500),
+            positions=value(config, "max_source_positions", int),
         )
         self._linears = ENCODER.linears(self.size)
         self.heard_by = value(config, "decoder_layers", int)
@@ -176,7 +177,7 @@ class WhisperBackbone(Part):
         self.width, self.heads, self.layers = ears.size.width, ears.heads, ears.heard_by
         self.inner = value(config, "decoder_ffn_dim", int)
         self.vocabulary = value(config, "vocab_size", int)
-        self.max_context = value(config, "max_target_positions", int, 448)
+        self.max_context = value(config, "max_target_positions", int)
         self.experts = value(extra, "num_experts", int, 0)
         self.chosen = value(extra, "num_experts_per_tok", int, self.experts)
         if self.experts and self.inner % self.experts:
@@ -294,16 +295,15 @@ class WhisperBackbone(Part):
 
 def open_whisper(config: Config, generation: Config) -> Opened:
     """Return Whisper bound to one config."""
-    refuse_keys(config, generation)
-    config = whole_config(config)
-    ears = WhisperEars(config)
-    backbone = WhisperBackbone(config, ears)
+    whole = written(config, generation)
+    ears = WhisperEars(whole.config)
+    backbone = WhisperBackbone(whole.config, ears)
     return Opened(
         parts=(ears, backbone),
         embedding=TOKENS,
         max_context=backbone.max_context,
         marks=() if generation.get("no_timestamps_token_id") is not None else (NO_TIMESTAMPS,),
-        protocol=partial(whisper_protocol, config, generation, Size(backbone.vocabulary, backbone.max_context)),
+        protocol=partial(whisper_protocol, whole),
         front_end=ears.front_end,
         grid=ears.grid,
         levels=expert_levels(backbone.chosen),
@@ -315,7 +315,8 @@ FAMILY = Family(
     model_types=("whisper",),
     open=open_whisper,
     recipe="whisper",
-    keys=(*(name for name, key in CONFIG_KEYS.items() if key.use != "no effect"), "edgekit"),
+    keys=WHISPER,
+    generation_keys=WHISPER_GENERATION,
     generation=published_generation,
     reference="edgekit.exporter.reference.whisper:WhisperReference",
-)  # fmt: skip
+)

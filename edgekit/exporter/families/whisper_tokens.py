@@ -16,9 +16,10 @@ from typing import Any
 
 from edgekit.bundle import TokenProtocol
 from edgekit.errors import CheckpointError
-from edgekit.exporter.families.base import Config
 from edgekit.exporter.families.config import value
-from edgekit.exporter.families.whisper_keys import BEGIN_SUPPRESS, whole_config
+from edgekit.exporter.families.generation import ids
+from edgekit.exporter.families.keys import Config
+from edgekit.exporter.families.whisper_keys import whole_config
 from edgekit.exporter.sources.tokenizer import marks_of
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -55,11 +56,23 @@ LANGUAGES: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
-    """Tokens of the vocabulary and positions of the decoder."""
+class Written:
+    """What the two configs say. ``config``: with its class's defaults; ``file``: the one that ``generation`` is of."""
 
-    vocabulary: int
-    context: int
+    config: Config
+    generation: Config
+    file: str
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that there are rows of."""
+        return value(self.config, "vocab_size", int)
+
+
+def written(config: Config, generation: Config) -> Written:
+    """Return what the two say; without a file of its own, generation is a part of config."""
+    own = any(config.get(key) != given for key, given in generation.items())
+    return Written(whole_config(config), generation, GENERATION if own else CONFIG)
 
 
 def published_generation(config: Config) -> dict[str, Any]:
@@ -81,33 +94,32 @@ def published_generation(config: Config) -> dict[str, Any]:
     }
 
 
-def whisper_protocol(config: Config, generation: Config, size: Size, tokenizer: str) -> TokenProtocol:
+def whisper_protocol(whole: Written, tokenizer: str) -> TokenProtocol:
     """Return the token protocol of a checkpoint; tokenizer: the text of its tokenizer.json.
 
     Raises CheckpointError naming file and key for what contradicts itself, and the file for what no file says.
     """
-    said = _Said(config, generation, size.vocabulary, marks_of(tokenizer))
-    start, ends, no_timestamps = said.start(), said.ends(), said.no_timestamps()
+    said = _Said(whole, marks_of(tokenizer))
+    no_timestamps = said.no_timestamps()
     begin = _begin(said, no_timestamps)
-    suppress = said.tokens("suppress_tokens")
-    if not (stop := tuple(token for token in ends if token not in suppress)):
+    context = value(whole.config, "max_target_positions", int)
+    ends, forbidden = said.ends(), ids(whole.generation, "suppress_tokens")
+    if not (stop := tuple(token for token in ends if token not in forbidden)):
         raise CheckpointError(
             f"{said.file}: suppress_tokens forbids {ends[0]}, which ends an answer; take it out of the list"
         )
-    prompt = 2 + bool(begin.languages) + bool(begin.tasks)
     return TokenProtocol(
         attention="cross",
         stop=stop,
-        start=(start,),
+        start=(said.start(),),
         start_tail=(no_timestamps,),
         languages=begin.languages,
         tasks=begin.tasks,
         language=begin.language,
         task=begin.task,
-        suppress=suppress,
-        begin_suppress=said.tokens("begin_suppress_tokens"),
-        max_tokens=min(size.context // 2, said.length(prompt)),  # as published: the other half is for a text prompt
-        context_tokens=size.context,
+        begin_suppress=ids(whole.config, "begin_suppress_tokens") if said.file == CONFIG else (),  # the class has some
+        max_tokens=context // 2,  # as published: the other half is for a text prompt
+        context_tokens=context,
         max_repeats=MAX_REPEATS,
     )
 
@@ -125,17 +137,15 @@ class _Begin:
 class _Said:
     """What the files say of generation, and what the tokens' names say where they are silent."""
 
-    def __init__(self, config: Config, generation: Config, vocabulary: int, tokens: Mapping[str, int]) -> None:
-        self.file = GENERATION if generation else CONFIG
-        self._config, self._vocabulary, self.marks = config, vocabulary, tokens
-        self._found = generation or {"begin_suppress_tokens": BEGIN_SUPPRESS} | dict(config)
-        self.generation = generation
+    def __init__(self, whole: Written, tokens: Mapping[str, int]) -> None:
+        self.file, self.generation, self._config = whole.file, whole.generation, whole.config
+        self.marks, self._vocabulary = tokens, whole.vocabulary
         self.forced_by = CONFIG
-        if (highest := max(tokens.values(), default=0)) >= vocabulary:
+        if (highest := max(tokens.values(), default=0)) >= whole.vocabulary:
             name = next(name for name, token in tokens.items() if token == highest)
             raise CheckpointError(
-                f"tokenizer.json: {name} has id {highest}, the weights have {vocabulary} tokens; take the tokenizer "
-                "that belongs to these weights"
+                f"tokenizer.json: {name} has id {highest}, the weights have {whole.vocabulary} tokens; take the "
+                "tokenizer that belongs to these weights"
             )
 
     def start(self) -> int:
@@ -168,42 +178,23 @@ class _Said:
             raise self._other_tokenizer("decoder_start_token_id", start, START)
         return self.marks[name]
 
-    def tokens(self, key: str) -> tuple[int, ...]:
-        """Return a list of tokens to forbid. Those outside the vocabulary, such as -1, forbid nothing."""
-        given = self._found.get(key) or []
-        if not isinstance(given, list) or not all(type(token) is int for token in given):
-            raise self.wrong(key, given, "a list of token ids")
-        return tuple(token for token in given if 0 <= token < self._vocabulary)
-
-    def length(self, prompt: int) -> int:
-        """Return the most tokens of an answer that the files allow, where ``prompt`` precede it."""
-        for key, before in (("max_new_tokens", 0), ("max_length", prompt)):
-            given = self._found.get(key)
-            if given is None:
-                continue
-            if type(given) is not int or given <= before:
-                raise self.wrong(key, given, f"a whole number from {before + 1}")
-            return int(given) - before
-        return self._vocabulary
-
     def forced(self) -> list[int | None]:
         """Return the tokens that are forced after the start, None for one left open."""
-        given = self.generation.get("forced_decoder_ids")
-        file = GENERATION
+        given, file = self.generation.get("forced_decoder_ids"), self.file
         if given is None:
             given, file = self._config.get("forced_decoder_ids"), CONFIG
         self.forced_by = file
         if not given:
             return []
         listed = given if isinstance(given, list | tuple) else [given]
-        pairs = [pair if isinstance(pair, list | tuple) and len(pair) == 2 else (None, "") for pair in listed]
+        pairs = [pair if isinstance(pair, list | tuple) and len(pair) == 2 else (0, None) for pair in listed]
         places, tokens = [place for place, _ in pairs], [token for _, token in pairs]
         first = 2 if places[0] == 2 else 1
         if places != list(range(first, first + len(pairs))) or any(
             type(token) not in (int, type(None)) for token in tokens
         ):
             raise self.wrong("forced_decoder_ids", given, "[place, token] pairs from place 1 without gaps", file)
-        return [None] * (first - 1) + tokens
+        return [*[None] * (first - 1), *tokens]
 
     def get(self, key: str) -> Any:  # noqa: ANN401 - a JSON value
         """Return what generation_config.json says of a key."""
@@ -256,7 +247,7 @@ class _Said:
 
     def _first(self, key: str, mark: str) -> tuple[int, ...]:
         """Return the token or tokens of a key in either file, else the token of a name."""
-        for file, found in ((GENERATION, self.generation), (CONFIG, self._config)):
+        for file, found in ((self.file, self.generation), (CONFIG, self._config)):
             given = found.get(key)
             if given is None:
                 continue
@@ -272,10 +263,9 @@ class _Said:
         return (self.marks[mark],)
 
     def _other_tokenizer(self, key: str, token: int, mark: str) -> CheckpointError:
-        file = GENERATION if self.generation else CONFIG
         return CheckpointError(
-            f"{file}: {key} is {token}, tokenizer.json has {mark} at {self.marks[mark]}; take both from the checkpoint "
-            "of these weights"
+            f"{self.file}: {key} is {token}, tokenizer.json has {mark} at {self.marks[mark]}; take both from the "
+            "checkpoint of these weights"
         )
 
 

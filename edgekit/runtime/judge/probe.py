@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgekit.runtime.answer.lookup import loop_start
-from edgekit.runtime.answer.sampler import Greedy, Sampler, Teacher
+from edgekit.runtime.answer.sampler import Greedy, Sampler, Teacher, likeliest
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.assemble import find_level, make_answerer, make_listener, speaker_setting
 from edgekit.runtime.engine import Array, Recorded
@@ -70,7 +70,7 @@ def hear(model: Model, samples: Array) -> Heard:
 def answer(model: Model, heard: Heard, *, level: str | None = None, forced: Sequence[int] | None = None) -> Answer:
     """Decode at a level (the last by default); ``forced`` tokens are fed in place of the sampler's own choice."""
     protocol = model.manifest.protocol
-    teacher = Teacher(Greedy(protocol), forced, protocol.stop[0])
+    teacher = Teacher(Greedy(protocol, likeliest(protocol.sampling)), forced, protocol.stop[0])
     tokens = tuple(_answering(model, heard, teacher, level))
     text = model.tokenizer.decode(tokens[: loop_start(tokens, protocol.max_repeats)])
     return Answer(np.stack(teacher.logits), tuple(teacher.picked), tokens, text)
