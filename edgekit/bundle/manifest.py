@@ -150,16 +150,18 @@ class Grid(Struct, frozen=True):
 
 
 class Sampling(Struct, frozen=True):
-    """How a token is drawn from logits: temperature 0 takes the likeliest one and looks at no other field.
+    """How a token is chosen from logits. Temperature 0 takes the likeliest one that the penalty and the phrases leave.
 
-    ``repetition_penalty`` divides the positive logits of tokens already drawn and multiplies the negative ones (Keskar
-    et al. 2019, CTRL); then come temperature, ``top_k`` and ``top_p`` (nucleus), in this order, as in transformers.
+    ``repetition_penalty`` divides the positive logits of tokens already chosen and multiplies the negative ones (Keskar
+    et al. 2019, CTRL); no phrase of ``no_repeat_ngram_size`` tokens comes twice, 0: any may; then come temperature,
+    ``top_k`` and ``top_p`` (nucleus), in this order, as in transformers. All of it is of one answer.
     """
 
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float | None = None
     repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
 
 
 class Question(Struct, frozen=True):
@@ -186,15 +188,16 @@ class TokenProtocol(Struct, frozen=True):
     """What surrounds the audio in the backbone's input, and when decoding ends.
 
     ``cross``: tokens attend to the utterance through a cross-KV; decoding starts from ``start``, one of ``languages``
-    and ``tasks`` where the model has them, then ``start_tail``. ``prefix``: audio embeddings stand in the token stream.
+    and ``tasks`` where the model has them, then ``start_tail``; ``language`` and ``task`` are those unless another is
+    asked for, None: the likeliest language, and to transcribe. ``prefix``: audio embeddings stand in the token stream.
     A conversation begins with ``opening`` (``{system}`` and ``{tools}`` are filled in, the latter with the text
     ``tools`` around the schemas). A turn is sound between ``before`` and ``after`` (``{prompt}`` is filled in) with
     ``between`` separating its pieces, or ``turn`` with a ``{role}`` of ``roles`` and its ``{text}``. Then comes
     ``reply``; the answer follows, begun by ``speak`` where it is to be spoken by the same tokens, and closed by
     ``again`` once there is another turn. ``questions`` are known by name.
 
-    An answer ends at a ``stop`` token, after ``max_tokens`` or ``max_tokens_per_s`` of sound, or when a phrase was said
-    ``max_repeats`` times in a row.
+    An answer ends at a ``stop`` token, after ``max_tokens`` or ``max_tokens_per_s`` of sound, when the conversation has
+    ``max_length`` positions, the answer's included, or when a phrase was said ``max_repeats`` times in a row.
     """
 
     attention: Literal["cross", "prefix"]
@@ -205,6 +208,8 @@ class TokenProtocol(Struct, frozen=True):
     start_tail: tuple[int, ...] = ()
     languages: dict[str, int] = {}
     tasks: dict[str, int] = {}
+    language: str | None = None
+    task: str | None = None
     opening: str = ""
     before: str = ""
     between: str = ""
@@ -225,6 +230,7 @@ class TokenProtocol(Struct, frozen=True):
     vocabulary_limit: int | None = None
     max_tokens_per_s: float | None = None
     max_repeats: int | None = None
+    max_length: int | None = None
 
     def ids(self) -> frozenset[int]:
         """Return every token that the protocol names."""

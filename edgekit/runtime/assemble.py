@@ -97,7 +97,7 @@ def _sampling(requested: Sampling | Mapping[str, float | None] | None, default: 
     if requested is None or isinstance(requested, Sampling):
         return requested or default
     result = msgspec.structs.replace(default, **requested)
-    if result.temperature == 0 and (idle := [name for name in requested if name != "temperature"]):
+    if result.temperature == 0 and (idle := [name for name in requested if name in ("top_k", "top_p")]):
         raise UsageError(
             f"{idle[0]}: {requested[idle[0]]}, nothing is drawn at temperature 0; add a temperature, such as 0.7"
         )

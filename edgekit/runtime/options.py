@@ -25,6 +25,7 @@ _SAMPLING: dict[str, tuple[type, Callable[[float], bool], str]] = {
     "top_k": (int, lambda value: value >= 1, "1 or more"),
     "top_p": (float, lambda value: 0 < value <= 1, "more than 0, up to 1"),
     "repetition_penalty": (float, lambda value: value > 0, "more than 0"),
+    "no_repeat_ngram_size": (int, lambda value: value >= 0, "0 or more"),
 }
 _OPTIONAL = ("top_k", "top_p")  # None: no such limit
 
@@ -42,7 +43,7 @@ class StreamOptions:
     gate: GateKind | None = None  # what counts; for a prompt of one's own about any sound: `sound`
     level: str | None = None  # pins a ComputeLevel, otherwise the Policy chooses within `budget`
     budget: Budget | None = None
-    language: str | None = None  # cross-attention models; a multilingual one detects it if none is given
+    language: str | None = None  # of a multilingual model, or auto; None: what the bundle fixes, else auto
     task: str | None = None  # cross-attention models, such as transcribe or translate
     partials: bool = False  # text while the user talks; cross-attention models only
     floor: Floor | None = None  # of features: below the maximum so far (`running`), or of all of it, known at its end

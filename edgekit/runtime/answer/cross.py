@@ -13,7 +13,7 @@ from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.answer.answerer import Setting, Span, untimed
 from edgekit.runtime.answer.lookup import Guess, agreed
 from edgekit.runtime.answer.prompt import cross_prompt
-from edgekit.runtime.answer.sampler import Greedy, Sampler
+from edgekit.runtime.answer.sampler import Greedy, Sampler, likeliest
 from edgekit.runtime.engine import Array
 from edgekit.spans import DRAFT, PREFILL
 
@@ -120,7 +120,8 @@ class CrossAnswerer:
         # an utterance ends within a chunk: the rest of it and the silence after it, filled to whole chunks
         ending_frames = -(-(grid.tail_frames + 1) // grid.pad_to_frames) * grid.pad_to_frames
         self._ending_positions = ending_frames // grid.frames_per_position
-        self._likeliest = Greedy(protocol)  # of partials: they come as time allows, and must not change what is drawn
+        # Of partials: they come as time allows, and must not change what is drawn.
+        self._likeliest = Greedy(protocol, likeliest(protocol.sampling))
         self._prompt: list[int] = []  # of the last partial, as far as it was read with it
         self._partial: tuple[int, ...] = ()
         self._agreed = 0  # tokens of it that the partial before had too
