@@ -58,6 +58,10 @@ TOKENS = "model.decoder.embed_tokens.weight"
 POSITIONS = "model.decoder.embed_positions.weight"
 NO_TIMESTAMPS = "<|notimestamps|>"
 _CROSS = (".encoder_attn.k_proj.weight", ".encoder_attn.v_proj.weight")
+SIZES = (  # source: the collection "Whisper Release" of openai on the hub
+    "tiny", "tiny.en", "base", "base.en", "small", "small.en", "medium", "medium.en", "large", "large-v2", "large-v3",
+    "large-v3-turbo",
+)  # fmt: skip
 _MULTILINGUAL = 51_865  # tokens of the smallest published vocabulary with more than English
 _TIMESTAMPS = 1501  # the last tokens of every published vocabulary: 0.00 to 30.00 s
 
@@ -370,6 +374,7 @@ FAMILY = Family(
         "eos_token_id", "max_source_positions", "max_target_positions", "num_mel_bins", "scale_embedding",
         "tie_word_embeddings", "vocab_size",
     ),
+    published=tuple(f"openai/whisper-{size}" for size in SIZES),
     generation=published_generation,
     reference="edgekit.exporter.reference.whisper:WhisperReference",
 )  # fmt: skip

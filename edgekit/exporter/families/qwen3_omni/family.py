@@ -113,5 +113,6 @@ FAMILY = Family(
         "code2wav_config", "enable_audio_output", "talker_config", "thinker_config", "tts_bos_token_id",
         "tts_eos_token_id", "tts_pad_token_id",
     ),
+    published=tuple(f"Qwen/Qwen3-Omni-30B-A3B-{kind}" for kind in ("Instruct", "Thinking", "Captioner")),
     reference="edgekit.exporter.reference.qwen3_omni:Qwen3OmniReference",
 )  # fmt: skip
