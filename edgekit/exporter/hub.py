@@ -183,7 +183,8 @@ def _explained(checkpoint: str, revision: str | None) -> Iterator[None]:
     from huggingface_hub import errors
 
     # What fetches changes (requests, httpx, httpx2); its error is a base of the hub's own.
-    network: tuple[type[Exception], ...] = (OSError, *errors.HfHubHTTPError.__bases__)
+    bases = errors.HfHubHTTPError.__bases__
+    network: tuple[type[Exception], ...] = (OSError, *(base for base in bases if issubclass(base, Exception)))
     try:
         yield
     except errors.GatedRepoError as error:

@@ -121,7 +121,7 @@ def _no_config(where: str, names: Collection[str]) -> str:
     if inside:
         return f"has no {CONFIG}, its folder {inside[0]} has one; give {where}/{inside[0]}{_more(inside)}"
     if not names:
-        return f"is empty; put config.json, weights and tokenizer there, or give another folder, or an id of the hub"
+        return "is empty; put config.json, weights and tokenizer there, or give another folder, or an id of the hub"
     if any(_is_weights(name) for name in names):
         return f"has weights and no {CONFIG}, which says what they are; fetch the whole checkpoint"
     return f"has no {CONFIG}; give the folder that holds {CONFIG} and the weights, or an id of the hub"

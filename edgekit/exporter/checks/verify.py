@@ -38,8 +38,8 @@ def verify_reference(bundle: str | Path, checkpoint: str | Path, *, bars: bool =
     """Return every comparison of a bundle with its checkpoint on the recipe's check clips.
 
     checkpoint and bars: as in ``locate``. Raises QualityError for a weight that is not the checkpoint's,
-    MissingPackageError without torch and transformers, VerifyError for a family without a reference and, before anything
-    is fetched, for dummy weights.
+    MissingPackageError without torch and transformers, VerifyError for a family without a reference and, before
+    anything is fetched, for dummy weights.
     """
     opened = open_bundle(bundle)
     if opened.manifest.dummy_seed is not None:
