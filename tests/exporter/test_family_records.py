@@ -311,7 +311,7 @@ def test_a_config_that_two_families_recognise_is_refused_and_both_are_named(toy)
     ("config", "said"),
     [
         ({"model_type": "tiny_toi"}, "step_audio_2, tiny_toy, whisper.; the nearest is 'tiny_toy'$"),
-        ({"width": 3, "words_in": "."}, "'None' is not an architecture .*; the nearest is 'tiny_toy'$"),
+        ({"width": 3, "words_in": "."}, "names no model_type, one is needed that .*; the nearest is 'tiny_toy'$"),
         ({"model_type": "zzz", "d_model": 3}, r"'zzz' is not an architecture EdgeKit knows \([\w, ]+\)$"),
     ],
 )

@@ -232,6 +232,9 @@ class Family:
     ``bind``, which first walks the keys. ``recipe``: the one that an export takes where neither user nor config name
     another; a name below ``export``, or a TOML file.
 
+    ``published``: ids on the hub of checkpoints that were published with this architecture; what stands behind the
+    slash is a short name that an export takes as well.
+
     ``files``: patterns of files beside weights, configs and tokenizer that are fetched as well. ``beside`` opens what
     the family keeps there, or in a second checkpoint that it locates. ``generation``: the settings published with the
     family, of a config that comes alone. ``reference``: its class in torch, a Reference, as ``module:Class``; it is
@@ -246,6 +249,7 @@ class Family:
     generation_keys: Keys = GENERATION
     text: tuple[str, ...] = ()
     recognised_by: Callable[[Config], bool] | None = None
+    published: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     beside: Callable[[StoredTensors, Locate], Beside] = _alone
     generation: Callable[[Config], dict[str, Any]] = _unsaid

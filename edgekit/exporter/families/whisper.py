@@ -58,6 +58,10 @@ ENCODER = EncoderNames(
 TOKENS = "model.decoder.embed_tokens.weight"
 POSITIONS = "model.decoder.embed_positions.weight"
 _CROSS = (".encoder_attn.k_proj.weight", ".encoder_attn.v_proj.weight")
+SIZES = (  # source: the collection "Whisper Release" of openai on the hub
+    "tiny", "tiny.en", "base", "base.en", "small", "small.en", "medium", "medium.en", "large", "large-v2", "large-v3",
+    "large-v3-turbo",
+)  # fmt: skip
 
 
 class WhisperEars(Part):
@@ -322,6 +326,7 @@ FAMILY = Family(
     recipe="whisper",
     keys=WHISPER,
     generation_keys=WHISPER_GENERATION,
+    published=tuple(f"openai/whisper-{size}" for size in SIZES),
     generation=published_generation,
     reference="edgekit.exporter.reference.whisper:WhisperReference",
 )

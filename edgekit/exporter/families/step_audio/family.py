@@ -133,7 +133,11 @@ FAMILY = Family(
     recipe="step-audio-2-mini",
     keys=STEP_AUDIO,
     text=("text_config",),
+    published=(
+        "stepfun-ai/Step-Audio-2-mini", "stepfun-ai/Step-Audio-2-mini-Base", "stepfun-ai/Step-Audio-2-mini-Think",
+        "stepfun-ai/Step-Audio-R1", "stepfun-ai/Step-Audio-R1.1",
+    ),
     files=token2wav.FILES,
     beside=token2wav.beside,
     reference="edgekit.exporter.reference.step_audio:StepAudioReference",
-)
+)  # fmt: skip
