@@ -15,7 +15,7 @@ import numpy as np
 from edgekit.atomic import write_whole
 from edgekit.errors import ProfileError
 from edgekit.profiler.device import describe_device, describe_software
-from edgekit.profiler.markdown import facts_of_device, markdown_table, number
+from edgekit.profiler.markdown import facts_of_device, losses, markdown_table, number, waivers
 from edgekit.profiler.profiles import (
     SCHEMA_VERSION,
     BundleFacts,
@@ -197,6 +197,8 @@ def render_comparison(comparison: Comparison) -> str:
     cells = {(figure.name, figure.subject): _cell(figure) for figure in comparison.figures}
     rows = [(name, unit, *(cells.get((name, subject), "-") for subject in subjects)) for name, unit in names]
     lines = [f"# {comparison.title}", "", comparison.question, ""]
+    lines += [line for warning in waivers(comparison.bundles) for line in (f"**{warning}**", "")]
+    lines += [line for sentence in losses(comparison.bundles) for line in (sentence, "")]
     if rows:
         lines += [
             *markdown_table(("Figure", "Unit", *subjects), rows),
