@@ -31,8 +31,8 @@ class QuantizeSettings(Struct, frozen=True):
     """Block sizes along the input dimension (32, 64 or 128; the largest that divides it is used, at most this).
 
     A dialect may have blocks of its own instead, or one scale for each output channel: ``docs/bundle-format.md`` says
-    which. ``encoder_activations``, of an encoder in INT8: scaled anew at each call, by fixed scales found on the check
-    clips, or not rounded; the target's dialect decides it. ``activations``, the target's: what is multiplied by a
+    which. ``encoder_activations``, of an encoder in INT8: scaled anew at each call, by fixed scales found on the
+    clips of ``calibrate``, or not rounded; the target's dialect decides it. ``activations``, the target's: what is multiplied by a
     weight or a cache; norms, sums, softmax and routers stay float32.
     """
 
@@ -73,6 +73,15 @@ class Limits(Struct, frozen=True):
     mel_error_db: float = 1.0
 
 
+class CalibrateSettings(Struct, frozen=True):
+    """Recordings whose sound decides how an encoder is rounded; ``clips`` as in CheckSettings.
+
+    None of them is a check clip: what a bundle was fitted to cannot judge it.
+    """
+
+    clips: tuple[str, ...] = ("librivox-*.flac",)
+
+
 class CheckSettings(Struct, frozen=True):
     """Clips of the quality gate (paths under ``export/clips``) and the largest bundle that an export still runs.
 
@@ -97,6 +106,7 @@ class Recipe(Struct, frozen=True):
     grid: GridSettings = GridSettings()
     gate: GateSettings = GateSettings()
     limits: Limits = Limits()
+    calibrate: CalibrateSettings = CalibrateSettings()
     check: CheckSettings = CheckSettings()
     levels: tuple[ComputeLevel, ...] = ()
     context_tokens: int | None = None

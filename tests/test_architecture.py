@@ -8,6 +8,7 @@ import pytest
 
 import edgekit
 from edgekit.recipe import load_recipe
+from edgekit.recordings import named
 from edgekit.spans import span_kind
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -184,8 +185,9 @@ def test_the_readme_shows_every_folder_and_nothing_that_is_not_there():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_recipe_loads_and_its_clips_are_there(path):
     recipe = load_recipe(path)
-    for clip in recipe.check.clips:
-        assert (ROOT / "export" / "clips" / clip).is_file(), clip
+    judged, fitted = (named(one.clips, "clips") for one in (recipe.check, recipe.calibrate))
+    for clip in (*judged, *fitted):
+        assert clip.path.is_file(), clip
 
 
 @pytest.mark.parametrize("folder", SYSTEMS, ids=lambda folder: folder.name)

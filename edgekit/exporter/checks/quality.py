@@ -15,7 +15,7 @@ from edgekit.bundle import Bundle
 from edgekit.errors import QualityError
 from edgekit.exporter.checks.speech_quality import Pair, compare_speech, speak_both
 from edgekit.recipe import Limits, Recipe
-from edgekit.resources import resource
+from edgekit.recordings import named
 from edgekit.runtime.audio.files import read_mono
 from edgekit.runtime.backends import twin_of
 from edgekit.runtime.judge.probe import Answer, Heard, answer, hear
@@ -39,10 +39,7 @@ _KNOBS = {
 
 def check_clips(recipe: Recipe, rate_hz: int) -> dict[str, Float]:
     """Return the recipe's check clips by name, mono at ``rate_hz``, that of the front end."""
-    found = {}
-    for name in recipe.check.clips:
-        found[name] = read_mono(resource("export") / "clips" / name, rate_hz)
-    return found
+    return {one.name: read_mono(one.path, rate_hz) for one in named(recipe.check.clips, "check.clips")}
 
 
 def compare(bundle: Bundle, twin: Bundle, recipe: Recipe, progress: Progress) -> dict[str, Any]:
