@@ -120,7 +120,13 @@ class Findings:
 
 
 def bootstrap_ratio(
-    name: str, parts: Sequence[float], wholes: Sequence[float], *, resamples: int = 1000, seed: int = 0
+    name: str,
+    parts: Sequence[float],
+    wholes: Sequence[float],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    limit: float | None = None,
 ) -> Ratio:
     """Return sum(parts) / sum(wholes) with the 95 % interval of a bootstrap over items, seeded."""
     above, below = np.asarray(parts, np.float64), np.asarray(wholes, np.float64)
@@ -133,6 +139,7 @@ def bootstrap_ratio(
         high=_rounded(float(high)),
         interval=f"95 %, bootstrap of {resamples} over clips",
         n=len(above),
+        limit=limit,
     )
 
 

@@ -205,7 +205,10 @@ def test_an_encoder_of_fixed_scales_is_calibrated_whatever_the_dialect_is(checkp
     recipe = tmp_path / "deaf.toml"
     recipe.write_text("[calibrate]\nclips = []\n")
     options = ExportOptions(recipe=recipe, target=target, precision="int8")
-    with registered(Fixed()), pytest.raises(RecipeError, match=r"calibrate.clips: the recipe names none, and INT8 activat"):
+    with (
+        registered(Fixed()),
+        pytest.raises(RecipeError, match=r"calibrate.clips: the recipe names none, and INT8 activat"),
+    ):
         export(checkpoint("whisper-dense"), tmp_path / "b", options)
 
 
