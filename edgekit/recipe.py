@@ -111,7 +111,7 @@ class Recipe(Struct, frozen=True):
     """Everything that decides what an export makes, beside the checkpoint itself.
 
     An empty ``name`` takes the checkpoint folder's. ``precision``: of each group of weights that it names; ``kind``
-    also knows the others.
+    also knows the others. ``max_repeats``: None as the family has it, 0 looks for no loop.
     """
 
     name: str = ""
@@ -127,6 +127,11 @@ class Recipe(Struct, frozen=True):
     context_tokens: int | None = None
     max_tokens_per_s: float | None = None
     max_repeats: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError, which msgspec tells with the file, for a number of repeats that any text has."""
+        if self.max_repeats is not None and (self.max_repeats < 0 or self.max_repeats == 1):
+            raise ValueError(f"max_repeats is {self.max_repeats}, must be 0 for no limit, or 2 or more")
 
     def kind(self, group: Group) -> Precision:
         """Return the precision of a group."""

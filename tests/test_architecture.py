@@ -50,7 +50,8 @@ MEMBERS = {
     r'TalkerSpeech|"talker"|code_predictor': (
         "bundle/speech/", "runtime/speak/talker.py", "runtime/speak/frames.py", "exporter/families/qwen3_omni/",
         "exporter/reference/qwen3_omni.py",
-        "exporter/families/qwen.py",  # a published model_type, beside those of all other text models of Qwen's
+        # a published model_type, beside those of all other text models of Qwen's
+        "exporter/families/qwen.py", "exporter/families/qwen_keys.py",
     ),
     r'FlowSpeech|flow_step|"vocoder"': (
         "bundle/speech/", "runtime/speak/flow.py", "runtime/speak/matching.py", "exporter/speech/flow.py",
@@ -58,7 +59,8 @@ MEMBERS = {
     ),
     r"attention == ": (),
     r"\bwhisper\b": (
-        "exporter/families/__init__.py", "exporter/families/whisper.py",
+        "exporter/families/__init__.py", "exporter/families/whisper.py", "exporter/families/whisper_keys.py",
+        "exporter/families/whisper_tokens.py",
         "exporter/sources/ctranslate2.py",  # whose converted checkpoints are Whisper's
         "cli/export.py",  # an example's checkpoint
         "profiler/words.py",  # a package's name

@@ -29,16 +29,17 @@ __all__ = ["ExportOptions", "export", "quantize"]
 
 
 def export(checkpoint: str | Path, output: str | Path, options: ExportOptions | None = None) -> Manifest:
-    """Write a bundle for a checkpoint folder, or for a config alone with ``dummy_weights``; return its manifest.
+    """Write a bundle for a checkpoint, or for a config alone with ``dummy_weights``; return its manifest.
 
+    checkpoint: its folder or config.json, a short name such as ``edgekit-tiny``, or an id of the hub, which is fetched.
     Raises CheckpointError, RecipeError, CensusError, QualityError or OutputError; then ``output`` is as it was before.
     """
     options = options or ExportOptions()
     if options.dummy_weights:
-        source = dummy_source(checkpoint, options.source)
+        source = dummy_source(checkpoint, revision=options.revision, offline=options.offline, bars=options.bars)
         recipe = dummy_recipe(find_recipe(options.recipe, source.config), source.name)
     else:
-        source = checkpoint_source(checkpoint, options.source, offline=options.offline)
+        source = checkpoint_source(checkpoint, revision=options.revision, offline=options.offline, bars=options.bars)
         recipe = find_recipe(options.recipe, source.config)
     target = load_target(options.target)
     how = msgspec.structs.replace(recipe.quantize, activations=target.activations)

@@ -71,22 +71,6 @@ def count_errors(references: Sequence[str], heard: Sequence[str]) -> WordErrors:
     return WordErrors(tuple(wrong), tuple(said))
 
 
-def changed_words(reference: str, text: str, language: str) -> tuple[int, int]:
-    """Return the words that ``text`` has otherwise than a reference, and those of the reference.
-
-    Under Whisper's normaliser: its English one, or its basic one for another language. Needs jiwer and
-    whisper-normalizer.
-    """
-    import jiwer
-
-    normalise = _normaliser() if language == "en" else _basic_normaliser()
-    expected, found = (" ".join(normalise(one).split()) for one in (reference, text))
-    if not expected:
-        return len(found.split()), 0
-    count = jiwer.process_words(expected, found)
-    return count.substitutions + count.deletions + count.insertions, len(expected.split())
-
-
 def bootstrap_difference(
     name: str, ours: WordErrors, theirs: WordErrors, *, resamples: int = 1000, seed: int = 0
 ) -> Ratio:
@@ -135,12 +119,4 @@ def _normaliser() -> Callable[[str], str]:
     from whisper_normalizer.english import EnglishTextNormalizer  # type: ignore[import-untyped]
 
     normalise: Callable[[str], str] = EnglishTextNormalizer()
-    return normalise
-
-
-@lru_cache(maxsize=1)
-def _basic_normaliser() -> Callable[[str], str]:
-    from whisper_normalizer.basic import BasicTextNormalizer  # type: ignore[import-untyped]
-
-    normalise: Callable[[str], str] = BasicTextNormalizer()
     return normalise

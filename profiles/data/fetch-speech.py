@@ -1,13 +1,13 @@
-"""Fetch recorded telephone prompts, 568 English ones or those of four other languages, as 16 kHz mono WAV files.
+"""Fetch recorded telephone prompts as 16 kHz mono WAV files, for measuring: 568 in English, or some in five languages.
 
-Takes Debian's asterisk-core-sounds-en-g722, or that of another language, from where it is installed, or else from the
-archive that apt is set up for (no root needed), checks every recording by hash and decodes it with ffmpeg. Needs Python
-3.10 and, on Debian or Ubuntu, `apt install ffmpeg`; apt-get and dpkg-deb are there already.
+Takes Debian's asterisk-core-sounds-en-g722 from where it is installed, or else from the archive that apt is set up for
+(no root needed), checks every recording by hash and decodes it with ffmpeg. Needs Python 3.10 and, on Debian or Ubuntu,
+`apt install ffmpeg`; apt-get and dpkg-deb are there already.
 
     python profiles/data/fetch-speech.py                        # into data/asterisk-en/
-    python profiles/data/fetch-speech.py --language es          # into data/asterisk-es/; fr, it and ru likewise
     python profiles/data/fetch-speech.py -o FOLDER --from DIR   # recordings already unpacked below DIR
     python profiles/data/fetch-speech.py --calls                # six calls of pocketsphinx-testdata, into data/calls/
+    python profiles/data/fetch-speech.py --languages            # 240 in five languages, into data/prompts/
     python profiles/data/fetch-speech.py --words [FILE]         # which prompts are scored, and what FILE says they say
 """
 
@@ -21,16 +21,14 @@ import tempfile
 import wave
 from pathlib import Path
 
-PACKAGE, VERSION = "asterisk-core-sounds-{}-g722", "1.6.1-1"
-SOUNDS_FOLDER = Path("usr/share/asterisk/sounds")  # inside the package
-ENGLISH = "en"
-# Language -> folder of its one speaker, and the licence of the recordings.
-VOICES = {
-    ENGLISH: ("en_US_f_Allison", "CC-BY-SA-3.0"),
-    "es": ("es_MX_f_Allison", "CC-BY-SA-3.0"),
-    "fr": ("fr_CA_f_June", "CC-BY-SA-3.0"),
-    "it": ("it_IT_m_Carlo", "CC-BY-3.0"),
-    "ru": ("ru_RU_f_IvrvoiceRU", "CC-BY-3.0"),
+PACKAGE = "asterisk-core-sounds-en-g722"
+VOICE = Path("usr/share/asterisk/sounds/en_US_f_Allison")  # inside the package; other languages have other folders
+LANGUAGES = {
+    "en": ("asterisk-core-sounds-en-g722", VOICE),
+    "es": ("asterisk-core-sounds-es-g722", VOICE.with_name("es_MX_f_Allison")),
+    "fr": ("asterisk-core-sounds-fr-g722", VOICE.with_name("fr_CA_f_June")),
+    "it": ("asterisk-core-sounds-it-g722", VOICE.with_name("it_IT_m_Carlo")),
+    "ru": ("asterisk-core-sounds-ru-g722", VOICE.with_name("ru_RU_f_IvrvoiceRU")),
 }
 CALLS_PACKAGE, CALLS_VERSION = "pocketsphinx-testdata", "0.8+5prealpha+1-15"
 CALLS_FOLDER = Path("usr/share/pocketsphinx/test/data")
@@ -46,6 +44,9 @@ CALLS = {
     ),
     "goforward.raw": ("f15c60ec54059d8b66e410d0064945a0b0a04ea56e1ddca1958e493c0cf70e71", "go forward ten meters"),
 }
+LIST = Path(__file__).with_name("asterisk-en.sha256")
+# Of each language 48 of 4.5 to 25 s, drawn by hash from those that no export is judged by (export/clips/prompts).
+PROMPTS = Path(__file__).with_name("prompts.sha256")
 # Prompts that say nothing, beside those of silence/.
 SOUNDS = {"beep", "beeperr", "ascending-2tone", "descending-2tone", "confbridge-join", "confbridge-leave", "tt-monkeys"}
 # Names that the published list has otherwise, and spelling that is wrong in it or unknown to Whisper's normaliser.
@@ -72,18 +73,13 @@ class FetchError(RuntimeError):
     """Something that this script needs is missing or different; the message says which and what to do."""
 
 
-def list_of(language: str) -> Path:
-    """Return the file that lists the recordings of a language."""
-    return Path(__file__).with_name(f"asterisk-{language}.sha256")
-
-
 def listed(path: Path) -> dict[str, str]:
     """Return relative path -> SHA-256 from a file in sha256sum's format."""
     rows = (line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines() if line)
     return {name: digest for digest, name in rows}
 
 
-def source_folder(given: Path | None, work: Path, package: str, inside: Path) -> Path:
+def source_folder(given: Path | None, work: Path, package: str = PACKAGE, inside: Path = VOICE) -> Path:
     """Return the folder of the recordings: the given one, the installed one, or the package unpacked below work."""
     if given:
         return given
@@ -95,7 +91,7 @@ def source_folder(given: Path | None, work: Path, package: str, inside: Path) ->
             f"apt-get, dpkg-deb: not found; they fetch {package}; unpack it elsewhere and name it with --from"
         )
     run(["apt-get", "download", "-q", package], work)
-    run(["dpkg-deb", "-x", str(next(work.glob(f"{package}_*.deb"))), str(work)], work)
+    run(["dpkg-deb", "-x", next(work.glob(f"{package}_*.deb")).name, "."], work)
     return work / inside
 
 
@@ -107,7 +103,7 @@ def run(command: list[str], folder: Path | None = None) -> None:
         raise FetchError(f"{command[0]}: {complaint}; the command was: {' '.join(command)}")
 
 
-def check(folder: Path, expected: dict[str, str], package: str) -> None:
+def check(folder: Path, expected: dict[str, str], package: str = f"{PACKAGE} 1.6.1-1") -> None:
     """Raise FetchError unless folder holds every listed recording with its hash."""
     for name, digest in expected.items():
         path = folder / name
@@ -132,16 +128,14 @@ def decode(folder: Path, names: list[str], output: Path) -> str:
         run(command)
         print(f"{batch.stop} of {len(names)}", file=sys.stderr)
     rows = [f"{hashlib.sha256(wav.read_bytes()).hexdigest()}  {wav.relative_to(output)}\n" for wav in wavs]
+    output.mkdir(parents=True, exist_ok=True)
     (output / "samples.sha256").write_text("".join(rows), encoding="utf-8")
     return hashlib.sha256("".join(rows).encode()).hexdigest()
 
 
-def fetch(
-    output: Path, given: Path | None = None, expected: dict[str, str] | None = None, language: str = ENGLISH
-) -> str:
+def fetch(output: Path, given: Path | None = None, expected: dict[str, str] | None = None) -> str:
     """Fetch, check and decode into output, which appears only when complete; return the hash of its list of files."""
-    expected = listed(list_of(language)) if expected is None else expected
-    package = PACKAGE.format(language)
+    expected = listed(LIST) if expected is None else expected
     if not shutil.which("ffmpeg"):
         raise FetchError("ffmpeg: not found; it decodes G.722; apt install ffmpeg")
     if output.exists():
@@ -152,14 +146,36 @@ def fetch(
             f"{output.parent}: {free} bytes free, needs {MINIMUM_FREE_BYTES}; make room or choose another -o"
         )
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as work:
-        folder = source_folder(given, Path(work), package, SOUNDS_FOLDER / VOICES[language][0])
-        check(folder, expected, f"{package} {VERSION}")
+        folder = source_folder(given, Path(work))
+        check(folder, expected)
         decoded = Path(work) / "decoded"
         decoded.mkdir()
         digest = decode(folder, list(expected), decoded)
         (decoded / ".gitignore").write_text("*\n", encoding="utf-8")  # CC-BY-SA recordings stay out of the repository
         decoded.rename(output)
     return digest
+
+
+def fetch_languages(output: Path, given: Path | None = None, expected: dict[str, str] | None = None) -> None:
+    """Fetch prompts in five languages into a folder for each below output, which appears only when complete.
+
+    given: a folder in which each language's recordings lie in a folder of its name.
+    """
+    expected = listed(PROMPTS) if expected is None else expected
+    if not shutil.which("ffmpeg"):
+        raise FetchError("ffmpeg: not found; it decodes G.722; apt install ffmpeg")
+    if output.exists():
+        raise FetchError(f"{output}: already there; remove it to fetch again")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as work:
+        decoded = Path(work) / "decoded"
+        for language, (package, inside) in LANGUAGES.items():
+            own = {name.partition("/")[2]: it for name, it in expected.items() if name.startswith(f"{language}/")}
+            folder = source_folder(given / language if given else None, Path(work), package, inside)
+            check(folder, own, package)
+            decode(folder, list(own), decoded / language)
+        (decoded / ".gitignore").write_text("*\n", encoding="utf-8")
+        decoded.rename(output)
 
 
 def fetch_calls(output: Path, given: Path | None = None) -> None:
@@ -216,7 +232,7 @@ def write_words(output: Path, given: Path | None, names: list[str] | None = None
 
     A line has name, words, and where a prompt is not scored the reason. Without a list no prompt has words.
     """
-    names = names or [name.removesuffix(".g722") for name in listed(list_of(ENGLISH))]
+    names = names or [name.removesuffix(".g722") for name in listed(LIST)]
     if not output.is_dir():
         raise FetchError(f"{output}: not there; fetch the prompts first")
     try:
@@ -242,19 +258,28 @@ def write_words(output: Path, given: Path | None, names: list[str] | None = None
 def main() -> None:
     """Fetch and say what is there; one line on stderr and exit code 1 if that fails."""
     parser = argparse.ArgumentParser(description="Fetch the recorded prompts that EdgeKit is measured on.")
-    parser.add_argument("-o", "--output", type=Path, help="by default data/asterisk-LANGUAGE, with --calls data/calls")
-    parser.add_argument("--language", choices=VOICES, default=ENGLISH)
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="by default data/asterisk-en, data/calls of --calls, data/prompts of --languages",
+    )
     parser.add_argument("--from", dest="given", type=Path, help="folder of the recordings, already unpacked")
     parser.add_argument("--calls", action="store_true", help="fetch six short calls of other speakers instead")
+    parser.add_argument("--languages", action="store_true", help="fetch 48 prompts in each of five languages instead")
     parser.add_argument(
         "--words", nargs="?", const="", metavar="FILE", help="beside prompts that are there: a list of their words"
     )
     arguments = parser.parse_args()
-    if arguments.words is not None and arguments.language != ENGLISH:
-        parser.error(f"--words: lists are read of the English prompts, not of those in '{arguments.language}'")
-    language: str = arguments.language
-    output = arguments.output or Path("data/calls" if arguments.calls else f"data/asterisk-{language}")
+    default = "data/calls" if arguments.calls else "data/prompts" if arguments.languages else "data/asterisk-en"
+    output = arguments.output or Path(default)
     try:
+        if arguments.languages:
+            fetch_languages(output, arguments.given)
+            print(
+                f"{output}: {len(listed(PROMPTS))} prompts in {', '.join(LANGUAGES)}, CC-BY-SA-3.0 and CC-BY-3.0 (ru)"
+            )
+            return
         if arguments.calls:
             fetch_calls(output, arguments.given)
             print(f"{output}: {len(CALLS)} calls and words.tsv, BSD-2-Clause")
@@ -264,12 +289,11 @@ def main() -> None:
             known = f"words of {count} prompts" if count else "no words: agreement with Whisper base will be measured"
             print(f"{output}/words.tsv: {known}")
             return
-        digest = fetch(output, arguments.given, language=language)
+        digest = fetch(output, arguments.given)
     except FetchError as error:
         print(f"fetch-speech: {error}", file=sys.stderr)
         sys.exit(1)
-    count, (_, licence) = len(listed(list_of(language))), VOICES[language]
-    print(f"{output}: {count} prompts, {licence}, SHA-256 of samples.sha256 {digest}")
+    print(f"{output}: {len(listed(LIST))} prompts, CC-BY-SA-3.0, SHA-256 of samples.sha256 {digest}")
 
 
 if __name__ == "__main__":

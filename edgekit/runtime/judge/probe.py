@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgekit.runtime.answer.lookup import loop_start
-from edgekit.runtime.answer.sampler import Greedy, Sampler, Teacher
+from edgekit.runtime.answer.sampler import Greedy, Sampler, Teacher, likeliest
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.assemble import find_level, make_answerer, make_listener, speaker_setting
 from edgekit.runtime.engine import Array, Recorded
@@ -81,7 +81,7 @@ def answer(
     ``language`` and ``prompt`` are those of StreamOptions.
     """
     protocol = model.manifest.protocol
-    teacher = Teacher(Greedy(protocol), forced, protocol.stop[0])
+    teacher = Teacher(Greedy(protocol, likeliest(protocol.sampling)), forced, protocol.stop[0])
     options = replace(_OPTIONS, language=language, prompt=prompt)
     tokens = tuple(_answering(model, heard, teacher, level, options=options))
     text = model.tokenizer.decode(tokens[: loop_start(tokens, protocol.max_repeats)])
