@@ -80,6 +80,11 @@ def check_clips(recipe: Recipe, rate_hz: int) -> dict[str, Float]:
     return {one.name: read_mono(one.path, rate_hz) for one in named(recipe.check.clips, "check.clips")}
 
 
+def calibration_clips(recipe: Recipe, rate_hz: int) -> list[Float]:
+    """Return the recordings that decide how an encoder is rounded: never those that judge it."""
+    return [read_mono(one.path, rate_hz) for one in named(recipe.calibrate.clips, "calibrate.clips")]
+
+
 def compare(bundle: Bundle, twin: Bundle, recipe: Recipe, progress: Progress) -> dict[str, Any]:
     """Return the measured distances between a bundle and its float twin on the recipe's check clips."""
     clips = check_clips(recipe, bundle.manifest.front_end.sample_rate_hz)
