@@ -11,6 +11,7 @@ import msgspec
 
 from edgekit.bundle import Bundle
 from edgekit.exporter.build import as_float, build
+from edgekit.exporter.checks.goldens import store_goldens
 from edgekit.exporter.checks.quality import compare, pass_or_waive, rounded, whole_clip_distance
 from edgekit.exporter.checks.weight_check import check_weights
 from edgekit.exporter.dialects import Dialect
@@ -43,6 +44,7 @@ def judge(source: Source, made: Bundle, recipe: Recipe, options: ExportOptions, 
             built = build(source, Path(folder), as_float(recipe), dialect, progress=options.progress)
             twin = Bundle(Path(folder), built)
             found |= compare(made, twin, recipe, options.progress) | _whole_clip(opened, twin, recipe)
+            found |= store_goldens(made, recipe, twin)
         measured |= found["measured"]
     else:  # weight by weight only, which needs no clips and no memory
         found["twin"] = "weights"
