@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.bundle import Bundle
+from edgekit.exporter.checks.clips import language_of
 from edgekit.exporter.checks.quality import check_clips
 from edgekit.exporter.pack import write_array
 from edgekit.recipe import Recipe
@@ -25,6 +26,7 @@ from edgekit.runtime.judge.golden_clips import CLIP, FOLDER, as_heard, in_16_bit
 from edgekit.runtime.judge.goldens import (
     COMPARED,
     ITSELF,
+    LANGUAGE,
     SAMPLED,
     SPOKEN_FRAMES,
     TWIN,
@@ -61,7 +63,7 @@ def store_goldens(made: Bundle, recipe: Recipe, twin: Bundle | None = None) -> d
     clips = _write_clips(model, recipe, first_alone=not whole)
     for name, (file, samples) in clips.items():
         heard = hear(model, samples)
-        goldens[name] = {CLIP: file} | (_answers(model, heard) if whole else {})
+        goldens[name] = {CLIP: file} | (_answers(model, heard, language_of(name, manifest.protocol)) if whole else {})
     name, (_, samples) = next(iter(clips.items()))
     said = _say(model, samples, goldens[name]) if speaks else None
     ours = results(model, hear(model, samples), goldens[name], said).arrays
@@ -107,11 +109,11 @@ def _write_clips(model: Model, recipe: Recipe, *, first_alone: bool) -> dict[str
     return chosen
 
 
-def _answers(model: Model, heard: Heard) -> dict[str, Any]:
+def _answers(model: Model, heard: Heard, language: str | None) -> dict[str, Any]:
     """Return what a clip's entry holds of its answers, by role; those of the fullest level stand in it themselves."""
-    levels = compared_levels(model.manifest)
-    answers = {role: told(answer(model, heard, level=level)) for role, level in levels.items()}
-    return answers.pop("") | answers
+    levels = compared_levels(model.manifest).items()
+    answers = {role: told(answer(model, heard, level=level, language=language)) for role, level in levels}
+    return ({} if language is None else {LANGUAGE: language}) | answers.pop("") | answers
 
 
 def _say(model: Model, samples: Array, entry: dict[str, Any]) -> Spoken:

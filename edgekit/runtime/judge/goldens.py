@@ -19,6 +19,7 @@ from edgekit.runtime.speak import Spoken
 
 COMPARED = "compared"
 """Among the results of an export: what the arrays are of (``with``), and how far the bundle itself was from them."""
+LANGUAGE = "language"  # of a clip's entry: which its answers were asked in, where tokens name languages
 TWIN, ITSELF = "float twin", "itself"
 CHEAPEST = "cheapest"  # of a clip's entry: what was answered at the cheapest level, where there are several
 SPOKEN_FRAMES = 8  # frames of speech codes stored
@@ -93,7 +94,7 @@ def results(model: Model, heard: Heard, entry: Mapping[str, Any], said: Spoken |
     arrays |= {f"heard.{call}": part for call, part in enumerate(heard.parts[:_CALLS])}
     levels = compared_levels(model.manifest)
     answers = {
-        role: answer(model, heard, level=levels[role], forced=stored["tokens"])
+        role: answer(model, heard, level=levels[role], forced=stored["tokens"], language=entry.get(LANGUAGE))
         for role, stored in stored_answers(entry).items()
     }
     arrays |= {logits_name(role): told.logits for role, told in answers.items()}

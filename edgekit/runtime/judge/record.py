@@ -1,7 +1,7 @@
 """The record: which files and settings the results of an export hold for, as hashes inside those results.
 
-The manifest's list of files tells a damaged copy from a whole one and is made anew by whoever changes a bundle. This one
-stands among the results and says what was judged: a scale that is 5 % off makes less noise than another processor's
+The manifest's list of files tells a damaged copy from a whole one, and is made anew by whoever changes a bundle. This
+one stands among the results and says what was judged: a scale that is 5 % off makes less noise than another processor's
 rounding does, and no number of a golden shows it.
 """
 

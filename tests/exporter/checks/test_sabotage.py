@@ -1,7 +1,6 @@
 """`edgekit verify` refuses a bundle that is not the one that was judged, though every hash of its files is right."""
 
 import json
-import json
 from pathlib import Path
 
 import msgspec
@@ -64,11 +63,11 @@ def test_a_good_bundle_passes(good):
 def test_what_was_not_judged_is_refused_and_named(sabotage, good, tmp_path):
     spoilt = open_bundle(spoil(good, tmp_path / "b", sabotage)).folder  # its hashes are right
     text = (spoilt / "manifest.json").read_bytes()
-    (wrong,) = unjudged(text, decode(text).verification["judged"])
+    wrong = unjudged(text, decode(text).verification["judged"])
     verified = verify(spoilt, threads=1)
     assert not verified.judged
     first = verified.checks[0]
-    assert (first.name, first.passed) == (f"files and settings that are not those judged ({wrong})", False)
+    assert (first.name, first.passed) == (f"files and settings that are not those judged ({', '.join(wrong)})", False)
 
 
 def _without_record(bundle):
