@@ -53,6 +53,8 @@ OWN = {  # Step-Audio's classes are not transformers'
 }
 # What the versions do not agree on: 100 and 400, then 50 and 800. Both must be given.
 UNSETTLED = {("Qwen3OmniMoeAudioEncoderConfig", "n_window"), ("Qwen3OmniMoeAudioEncoderConfig", "n_window_infer")}
+# The class's are those of the English vocabulary; where they are absent the tokens' names say them.
+UNSETTLED |= {("WhisperConfig", "decoder_start_token_id"), ("WhisperConfig", "eos_token_id")}
 EVERY = [(version, name) for version, classes in LISTS.items() for name in classes]
 WINDOW = {"sliding_window": 8, "max_window_layers": 1, "num_hidden_layers": 2}
 # A value of each key that may be refused, which is, in a config with the other keys.
@@ -75,6 +77,9 @@ REFUSED = {
     "forced_eos_token_id": (3, {}),
     "guidance_scale": (1.5, {}),
     "hidden_act": ("gelu", {}),
+    "logprob_threshold": (-1.0, {}),
+    "no_speech_threshold": (0.6, {}),
+    "return_timestamps": (True, {}),
     "layer_types": (["full_attention", "sliding_attention"], {}),
     "max_time": (3.0, {}),
     "min_length": (3, {}),
