@@ -76,6 +76,8 @@ def read_mono(path: Path | str, rate_hz: int) -> Samples:
 def _open(path: Path) -> "soundfile.SoundFile":
     try:
         size = path.stat().st_size
+        if path.is_dir():
+            raise AudioError(f"{path}: is a folder, a recording is needed; give the files in it: {path}/*")
         if not path.is_file():
             raise AudioError(f"{path}: no such file, a recording is needed; check the path")
         if size == 0:
