@@ -14,12 +14,13 @@ from pathlib import Path, PurePosixPath
 from edgekit.bundle.history import read_manifest
 from edgekit.bundle.manifest import FileEntry, Manifest
 from edgekit.errors import BundleFileError, BundleFormatError
+from edgekit.reprs import line
 
 MANIFEST, _CONFIG = "manifest.json", "config.json"
 _BLOCK_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Bundle:
     """A checked bundle folder."""
 
@@ -31,6 +32,9 @@ class Bundle:
         if all(entry.path != name for entry in self.manifest.files):
             raise BundleFormatError(f"{self.folder}: '{name}' is not in the manifest's list of files; export it again")
         return self.folder / name
+
+    def __repr__(self) -> str:
+        return line(self, folder=str(self.folder), name=self.manifest.name, files=len(self.manifest.files))
 
 
 def hash_file(path: Path) -> str:

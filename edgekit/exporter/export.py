@@ -14,6 +14,7 @@ import msgspec
 from edgekit.bundle import Bundle, Manifest, Precision, open_bundle
 from edgekit.errors import CheckpointError
 from edgekit.exporter.build import build, calibrated
+from edgekit.exporter.checks.clips import with_clips_claimed
 from edgekit.exporter.checks.goldens import store_goldens
 from edgekit.exporter.dialects import DIALECTS, Dialect
 from edgekit.exporter.dummy import dummy_recipe
@@ -63,6 +64,7 @@ def quantize(bundle: str | Path, output: str | Path, options: ExportOptions | No
 def _make(source: Source, output: Path, recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Manifest:
     """Build, judge and publish."""
     recipe = resolve(recipe, options, source.opened, source.name)
+    recipe = with_clips_claimed(recipe, source.opened.protocol(source.tokenizer))
     how = msgspec.structs.replace(recipe.quantize, encoder_activations=dialect.encoder_activations)
     recipe = msgspec.structs.replace(recipe, quantize=how)
     with building(output, overwrite=options.overwrite) as folder:

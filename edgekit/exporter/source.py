@@ -12,7 +12,7 @@ from edgekit.exporter.dummy import SEED, open_dummy
 from edgekit.exporter.families import Family, Opened, find_family
 from edgekit.exporter.hub import locate
 from edgekit.exporter.layout import checkpoint_folder
-from edgekit.exporter.sources.checkpoint import Tensors, check_names, open_checkpoint
+from edgekit.exporter.sources.checkpoint import Tensors, check_copies, check_names, open_checkpoint
 from edgekit.exporter.sources.stored import StoredTensors
 from edgekit.exporter.sources.tokenizer import tokenizer_json
 from edgekit.exporter.speech import bundle_voices
@@ -48,8 +48,9 @@ def checkpoint_source(
     located = locate(checkpoint, revision=revision, offline=offline, bars=bars)
     found, family = open_known(located.folder)
     whole = family.beside(found, lambda second: locate(second, offline=offline, known=False).folder)
-    opened = family.open(whole.config, found.generation)
+    opened = family.bind(whole.config, found.generation)
     check_names(whole.tensors, opened.expected(), opened.ignored)
+    check_copies(whole.tensors, opened.copied)
     return Source(
         whole.tensors, family, opened, whole.config, found.generation, tokenizer_json(found.folder),
         _name_on_hub(located.source) or found.folder.resolve().name, located.source, voices=opened.voices(whole),
@@ -81,7 +82,7 @@ def bundle_source(bundle: Bundle) -> Source:
         check_external_data(bundle.folder, component.graph, component.data)
     config, generation = (json.loads(bundle.file(name).read_bytes()) for name in (CONFIG, GENERATION))
     family = find_family(config)
-    opened = family.open(config, generation)
+    opened = family.bind(config, generation)
     weights = written_bundle(
         bundle.folder, opened, DIALECTS.get(manifest.dialect), manifest.components, manifest.tables()
     )

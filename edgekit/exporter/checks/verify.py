@@ -23,7 +23,7 @@ from edgekit.exporter.reference.base import Array, Prompt, Reference
 from edgekit.exporter.source import open_known
 from edgekit.exporter.tables import written_bundle
 from edgekit.recipe import Recipe
-from edgekit.runtime.answer.sampler import Greedy
+from edgekit.runtime.answer.sampler import Greedy, likeliest
 from edgekit.runtime.backends import twin_of
 from edgekit.runtime.judge.golden_clips import carries_clips, golden_clips
 from edgekit.runtime.judge.probe import Answer, Heard, answer, around, hear
@@ -53,7 +53,7 @@ def verify_reference(bundle: str | Path, checkpoint: str | Path, *, bars: bool =
             f"{checkpoint}: is of family {family.name}, the bundle of {model.manifest.family}; name its own"
         )
     whole = family.beside(found, lambda second: locate(second, known=False).folder)
-    cut = family.open(whole.config, found.generation)
+    cut = family.bind(whole.config, found.generation)
     dialect = DIALECTS.get(model.manifest.dialect)
     weights = written_bundle(opened.folder, cut, dialect, model.manifest.components, model.manifest.tables())
     checked = check_weights(cut, weights, whole.tensors, lambda _done, _total: None)
@@ -107,11 +107,11 @@ def _compared(
     told: Sequence[tuple[Answer, Array]],
 ) -> list[Check]:
     quantised = any(kind != "float32" for kind in manifest.precision.values())
-    greedy = Greedy(manifest.protocol)
+    greedy = Greedy(manifest.protocol, likeliest(manifest.protocol.sampling))
     differing = steps = 0
     for ours, theirs in told:
         for step, (picked, row) in enumerate(zip(ours.picked, theirs, strict=True)):
-            best = greedy.pick(row, first=step == 0)
+            best = greedy.pick(row, ours.tokens[:step])
             steps += 1
             differing += best != picked and float(row[best] - row[picked]) >= SURE_LEAD
     limits = recipe.limits

@@ -9,7 +9,8 @@ import difflib
 from importlib import import_module
 
 from edgekit.errors import CheckpointError
-from edgekit.exporter.families.base import Config, Family, Opened, Part
+from edgekit.exporter.families.base import Family, Opened, Part
+from edgekit.exporter.families.keys import Config
 from edgekit.registry import Registry
 
 __all__ = [
@@ -58,7 +59,8 @@ def find_family(config: Config) -> Family:
 
 def _alike(config: Config) -> list[str]:
     """Return the model type of the family that reads most of what a config has, if it has half of what that reads."""
-    shares = {family.model_types[0]: len(config.keys() & set(family.keys)) / len(family.keys) for family in FAMILIES}
+    keys = {family.model_types[0]: family.keys.own() for family in FAMILIES}
+    shares = {name: len(config.keys() & own) / max(1, len(own)) for name, own in keys.items()}
     return sorted((name for name, share in shares.items() if share >= _LIKE), key=lambda name: -shares[name])
 
 

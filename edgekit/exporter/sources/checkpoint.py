@@ -25,6 +25,7 @@ BITS = {"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16
 BITS |= {"U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64, "C64": 64}
 BITS_OF_SMALL = {"F8": 8, "F6": 6, "F4": 4}
 LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
+COMPARED_ROWS = 4096  # of two tensors at a time
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
 
@@ -94,6 +95,23 @@ def read(tensors: Tensors, name: str) -> NDArray[np.float32]:
 
 def _nothing(_name: str) -> bool:
     return False
+
+
+def check_copies(tensors: Tensors, copied: Callable[[str], str | None]) -> None:
+    """Return if every tensor that must repeat another one does. Raises CheckpointError naming both if one differs."""
+    for name in sorted(tensors.names()):
+        if (original := copied(name)) is None:
+            continue
+        shape = tensors.shape(original)
+        blocks = range(0, shape[0], COMPARED_ROWS) if tensors.shape(name) == shape else ()
+        if not blocks or any(
+            (tensors.rows(name, start, stop) != tensors.rows(original, start, stop)).any()
+            for start, stop in ((start, min(start + COMPARED_ROWS, shape[0])) for start in blocks)
+        ):
+            raise CheckpointError(
+                f"{name}: differs from {original}, which it must repeat where config.json ties them "
+                "(tie_word_embeddings); take the published weights, or take the one that is wrong out"
+            )
 
 
 def check_names(
