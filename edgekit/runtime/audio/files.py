@@ -117,6 +117,8 @@ def _is_whole_path(path: Path) -> bool:
     """Return whether a file holds what its header promises. Raises AudioError where there is nothing to read."""
     try:
         size = path.stat().st_size
+        if path.is_dir():
+            raise AudioError(f"{path}: is a folder, a recording is needed; give the files in it: {path}/*")
         if not path.is_file():
             raise AudioError(f"{path}: no such file, a recording is needed; check the path")
         if size == 0:
