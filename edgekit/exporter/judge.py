@@ -12,7 +12,7 @@ import msgspec
 from edgekit.bundle import Bundle
 from edgekit.exporter.build import as_float, build
 from edgekit.exporter.checks.quality import compare, pass_or_waive, rounded, whole_clip_distance
-from edgekit.exporter.checks.weight_check import check_weights
+from edgekit.exporter.checks.weight_check import check_weights, weight_errors
 from edgekit.exporter.dialects import Dialect
 from edgekit.exporter.families import Opened
 from edgekit.exporter.options import ExportOptions
@@ -37,7 +37,7 @@ def judge(source: Source, made: Bundle, recipe: Recipe, options: ExportOptions, 
     plain = all(kind == "float32" for kind in manifest.precision.values())
     if plain and recipe.quantize.activations == "float32":
         return rounded(found | (_whole_clip(opened, made, recipe) if runs else {}))
-    measured = {"weight_error": max(checked["error"].values(), default=0.0)}
+    measured = weight_errors(checked, manifest.precision)
     if runs:
         with TemporaryDirectory(prefix=".twin.", dir=made.folder.parent) as folder:
             built = build(source, Path(folder), as_float(recipe), dialect, progress=options.progress)

@@ -28,6 +28,7 @@ WHOLE_CLIPS = 2  # clips compared with the family's own window, which costs 30 s
 _DIGITS = 3
 _KNOBS = {
     "weight_error": "--precision int8 or a smaller quantize.backbone_block",
+    "int4_weight_error": "--precision int8 or a smaller quantize.backbone_block",
     "frame_error": "--encoder float32",
     "logit_error": "--head float32 or a smaller quantize.backbone_block",
     "token_mismatch": "--backbone float32 or a smaller quantize.backbone_block",
