@@ -55,6 +55,47 @@ def test_every_clip_has_plain_words_and_every_transcript_a_clip():
         assert re.fullmatch(r"[a-z]+( [a-z]+)*", words)
 
 
+def prompts() -> dict[str, dict[str, str]]:
+    """Return what stands in clips.json of the check recordings in five languages."""
+    found: dict[str, dict[str, str]] = json.loads((CLIPS / "prompts" / "clips.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_the_prompts_are_eight_of_each_of_five_languages_under_their_licence():
+    assert sorted(prompts()) == sorted(path.name for path in (CLIPS / "prompts").glob("*.flac"))
+    languages = [facts["language"] for facts in prompts().values()]
+    assert {language: languages.count(language) for language in languages} == dict.fromkeys(
+        ("en", "es", "fr", "it", "ru"), 8
+    )
+    for name, facts in prompts().items():
+        assert name.startswith(facts["language"] + "-")
+        assert ("words" in facts) == (facts["language"] == "en")
+    text = (CLIPS / "prompts" / "LICENSE").read_text(encoding="utf-8")
+    assert all(who in text for who in ("Allison Smith", "June Wallack", "Carlo Flora", "Maxim Topal"))
+    assert text.count("License: CC-BY-SA-3.0") >= 3
+    assert text.count("License: CC-BY-3.0") >= 3
+
+
+@pytest.mark.parametrize("name", prompts())
+def test_a_prompt_holds_the_listed_samples_of_11_bits(name):
+    held = samples(CLIPS / "prompts" / name)
+    assert not (held % 32).any()
+    assert hashlib.sha256(held.astype("<i2").tobytes()).hexdigest() == prompts()[name]["samples_sha256"]
+
+
+@pytest.mark.parametrize("name", prompts())
+def test_a_prompt_equals_the_recording_of_the_debian_package(name, tmp_path):
+    facts = prompts()[name]
+    source = Path("/usr/share/asterisk/sounds") / facts["source"]
+    if not source.exists() or not shutil.which("ffmpeg"):
+        pytest.skip(f"needs ffmpeg and the Debian package asterisk-core-sounds-{facts['language']}-g722")
+    assert hashlib.sha256(source.read_bytes()).hexdigest() == facts["source_sha256"]
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-f", "g722", "-i", str(source), "-ac", "1", "-ar", "16000"]
+    subprocess.run([*command, str(tmp_path / "a.wav")], check=True)
+    rounded = np.clip(np.rint(samples(tmp_path / "a.wav") / 32), -1024, 1023) * 32
+    np.testing.assert_array_equal(samples(CLIPS / "prompts" / name), rounded)
+
+
 def fetch_speech() -> ModuleType:
     """Return profiles/data/fetch-speech.py as a module."""
     spec = importlib.util.spec_from_file_location("fetch_speech", DATA / "fetch-speech.py")
