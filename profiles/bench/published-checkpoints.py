@@ -2,7 +2,7 @@
 """Export every published checkpoint at hand in float32, INT8 and INT4, measure what each loses, and write the table.
 
     make prompt-data .venv-arm/stamp          # the latter only for the columns of ARM
-    python profiles/bench/published-checkpoints.py    # writes docs/compatibility.md and profiles/<device>/compatibility.json
+    python profiles/bench/published-checkpoints.py    # docs/compatibility.md, profiles/<device>/compatibility.json
 
 Exports are the default ones, as `edgekit export CHECKPOINT --precision KIND` makes them. One that is refused is made
 again with --accept-loss, so that what it loses can be measured, and is not called anything but refused. Words changed
