@@ -8,6 +8,7 @@ import pytest
 
 import edgekit
 from edgekit.recipe import load_recipe
+from edgekit.recordings import named
 from edgekit.spans import span_kind
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +50,8 @@ MEMBERS = {
     r'TalkerSpeech|"talker"|code_predictor': (
         "bundle/speech/", "runtime/speak/talker.py", "runtime/speak/frames.py", "exporter/families/qwen3_omni/",
         "exporter/reference/qwen3_omni.py",
-        "exporter/families/qwen.py",  # a published model_type, beside those of all other text models of Qwen's
+        # a published model_type, beside those of all other text models of Qwen's
+        "exporter/families/qwen.py", "exporter/families/qwen_keys.py",
     ),
     r'FlowSpeech|flow_step|"vocoder"': (
         "bundle/speech/", "runtime/speak/flow.py", "runtime/speak/matching.py", "exporter/speech/flow.py",
@@ -57,7 +59,8 @@ MEMBERS = {
     ),
     r"attention == ": (),
     r"\bwhisper\b": (
-        "exporter/families/__init__.py", "exporter/families/whisper.py",
+        "exporter/families/__init__.py", "exporter/families/whisper.py", "exporter/families/whisper_keys.py",
+        "exporter/families/whisper_tokens.py",
         "exporter/sources/ctranslate2.py",  # whose converted checkpoints are Whisper's
         "cli/export.py",  # an example's checkpoint
         "profiler/words.py",  # a package's name
@@ -184,8 +187,12 @@ def test_the_readme_shows_every_folder_and_nothing_that_is_not_there():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_recipe_loads_and_its_clips_are_there(path):
     recipe = load_recipe(path)
-    for clip in recipe.check.clips:
-        assert (ROOT / "export" / "clips" / clip).is_file(), clip
+    judged, fitted = (named(one.clips, "clips") for one in (recipe.check, recipe.calibrate))
+    for clip in (*judged, *fitted):
+        assert clip.path.is_file(), clip
+    if "export" in path.parts:
+        assert not set(judged) & set(fitted), "what a bundle was fitted to cannot judge it"
+        assert [one.name for one in named(recipe.check.transcripts, "transcripts") if one.words]
 
 
 @pytest.mark.parametrize("folder", SYSTEMS, ids=lambda folder: folder.name)

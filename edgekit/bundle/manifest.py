@@ -13,6 +13,7 @@ import msgspec
 from edgekit.bundle.dialects import DIALECTS
 from edgekit.bundle.speaking import Speech, as_speech
 from edgekit.rates import DEFAULT_HZ, HIGHEST_HZ, LOWEST_HZ
+from edgekit.reprs import line
 
 FORMAT_VERSION = 2
 NEEDS = "0.1.0"
@@ -21,12 +22,17 @@ NEEDS = "0.1.0"
 Precision = Literal["float32", "int8", "int4"]
 GridMode = Literal["exact", "chunked"]
 GateKind = Literal["speech", "sound", "off"]
+Floor = Literal["running", "clip"]
 StateKind = Literal["none", "in-place", "carried"]
 Role = Literal["system", "user", "assistant"]
 
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Frozen record that refuses unknown fields."""
+    """Frozen record that refuses unknown fields; its repr is a line, without what is as by default."""
+
+    def __repr__(self) -> str:
+        every = [(one, getattr(self, one.name)) for one in msgspec.structs.fields(self)]
+        return line(self, **{one.name: value for one, value in every if one.required or value not in (one.default, {})})
 
 
 class TensorSpec(Struct, frozen=True):
@@ -87,7 +93,9 @@ class Embedding(Struct, frozen=True):
 class FrontEnd(Struct, frozen=True):
     """Whisper-style log-mel: STFT with a periodic Hann window, Slaney mel filters, log10, floor, (x + 4) / 4.
 
-    The floor is ``dynamic_range`` below the running maximum of the utterance (log10 units). ``right_pad_samples`` zeros
+    The floor is ``dynamic_range`` (log10 units) below a maximum. ``floor`` says which one the checkpoint was trained
+    with: the whole ``clip``'s, as published extractors take it, or the ``running`` one of what was heard so far. A
+    stream cannot know the former and takes the latter unless it is asked to wait. ``right_pad_samples`` zeros
     follow the last sample; ``edge`` says what the STFT sees beyond them. Samples that are less than a hop at the end of
     an utterance are filled up with silence to a frame, or, with ``whole_hops``, make no frame of their own.
     """
@@ -97,6 +105,7 @@ class FrontEnd(Struct, frozen=True):
     n_fft: int = 400
     hop_samples: int = 160
     dynamic_range: float = 8.0
+    floor: Floor = "running"
     right_pad_samples: int = 0
     edge: Literal["zero", "reflect"] = "zero"
     whole_hops: bool = False
@@ -141,16 +150,18 @@ class Grid(Struct, frozen=True):
 
 
 class Sampling(Struct, frozen=True):
-    """How a token is drawn from logits: temperature 0 takes the likeliest one and looks at no other field.
+    """How a token is chosen from logits. Temperature 0 takes the likeliest one that the penalty and the phrases leave.
 
-    ``repetition_penalty`` divides the positive logits of tokens already drawn and multiplies the negative ones (Keskar
-    et al. 2019, CTRL); then come temperature, ``top_k`` and ``top_p`` (nucleus), in this order, as in transformers.
+    ``repetition_penalty`` divides the positive logits of tokens already chosen and multiplies the negative ones (Keskar
+    et al. 2019, CTRL); no phrase of ``no_repeat_ngram_size`` tokens comes twice, 0: any may; then come temperature,
+    ``top_k`` and ``top_p`` (nucleus), in this order, as in transformers. All of it is of one answer.
     """
 
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float | None = None
     repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
 
 
 class Question(Struct, frozen=True):
@@ -177,15 +188,16 @@ class TokenProtocol(Struct, frozen=True):
     """What surrounds the audio in the backbone's input, and when decoding ends.
 
     ``cross``: tokens attend to the utterance through a cross-KV; decoding starts from ``start``, one of ``languages``
-    and ``tasks`` where the model has them, then ``start_tail``. ``prefix``: audio embeddings stand in the token stream.
+    and ``tasks`` where the model has them, then ``start_tail``; ``language`` and ``task`` are those unless another is
+    asked for, None: the likeliest language, and to transcribe. ``prefix``: audio embeddings stand in the token stream.
     A conversation begins with ``opening`` (``{system}`` and ``{tools}`` are filled in, the latter with the text
     ``tools`` around the schemas). A turn is sound between ``before`` and ``after`` (``{prompt}`` is filled in) with
     ``between`` separating its pieces, or ``turn`` with a ``{role}`` of ``roles`` and its ``{text}``. Then comes
     ``reply``; the answer follows, begun by ``speak`` where it is to be spoken by the same tokens, and closed by
     ``again`` once there is another turn. ``questions`` are known by name.
 
-    An answer ends at a ``stop`` token, after ``max_tokens`` or ``max_tokens_per_s`` of sound, or when a phrase was said
-    ``max_repeats`` times in a row.
+    An answer ends at a ``stop`` token, after ``max_tokens`` or ``max_tokens_per_s`` of sound, when the conversation has
+    ``max_length`` positions, the answer's included, or when a phrase was said ``max_repeats`` times in a row.
     """
 
     attention: Literal["cross", "prefix"]
@@ -196,6 +208,8 @@ class TokenProtocol(Struct, frozen=True):
     start_tail: tuple[int, ...] = ()
     languages: dict[str, int] = {}
     tasks: dict[str, int] = {}
+    language: str | None = None
+    task: str | None = None
     opening: str = ""
     before: str = ""
     between: str = ""
@@ -216,6 +230,7 @@ class TokenProtocol(Struct, frozen=True):
     vocabulary_limit: int | None = None
     max_tokens_per_s: float | None = None
     max_repeats: int | None = None
+    max_length: int | None = None
 
     def ids(self) -> frozenset[int]:
         """Return every token that the protocol names."""
@@ -302,6 +317,19 @@ class Manifest(Struct, frozen=True):
     def __post_init__(self) -> None:
         """Raise RegistryError for a dialect that is not registered; when decoded, msgspec tells it with the file."""
         DIALECTS.get(self.dialect)
+
+    @property
+    def precision_line(self) -> str:
+        """``int8``, or ``int8, head float32``: the precision of most groups, then the groups that have another."""
+        kinds = list(self.precision.values())
+        most = max(kinds, key=kinds.count, default="float32")
+        return ", ".join([most, *(f"{group} {kind}" for group, kind in self.precision.items() if kind != most)])
+
+    def __repr__(self) -> str:
+        return line(
+            self, name=self.name, family=self.family, dialect=self.dialect, precision=self.precision_line,
+            components=" ".join(self.components), format_version=self.format_version,
+        )  # fmt: skip
 
     def tables(self) -> dict[str, Embedding]:
         """Return every token table: ``embedding``, and those of ``speech`` by the names of its fields."""

@@ -149,7 +149,9 @@ def stream_options(command: _Command) -> _Command:
         click.option(
             "--level", metavar="NAME", help="Pin a compute level of the bundle; else chosen by how late it is."
         ),
-        click.option("--language", metavar="CODE", help="Spoken language, for multilingual models; else detected."),
+        click.option(
+            "--language", metavar="CODE", help="Spoken language, or auto. Default: the checkpoint's, else auto."
+        ),
         click.option("--task", metavar="NAME", help="What to do with speech, such as transcribe or translate."),
         click.option("--system", metavar="TEXT", help="System text, for models that take one."),
         click.option("--prompt", metavar="TEXT", help="What to ask about the sound, or a question's name."),
@@ -184,7 +186,7 @@ def stream_options(command: _Command) -> _Command:
             "--repetition-penalty",
             type=click.FloatRange(min=0, min_open=True),
             metavar="X",
-            help="Above 1: draw again less often what was drawn.",
+            help="Above 1: what was said comes less often again.",
         ),
         click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of the draws: the same again."),
         click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads; else one per core."),

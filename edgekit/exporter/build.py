@@ -72,7 +72,7 @@ def build(
         protocol,
         context_tokens=min(recipe.context_tokens or protocol.context_tokens, opened.max_context),
         max_tokens_per_s=recipe.max_tokens_per_s,
-        max_repeats=recipe.max_repeats,
+        max_repeats=(protocol.max_repeats if recipe.max_repeats is None else recipe.max_repeats) or None,
     )
     manifest = Manifest(
         format_version=FORMAT_VERSION,

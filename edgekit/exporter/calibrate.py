@@ -1,7 +1,7 @@
 """Calibrate: the range of what goes into each encoder linear, for activations with a fixed INT8 scale.
 
-Runs the float encoder and adapter on the recipe's check clips through the Listener of streams, and chooses for each
-linear the range that loses least: beyond it values are cut, within it they are rounded.
+Runs the float encoder and adapter on the recipe's calibration clips through the Listener of streams, and chooses for
+each linear the range that loses least: beyond it values are cut, within it they are rounded.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from edgekit.errors import RecipeError
 from edgekit.exporter.blocks import OBSERVED
-from edgekit.exporter.checks.quality import check_clips
 from edgekit.exporter.dialects import Dialect
 from edgekit.exporter.families.base import Opened
-from edgekit.exporter.observe import observed
+from edgekit.exporter.observe import calibration_clips, observed
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import Recipe
 from edgekit.runtime.engine import Array
@@ -40,11 +39,11 @@ def calibrate(opened: Opened, w: Weights, recipe: Recipe, dialect: Dialect, besi
 
     Raises RecipeError if the recipe names no clips to hear.
     """
-    clips = list(check_clips(recipe, opened.front_end(recipe.grid).sample_rate_hz).values())
+    clips = calibration_clips(opened, recipe)
     if not clips:
         raise RecipeError(
-            "check.clips: the recipe names none, and INT8 activations of the encoder need sound to find their range; "
-            "name clips, or export with --encoder float32"
+            "calibrate.clips: the recipe names none, and INT8 activations of the encoder need sound to find their "
+            "range; name clips, or export with --encoder float32"
         )
     largest: dict[str, float] = {}
 

@@ -135,7 +135,7 @@ def open_dummy(path: str | PathLike[str]) -> Dummy:
     beside = file.with_name(_GENERATION)
     family = find_family(config)
     generation = read_object(beside) if beside.exists() else family.generation(config)
-    opened = family.open(config, generation)
+    opened = family.bind(config, generation)
     expected = opened.expected()
     for tensor, shape in expected.items():
         if min(shape) < 1:
@@ -163,5 +163,5 @@ def dummy_recipe(recipe: Recipe, name: str) -> Recipe:
         license="",
         levels=tuple(msgspec.structs.replace(level, word_error_rate=None) for level in recipe.levels),
         max_tokens_per_s=recipe.max_tokens_per_s or TOKENS_PER_S,
-        max_repeats=None,
+        max_repeats=0,
     )

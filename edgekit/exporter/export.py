@@ -14,6 +14,7 @@ import msgspec
 from edgekit.bundle import Bundle, Manifest, Precision, open_bundle
 from edgekit.errors import CheckpointError
 from edgekit.exporter.build import build, calibrated
+from edgekit.exporter.checks.clips import with_clips_claimed
 from edgekit.exporter.checks.goldens import store_goldens
 from edgekit.exporter.checks.quality import rounded
 from edgekit.exporter.dialects import DIALECTS, Dialect
@@ -30,16 +31,17 @@ __all__ = ["ExportOptions", "export", "quantize"]
 
 
 def export(checkpoint: str | Path, output: str | Path, options: ExportOptions | None = None) -> Manifest:
-    """Write a bundle for a checkpoint folder, or for a config alone with ``dummy_weights``; return its manifest.
+    """Write a bundle for a checkpoint, or for a config alone with ``dummy_weights``; return its manifest.
 
+    checkpoint: its folder or config.json, a short name such as ``edgekit-tiny``, or an id of the hub, which is fetched.
     Raises CheckpointError, RecipeError, CensusError, QualityError or OutputError; then ``output`` is as it was before.
     """
     options = options or ExportOptions()
     if options.dummy_weights:
-        source = dummy_source(checkpoint, options.source)
+        source = dummy_source(checkpoint, revision=options.revision, offline=options.offline, bars=options.bars)
         recipe = dummy_recipe(find_recipe(options.recipe, source.config), source.name)
     else:
-        source = checkpoint_source(checkpoint, options.source, offline=options.offline)
+        source = checkpoint_source(checkpoint, revision=options.revision, offline=options.offline, bars=options.bars)
         recipe = find_recipe(options.recipe, source.config)
     target = load_target(options.target)
     how = msgspec.structs.replace(recipe.quantize, activations=target.activations)
@@ -64,6 +66,7 @@ def quantize(bundle: str | Path, output: str | Path, options: ExportOptions | No
 def _make(source: Source, output: Path, recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Manifest:
     """Build, judge and publish."""
     recipe = resolve(recipe, options, source.opened, source.name)
+    recipe = with_clips_claimed(recipe, source.opened.protocol(source.tokenizer))
     how = msgspec.structs.replace(recipe.quantize, encoder_activations=dialect.encoder_activations)
     recipe = msgspec.structs.replace(recipe, quantize=how)
     with building(output, overwrite=options.overwrite) as folder:

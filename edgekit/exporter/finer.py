@@ -1,9 +1,9 @@
 """Finer: which linears of an INT8 encoder cannot bear one scale for all rows of their input, and get one for each.
 
 A few huge numbers, as GELU makes them in some layers of some checkpoints, make such a scale so coarse that little is
-left of every other row. The float encoder and adapter hear check clips once, and for each linear what goes into it is
-rounded both ways: what its output then loses, as a share of what it is added to, says how much it would harm. See
-docs/decisions/encoder-int8.md.
+left of every other row. The float encoder and adapter hear calibration clips once, and for each linear what goes into
+it is rounded both ways: what its output then loses, as a share of what it is added to, says how much it would harm.
+See docs/decisions/encoder-int8.md.
 """
 
 import math
@@ -19,23 +19,23 @@ from numpy.typing import NDArray
 from edgekit.exporter.blocks import RANGE, ROW_STRIDE, ROWS, SUM
 from edgekit.exporter.dialects import Dialect
 from edgekit.exporter.families.base import Opened
-from edgekit.exporter.observe import observed
+from edgekit.exporter.observe import calibration_clips, observed
 from edgekit.exporter.weights import Weights
 from edgekit.errors import RecipeError
-from edgekit.exporter.checks.quality import check_clips
 from edgekit.exporter.source import Source
 from edgekit.recipe import EncoderFiner, Group, Recipe
 from edgekit.runtime.engine import Array
 
-CLIPS = 2  # heard, the first of the recipe: what makes huge numbers is the checkpoint, not what is said
+CLIPS = 2  # heard, the first that calibrate: what makes huge numbers is the checkpoint, not what is said
 BEARABLE = 0.03  # relative error of an encoder's frames that is not worth saving: what the weights' own rounding makes
 MOST_WORK = 1 / 3  # of the multiply-adds: at most 1.45 times as long (docs/decisions/encoder-int8.md) is 15 % of all
 LARGEST_MIB = 4096  # of a float encoder that is run: the largest published ones take about 2,500
 _GROUP: Group = "encoder"
 _LEVELS = 255
-_NOTHING = 1e-30  # in place of a mean square of zero
+_NOTHING = 1e-30  # in place of zero, to divide by
 
 Float = NDArray[np.float32]
+Columns = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def resolve_finer(source: Source, recipe: Recipe, dialect: Dialect, beside: Path
         return _with(recipe, "none"), {}
     if reason := _unmeasured(source, recipe):
         return _with(recipe, ()), {"encoder_finer": f"not measured, {reason}"}
-    clips = list(check_clips(recipe, opened.front_end(recipe.grid).sample_rate_hz).values())[:CLIPS]
+    clips = calibration_clips(opened, recipe)[:CLIPS]
     w = Weights(source.tensors, dict.fromkeys(opened.groups, "float32"), recipe.quantize, observes="rows")
     choice = choose(measure(opened, w, recipe, dialect, beside, clips))
     found = {"linears": len(choice.names), "work": choice.work, "saves": choice.saves, "left": choice.left}
@@ -108,8 +108,8 @@ def _unmeasured(source: Source, recipe: Recipe) -> str:
     opened = source.opened
     if source.dummy_seed is not None:
         return "weights are noise"
-    if not recipe.check.clips:
-        return "the recipe names no check clips"
+    if not recipe.calibrate.clips:
+        return "the recipe names no calibration clips"
     ears = {opened.owner(name) for name in opened.expected() if opened.group(name) == _GROUP}
     size = sum(4 * math.prod(shape) for name, shape in opened.expected().items() if opened.owner(name) in ears)
     if size > LARGEST_MIB << 20:
@@ -133,34 +133,36 @@ def measure(
 
 def _strain(name: str, w: Weights, calls: Sequence[Mapping[str, Array]]) -> Strain:
     weight = w.read(name).T
-    lost = [0.0, 0.0]
+    columns = np.zeros((3, weight.shape[1]))  # squares of what is lost by both forms and of the output, summed over rows
+    sums: Columns | None = None
     rows = 0
     for call in calls:
         x = call[ROWS + name]
-        largest = np.maximum(np.abs(x).max(axis=1, keepdims=True), np.float32(1e-30))
+        largest = np.maximum(np.abs(x).max(axis=1, keepdims=True), np.float32(_NOTHING))
         scaled = x / largest
         coarse = rounded(x, *call[RANGE + name]) - x
         by_rows = (rounded(scaled, scaled.min(), scaled.max()) - scaled) * largest
-        squares = _squares(x @ weight)
-        for form, off in enumerate((coarse, by_rows)):
-            lost[form] += len(x) * _share(_squares(off @ weight), squares, call.get(SUM + name))
+        columns += [np.square(part @ weight, dtype=np.float64).sum(axis=0) for part in (coarse, by_rows, x)]
+        if SUM + name in call:
+            sums = (0 if sums is None else sums) + len(x) * call[SUM + name].astype(np.float64)
         rows += len(x)
-    return Strain(lost[0] / rows, lost[1] / rows, rows * ROW_STRIDE * weight.size)
+    return Strain(*(_share(lost, columns[2], sums) for lost in columns[:2]), rows * ROW_STRIDE * weight.size)
 
 
-def _share(lost: Float, own: Float, sums: Float | None) -> float:
-    """Return what is lost of a linear's output as a share of what it is added to, by their mean squares of each column.
+def _share(lost: Columns, own: Columns, sums: Columns | None) -> float:
+    """Return what is lost of a linear's output as a share of what it is added to, all as squares of each column.
 
     Columns count alike: a few that are huge in every row would hide what all others lose.
     """
-    if sums is not None and len(sums) == 1:
-        return float(np.mean(lost / np.maximum(sums[0], _NOTHING)))
-    share = float(lost.sum() / max(float(own.sum()), _NOTHING))
-    return share if sums is None else share * float(np.mean(sums[1] / np.maximum(sums[0], _NOTHING)))
+    if sums is None or len(sums) > 1:
+        share = float(lost.sum() / max(float(own.sum()), _NOTHING))
+        return share if sums is None else share * _mean_ratio(sums[1], sums[0])
+    return _mean_ratio(lost, sums[0])
 
 
-def _squares(x: Float) -> Float:
-    return np.square(x, dtype=np.float64).mean(axis=0).astype(np.float32)
+def _mean_ratio(part: Columns, whole: Columns) -> float:
+    least = max(float(np.median(whole)) / 100, _NOTHING)  # in a column that is always near zero anything is much
+    return float(np.mean(part / np.maximum(whole, least)))
 
 
 def rounded(x: Float, low: float, high: float) -> Float:

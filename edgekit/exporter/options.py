@@ -26,8 +26,7 @@ def _silent(_stage: str, _done: int, _total: int) -> None:
 class ExportOptions:
     """What a user may ask of an export beside the recipe. ``precision`` sets every group, ``groups`` single ones.
 
-    ``source``: where the checkpoint comes from, such as ``id@commit`` of the hub; the manifest keeps it.
-    ``offline``: a second checkpoint, where the family needs one, must be in the hub's cache.
+    ``revision``, ``offline`` and ``bars``: of a checkpoint on the hub, as in ``locate``.
     ``dummy_weights``: noise in place of weights; the checkpoint is then its config alone.
     """
 
@@ -37,8 +36,9 @@ class ExportOptions:
     groups: Mapping[Group, Precision] = field(default_factory=dict)
     mode: str | None = None
     chunk_ms: int | None = None
-    source: str = ""
+    revision: str | None = None
     offline: bool = False
+    bars: bool = False
     dummy_weights: bool = False
     accept_loss: str | None = None
     overwrite: bool = False

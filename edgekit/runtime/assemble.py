@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from edgekit.bundle import ComputeLevel, GateSettings, Sampling, TokenProtocol
+from edgekit.bundle import ComputeLevel, Floor, GateSettings, Sampling, TokenProtocol
 from edgekit.errors import UsageError
 from edgekit.runtime.answer import driver_of
 from edgekit.runtime.answer.answerer import Answerer, Setting
@@ -42,16 +42,16 @@ def assemble(loaded: Loaded, options: StreamOptions, trace: Trace) -> Parts:
     speaker = make_speaker(loaded, options, trace)
     return Parts(
         gate=Gate(settings, manifest.front_end.sample_rate_hz),
-        listener=make_listener(loaded, trace),
+        listener=make_listener(loaded, trace, options.floor or "running"),
         answerer=make_answerer(loaded, options, trace, speaker),
         speaker=speaker,
     )
 
 
-def make_listener(loaded: Loaded, trace: Trace) -> Listener:
+def make_listener(loaded: Loaded, trace: Trace, floor: Floor = "running") -> Listener:
     """Return what hears a stream's sound."""
     manifest, engines = loaded.manifest, loaded.engines
-    return Listener(manifest.front_end, manifest.grid, engines["encoder"], engines["adapter"], trace)
+    return Listener(manifest.front_end, manifest.grid, engines["encoder"], engines["adapter"], trace, floor=floor)
 
 
 def make_answerer(
@@ -97,7 +97,7 @@ def _sampling(requested: Sampling | Mapping[str, float | None] | None, default: 
     if requested is None or isinstance(requested, Sampling):
         return requested or default
     result = msgspec.structs.replace(default, **requested)
-    if result.temperature == 0 and (idle := [name for name in requested if name != "temperature"]):
+    if result.temperature == 0 and (idle := [name for name in requested if name in ("top_k", "top_p")]):
         raise UsageError(
             f"{idle[0]}: {requested[idle[0]]}, nothing is drawn at temperature 0; add a temperature, such as 0.7"
         )

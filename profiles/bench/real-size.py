@@ -143,7 +143,7 @@ def estimate(config: Path) -> dict[str, float]:
 
     read = read_object(config)
     family = find_family(read)
-    opened = family.open(read, family.generation(read))
+    opened = family.bind(read, family.generation(read))
     sizes = {"parameters": 0.0, "int8": 0.0, "int4": 0.0}
     for tensor, shape in opened.expected().items():
         count, group = float(np.prod(shape, dtype=np.int64)), opened.group(tensor)

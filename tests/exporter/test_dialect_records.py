@@ -202,8 +202,13 @@ def test_an_encoder_of_fixed_scales_is_calibrated_whatever_the_dialect_is(checkp
     class Fixed(Toy):
         encoder_activations = "static"
 
-    options = ExportOptions(recipe=QUICK, target=target, precision="int8")
-    with registered(Fixed()), pytest.raises(RecipeError, match=r"check.clips: the recipe names none, and INT8 activat"):
+    recipe = tmp_path / "deaf.toml"
+    recipe.write_text("[calibrate]\nclips = []\n")
+    options = ExportOptions(recipe=recipe, target=target, precision="int8")
+    with (
+        registered(Fixed()),
+        pytest.raises(RecipeError, match=r"calibrate.clips: the recipe names none, and INT8 activat"),
+    ):
         export(checkpoint("whisper-dense"), tmp_path / "b", options)
 
 

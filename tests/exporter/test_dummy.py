@@ -17,7 +17,7 @@ from edgekit.exporter import weights
 from edgekit.exporter.checks.verify import verify_reference
 from edgekit.exporter.dummy import SIGN, DummyTensors, dummy_tokenizer, open_dummy
 from edgekit.exporter.export import ExportOptions, export, quantize
-from edgekit.exporter.families.whisper import published_generation
+from edgekit.exporter.families.whisper_tokens import published_generation
 from edgekit.runtime.judge.verify import verify
 from tests.exporter.test_export import JUDGED, QUICK, SYSTEMS
 
@@ -236,10 +236,10 @@ def test_a_config_alone_is_enough(config):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("whisper-dense", {"d_model": None}, "'d_model' is None, must be int"),
+        ("whisper-dense", {"d_model": "64"}, "'d_model' is '64', must be int"),
         ("whisper-dense", {"d_model": 66}, "'d_model' is 66, must divide evenly by 'encoder_attention_heads', 4"),
         ("whisper-dense", {"num_mel_bins": 0}, r"makes model.encoder.conv1.weight \[64, 0, 3\], every size must be 1"),
-        ("whisper-dense", {"vocab_size": 490}, "names token 49., vocab_size is 490; correct one of them"),
+        ("whisper-dense", {"vocab_size": 490}, "no_timestamps_token_id is 498, must be a token below 490"),
         ("whisper-dense", {"model_type": "whisker"}, "the nearest is 'whisper'"),
         ("step-dense", {"text_config": None}, "'text_config' is NoneType, must be an object"),
     ],

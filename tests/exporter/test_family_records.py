@@ -23,6 +23,7 @@ from edgekit.exporter.dummy import dummy_tokenizer
 from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.families import FAMILIES, Family, Opened, Part, find_family, register, registered
 from edgekit.exporter.families.config import value
+from edgekit.exporter.families.keys import Keys, unused, used
 from edgekit.exporter.families.levels import expert_levels
 from edgekit.exporter.reference.base import PrefixReference
 from edgekit.exporter.sources.checkpoint import Beside, SideBySide, open_checkpoint, read
@@ -158,7 +159,7 @@ def record(recipe):
         model_types=("tiny_toy",),
         open=open_toy,
         recipe=str(recipe),
-        keys=("width", "words_in"),
+        keys=Keys("ToyConfig", {"width": used("Ears"), "words_in": used("beside"), "model_type": unused("the family")}),
         beside=beside,
         reference=f"{__name__}:ToyReference",
     )
@@ -239,7 +240,7 @@ def test_quantizing_its_float_bundle_gives_the_bytes_of_exporting_straight(bundl
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_its_bundle_is_loaded_and_streamed_on_like_any_other(precision, bundles):
     model = edgekit.load(bundles / precision, threads=1)
-    whole = model.transcribe(NOISE, gate="off").utterances
+    whole = model.transcribe(NOISE, gate="off").segments
     stream = model.stream(gate="off")
     events = [event for part in np.split(NOISE, 8) for event in stream.push(part)]
     events += list(stream.finish())
@@ -277,7 +278,7 @@ def test_its_group_is_set_by_name_and_a_group_it_has_not_is_refused_by_name(toy,
     [
         ({"model_types": ()}, "family 'new': model_types is empty"),
         ({"recipe": ""}, "family 'new': recipe is empty"),
-        ({"keys": ()}, "family 'new': keys is empty"),
+        ({"keys": ()}, "family 'new': keys is .., must be Keys"),
         ({"name": ""}, "family 'Family': name is empty"),
         ({"open": None}, "family 'new': open is None, must be "),
         ({"files": "assets"}, "family 'new': files is 'assets', must be "),
@@ -293,7 +294,7 @@ def test_a_record_that_lacks_something_is_refused_by_name_when_it_is_registered(
 
 def test_a_record_without_a_field_cannot_be_made_and_another_thing_is_no_record(recipe):
     with pytest.raises(TypeError, match="'open'"):
-        Family(name="toy", model_types=("toy",), recipe=str(recipe), keys=("width",))
+        Family(name="toy", model_types=("toy",), recipe=str(recipe), keys=Keys("", {}))
     with pytest.raises(RegistryError, match="must be a Family"):
         register(Ears(3))
 
@@ -310,7 +311,7 @@ def test_a_config_that_two_families_recognise_is_refused_and_both_are_named(toy)
     ("config", "said"),
     [
         ({"model_type": "tiny_toi"}, "step_audio_2, tiny_toy, whisper.; the nearest is 'tiny_toy'$"),
-        ({"width": 3, "words_in": "."}, "'None' is not an architecture .*; the nearest is 'tiny_toy'$"),
+        ({"width": 3, "words_in": "."}, "names no model_type, one is needed that .*; the nearest is 'tiny_toy'$"),
         ({"model_type": "zzz", "d_model": 3}, r"'zzz' is not an architecture EdgeKit knows \([\w, ]+\)$"),
     ],
 )
@@ -378,23 +379,37 @@ def test_a_token_table_that_no_part_has_is_refused():
 
 
 class Recorded(dict):
-    """A config that remembers which of its keys were looked at."""
+    """A config, with those inside it, that remembers which of its keys were looked at: (path, key)."""
 
-    def __init__(self, content):
-        super().__init__(content)
-        self.read = set()
+    def __init__(self, content, path="", read=None):
+        self.path, self.read = path, set() if read is None else read
+        inside = {
+            name: Recorded(one, f"{path}{name}.", self.read) if isinstance(one, dict) else one
+            for name, one in content.items()
+        }
+        super().__init__(inside)
 
     def __getitem__(self, key):
-        self.read.add(key)
+        self.read.add((self.path, key))
         return super().__getitem__(key)
 
     def get(self, key, default=None):
-        self.read.add(key)
+        self.read.add((self.path, key))
         return super().get(key, default)
 
     def __contains__(self, key):
-        self.read.add(key)
+        self.read.add((self.path, key))
         return super().__contains__(key)
+
+
+def _tables(keys, config, path=""):
+    """Yield path and table of a config and of all inside it."""
+    yield path, keys
+    for name, row in keys.rows.items():
+        if row.inside is not None and isinstance(config.get(name), dict):
+            inside = row.inside(config) if callable(row.inside) else row.inside
+            if inside:
+                yield from _tables(inside, config[name], f"{path}{name}.")
 
 
 def _shipped(name, folder):
@@ -410,7 +425,7 @@ def shipped(tmp_path_factory):
         first = open_checkpoint(_shipped(name, tmp_path_factory.mktemp(name)))
         family = find_family(first.config)
         whole = family.beside(first, Path)
-        found[name] = (family, whole, family.open(whole.config, first.generation))
+        found[name] = (family, whole, family.bind(whole.config, first.generation))
     return found
 
 
@@ -437,11 +452,24 @@ def test_a_part_builds_its_components_from_its_own_tensors_alone(name, shipped, 
             engine(tmp_path, component, partial(part.build, component), own)
 
 
-def test_a_family_says_just_which_keys_of_its_config_it_reads(shipped):
-    read_by = {}
+def test_a_family_reads_just_the_keys_of_its_configs_that_it_calls_used(shipped):
+    read_by, tables = {}, {}
     for family, whole, _ in shipped.values():
         config = Recorded(whole.config)
         family.open(config, {})
         read_by.setdefault(family.name, set()).update(config.read)
-    for name, keys in read_by.items():
-        assert sorted(keys) == sorted(FAMILIES.get(name).keys), name
+        tables.setdefault(family.name, {}).update(
+            {(path, keys.source): keys for path, keys in _tables(family.keys, dict(whole.config))}
+        )
+    for name, every in tables.items():
+        read = read_by[name]
+        for path in {path for path, _ in every}:
+            here = [keys for (one, _), keys in every.items() if one == path]
+            own = {(path, key) for keys in here for key in keys.own()}
+            assert own <= read, (name, path, own - read)
+            wrong = {key for one, key in read if one == path and not any(_is_used(keys, key) for keys in here)}
+            assert wrong == set(), (name, path)
+
+
+def _is_used(keys, key):
+    return key in keys.rows and keys.rows[key].effect != "none"

@@ -9,15 +9,15 @@ from safetensors.numpy import load_file, save_file
 from edgekit.bundle import open_bundle
 from edgekit.errors import CensusError, QualityError, RecipeError
 from edgekit.exporter.blocks import ROWS
-from edgekit.exporter.checks.quality import check_clips
 from edgekit.exporter.checks.weight_check import check_weights
+from edgekit.exporter.checks.quality import check_clips
 from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.dialects.ort_cpu import OrtDialect
 from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.families import find_family
 from edgekit.exporter.finer import BEARABLE, MOST_WORK, Strain, choose, measure, rounded
 from edgekit.exporter.graph import GraphWriter
-from edgekit.exporter.observe import observed
+from edgekit.exporter.observe import calibration_clips, observed
 from edgekit.exporter.quantize import SCALE
 from edgekit.exporter.sources.checkpoint import open_checkpoint
 from edgekit.exporter.tables import written_bundle
@@ -41,11 +41,13 @@ def loud(tmp_path_factory):
     tensors = load_file(folder / "model.safetensors")
     up, bias = tensors[f"{LAYER}fc1.weight"], tensors[f"{LAYER}fc1.bias"]
     heard = []
-    with observed(*observing(folder), load_recipe(JUDGED), ORT, folder) as hear:
-        hear(list(check_clips(load_recipe(JUDGED), 16_000).values()), heard.append)
+    opened, w = observing(folder)
+    recipe = load_recipe(JUDGED)
+    with observed(opened, w, recipe, ORT, folder) as hear:
+        hear([*calibration_clips(opened, recipe), *check_clips(recipe, 16_000).values()], heard.append)
     name = f"{ROWS}{LAYER}fc1.weight"
     reached = np.concatenate([call[name] for call in heard if name in call]) @ up[0]
-    loudest, quiet = reached.max(), np.quantile(reached, 0.97)
+    loudest, quiet = reached.max(), np.quantile(reached, 0.9)
     gain = 500 / (loudest - quiet)
     up[0] *= gain
     bias[0] = -gain * quiet
@@ -71,7 +73,8 @@ def made(loud, tmp_path_factory):
 
 def recipe_with(tmp_path, line, base=JUDGED):
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(f"{base.read_text()}\n[quantize]\n{line}\n")
+    text = base.read_text().partition("[quantize]")[0]
+    recipe.write_text(f"{text}\n[quantize]\n{line}\n")
     return recipe
 
 
@@ -91,13 +94,12 @@ def test_the_linear_that_cannot_bear_it_gets_a_scale_for_each_row_and_no_other_d
     assert found["saves"] > BEARABLE > found["left"]
 
 
-def test_it_halves_the_error_of_the_frames_and_takes_no_more_room(made, loud, tmp_path):
+def test_the_frames_come_closer_to_float_and_the_bundle_takes_no_more_room(made, loud, tmp_path):
     recipe = recipe_with(tmp_path, 'encoder_finer = "none"')
-    coarse = export(loud, tmp_path / "b", ExportOptions(recipe=recipe, precision="int8", accept_loss="to compare"))
+    coarse = export(loud, tmp_path / "b", ExportOptions(recipe=recipe, precision="int8"))
     finer = open_bundle(made).manifest
     error = [manifest.verification["measured"]["frame_error"] for manifest in (finer, coarse)]
-    assert error[0] < error[1] / 2
-    assert coarse.verification["waiver"]["for"].startswith("frame_error")
+    assert error[0] < 0.7 * error[1]  # what is left is the rounding of the weights
     assert "encoder_finer" not in coarse.verification
     assert coarse.recipe["quantize"]["encoder_finer"] == "none"
     weights = [sum(row.bytes for row in manifest.census) for manifest in (finer, coarse)]
@@ -130,12 +132,14 @@ def test_an_encoder_that_needs_none_gets_none(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"recipe": QUICK}, "not measured, the recipe names no check clips"),
-        ({"recipe": JUDGED, "dummy_weights": True}, "not measured, weights are noise"),
+        ({}, "not measured, the recipe names no calibration clips"),
+        ({"dummy_weights": True}, "not measured, weights are noise"),
     ],
 )
 def test_where_nothing_can_be_heard_the_manifest_says_that_nothing_was_measured(options, why, checkpoint, tmp_path):
-    manifest = export(checkpoint("whisper-dense"), tmp_path / "b", ExportOptions(precision="int8", **options))
+    recipe = recipe_with(tmp_path, 'encoder_finer = "measured"\n[calibrate]\nclips = []', QUICK)
+    options |= {"recipe": recipe, "precision": "int8"}
+    manifest = export(checkpoint("whisper-dense"), tmp_path / "b", ExportOptions(**options))
     assert manifest.verification["encoder_finer"] == why
     assert list(manifest.recipe["quantize"]["encoder_finer"]) == []
 
@@ -202,10 +206,9 @@ def test_one_scale_of_it_off_by_five_percent_is_rejected(loud, tmp_path):
 def test_every_linear_of_every_familys_ears_is_measured(name, checkpoint, tmp_path):
     opened, w = observing(checkpoint(name))
     recipe = load_recipe(JUDGED)
-    clips = list(check_clips(recipe, 16_000).values())
-    found = measure(opened, w, recipe, ORT, tmp_path, clips)
+    found = measure(opened, w, recipe, ORT, tmp_path, calibration_clips(opened, recipe))
     assert set(found) == {name for name in opened.expected() if opened.group(name) == "encoder"}
-    assert all(0 < one.finer < 0.1 and 0 < one.coarse < 0.1 and one.work > 0 for one in found.values())
+    assert {name: one for name, one in found.items() if not 0 < one.finer <= one.coarse < 0.01 or one.work <= 0} == {}
     assert not list(tmp_path.iterdir())
 
 

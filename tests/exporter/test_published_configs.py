@@ -29,5 +29,5 @@ def test_every_config_is_counted_here_and_told_in_the_readme():
 def test_a_config_has_as_many_numbers_as_the_published_system(name):
     config = json.loads((CONFIGS / f"{name}.json").read_bytes())
     family = find_family(config)
-    expected = family.open(config, family.generation(config)).expected()
+    expected = family.bind(config, family.generation(config)).expected()
     assert sum(math.prod(shape) for shape in expected.values()) == NUMBERS[name]

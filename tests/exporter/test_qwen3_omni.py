@@ -16,7 +16,7 @@ from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.dummy import open_dummy
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.exporter.families import find_family
-from edgekit.exporter.families.qwen3_omni.family import open_qwen3_omni
+from edgekit.exporter.families.qwen3_omni.family import FAMILY, open_qwen3_omni
 from edgekit.exporter.options import find_recipe
 from edgekit.exporter.sources.checkpoint import open_checkpoint
 from edgekit.exporter.tables import JoinedTensors, written_bundle
@@ -186,8 +186,8 @@ def test_a_bundle_that_speaks_still_writes(checkpoint, tmp_path):
     export(checkpoint("omni"), tmp_path / "b", ExportOptions(recipe=QUICK, precision="int4"))
     sound = np.random.default_rng(4).uniform(-0.3, 0.3, 20_000).astype(np.float32)
     told = edgekit.load(tmp_path / "b", threads=1).transcribe(sound, gate="off", max_tokens=5)
-    assert len(told.utterances) == 1
-    assert 1 <= len(told.utterances[0].tokens) <= 5
+    assert len(told.segments) == 1
+    assert 1 <= len(told.segments[0].tokens) <= 5
 
 
 def test_the_recipe_is_found_by_the_architecture():
@@ -205,9 +205,15 @@ def test_experts_per_token_make_the_levels_of_a_published_size():
     [
         ({"thinker_config": 3}, "'thinker_config' is int, must be an object"),
         ({"thinker_config.text_config.rope_theta": None}, "'rope_theta' is None, must be float"),
-        ({"thinker_config.text_config.rope_scaling.rope_type": "yarn"}, "thinker_config.text_config scales rotary"),
+        (
+            {"thinker_config.text_config.rope_scaling.rope_type": "yarn"},
+            "text_config.rope_scaling is .*, only plain rotary",
+        ),
         ({"thinker_config.text_config.model_type": "qwen9"}, "thinker_config.text_config.model_type 'qwen9'"),
-        ({"thinker_config.text_config.mlp_only_layers": [0]}, "experts in every layer"),
+        (
+            {"thinker_config.text_config.mlp_only_layers": [0]},
+            r"mlp_only_layers is \[0\], every layer must have experts; take",
+        ),
         ({"thinker_config.text_config.num_experts_per_tok": 9}, "'num_experts_per_tok' is 9, must be from 1 to"),
         ({"thinker_config.audio_config.output_dim": 32}, "output_dim 32 differs from text_config.hidden_size 64"),
         ({"talker_config.text_config.norm_topk_prob": None}, "'norm_topk_prob' is None, must be bool"),
@@ -231,7 +237,7 @@ def test_experts_per_token_make_the_levels_of_a_published_size():
 )
 def test_a_config_whose_parts_do_not_fit_is_one_line(changes, message):
     with pytest.raises(CheckpointError, match=message) as caught:
-        open_qwen3_omni(_changed(changes), {})
+        FAMILY.bind(_changed(changes), {})
     assert "\n" not in str(caught.value)
 
 

@@ -195,13 +195,13 @@ def expected(
     made: list[list[int]] = []
     while True:
         hidden, logits = maths.talk(rows)
-        code = samplers[0].pick(logits, first=not made)
+        code = samplers[0].pick(logits, [one[0] for one in made])
         if code == EOS or len(made) == frames:
             return np.array(made, np.int64).reshape(-1, CODEBOOKS)
         frame, embedded = [code], [maths.codec[code]]
         for step in range(CODEBOOKS - 1):
             logits = maths.predict(np.array([hidden, *embedded]), step)
-            frame.append(samplers[1].pick(logits, first=not step))
+            frame.append(samplers[1].pick(logits, frame[1:]))
             embedded.append(maths.codes[step * CODES + frame[-1]])
         rows = np.concatenate((rows, np.sum(embedded, axis=0)[None] + read(trailing[len(made)])))
         made.append(frame)

@@ -23,13 +23,20 @@ def change(folder: Path, **fields: Any) -> Path:
     return path
 
 
+def _as_in(content: Any, written: Any) -> Any:
+    """Return plain data without the fields that came later, of which this manifest says nothing."""
+    if isinstance(content, dict) and isinstance(written, dict):
+        return {name: _as_in(one, written[name]) for name, one in content.items() if name in written}
+    return content
+
+
 def test_a_manifest_of_version_1_is_read_with_all_that_it_says() -> None:
     text = VERSION_1.read_bytes()
     written, manifest = json.loads(text), read_manifest(text)
     again = json.loads(encode(manifest))
     assert (written.pop("format_version"), again.pop("format_version")) == (1, FORMAT_VERSION)
-    assert again.pop("needs") == NEEDS
-    assert again == written
+    assert (again.pop("needs"), again["front_end"].pop("floor")) == (NEEDS, "running")
+    assert _as_in(again, written) == written
     assert decode(encode(manifest)) == manifest
 
 

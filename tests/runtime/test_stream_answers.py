@@ -176,15 +176,15 @@ def test_a_file_and_its_samples_are_transcribed_alike(load: Callable, tmp_path: 
     soundfile.write(tmp_path / "talk.wav", codes, RATE)
     from_file = model.transcribe(tmp_path / "talk.wav", level="full")
     from_array = model.transcribe(codes, level="full")
-    assert from_file.utterances == from_array.utterances
-    assert from_file.text == from_array.text == " ".join(one.text for one in from_file.utterances)
+    assert from_file.segments == from_array.segments
+    assert from_file.text == from_array.text == " ".join(one.text for one in from_file.segments)
     assert from_file.audio_s == from_array.audio_s == 1.2
     assert from_file.trace.total("encoder")[1] == 3 * 20
 
 
 def test_channels_first_are_refused_before_they_fill_the_memory(load: Callable) -> None:
     model = load()
-    with pytest.raises(UsageError, match="channels: 960000, a whole number, 1 to 64, is needed; transpose"):
+    with pytest.raises(UsageError, match=r"audio: shape \(2, 960000\), 960000 channels, at most 64"):
         model.transcribe(np.zeros((2, 960_000), np.float32))
     with pytest.raises(UsageError, match="channels: 65, a whole number"):
         model.stream(channels=65)
@@ -213,7 +213,7 @@ def test_what_a_bundle_cannot_be_loaded_with_is_refused_in_one_line(
 
 def test_an_array_without_samples_is_an_empty_transcript(load: Callable) -> None:
     transcript = load().transcribe(np.zeros(0, np.float32))
-    assert (transcript.text, transcript.utterances, transcript.audio_s) == ("", (), 0.0)
+    assert (transcript.text, transcript.segments, transcript.audio_s) == ("", (), 0.0)
 
 
 @pytest.mark.parametrize(

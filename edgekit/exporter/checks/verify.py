@@ -17,13 +17,13 @@ from edgekit.errors import MissingPackageError, VerifyError
 from edgekit.exporter.checks.quality import check_clips, relative_error
 from edgekit.exporter.checks.weight_check import check_weights
 from edgekit.exporter.dialects import DIALECTS
-from edgekit.exporter.families import Family, find_family
+from edgekit.exporter.families import Family
 from edgekit.exporter.hub import locate
 from edgekit.exporter.reference.base import Array, Prompt, Reference
-from edgekit.exporter.sources.checkpoint import open_checkpoint
+from edgekit.exporter.source import open_known
 from edgekit.exporter.tables import written_bundle
 from edgekit.recipe import Recipe
-from edgekit.runtime.answer.sampler import Greedy
+from edgekit.runtime.answer.sampler import Greedy, likeliest
 from edgekit.runtime.backends import twin_of
 from edgekit.runtime.judge.golden_clips import carries_clips, golden_clips
 from edgekit.runtime.judge.probe import Answer, Heard, answer, around, hear
@@ -37,9 +37,9 @@ SURE_LEAD = 1e-3  # a greedy token that leads by less may fall either way
 def verify_reference(bundle: str | Path, checkpoint: str | Path, *, bars: bool = False) -> tuple[Check, ...]:
     """Return every comparison of a bundle with its checkpoint on the recipe's check clips.
 
-    checkpoint: a folder or an id of the hub; bars: as in ``locate``. Raises QualityError for a weight that is not the
-    checkpoint's, MissingPackageError without torch and transformers, VerifyError for a family without a reference and,
-    before anything is fetched, for dummy weights.
+    checkpoint and bars: as in ``locate``. Raises QualityError for a weight that is not the checkpoint's,
+    MissingPackageError without torch and transformers, VerifyError for a family without a reference and, before
+    anything is fetched, for dummy weights.
     """
     opened = open_bundle(bundle)
     if opened.manifest.dummy_seed is not None:
@@ -47,14 +47,13 @@ def verify_reference(bundle: str | Path, checkpoint: str | Path, *, bars: bool =
             f"{bundle}: holds dummy weights, no checkpoint has them; run `edgekit verify` without --reference"
         )
     model = load_opened(opened, backend=twin_of(opened.manifest.dialect))
-    found = open_checkpoint(locate(checkpoint, bars=bars).folder)
-    family = find_family(found.config)
+    found, family = open_known(locate(checkpoint, bars=bars).folder)
     if family.name != model.manifest.family:
         raise VerifyError(
             f"{checkpoint}: is of family {family.name}, the bundle of {model.manifest.family}; name its own"
         )
-    whole = family.beside(found, lambda second: locate(second).folder)
-    cut = family.open(whole.config, found.generation)
+    whole = family.beside(found, lambda second: locate(second, known=False).folder)
+    cut = family.bind(whole.config, found.generation)
     dialect = DIALECTS.get(model.manifest.dialect)
     weights = written_bundle(opened.folder, cut, dialect, model.manifest.components, model.manifest.tables())
     checked = check_weights(cut, weights, whole.tensors, lambda _done, _total: None)
@@ -108,11 +107,11 @@ def _compared(
     told: Sequence[tuple[Answer, Array]],
 ) -> list[Check]:
     quantised = any(kind != "float32" for kind in manifest.precision.values())
-    greedy = Greedy(manifest.protocol)
+    greedy = Greedy(manifest.protocol, likeliest(manifest.protocol.sampling))
     differing = steps = 0
     for ours, theirs in told:
         for step, (picked, row) in enumerate(zip(ours.picked, theirs, strict=True)):
-            best = greedy.pick(row, first=step == 0)
+            best = greedy.pick(row, ours.tokens[:step])
             steps += 1
             differing += best != picked and float(row[best] - row[picked]) >= SURE_LEAD
     limits = recipe.limits

@@ -6,7 +6,8 @@ the Part that owns a tensor or a component, so that families have nothing to han
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import ComputeLevel, Embedding, FrontEnd, Grid, Speech, TokenProtocol
 from edgekit.errors import RegistryError
+from edgekit.exporter.families.generation import FILE, GENERATION, governed, settings
+from edgekit.exporter.families.keys import Config, Keys
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.sources.checkpoint import Beside, Tensors
 from edgekit.exporter.sources.stored import StoredTensors
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import GROUPS, GridSettings, Group
 
-Config = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
 SpeechMaker = Callable[[Mapping[str, Embedding], str], Speech | None]
 Locate = Callable[[str], Path]
@@ -65,6 +67,11 @@ class Part(ABC):
         """Return whether a tensor that nobody expects may be in the checkpoint, since this part does without it."""
         del name
         return False
+
+    def copied(self, name: str) -> str | None:
+        """Return the tensor that one which nobody expects must repeat, such as the table of a tied head; None: none."""
+        del name
+        return None
 
     @abstractmethod
     def build(self, component: str, g: GraphWriter, w: Weights) -> None:
@@ -195,7 +202,11 @@ class Opened:
 
     def ignored(self, name: str) -> bool:
         """Return whether a tensor may be in the checkpoint without being used."""
-        return name.startswith(self.unused) or any(part.ignored(name) for part in self.parts)
+        return name.startswith(self.unused) or bool(self.copied(name)) or any(part.ignored(name) for part in self.parts)
+
+    def copied(self, name: str) -> str | None:
+        """Return the tensor that one which nobody expects must repeat; None if it is a copy of none."""
+        return next((original for part in self.parts if (original := part.copied(name))), None)
 
     def build(self, component: str, g: GraphWriter, w: Weights) -> None:
         """Write one component's graph."""
@@ -215,9 +226,14 @@ class Family:
     """One architecture, before any config of it was read.
 
     ``model_types``: what a config's ``model_type`` says of it; ``recognised_by`` decides where that does not tell, such
-    as where a config has another family's, or none. ``keys``: those of the config that ``open`` reads. ``open`` takes
-    config and generation settings and raises CheckpointError where they contradict themselves. ``recipe``: the one that
-    an export takes where neither user nor config name another; a name below ``export``, or a TOML file.
+    as where a config has another family's, or none. ``keys`` and ``generation_keys``: what becomes of each key of the
+    config and of the generation settings; ``text``: the names in a config that lead to that of the text model.
+    ``open`` takes config and generation settings and raises CheckpointError where they contradict themselves; call
+    ``bind``, which first walks the keys. ``recipe``: the one that an export takes where neither user nor config name
+    another; a name below ``export``, or a TOML file.
+
+    ``published``: ids on the hub of checkpoints that were published with this architecture; what stands behind the
+    slash is a short name that an export takes as well.
 
     ``files``: patterns of files beside weights, configs and tokenizer that are fetched as well. ``beside`` opens what
     the family keeps there, or in a second checkpoint that it locates. ``generation``: the settings published with the
@@ -229,8 +245,11 @@ class Family:
     model_types: tuple[str, ...]
     open: Callable[[Config, Config], Opened]
     recipe: str
-    keys: tuple[str, ...]
+    keys: Keys
+    generation_keys: Keys = GENERATION
+    text: tuple[str, ...] = ()
     recognised_by: Callable[[Config], bool] | None = None
+    published: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     beside: Callable[[StoredTensors, Locate], Beside] = _alone
     generation: Callable[[Config], dict[str, Any]] = _unsaid
@@ -241,3 +260,16 @@ class Family:
         if self.recognised_by is not None:
             return self.recognised_by(config)
         return config.get("model_type") in self.model_types
+
+    def bind(self, config: Config, generation: Config) -> Opened:
+        """Return the family bound to a config and to generation settings; where these are empty, the config says them.
+
+        Raises CheckpointError for a key that would be run wrong, before anything else is looked at.
+        """
+        self.keys.check(config)
+        told = settings(config, generation, self.text, self.generation_keys)
+        self.generation_keys.check(told, FILE if generation else "config.json")
+        told = self.generation_keys.heeded(told)
+        opened = self.open(config, told)
+        vocabulary = opened.expected()[opened.embedding][0]
+        return replace(opened, protocol=partial(governed, told, vocabulary, opened.protocol))

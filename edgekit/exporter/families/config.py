@@ -22,11 +22,21 @@ def value(config: Mapping[str, Any], key: str, kind: type[_T], default: _T | Non
 
 def check_parts(config: Mapping[str, Any], whole: str, parts: str) -> None:
     """Return if ``config[whole]`` divides evenly into ``config[parts]`` parts; raises CheckpointError naming both."""
-    size, count = value(config, whole, int), value(config, parts, int)
+    check_share(whole, value(config, whole, int), parts, value(config, parts, int))
+
+
+def check_share(whole: str, size: int, parts: str, count: int) -> None:
+    """Return if a size divides evenly into so many parts; raises CheckpointError with the keys of both."""
     if count < 1 or size % count:
         raise CheckpointError(
             f"config.json: '{whole}' is {size}, must divide evenly by '{parts}', {count}; use the published config.json"
         )
+
+
+def rotary_base(config: Mapping[str, Any]) -> float:
+    """Return the base of rotary positions: ``rope_theta``, which transformers 5 writes into ``rope_parameters``."""
+    inner = config.get("rope_parameters") or {}
+    return value(inner if inner.get("rope_theta") is not None else config, "rope_theta", float)
 
 
 def section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:

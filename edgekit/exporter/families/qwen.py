@@ -17,9 +17,10 @@ from edgekit.errors import CheckpointError
 from edgekit.exporter.blocks import cached_attention, linear, rms_norm, rotary_tables, steps
 from edgekit.exporter.dialects import Steps
 from edgekit.exporter.families.base import Part, Shapes
-from edgekit.exporter.families.config import check_parts, value
+from edgekit.exporter.families.config import check_parts, check_share, rotary_base, value
 from edgekit.exporter.families.levels import expert_levels
 from edgekit.exporter.families.qwen_experts import Experts, gated, gated_shapes, stored_bank
+from edgekit.exporter.families.qwen_keys import TEXTS
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.sources.checkpoint import Tensors
 from edgekit.exporter.weights import Weights
@@ -30,19 +31,18 @@ _MAX_POSITIONS = 32_768  # rotary tables are stored: 16 MiB at head size 128
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What a ``model_type`` fixes. ``theta``, ``renormalised``: for configs that leave them out; None: they may not."""
+    """What a ``model_type`` fixes; what it leaves to the config is in ``qwen_keys``."""
 
     head_norms: bool
     experts: bool
     shared: bool = False
-    theta: float | None = None
-    renormalised: bool | None = None
 
 
 _KINDS = {
-    "qwen2": _Kind(head_norms=False, experts=False, theta=1e6),
-    "qwen3": _Kind(head_norms=True, experts=False, theta=1e6),
-    "qwen3_moe": _Kind(head_norms=True, experts=True, theta=1e6, renormalised=False),
+    "step_audio_2_text": _Kind(head_norms=False, experts=False),
+    "qwen2": _Kind(head_norms=False, experts=False),
+    "qwen3": _Kind(head_norms=True, experts=False),
+    "qwen3_moe": _Kind(head_norms=True, experts=True),
     "qwen3_omni_moe_text": _Kind(head_norms=True, experts=True),
     "qwen3_omni_moe_talker_text": _Kind(head_norms=True, experts=True, shared=True),
     "qwen3_omni_moe_talker_code_predictor": _Kind(head_norms=True, experts=False),
@@ -83,31 +83,30 @@ class Qwen(Part):
             raise CheckpointError(
                 f"config.json: {where}.model_type '{model_type}' is not a backbone EdgeKit knows ({', '.join(_KINDS)})"
             )
-        rope = config.get("rope_parameters") or {}
-        _check_plain(config, rope, where)
         made = _KINDS[model_type]
+        config = TEXTS[model_type].filled(config)
         self.head_norms = made.head_norms
         self.width = value(config, "hidden_size", int)
         self.layers = value(config, "num_hidden_layers", int)
         self.heads = value(config, "num_attention_heads", int)
-        self.kv_heads = value(config, "num_key_value_heads", int, self.heads)
+        kv_heads = config["num_key_value_heads"]
+        self.kv_heads = self.heads if kv_heads is None else value(config, "num_key_value_heads", int)
+        check_share("num_attention_heads", self.heads, "num_key_value_heads", self.kv_heads)
         if config.get("head_dim") is None:
             check_parts(config, "hidden_size", "num_attention_heads")
-            config = {**config, "head_dim": self.width // max(1, self.heads)}
-        check_parts({"num_key_value_heads": self.kv_heads, **config}, "num_attention_heads", "num_key_value_heads")
-        self.head_dim = value(config, "head_dim", int)
+            self.head_dim = self.width // self.heads
+        else:
+            self.head_dim = value(config, "head_dim", int)
         self.vocabulary = value(config, "vocab_size", int)
-        self.positions = min(value(config, "max_position_embeddings", int, 16_384), _MAX_POSITIONS)
-        self.theta = value({**config, **rope}, "rope_theta", float, made.theta)
-        self.epsilon = value(config, "rms_norm_eps", float, 1e-6)
-        self.tied = value(config, "tie_word_embeddings", bool, False) and self.names.group == "backbone"
+        self.positions = min(value(config, "max_position_embeddings", int), _MAX_POSITIONS)
+        self.theta = rotary_base(config)
+        self.epsilon = value(config, "rms_norm_eps", float)
+        self.tied = self.names.group == "backbone" and value(config, "tie_word_embeddings", bool)
         self.inner = value(config, "intermediate_size", int)
-        self.experts = None
-        if made.experts:
-            self.experts = Experts(config, self.width, renormalised=made.renormalised, shared=made.shared)
-        biased = value(config, "attention_bias", bool, False)
+        self.experts = Experts(config, self.width, shared=made.shared) if made.experts else None
+        biased = made.head_norms and value(config, "attention_bias", bool)
         self.biased = biased or not made.head_norms
-        self.out_biased = biased and made.head_norms
+        self.out_biased = biased
 
     def expected(self) -> Shapes:
         """Return name and shape of every tensor."""
@@ -146,9 +145,9 @@ class Qwen(Part):
             return "decoder"
         return "experts" if ".experts." in name else "backbone"
 
-    def ignored(self, name: str) -> bool:
-        """Return whether a tensor may be there unused: the output projection where it is tied."""
-        return self.tied and name == self.names.head
+    def copied(self, name: str) -> str | None:
+        """Return the tensor that another one must repeat: the output projection that of a token, where it is tied."""
+        return self.embedding if self.tied and name == self.names.head else None
 
     def stored(self, name: str) -> str:
         """Return the name under which the graph stores a tensor."""
@@ -240,15 +239,3 @@ class Qwen(Part):
             rms_norm(g, w, split, f"{root}.{part}_norm", self.epsilon),
             g.constant([-1, heads * self.head_dim]),
         )
-
-
-def _check_plain(config: Mapping[str, Any], rope: Mapping[str, Any], where: str) -> None:
-    """Raise CheckpointError for scaled positions, windows and activations that would be run wrong."""
-    for scaling in (config.get("rope_scaling") or {}, rope):
-        kind = scaling.get("rope_type", scaling.get("type", "default"))
-        if kind not in ("default", "mrope") or "factor" in scaling:
-            raise CheckpointError(f"config.json: {where} scales rotary positions; only plain ones are supported")
-    if config.get("use_sliding_window") or "sliding_attention" in (config.get("layer_types") or ()):
-        raise CheckpointError(f"config.json: {where}.use_sliding_window is set; only full attention is supported")
-    if config.get("hidden_act", "silu") != "silu":
-        raise CheckpointError(f"config.json: hidden_act '{config['hidden_act']}' is not supported; Qwen uses silu")

@@ -52,15 +52,13 @@ class Experts:
     ``shared``: width of the expert that every token takes as well, scaled by a gate of its own; 0 for none.
     """
 
-    def __init__(self, config: Mapping[str, Any], width: int, *, renormalised: bool | None, shared: bool) -> None:
+    def __init__(self, config: Mapping[str, Any], width: int, *, shared: bool) -> None:
         self.width = width
-        self.count = value(config, "num_experts", int)
+        self.count = value(config, "num_local_experts" if "num_local_experts" in config else "num_experts", int)
         self.chosen = value(config, "num_experts_per_tok", int)
         self.inner = value(config, "moe_intermediate_size", int)
-        self.renormalised = value(config, "norm_topk_prob", bool, renormalised)
+        self.renormalised = value(config, "norm_topk_prob", bool)
         self.shared = value(config, "shared_expert_intermediate_size", int) if shared else 0
-        if value(config, "decoder_sparse_step", int, 1) != 1 or config.get("mlp_only_layers"):
-            raise CheckpointError("config.json: only Qwen3-MoE with experts in every layer is supported")
         if not 1 <= self.chosen <= self.count:
             raise CheckpointError(
                 f"config.json: 'num_experts_per_tok' is {self.chosen}, must be from 1 to 'num_experts', {self.count}; "

@@ -6,12 +6,11 @@ Tensor names are Hugging Face's. Experts of layer i: rows of ``fc1`` and columns
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import FrontEnd, Grid, TokenProtocol
+from edgekit.bundle import FrontEnd, Grid
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.exporter.blocks import (
     EncoderNames,
@@ -28,12 +27,14 @@ from edgekit.exporter.blocks import (
     steps,
 )
 from edgekit.exporter.dialects import ExpertBank, Routing, Steps
-from edgekit.exporter.families.base import Config, Family, Opened, Part, Shapes
+from edgekit.exporter.families.base import Family, Opened, Part, Shapes
 from edgekit.exporter.families.config import check_parts, section, value
+from edgekit.exporter.families.keys import Config
 from edgekit.exporter.families.levels import expert_levels
+from edgekit.exporter.families.whisper_keys import WHISPER, WHISPER_GENERATION
+from edgekit.exporter.families.whisper_tokens import NO_TIMESTAMPS, published_generation, whisper_protocol, written
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.sources.checkpoint import Tensors
-from edgekit.exporter.sources.tokenizer import token_id
 from edgekit.exporter.weights import Weights, stored_expert
 from edgekit.recipe import GridSettings, Group
 
@@ -56,25 +57,11 @@ ENCODER = EncoderNames(
 )
 TOKENS = "model.decoder.embed_tokens.weight"
 POSITIONS = "model.decoder.embed_positions.weight"
-NO_TIMESTAMPS = "<|notimestamps|>"
 _CROSS = (".encoder_attn.k_proj.weight", ".encoder_attn.v_proj.weight")
-_MULTILINGUAL = 51_865  # tokens of the smallest published vocabulary with more than English
-_TIMESTAMPS = 1501  # the last tokens of every published vocabulary: 0.00 to 30.00 s
-
-
-def published_generation(config: Config) -> dict[str, Any]:
-    """Return what a published generation_config.json says of start and end, for a config that comes without one.
-
-    Of the languages only English. Source: Whisper, tokenizer.py: translate, transcribe and four more, then timestamps.
-    """
-    vocabulary, start = value(config, "vocab_size", int), value(config, "decoder_start_token_id", int)
-    found: dict[str, Any] = {"begin_suppress_tokens": [value(config, "eos_token_id", int)]}
-    if vocabulary < _MULTILINGUAL:
-        return found
-    stamps = vocabulary - _TIMESTAMPS
-    tasks = {"translate": stamps - 6, "transcribe": stamps - 5}
-    languages = {"<|en|>": start + 1}
-    return found | {"lang_to_id": languages, "task_to_id": tasks, "no_timestamps_token_id": stamps - 1}
+SIZES = (  # source: the collection "Whisper Release" of openai on the hub
+    "tiny", "tiny.en", "base", "base.en", "small", "small.en", "medium", "medium.en", "large", "large-v2", "large-v3",
+    "large-v3-turbo",
+)  # fmt: skip
 
 
 class WhisperEars(Part):
@@ -92,16 +79,11 @@ class WhisperEars(Part):
             heads=value(config, "encoder_attention_heads", int),
             layers=value(config, "encoder_layers", int),
             inner=value(config, "encoder_ffn_dim", int),
-            positions=value(config, "max_source_positions", int, 1500),
+            positions=value(config, "max_source_positions", int),
         )
         self._linears = ENCODER.linears(self.size)
         self.heard_by = value(config, "decoder_layers", int)
         self.heads = value(config, "decoder_attention_heads", int)
-        if config.get("activation_function", "gelu") != "gelu" or config.get("scale_embedding", False):
-            raise CheckpointError(
-                "config.json: Whisper with another activation than gelu, or scaled embeddings, is not supported; "
-                "use a published Whisper checkpoint"
-            )
 
     def expected(self) -> Shapes:
         """Return name and shape of every tensor."""
@@ -125,8 +107,13 @@ class WhisperEars(Part):
             self._adapter(g, w)
 
     def front_end(self, settings: GridSettings) -> FrontEnd:
-        """Return the log-mel front end: the published STFT reflects at the end of its window, a stream goes on."""
-        return FrontEnd(mel_bins=self.size.mel_bins, edge="reflect" if self._mode(settings) == "exact" else "zero")
+        """Return the log-mel front end: the published one reflects at its window's end and has one floor for it.
+
+        A checkpoint made for chunks was trained on a stream's: it goes on, with a floor below what was heard so far.
+        """
+        if self._mode(settings) == "exact":
+            return FrontEnd(mel_bins=self.size.mel_bins, floor="clip", edge="reflect")
+        return FrontEnd(mel_bins=self.size.mel_bins)
 
     def grid(self, settings: GridSettings) -> Grid:
         """Return the published window, or the chunk-causal grid that the checkpoint's config names."""
@@ -199,16 +186,9 @@ class WhisperBackbone(Part):
         self.width, self.heads, self.layers = ears.size.width, ears.heads, ears.heard_by
         self.inner = value(config, "decoder_ffn_dim", int)
         self.vocabulary = value(config, "vocab_size", int)
-        self.max_context = value(config, "max_target_positions", int, 448)
+        self.max_context = value(config, "max_target_positions", int)
         self.experts = value(extra, "num_experts", int, 0)
         self.chosen = value(extra, "num_experts_per_tok", int, self.experts)
-        self.stop = value(config, "eos_token_id", int)
-        self.start = value(config, "decoder_start_token_id", int)
-        if not config.get("tie_word_embeddings", True):
-            raise CheckpointError(
-                "config.json: tie_word_embeddings is false, a Whisper with an output projection of its own is not "
-                "supported; use a published Whisper checkpoint"
-            )
         if self.experts and self.inner % self.experts:
             raise CheckpointError(
                 f"config.json: decoder_ffn_dim {self.inner} does not divide into {self.experts} experts; "
@@ -240,9 +220,9 @@ class WhisperBackbone(Part):
             found[f"{norm}.weight"] = found[f"{norm}.bias"] = (width,)
         return found
 
-    def ignored(self, name: str) -> bool:
-        """Return whether a tensor may be there unused: the output projection, which is the token table again."""
-        return name == "proj_out.weight"
+    def copied(self, name: str) -> str | None:
+        """Return the tensor that another one must repeat: the output projection is the token table again."""
+        return TOKENS if name == "proj_out.weight" else None
 
     def group(self, name: str) -> Group | None:
         """Return the precision group of a tensor; None keeps it float."""
@@ -322,37 +302,17 @@ class WhisperBackbone(Part):
         return g.node("Add", mixed, w.plain(g, f"{root}.fc2.bias"))
 
 
-def _protocol(generation: Config, backbone: WhisperBackbone, tokenizer: str) -> TokenProtocol:
-    """Return the token protocol from generation_config.json: start, language, task, no timestamps."""
-    languages = {token.strip("<|>"): int(number) for token, number in generation.get("lang_to_id", {}).items()}
-    no_timestamps = generation.get("no_timestamps_token_id")
-    if no_timestamps is None:
-        no_timestamps = token_id(tokenizer, NO_TIMESTAMPS)
-    tasks = {name: int(number) for name, number in generation.get("task_to_id", {}).items()}
-    return TokenProtocol(
-        attention="cross",
-        stop=(backbone.stop,),
-        start=(backbone.start,),
-        start_tail=(int(no_timestamps),),
-        languages=languages,
-        tasks=tasks if languages else {},
-        suppress=tuple(generation.get("suppress_tokens") or ()),
-        begin_suppress=tuple(generation.get("begin_suppress_tokens") or ()),
-        max_tokens=backbone.max_context // 2,  # as published: the other half is for a text prompt
-        context_tokens=backbone.max_context,
-    )
-
-
 def open_whisper(config: Config, generation: Config) -> Opened:
     """Return Whisper bound to one config."""
-    ears = WhisperEars(config)
-    backbone = WhisperBackbone(config, ears)
+    whole = written(config, generation)
+    ears = WhisperEars(whole.config)
+    backbone = WhisperBackbone(whole.config, ears)
     return Opened(
         parts=(ears, backbone),
         embedding=TOKENS,
         max_context=backbone.max_context,
-        marks=(NO_TIMESTAMPS,),
-        protocol=partial(_protocol, generation, backbone),
+        marks=() if generation.get("no_timestamps_token_id") is not None else (NO_TIMESTAMPS,),
+        protocol=partial(whisper_protocol, whole),
         front_end=ears.front_end,
         grid=ears.grid,
         levels=expert_levels(backbone.chosen),
@@ -364,12 +324,9 @@ FAMILY = Family(
     model_types=("whisper",),
     open=open_whisper,
     recipe="whisper",
-    keys=(
-        "activation_function", "d_model", "decoder_attention_heads", "decoder_ffn_dim", "decoder_layers",
-        "decoder_start_token_id", "edgekit", "encoder_attention_heads", "encoder_ffn_dim", "encoder_layers",
-        "eos_token_id", "max_source_positions", "max_target_positions", "num_mel_bins", "scale_embedding",
-        "tie_word_embeddings", "vocab_size",
-    ),
+    keys=WHISPER,
+    generation_keys=WHISPER_GENERATION,
+    published=tuple(f"openai/whisper-{size}" for size in SIZES),
     generation=published_generation,
     reference="edgekit.exporter.reference.whisper:WhisperReference",
-)  # fmt: skip
+)

@@ -24,7 +24,6 @@ SPEC, REVISION = "WhisperSpec", 3
 KINDS = ("F32", "I8", "I16", "I32", "F16", "BF16")  # in the order of the container's type numbers
 ITEM_BYTES = {"F32": 4, "I8": 1, "I16": 2, "I32": 4, "F16": 2, "BF16": 2}
 LATEST_PLAUSIBLE_VERSION = 255  # tells a container from a pickle: one starts with 0x80, or with "PK" if zipped
-MULTILINGUAL_VOCABULARY = 51865  # the smallest; source: Whisper, model.py, is_multilingual
 GELU = 3  # source: ctranslate2, specs/common_spec.py, Activation
 # What Whisper's arithmetic fixes; the container must agree.
 FIXED_SCALARS = {
@@ -54,7 +53,7 @@ class CTranslate2Checkpoint(StoredTensors):
         tokens = _special_tokens(folder / "tokenizer.json")
         config = _whisper_config(container, tensors) | _start_and_end(tokens)
         settings = read_object(folder / "config.json")
-        return cls(folder, config, _generation(config, settings, tokens, folder / "config.json"), tensors)
+        return cls(folder, config, _generation(settings, folder / "config.json"), tensors)
 
 
 @dataclass(frozen=True)
@@ -345,40 +344,20 @@ def _token(tokens: Mapping[str, int], token: str) -> int:
     return tokens[token]
 
 
-def _generation(
-    config: Mapping[str, Any], settings: Mapping[str, Any], tokens: Mapping[str, int], source: Path
-) -> dict[str, Any]:
-    """Return what Whisper's generation_config.json says, from CTranslate2's config.json and the special tokens."""
-    multilingual = config["vocab_size"] >= MULTILINGUAL_VOCABULARY
-    no_timestamps = _token(tokens, "<|notimestamps|>")
-    generation = {
-        key: config[key] for key in ("decoder_start_token_id", "eos_token_id", "bos_token_id", "pad_token_id")
-    }
+def _generation(settings: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """Return what CTranslate2's config.json says of generation under Hugging Face's names, and a file of those beside.
+
+    Languages, tasks and <|notimestamps|> are known by the names of their tokens.
+    """
+    beside = source.with_name("generation_config.json")
+    generation = read_object(beside) if beside.exists() else {}
     generation |= {
-        "max_length": config["max_target_positions"],
-        "is_multilingual": multilingual,
-        "no_timestamps_token_id": no_timestamps,
         "suppress_tokens": _ids(settings, "suppress_ids", source),
         "begin_suppress_tokens": _ids(settings, "suppress_ids_begin", source),
-        "forced_decoder_ids": [[1, no_timestamps]],
     }
     if settings.get("alignment_heads") is not None:
         generation["alignment_heads"] = settings["alignment_heads"]
-    if multilingual:
-        transcribe = _token(tokens, "<|transcribe|>")
-        generation |= {
-            # None: the language is the caller's to say or the model's to detect.
-            "forced_decoder_ids": [[1, None], [2, transcribe], [3, no_timestamps]],
-            "task_to_id": {"transcribe": transcribe, "translate": _token(tokens, "<|translate|>")},
-            "lang_to_id": _languages(tokens),
-        }
     return generation
-
-
-def _languages(tokens: Mapping[str, int]) -> dict[str, int]:
-    # They lie between the start token and the first task.
-    start, end = _token(tokens, "<|startoftranscript|>"), _token(tokens, "<|translate|>")
-    return {token: number for token, number in sorted(tokens.items(), key=lambda item: item[1]) if start < number < end}
 
 
 def _ids(settings: Mapping[str, Any], key: str, source: Path) -> list[int]:

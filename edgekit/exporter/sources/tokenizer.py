@@ -55,6 +55,15 @@ def token_id(tokenizer_json_text: str, token: str) -> int:
     )
 
 
+def marks_of(tokenizer_json_text: str) -> dict[str, int]:
+    """Return name and id of every token that looks like a mark, ``<|...|>``, whether added or in the vocabulary."""
+    content = json.loads(tokenizer_json_text)
+    vocabulary = content.get("model", {}).get("vocab")
+    found = {str(name): int(number) for name, number in (vocabulary if isinstance(vocabulary, dict) else {}).items()}
+    found |= {str(added["content"]): int(added["id"]) for added in content.get("added_tokens", ())}
+    return {name: number for name, number in found.items() if name.startswith("<|") and name.endswith("|>")}
+
+
 def _check(content: dict[str, Any], text: str, path: Path) -> None:
     try:
         loaded = tokenizers.Tokenizer.from_str(text)

@@ -37,10 +37,12 @@ class Answerer(Protocol):
     """What drives the backbone: one stream's conversation with it.
 
     ``converses``: it takes turns in text, and an answer may be interrupted; else it writes down every word, and
-    partials of that.
+    partials of that. ``language``: of its latest answer or partial, as it was given or detected; None where it has no
+    choice of one.
     """
 
     converses: bool
+    language: str | None
 
     @property
     def prompt(self) -> CrossPrompt | PrefixPrompt:
@@ -240,7 +242,7 @@ class Setting:
         assert speaker is None or not guess.tokens, "what a speaker feeds cannot be guessed"
         protocol, span = self.manifest.protocol, self.trace.span if guess.timed else untimed
         sampler = sampler or self.sampler
-        limit = self._limit(backbone.room - len(prompt), heard_s, at_most)
+        limit = self._limit(backbone, len(prompt), heard_s, at_most)
         said = list(guess.tokens[: guess.settled])
         lookup = Lookup(guess.tokens, len(said))
         answer_start = backbone.position + len(prompt)
@@ -248,7 +250,7 @@ class Setting:
         def take(rows: Array, checked: Sequence[int]) -> int | None:
             """Choose the token after each row while those that were checked are right; return how many, None to end."""
             for right, logits in enumerate(rows):
-                token = sampler.pick(logits, first=not said)
+                token = sampler.pick(logits, said)
                 if token in protocol.stop:
                     return None
                 said.append(token)
@@ -278,9 +280,11 @@ class Setting:
             lookup.follow(said, right)
             first, steps, checked = False, steps + (name == DECODE), lookup.next(limit - len(said) - 1)
 
-    def _limit(self, room: int, heard_s: float | None, at_most: int | None) -> int:
-        """Return how many tokens an answer has at most where ``room`` is left after its prompt."""
-        limit = self.max_tokens if at_most is None else at_most
-        limit = min(limit, room + 1)  # the last token is not read back
-        per_s = self.manifest.protocol.max_tokens_per_s
+    def _limit(self, backbone: Backbone, prompt: int, heard_s: float | None, at_most: int | None) -> int:
+        """Return how many tokens an answer has at most after ``prompt`` rows that are not in the KV cache yet."""
+        protocol, limit = self.manifest.protocol, self.max_tokens if at_most is None else at_most
+        limit = min(limit, backbone.room - prompt + 1)  # the last token is not read back
+        if protocol.max_length is not None:
+            limit = min(limit, max(1, protocol.max_length - backbone.position - prompt))
+        per_s = protocol.max_tokens_per_s
         return limit if per_s is None or heard_s is None else min(limit, int(per_s * heard_s) + _SPARE_TOKENS)

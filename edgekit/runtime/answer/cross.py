@@ -13,7 +13,7 @@ from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.answer.answerer import Setting, Span, untimed
 from edgekit.runtime.answer.lookup import Guess, agreed
 from edgekit.runtime.answer.prompt import cross_prompt
-from edgekit.runtime.answer.sampler import Greedy, Sampler
+from edgekit.runtime.answer.sampler import Greedy, Sampler, likeliest
 from edgekit.runtime.engine import Array
 from edgekit.spans import DRAFT, PREFILL
 
@@ -105,6 +105,8 @@ class CrossAnswerer:
         """Raise UsageError for a language or task that the bundle does not have."""
         protocol = setting.manifest.protocol
         self.prompt = cross_prompt(protocol, language, task)
+        self.language = language
+        self._languages = {token: name for name, token in protocol.languages.items()}
         self._setting = setting
         self._backbone = setting.backbone()
         (cross,) = (spec for spec in setting.manifest.components["adapter"].outputs if spec.name == "cross")
@@ -118,7 +120,8 @@ class CrossAnswerer:
         # an utterance ends within a chunk: the rest of it and the silence after it, filled to whole chunks
         ending_frames = -(-(grid.tail_frames + 1) // grid.pad_to_frames) * grid.pad_to_frames
         self._ending_positions = ending_frames // grid.frames_per_position
-        self._likeliest = Greedy(protocol)  # of partials: they come as time allows, and must not change what is drawn
+        # Of partials: they come as time allows, and must not change what is drawn.
+        self._likeliest = Greedy(protocol, likeliest(protocol.sampling))
         self._prompt: list[int] = []  # of the last partial, as far as it was read with it
         self._partial: tuple[int, ...] = ()
         self._agreed = 0  # tokens of it that the partial before had too
@@ -198,7 +201,9 @@ class CrossAnswerer:
             return [*prompt.start, *prompt.rest]
         with span(PREFILL, len(prompt.start)):
             (logits,) = self._backbone.logits(self._setting.table.rows(prompt.start), level)
-        return [prompt.languages[int(np.argmax(logits[list(prompt.languages)]))], *prompt.rest]
+        likeliest = prompt.languages[int(np.argmax(logits[list(prompt.languages)]))]
+        self.language = self._languages[likeliest]
+        return [likeliest, *prompt.rest]
 
     def _answer(
         self, level: ComputeLevel, heard_s: float | None, guess: Guess, sampler: Sampler | None = None

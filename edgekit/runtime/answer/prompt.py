@@ -11,6 +11,8 @@ from edgekit.bundle import Thinking, TokenProtocol
 from edgekit.errors import UsageError
 from edgekit.runtime.answer.text import Tokenizer
 
+DETECTED = "auto"
+"""Asked for as language: the likeliest one, though the bundle names another."""
 _DEFAULT_TASK = "transcribe"
 Tokens = tuple[int, ...]
 
@@ -73,12 +75,18 @@ class PrefixPrompt:
 
 
 def cross_prompt(protocol: TokenProtocol, language: str | None = None, task: str | None = None) -> CrossPrompt:
-    """Return the prompt of a protocol; raises UsageError for a language or task that the bundle does not have."""
+    """Return the prompt of a protocol; ``language`` DETECTED: the likeliest, whatever the bundle says.
+
+    Raises UsageError for a language or task that the bundle does not have.
+    """
+    language = language or protocol.language
+    if language == DETECTED and protocol.languages:
+        language = None
     chosen: list[int] = []
     if language is not None:
         chosen.append(_choice("language", language, protocol.languages))
     if task is not None or protocol.tasks:
-        chosen.append(_choice("task", task or _DEFAULT_TASK, protocol.tasks))
+        chosen.append(_choice("task", task or protocol.task or _DEFAULT_TASK, protocol.tasks))
     languages = () if language is not None else tuple(protocol.languages.values())
     return CrossPrompt(protocol.start, languages, (*chosen, *protocol.start_tail))
 

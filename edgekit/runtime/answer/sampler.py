@@ -1,29 +1,32 @@
 """Sampler: logits to the next token, the likeliest one or a drawn one.
 
-Drawing follows transformers' order: repetition penalty, forbidden tokens, temperature, top-k, top-p. One difference:
-the penalty counts the tokens of this answer alone. transformers does so for a talker, whose prompt is no ids, but for
-a text it counts the prompt's tokens too and so punishes a model for saying again what it was asked.
+Choosing follows transformers' order: repetition penalty, phrases that came before, forbidden tokens; drawing then goes
+on with temperature, top-k, top-p. One difference: penalty and phrases count the tokens of this answer alone.
+transformers does so for a talker, whose prompt is no ids, but for a text it counts the prompt's tokens too and so
+punishes a model for saying again what it was asked.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 
 from edgekit.bundle import Sampling
 from edgekit.errors import BackendError, UsageError
 from edgekit.runtime.engine import Array
 
+_PLAIN = Sampling()
 _SORTED = 256  # tokens; of more than these the hopeless ones are dropped first, which costs less than to sort them
 
 
 class Sampler(Protocol):
     """Chooses one token; one object per stream, so it may keep a random state."""
 
-    def pick(self, logits: Array, *, first: bool) -> int:
-        """Return a token. logits: (vocabulary,) float32; first: whether it is the first one of an answer."""
+    def pick(self, logits: Array, said: Sequence[int]) -> int:
+        """Return a token. logits: (vocabulary,) float32; said: the tokens of the answer so far, as they were fed."""
         ...
 
     def mark(self) -> object:
@@ -74,25 +77,39 @@ def sampler(
 ) -> Sampler:
     """Return Greedy for temperature 0, else Sampled; see there."""
     if sampling.temperature == 0:
-        return Greedy(limits, component)
+        return Greedy(limits, sampling, component)
     return Sampled(limits, sampling, seed, component)
 
 
+def likeliest(sampling: Sampling) -> Sampling:
+    """Return a Sampling that draws nothing, and penalises as this one does."""
+    return msgspec.structs.replace(sampling, temperature=0.0)
+
+
 class Greedy:
-    """The likeliest token that the limits allow. Only ``begin_suppress`` can forbid a token that ends the answer."""
+    """The likeliest token that the limits allow, and that penalty and phrases of a Sampling leave.
 
-    def __init__(self, limits: Limits, component: str = "backbone") -> None:
+    Only ``begin_suppress`` can forbid a token that ends the answer.
+    """
+
+    def __init__(self, limits: Limits, sampling: Sampling = _PLAIN, component: str = "backbone") -> None:
         """``component``: what writes the logits, for messages."""
-        self._mask, self._component = _Mask(limits), component
+        _check(sampling)
+        self._mask, self._sampling, self._component = _Mask(limits), sampling, component
 
-    def pick(self, logits: Array, *, first: bool) -> int:
+    def pick(self, logits: Array, said: Sequence[int]) -> int:
         """Return a token; see Sampler. Raises BackendError if a logit is NaN: the numbers are then worthless."""
         token = int(np.argmax(logits))  # argmax returns the first NaN if there is one
         if np.isnan(logits[token]):
             raise _worthless(self._component)
-        if self._mask.allows(token, first):
+        spared = unrepeated(logits, self._sampling, said)
+        if spared is logits and self._mask.allows(token, not said):
             return token
-        return int(np.argmax(self._mask.apply(logits.copy(), first)))
+        spared = self._mask.apply(spared.copy(), not said)
+        token = int(np.argmax(spared))
+        if math.isinf(spared[token]):  # nothing is left
+            token = int(np.argmax(self._mask.apply(logits.copy(), not said)))
+        return token
 
     def mark(self) -> None:
         """Return nothing: there are no draws."""
@@ -117,30 +134,25 @@ class Sampled:
         _check(sampling)
         self._mask, self._sampling, self._component = _Mask(limits), sampling, component
         self._random = np.random.default_rng(seed)
-        self._drawn: dict[int, None] = {}
 
-    def pick(self, logits: Array, *, first: bool) -> int:
+    def pick(self, logits: Array, said: Sequence[int]) -> int:
         """Return a token; see Sampler. Raises BackendError if the highest logit is no number."""
-        if first:
-            self._drawn.clear()
-        allowed = self._mask.apply(np.array(logits, np.float32), first)
+        allowed = self._mask.apply(np.array(logits, np.float32), not said)
         if not math.isfinite(allowed.max()):  # NaN if there is one
             raise _worthless(self._component)
-        tokens, weights = remaining(allowed, self._sampling, self._drawn)
+        spared = unrepeated(allowed, self._sampling, said)
+        tokens, weights = remaining(allowed if math.isinf(spared.max()) else spared, self._sampling)
         sums = weights.cumsum()
         # A number in (0, 1], so that the chosen weight is never 0; it is the first whose sum reaches the number.
-        token = int(tokens[sums.searchsorted((1 - self._random.random()) * sums[-1])])
-        self._drawn[token] = None
-        return token
+        return int(tokens[sums.searchsorted((1 - self._random.random()) * sums[-1])])
 
-    def mark(self) -> tuple[Mapping[str, Any], dict[int, None]]:
-        """Return the random state, and the tokens that the repetition penalty is for."""
-        return self._random.bit_generator.state, dict(self._drawn)
+    def mark(self) -> Mapping[str, Any]:
+        """Return the random state."""
+        return self._random.bit_generator.state
 
-    def back(self, mark: tuple[Mapping[str, Any], dict[int, None]]) -> None:
+    def back(self, mark: Mapping[str, Any]) -> None:
         """Draw again what was drawn since the mark."""
-        state, drawn = mark
-        self._random.bit_generator.state, self._drawn = state, dict(drawn)
+        self._random.bit_generator.state = mark
 
 
 class Teacher:
@@ -158,10 +170,10 @@ class Teacher:
         self._sampler, self._stop, self._at_most = sampler, stop, at_most
         self._forced = None if forced is None else list(forced)
 
-    def pick(self, logits: Array, *, first: bool) -> int:
+    def pick(self, logits: Array, said: Sequence[int]) -> int:
         """Return a forced token, or the sampler's choice; see Sampler."""
         self.logits.append(logits.copy())
-        self.picked.append(self._sampler.pick(logits, first=first))
+        self.picked.append(self._sampler.pick(logits, said))
         self.fed.append(self._next())
         return self.fed[-1]
 
@@ -179,17 +191,35 @@ class Teacher:
         return self._stop if self._at_most is not None and len(self.fed) >= self._at_most else self.picked[-1]
 
 
-def remaining(logits: Array, sampling: Sampling, drawn: Collection[int] = ()) -> tuple[Array, Array]:
-    """Return the tokens that may be drawn and their weights, the likeliest one's 1.
+def unrepeated(logits: Array, sampling: Sampling, said: Sequence[int]) -> Array:
+    """Return the logits with those of tokens said before penalised, and minus infinity where a phrase would come again.
 
-    logits: (vocabulary,) float32, minus infinity where forbidden, a finite one among them; drawn: tokens that the
-    repetition penalty is for, each once. Source: transformers, generation/logits_process.py.
+    logits: (vocabulary,) float32, which stay as they are, and are returned if nothing changes. Where all of them end at
+    minus infinity, who chooses takes them as they were. Source: transformers, generation/logits_process.py.
     """
-    if sampling.repetition_penalty != 1 and drawn:
-        logits = logits.copy()
-        repeated = np.fromiter(drawn, np.int64, len(drawn))
+    size = sampling.no_repeat_ngram_size
+    penalised = sampling.repetition_penalty != 1 and bool(said)
+    if not penalised and not 0 < size <= len(said):
+        return logits
+    logits = logits.copy()
+    if penalised:
+        repeated = np.unique(np.asarray(said, np.int64))
         scores, penalty = logits[repeated], np.float32(sampling.repetition_penalty)
         logits[repeated] = np.where(scores < 0, scores * penalty, scores / penalty)
+    if 0 < size <= len(said):
+        past = np.asarray(said, np.int64)
+        phrases = np.lib.stride_tricks.sliding_window_view(past, size)
+        same = (phrases[:, :-1] == past[len(past) - size + 1 :]).all(axis=1)
+        logits[phrases[same, -1]] = -np.inf
+    return logits
+
+
+def remaining(logits: Array, sampling: Sampling) -> tuple[Array, Array]:
+    """Return the tokens that may be drawn and their weights, the likeliest one's 1.
+
+    logits: (vocabulary,) float32, minus infinity where forbidden, a finite one among them. Source: transformers,
+    generation/logits_process.py.
+    """
     if sampling.top_k is None or sampling.top_k >= len(logits):
         tokens = np.arange(len(logits))
     else:  # division by the temperature would not change who is among them
@@ -241,10 +271,16 @@ class _Mask:
 def _check(sampling: Sampling) -> None:
     """Raise UsageError for values that cannot be."""
     for name, value, fits, rule in (
-        ("temperature", sampling.temperature, sampling.temperature > 0, "0 or more is needed"),
+        ("temperature", sampling.temperature, sampling.temperature >= 0, "0 or more is needed"),
         ("top_k", sampling.top_k, sampling.top_k is None or sampling.top_k >= 1, "at least 1 is needed"),
         ("top_p", sampling.top_p, sampling.top_p is None or 0 < sampling.top_p <= 1, "more than 0 up to 1 is needed"),
         ("repetition_penalty", sampling.repetition_penalty, sampling.repetition_penalty > 0, "more than 0 is needed"),
+        (
+            "no_repeat_ngram_size",
+            sampling.no_repeat_ngram_size,
+            sampling.no_repeat_ngram_size >= 0,
+            "0 or more is needed",
+        ),
     ):
         if not fits:
             raise UsageError(f"{name}: {value}, {rule}; choose another value")

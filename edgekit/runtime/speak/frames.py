@@ -82,7 +82,8 @@ class Codes:
     ) -> None:
         self._codec_table, self._code_table, self._trace = tables.codec, tables.codes, trace
         self._context, self._eos, self._size = speech.context_frames, speech.codec_eos, speech.codebook_size
-        self._max_frames, self._frames, self.cut = speech.max_frames, 0, False
+        self._max_frames, self.cut = speech.max_frames, False
+        self._made: list[int] = []  # first codes of the answer so far
         self._talker = engines["talker"].bind({"context": speech.context_frames})
         self._predictor = engines["code_predictor"].bind({"context": speech.codebooks})
         self._first_code, self._other_codes = options.samplers or _samplers(speech, options)
@@ -123,7 +124,7 @@ class Codes:
 
     def begin(self, embeds: Array) -> Array | None:
         """Tell the talker how the answer begins, rows (n, width), and return its first frame; see ``next``."""
-        self._frames, self.cut = 0, False
+        self._made, self.cut = [], False
         return self._frame(self._run(embeds, np.array([len(embeds) - 1], np.int64)))
 
     def next(self, text: Array) -> Array | None:
@@ -143,11 +144,11 @@ class Codes:
         return outputs
 
     def _frame(self, outputs: dict[str, Array]) -> Array | None:
-        code = self._first_code.pick(outputs["logits"][0], first=not self._frames)
-        self.cut = code != self._eos and self._frames == self._max_frames
+        code = self._first_code.pick(outputs["logits"][0], self._made)
+        self.cut = code != self._eos and len(self._made) == self._max_frames
         if code == self._eos or self.cut:
             return None
-        self._frames += 1
+        self._made.append(code)
         codes, rows = self._codes, self._embedded
         codes[0], rows[0] = code, self._codec_table.row(code)
         self._pair[0], self._pair[1] = outputs["hidden"][0], rows[0]
@@ -158,7 +159,7 @@ class Codes:
                 inputs: dict[str, Array] = {"embeds": embeds, "start": self._predictor_start, "step": self._step}
                 logits = self._predictor.run(inputs)["logits"]
             self._predictor_start += len(embeds)
-            code = self._other_codes.pick(logits[0], first=step == 0)
+            code = self._other_codes.pick(logits[0], codes[1 : step + 1].tolist())
             codes[step + 1], rows[step + 1] = code, self._code_table.row(step * self._size + code)
             embeds = self._single
             embeds[0] = rows[step + 1]

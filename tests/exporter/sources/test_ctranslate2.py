@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from edgekit.errors import CheckpointError
+from edgekit.exporter.families import find_family
 from edgekit.exporter.sources.checkpoint import open_checkpoint, read
 from edgekit.exporter.sources.ctranslate2 import CTranslate2Checkpoint
 
@@ -172,28 +173,32 @@ def test_the_config_says_what_the_container_holds(tmp_path):
     assert checkpoint.config["tie_word_embeddings"] is True
 
 
-def test_an_english_only_checkpoint_forces_no_timestamps(tmp_path):
+def test_generation_is_what_the_containers_config_says(tmp_path):
     generation = open_checkpoint(write(tmp_path, container(whisper()[0], TIED))).generation
-    assert generation["is_multilingual"] is False
-    assert generation["forced_decoder_ids"] == [[1, 29]]
-    assert generation["no_timestamps_token_id"] == 29
+    assert generation == {"suppress_tokens": [1, 2], "begin_suppress_tokens": [3], "alignment_heads": [[0, 1]]}
+
+
+def test_a_generation_config_that_was_copied_beside_it_counts_too(tmp_path):
+    folder = write(tmp_path, container(whisper()[0], TIED))
+    (folder / "generation_config.json").write_text(json.dumps({"language": "de", "suppress_tokens": [9]}))
+    generation = open_checkpoint(folder).generation
+    assert generation["language"] == "de"
     assert generation["suppress_tokens"] == [1, 2]
-    assert generation["begin_suppress_tokens"] == [3]
-    assert generation["alignment_heads"] == [[0, 1]]
-    assert "lang_to_id" not in generation
 
 
 @pytest.mark.parametrize(("vocabulary", "multilingual"), [(51864, False), (51865, True), (51866, True)])
 def test_the_vocabulary_size_decides_whether_languages_and_tasks_are_named(tmp_path, vocabulary, multilingual):
     stored = whisper()[0] | {"decoder/embeddings/weight": np.zeros((vocabulary, WIDTH), np.float16)}
-    generation = open_checkpoint(write(tmp_path, container(stored, TIED), vocabulary)).generation
+    folder = write(tmp_path, container(stored, TIED), vocabulary)
+    checkpoint = open_checkpoint(folder)
 
-    assert generation["is_multilingual"] is multilingual
-    if multilingual:
-        start = vocabulary - len(MARKS)
-        assert generation["lang_to_id"] == {"<|en|>": start + 2, "<|de|>": start + 3}
-        assert generation["task_to_id"] == {"transcribe": start + 5, "translate": start + 4}
-        assert generation["forced_decoder_ids"] == [[1, None], [2, start + 5], [3, start + 9]]
+    opened = find_family(checkpoint.config).open(checkpoint.config, checkpoint.generation)
+    protocol = opened.protocol((folder / "tokenizer.json").read_text())
+
+    start = vocabulary - len(MARKS)
+    assert protocol.start_tail == (start + 9,)
+    assert protocol.languages == ({"en": start + 2, "de": start + 3} if multilingual else {})
+    assert protocol.tasks == ({"transcribe": start + 5, "translate": start + 4} if multilingual else {})
 
 
 def test_a_variable_stored_as_an_alias_reads_as_its_target(tmp_path):

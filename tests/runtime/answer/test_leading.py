@@ -135,7 +135,7 @@ def test_each_token_is_the_likeliest_after_all_that_was_fed(model):
     fresh = Backbone(engines["backbone"].engine, opened.table.width, opened.context_tokens)
     logits, hidden = fresh.step(rows, FULL, last=len(said))
     greedy = Greedy(opened.manifest.protocol)
-    assert said == [greedy.pick(row, first=not place) for place, row in enumerate(logits)]
+    assert said == [greedy.pick(row, said[:place]) for place, row in enumerate(logits)]
     assert speaker.codes == np.argmax(hidden, axis=1).tolist()
     plain = converse(PrefixAnswerer(setting(opened), Asking(), None), "x")
     assert plain != [said], "the token table alone leads elsewhere"

@@ -29,26 +29,26 @@ def _logits(*best: int) -> np.ndarray:
 
 def test_without_masks_the_highest_logit_wins_and_the_first_of_equals() -> None:
     greedy = Greedy(_protocol())
-    assert greedy.pick(_logits(7), first=True) == 7
-    assert greedy.pick(np.zeros(SIZE, np.float32), first=False) == 0
+    assert greedy.pick(_logits(7), []) == 7
+    assert greedy.pick(np.zeros(SIZE, np.float32), [0]) == 0
 
 
 def test_masks_pass_on_to_the_best_allowed_token_and_leave_the_logits_alone() -> None:
     greedy = Greedy(_protocol(suppress=(3, 4), begin_suppress=(5,), vocabulary_limit=8))
     logits = _logits(11, 3, 9, 4, 5, 6)
     kept = logits.copy()
-    assert greedy.pick(logits, first=True) == 6
-    assert greedy.pick(logits, first=False) == 5
+    assert greedy.pick(logits, []) == 6
+    assert greedy.pick(logits, [0]) == 5
     np.testing.assert_array_equal(logits, kept)
 
 
 def test_a_stop_token_is_allowed_behind_every_mask_but_the_first_step_s_own() -> None:
     greedy = Greedy(_protocol(suppress=(10,), vocabulary_limit=8))
-    assert greedy.pick(_logits(10, 1), first=True) == 10
-    assert greedy.pick(_logits(11, 10, 1), first=False) == 10
+    assert greedy.pick(_logits(10, 1), []) == 10
+    assert greedy.pick(_logits(11, 10, 1), [0]) == 10
     published = Greedy(_protocol(begin_suppress=(10,), vocabulary_limit=8))
-    assert published.pick(_logits(10, 1), first=True) == 1
-    assert published.pick(_logits(10, 1), first=False) == 10
+    assert published.pick(_logits(10, 1), []) == 1
+    assert published.pick(_logits(10, 1), [0]) == 10
 
 
 def test_every_choice_equals_that_of_masking_all_logits_first() -> None:
@@ -60,14 +60,14 @@ def test_every_choice_equals_that_of_masking_all_logits_first() -> None:
         logits = rng.integers(0, 4, SIZE).astype(np.float32)  # many ties
         banned = {0, 3, 7, 9, 11} | ({1, 2, 10} if first else set())
         allowed = [token for token in range(SIZE) if token not in banned]
-        assert greedy.pick(logits, first=first) == max(allowed, key=lambda token: (logits[token], -token))
+        assert greedy.pick(logits, [] if first else [0]) == max(allowed, key=lambda token: (logits[token], -token))
 
 
 def test_logits_that_are_not_numbers_raise() -> None:
     logits = _logits(3)
     logits[5] = np.nan
     with pytest.raises(BackendError, match="NaN"):
-        Greedy(_protocol()).pick(logits, first=True)
+        Greedy(_protocol()).pick(logits, [])
 
 
 @pytest.fixture

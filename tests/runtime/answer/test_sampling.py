@@ -1,11 +1,14 @@
 """Drawn tokens: what is left to draw from, how often each comes, and that a seed repeats them."""
 
+from collections.abc import Iterable
+from itertools import islice, repeat
+
 import numpy as np
 import pytest
 
 from edgekit.bundle import Sampling, TokenProtocol
 from edgekit.errors import BackendError, UsageError
-from edgekit.runtime.answer.sampler import CodeLimits, Greedy, Sampled, remaining, sampler
+from edgekit.runtime.answer.sampler import CodeLimits, Greedy, Sampled, Sampler, remaining, sampler
 
 SIZE = 12
 DRAWS = 4000
@@ -18,8 +21,16 @@ def _logits(seed: int = 0, size: int = SIZE) -> np.ndarray:
 
 def _shares(sampled: Sampled, logits: np.ndarray, *, first: bool = True) -> np.ndarray:
     """Return how often each token was drawn."""
-    drawn = [sampled.pick(logits, first=first) for _ in range(DRAWS)]
+    drawn = [sampled.pick(logits, [] if first else [0]) for _ in range(DRAWS)]
     return np.bincount(drawn, minlength=len(logits)) / DRAWS
+
+
+def _answer(chosen: Sampler, logits: Iterable[np.ndarray], count: int) -> list[int]:
+    """Return the first tokens of an answer."""
+    said: list[int] = []
+    for row in islice(logits, count):
+        said.append(chosen.pick(row, said))
+    return said
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -91,13 +102,13 @@ def test_the_penalty_counts_the_tokens_of_this_answer_each_once() -> None:
     logits = np.array([2.0, 1.5, 1.1, -5.0], np.float32)
     sampled = Sampled(FREE, Sampling(temperature=1.0, top_k=1, repetition_penalty=2.0), 1)
     for _ in range(2):
-        assert [sampled.pick(logits, first=step == 0) for step in range(5)] == [0, 1, 2, 0, 0]
+        assert _answer(sampled, repeat(logits), 5) == [0, 1, 2, 0, 0]
 
 
 def test_the_penalty_makes_negative_logits_more_so() -> None:
     logits = np.array([-1.0, -1.5, -9.0], np.float32)
     sampled = Sampled(FREE, Sampling(temperature=1.0, top_k=1, repetition_penalty=2.0), 1)
-    assert [sampled.pick(logits, first=step == 0) for step in range(3)] == [0, 1, 0]
+    assert _answer(sampled, repeat(logits), 3) == [0, 1, 0]
 
 
 def test_forbidden_tokens_never_come_and_the_logits_stay_as_they_were() -> None:
@@ -112,28 +123,52 @@ def test_forbidden_tokens_never_come_and_the_logits_stay_as_they_were() -> None:
 
 def test_a_protocol_of_text_is_limits_too() -> None:
     protocol = TokenProtocol(attention="cross", stop=(1,), max_tokens=1, context_tokens=1, suppress=(0, 2))
-    picks = {Sampled(protocol, Sampling(temperature=9.0), 1).pick(_logits(size=4), first=False) for _ in range(50)}
+    picks = {Sampled(protocol, Sampling(temperature=9.0), 1).pick(_logits(size=4), [0]) for _ in range(50)}
     assert picks <= {1, 3}
 
 
 def test_a_seed_repeats_its_tokens_over_several_answers_and_another_seed_does_not() -> None:
     def draw(seed: int) -> list[int]:
         sampled = sampler(FREE, Sampling(temperature=1.0, top_k=9, top_p=0.95, repetition_penalty=1.1), seed)
-        return [sampled.pick(_logits(step), first=step % 10 == 0) for step in range(40)]
+        return [token for answer in range(4) for token in _answer(sampled, map(_logits, range(10 * answer, 40)), 10)]
 
     assert draw(3) == draw(3)
     assert draw(3) != draw(4)
 
 
-def test_temperature_0_is_the_likeliest_token_whatever_else_is_asked_for() -> None:
-    greedy = sampler(FREE, Sampling(temperature=0.0, top_k=3, repetition_penalty=50.0), 1)
+def test_temperature_0_is_the_likeliest_token_whatever_is_asked_of_draws() -> None:
+    greedy = sampler(FREE, Sampling(temperature=0.0, top_k=3, top_p=0.1), 1)
     assert isinstance(greedy, Greedy)
-    assert [greedy.pick(_logits(), first=False) for _ in range(3)] == [int(np.argmax(_logits()))] * 3
+    assert [greedy.pick(_logits(), [0]) for _ in range(3)] == [int(np.argmax(_logits()))] * 3
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-6])
+def test_the_penalty_is_for_the_likeliest_token_too(temperature: float) -> None:
+    logits = np.array([2.0, 1.5, 1.1, -5.0], np.float32)
+    chosen = sampler(FREE, Sampling(temperature=temperature, repetition_penalty=2.0), 1)
+    assert _answer(chosen, repeat(logits), 5) == [0, 1, 2, 0, 0]
+    assert logits.tolist() == [2.0, 1.5, np.float32(1.1), -5.0]
+
+
+@pytest.mark.parametrize(
+    ("size", "answer"), [(1, [0, 1, 2, 3]), (2, [0, 0, 1, 0, 2, 0, 3, 0]), (3, [0, 0, 0, 1, 0, 0])]
+)
+@pytest.mark.parametrize("temperature", [0.0, 1e-6])
+def test_no_phrase_of_that_many_tokens_comes_twice(temperature: float, size: int, answer: list[int]) -> None:
+    logits = np.array([5.0, 4.0, 3.0, 2.0], np.float32)
+    chosen = sampler(FREE, Sampling(temperature=temperature, no_repeat_ngram_size=size), 1)
+    assert _answer(chosen, repeat(logits), len(answer)) == answer
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-6])
+def test_where_every_token_would_be_a_phrase_again_the_likeliest_comes(temperature: float) -> None:
+    chosen = sampler(CodeLimits(suppress=(0,)), Sampling(temperature=temperature, no_repeat_ngram_size=1), 1)
+    assert _answer(chosen, repeat(np.array([5.0, 4.0, 3.0], np.float32)), 4) == [1, 2, 1, 1]
 
 
 def test_a_very_low_temperature_draws_the_likeliest_token() -> None:
     sampled = sampler(FREE, Sampling(temperature=1e-6), 1)
-    assert [sampled.pick(1000 * _logits(), first=False) for _ in range(9)] == [int(np.argmax(_logits()))] * 9
+    assert [sampled.pick(1000 * _logits(), [0]) for _ in range(9)] == [int(np.argmax(_logits()))] * 9
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -142,7 +177,7 @@ def test_logits_that_are_no_numbers_raise_and_name_the_component(bad: float, sam
     logits = _logits()
     logits[5] = bad
     with pytest.raises(BackendError, match="^talker: its logits are not numbers"):
-        sampler(FREE, sampling, 1, "talker").pick(logits, first=True)
+        sampler(FREE, sampling, 1, "talker").pick(logits, [])
 
 
 @pytest.mark.parametrize(

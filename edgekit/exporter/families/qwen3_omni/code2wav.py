@@ -14,7 +14,8 @@ from edgekit.errors import CheckpointError
 from edgekit.exporter.blocks import fixed_shapes, linear, rms_norm
 from edgekit.exporter.dialects import SlidingWindow
 from edgekit.exporter.families.base import Part, Shapes
-from edgekit.exporter.families.config import check_parts, value
+from edgekit.exporter.families.config import check_parts, rotary_base, value
+from edgekit.exporter.families.qwen3_omni.keys import CODE2WAV
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.waves import (
     Beginning,
@@ -47,31 +48,31 @@ class Code2Wav(Part):
     components: Mapping[str, Group | None] = {"decoder": "decoder"}
 
     def __init__(self, config: Mapping[str, Any]) -> None:
+        config = CODE2WAV.filled(config)
         check_parts(config, "hidden_size", "num_attention_heads")
-        self.codebooks = value(config, "num_quantizers", int, 16)
-        self.codebook_size = value(config, "codebook_size", int, 2048)
-        self.width = value(config, "hidden_size", int, 1024)
-        self.inner = value(config, "intermediate_size", int, 3072)
-        self.layers = value(config, "num_hidden_layers", int, 8)
-        self.heads = value(config, "num_attention_heads", int, 16)
-        self.head_dim = value(config, "head_dim", int, self.width // self.heads)
-        self.window = value(config, "sliding_window", int, 72)
-        self.theta = value(config, "rope_theta", float, 10_000.0)
-        self.epsilon = value(config, "rms_norm_eps", float, 1e-5)
-        self.ratios = _counts(config, "upsampling_ratios", (2, 2))
-        self.rates = _counts(config, "upsample_rates", (8, 5, 4, 3))
-        self.channels = value(config, "decoder_dim", int, 1536)
+        self.codebooks = value(config, "num_quantizers", int)
+        self.codebook_size = value(config, "codebook_size", int)
+        self.width = value(config, "hidden_size", int)
+        self.inner = value(config, "intermediate_size", int)
+        self.layers = value(config, "num_hidden_layers", int)
+        self.heads = value(config, "num_attention_heads", int)
+        self.head_dim = self.width // self.heads if config.get("head_dim") is None else value(config, "head_dim", int)
+        self.window = value(config, "sliding_window", int)
+        self.theta = rotary_base(config)
+        self.epsilon = value(config, "rms_norm_eps", float)
+        self.ratios = _counts(config, "upsampling_ratios")
+        self.rates = _counts(config, "upsample_rates")
+        self.channels = value(config, "decoder_dim", int)
         if self.window < 2 or self.channels % 2 ** len(self.rates):
             raise CheckpointError(
                 f"config.json: code2wav_config has sliding_window {self.window} and decoder_dim {self.channels}, at "
                 f"least 2 and a multiple of {2 ** len(self.rates)} are needed; use the published config.json"
             )
-        for key, only in (("num_key_value_heads", self.heads), ("hidden_act", "silu"), ("attention_bias", False)):
-            if config.get(key, only) != only:
-                raise CheckpointError(
-                    f"config.json: code2wav_config.{key} is {config[key]}, only the published {only} is supported; "
-                    "use the published config.json"
-                )
+        if (kv_heads := value(config, "num_key_value_heads", int)) != self.heads:
+            raise CheckpointError(
+                f"config.json: code2wav_config.num_key_value_heads is {kv_heads}, only the published {self.heads} is "
+                "supported; use the published config.json"
+            )
 
     @property
     def samples_per_frame(self) -> int:
@@ -204,9 +205,9 @@ def _snake_shapes(name: str, channels: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.alpha": (channels,), f"{name}.beta": (channels,)}
 
 
-def _counts(config: Mapping[str, Any], key: str, default: tuple[int, ...]) -> tuple[int, ...]:
+def _counts(config: Mapping[str, Any], key: str) -> tuple[int, ...]:
     """Return a list of counts, each at least 1."""
-    found = config.get(key, default)
+    found = config.get(key)
     if not isinstance(found, list | tuple) or not all(isinstance(one, int) and one > 0 for one in found):
         raise CheckpointError(
             f"config.json: code2wav_config.{key} is {found!r}, must be a list of whole numbers; use the published "

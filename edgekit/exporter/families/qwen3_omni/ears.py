@@ -15,6 +15,7 @@ from edgekit.errors import CheckpointError, RecipeError
 from edgekit.exporter.blocks import EncoderShape, LayerNames, encoder_layer, fixed_shapes, layer_norm, linear, steps
 from edgekit.exporter.families.base import Part, Shapes
 from edgekit.exporter.families.config import check_parts, value
+from edgekit.exporter.families.qwen3_omni.keys import EARS
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import GridSettings, Group
@@ -54,26 +55,22 @@ class Qwen3OmniEars(Part):
     components: Mapping[str, Group | None] = {"encoder": "encoder", "adapter": "encoder"}
 
     def __init__(self, config: Mapping[str, Any]) -> None:
+        config = EARS.filled(config)
         check_parts(config, "d_model", "encoder_attention_heads")
-        self.block_frames = value(config, "n_window_infer", int, 800)
+        self.block_frames = value(config, "n_window_infer", int)
         segments, rest = divmod(self.block_frames, SEGMENT_FRAMES)
         if value(config, "n_window", int) * 2 != SEGMENT_FRAMES or segments < 1 or rest:
             raise CheckpointError(
                 f"config.json: audio_config has n_window {config['n_window']} and n_window_infer {self.block_frames}, "
                 f"only {SEGMENT_FRAMES // 2} and a multiple of {SEGMENT_FRAMES} are supported; {_LATEST}"
             )
-        if config.get("activation_function", "gelu") != "gelu":
-            raise CheckpointError(
-                f"config.json: audio_config.activation_function is {config['activation_function']!r}, only 'gelu' is "
-                f"supported; {_LATEST}"
-            )
-        if value(config, "max_source_positions", int, 1500) < SEGMENT_POSITIONS or value(config, "d_model", int) % 2:
+        if value(config, "max_source_positions", int) < SEGMENT_POSITIONS or value(config, "d_model", int) % 2:
             raise CheckpointError(
                 f"config.json: audio_config needs at least {SEGMENT_POSITIONS} max_source_positions and an even "
                 f"d_model; {_LATEST}"
             )
         self.size = EncoderShape(
-            mel_bins=value(config, "num_mel_bins", int, 128),
+            mel_bins=value(config, "num_mel_bins", int),
             width=value(config, "d_model", int),
             heads=value(config, "encoder_attention_heads", int),
             layers=value(config, "encoder_layers", int),
@@ -81,7 +78,7 @@ class Qwen3OmniEars(Part):
             positions=segments * SEGMENT_POSITIONS,
         )
         self._linears = {f"{part}.weight" for part in (_STEM, *_PROJECTIONS)} | LAYERS.linears(self.size)
-        self.channels = value(config, "downsample_hidden_size", int, 480)
+        self.channels = value(config, "downsample_hidden_size", int)
         self.hidden = value(config, "output_dim", int)
 
     def expected(self) -> Shapes:
@@ -111,9 +108,9 @@ class Qwen3OmniEars(Part):
     def front_end(self, settings: GridSettings) -> FrontEnd:  # noqa: ARG002 - the same for both modes
         """Return the log-mel front end at the sound's natural length.
 
-        The published floor is below the loudest frame of the whole clip; ours, in a stream, below the loudest so far.
+        The published floor is below the loudest frame of the whole clip; a stream's is below the loudest so far.
         """
-        return FrontEnd(mel_bins=self.size.mel_bins, edge="reflect", whole_hops=True)
+        return FrontEnd(mel_bins=self.size.mel_bins, floor="clip", edge="reflect", whole_hops=True)
 
     def grid(self, settings: GridSettings) -> Grid:
         """Return one call per attention block, or per few segments that also attend to the block's earlier ones."""

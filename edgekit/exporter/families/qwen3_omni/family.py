@@ -10,11 +10,15 @@ from typing import Any
 
 from edgekit.bundle import Question, Thinking, TokenProtocol
 from edgekit.errors import CheckpointError
-from edgekit.exporter.families.base import Config, Family, Opened, Part, SpeechMaker, writes_only
+from edgekit.exporter.families.base import Family, Opened, Part, SpeechMaker, writes_only
 from edgekit.exporter.families.config import section, value
+from edgekit.exporter.families.generation import ids
+from edgekit.exporter.families.keys import Config
 from edgekit.exporter.families.qwen import Qwen, QwenNames
 from edgekit.exporter.families.qwen3_omni.code2wav import Code2Wav
 from edgekit.exporter.families.qwen3_omni.ears import Qwen3OmniEars
+from edgekit.exporter.families.qwen3_omni.keys import EARS, OMNI, TEXT
+from edgekit.exporter.families.qwen3_omni.keys import THINKER as THINKER_KEYS
 from edgekit.exporter.families.qwen3_omni.talker import ROLES, SPECIAL_CODES, TURN_START, Talker
 from edgekit.exporter.sources.tokenizer import token_id
 
@@ -33,10 +37,11 @@ _SEES, _SPEAKS = ("thinker.visual.",), ("talker.", "code2wav.")
 
 def open_qwen3_omni(config: Config, generation: Config) -> Opened:
     """Return Qwen3-Omni bound to one config."""
-    inner = section(config, "thinker_config")
-    audio = section(inner, "audio_config")
+    config = OMNI.filled(config)
+    inner = THINKER_KEYS.filled(section(config, "thinker_config"))
+    audio = EARS.filled(section(inner, "audio_config"))
     ears = Qwen3OmniEars(audio)
-    thinker = Qwen(section(inner, "text_config"), THINKER, "thinker_config.text_config")
+    thinker = Qwen(section(inner, "text_config"), THINKER, "thinker_config.text_config", TEXT)
     if value(audio, "output_dim", int) != thinker.width:
         raise CheckpointError(
             f"config.json: audio_config.output_dim {audio['output_dim']} differs from text_config.hidden_size "
@@ -67,7 +72,7 @@ def open_qwen3_omni(config: Config, generation: Config) -> Opened:
 
 def _speaks(config: Mapping[str, Any]) -> bool:
     parts = (config.get("talker_config"), config.get("code2wav_config"))
-    return value(config, "enable_audio_output", bool, True) and all(isinstance(part, Mapping) for part in parts)
+    return value(config, "enable_audio_output", bool) and all(isinstance(part, Mapping) for part in parts)
 
 
 def _check_codes(talker: Talker, decoder: Code2Wav) -> None:
@@ -82,12 +87,10 @@ def _check_codes(talker: Talker, decoder: Code2Wav) -> None:
 
 def _protocol(generation: Config, max_context: int, speaks: bool, tokenizer: str) -> TokenProtocol:
     """Return the token protocol: ChatML, audio between its own marks."""
-    ids = {mark: token_id(tokenizer, mark) for mark in (*_MARKS, *(ROLES if speaks else ()))}
-    found = generation.get("eos_token_id") or []
-    ends = [found] if isinstance(found, int) else list(found)
+    marks = {mark: token_id(tokenizer, mark) for mark in (*_MARKS, *(ROLES if speaks else ()))}
     return TokenProtocol(
         attention="prefix",
-        stop=tuple(sorted({*ends, ids[TURN_END]})),
+        stop=tuple(sorted({*ids(generation, "eos_token_id"), marks[TURN_END]})),
         opening=f"{TURN_START}system\n{{system}}{TURN_END}\n",
         before=f"{TURN_START}user\n{SOUND_START}",
         between=f"{SOUND_END}{SOUND_START}",
@@ -109,9 +112,8 @@ FAMILY = Family(
     model_types=("qwen3_omni_moe",),
     open=open_qwen3_omni,
     recipe="qwen3-omni-30b",
-    keys=(
-        "code2wav_config", "enable_audio_output", "talker_config", "thinker_config", "tts_bos_token_id",
-        "tts_eos_token_id", "tts_pad_token_id",
-    ),
+    keys=OMNI,
+    text=("thinker_config", "text_config"),
+    published=tuple(f"Qwen/Qwen3-Omni-30B-A3B-{kind}" for kind in ("Instruct", "Thinking", "Captioner")),
     reference="edgekit.exporter.reference.qwen3_omni:Qwen3OmniReference",
-)  # fmt: skip
+)

@@ -18,6 +18,8 @@ from edgekit.exporter.blocks import fixed_shapes, linear, steps
 from edgekit.exporter.families.base import Part, Shapes
 from edgekit.exporter.families.config import section, value
 from edgekit.exporter.families.qwen import Qwen, QwenNames
+from edgekit.exporter.families.qwen3_omni.keys import OMNI, PREDICTOR, TALKER, TALKER_TEXT
+from edgekit.exporter.families.qwen_keys import TEXTS
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.sources.checkpoint import Tensors
 from edgekit.exporter.sources.tokenizer import token_id
@@ -52,22 +54,26 @@ class Talker(Part):
     }  # fmt: skip
 
     def __init__(self, config: Mapping[str, Any], thinker: Qwen) -> None:
+        config = OMNI.filled(config)
         self._tts = {name: value(config, f"tts_{name}_token_id", int) for name in ("pad", "bos", "eos")}
         self.thinker_width = thinker.width
-        config = section(config, "talker_config")
+        config = TALKER.filled(section(config, "talker_config"))
         self._codec = {name: value(config, key, int) for name, key in _CODEC_IDS.items()}
         self._speakers = {str(name): value(section(config, "speaker_id"), name, int) for name in config["speaker_id"]}
         inner = section(config, "text_config")
-        self.talker = Qwen(inner, _TALKER, "talker_config.text_config", "qwen3_omni_moe_talker_text")
+        self.talker = Qwen(inner, _TALKER, "talker_config.text_config", TALKER_TEXT)
         made = section(config, "code_predictor_config")
-        kind = "qwen3_omni_moe_talker_code_predictor"
-        self.predictor = Qwen(made, _PREDICTOR, "talker_config.code_predictor_config", kind)
+        self.predictor = Qwen(made, _PREDICTOR, "talker_config.code_predictor_config", PREDICTOR)
         self.codebooks = value(config, "num_code_groups", int)
         self.accepted = value(config, "accept_hidden_layer", int)
         rules = (
             ("thinker_hidden_size", value(config, "thinker_hidden_size", int), thinker.width),
             ("code_predictor_config.hidden_size", self.predictor.width, self.talker.width),
-            ("code_predictor_config.num_code_groups", value(made, "num_code_groups", int), self.codebooks),
+            (
+                "code_predictor_config.num_code_groups",
+                value(TEXTS[PREDICTOR].filled(made), "num_code_groups", int),
+                self.codebooks,
+            ),
         )
         self._check(thinker, rules)
         heads = range(self.codebooks - 1)

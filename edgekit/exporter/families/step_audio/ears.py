@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from edgekit.bundle import FrontEnd, Grid
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.exporter.blocks import EncoderNames, EncoderShape, audio_encoder, linear
-from edgekit.exporter.families.base import Config, Part, Shapes
+from edgekit.exporter.families.base import Part, Shapes
 from edgekit.exporter.families.config import check_parts, section, value
+from edgekit.exporter.families.keys import Config
+from edgekit.exporter.families.step_audio.keys import EARS
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import GridSettings, Group
@@ -44,7 +46,7 @@ class StepAudioEars(Part):
     components: Mapping[str, Group | None] = {"encoder": "encoder", "adapter": "encoder"}
 
     def __init__(self, config: Config, width: int) -> None:
-        audio = section(config, "audio_encoder_config")
+        audio = EARS.filled(section(config, "audio_encoder_config"))
         state = value(audio, "n_audio_state", int)
         check_parts(audio, "n_audio_state", "n_audio_head")
         self.size = EncoderShape(
@@ -55,10 +57,10 @@ class StepAudioEars(Part):
             inner=4 * state,
             positions=value(audio, "n_audio_ctx", int),
         )
-        stride = value(audio, "adapter_stride", int, 2)
-        if value(audio, "kernel_size", int, 3) != 3 or stride != 2:
+        stride = value(audio, "adapter_stride", int)
+        if value(audio, "kernel_size", int) != 3 or stride != 2:
             raise CheckpointError(
-                f"config.json: adapter kernel {audio.get('kernel_size')} stride {stride}: only the published "
+                f"config.json: adapter kernel {audio['kernel_size']} stride {stride}: only the published "
                 "kernel 3, stride 2 is supported"
             )
         if value(audio, "llm_dim", int) != width:
@@ -95,7 +97,7 @@ class StepAudioEars(Part):
 
     def front_end(self, settings: GridSettings) -> FrontEnd:  # noqa: ARG002 - the same for both modes
         """Return the log-mel front end: 479 zeros after the last sample, as published."""
-        return FrontEnd(mel_bins=self.size.mel_bins, right_pad_samples=RIGHT_PAD_SAMPLES)
+        return FrontEnd(mel_bins=self.size.mel_bins, floor="clip", right_pad_samples=RIGHT_PAD_SAMPLES)
 
     def grid(self, settings: GridSettings) -> Grid:
         """Return the published piece of 25 s, or chunks that attend to themselves and the past (approximate)."""

@@ -12,11 +12,14 @@ from typing import Any
 from edgekit.bundle import Embedding, Question, Thinking, TokenProtocol
 from edgekit.bundle.speech import FlowSpeech
 from edgekit.errors import CheckpointError
-from edgekit.exporter.families.base import Config, Family, Opened, Part
+from edgekit.exporter.families.base import Family, Opened, Part
 from edgekit.exporter.families.config import section, value
+from edgekit.exporter.families.generation import ids
+from edgekit.exporter.families.keys import Config
 from edgekit.exporter.families.qwen import Qwen
 from edgekit.exporter.families.step_audio import token2wav
 from edgekit.exporter.families.step_audio.ears import StepAudioEars
+from edgekit.exporter.families.step_audio.keys import STEP_AUDIO, TEXT
 from edgekit.exporter.families.step_audio.token2wav import EXTENSION, SECTION, THINKS, Token2Wav
 from edgekit.exporter.sources.tokenizer import token_id
 
@@ -95,15 +98,13 @@ class _Turns:
 
 def open_step_audio(config: Config, generation: Config) -> Opened:
     """Return Step-Audio bound to one config."""
-    del generation  # nothing of it is read
-    backbone = Qwen(section(config, "text_config"))
+    backbone = Qwen(section(config, "text_config"), kind=TEXT)
     ears = StepAudioEars(config, backbone.width)
-    ends = config.get("eos_token_id", section(config, "text_config").get("eos_token_id", []))
     extension = config.get(EXTENSION)
     told: Mapping[str, Any] = extension if isinstance(extension, Mapping) else {}
     speaks = Token2Wav.told(told[SECTION]) if SECTION in told else None
     turns = _Turns(
-        stop=(ends,) if isinstance(ends, int) else tuple(ends or ()),
+        stop=ids(generation, "eos_token_id"),
         thinks=value(told, THINKS, bool, False),
         token2wav=speaks,
         vocabulary=backbone.vocabulary,
@@ -130,8 +131,13 @@ FAMILY = Family(
     model_types=("step_audio_2",),
     open=open_step_audio,
     recipe="step-audio-2-mini",
-    keys=("audio_encoder_config", "edgekit", "eos_token_id", "text_config"),
+    keys=STEP_AUDIO,
+    text=("text_config",),
+    published=(
+        "stepfun-ai/Step-Audio-2-mini", "stepfun-ai/Step-Audio-2-mini-Base", "stepfun-ai/Step-Audio-2-mini-Think",
+        "stepfun-ai/Step-Audio-R1", "stepfun-ai/Step-Audio-R1.1",
+    ),
     files=token2wav.FILES,
     beside=token2wav.beside,
     reference="edgekit.exporter.reference.step_audio:StepAudioReference",
-)
+)  # fmt: skip
