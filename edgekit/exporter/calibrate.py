@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from edgekit.errors import RecipeError
 from edgekit.exporter.blocks import OBSERVED
+from edgekit.exporter.checks.quality import calibration_clips
 from edgekit.exporter.dialects import Dialect
 from edgekit.exporter.families.base import Opened
-from edgekit.exporter.observe import calibration_clips, observed
+from edgekit.exporter.observe import observed
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import Recipe
 from edgekit.runtime.engine import Array
@@ -39,7 +40,7 @@ def calibrate(opened: Opened, w: Weights, recipe: Recipe, dialect: Dialect, besi
 
     Raises RecipeError if the recipe names no clips to hear.
     """
-    clips = calibration_clips(opened, recipe)
+    clips = calibration_clips(recipe, opened.front_end(recipe.grid).sample_rate_hz)
     if not clips:
         raise RecipeError(
             "calibrate.clips: the recipe names none, and INT8 activations of the encoder need sound to find their "

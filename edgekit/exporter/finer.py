@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.exporter.blocks import RANGE, ROW_STRIDE, ROWS, SUM
+from edgekit.exporter.checks.quality import calibration_clips
 from edgekit.exporter.dialects import Dialect
 from edgekit.exporter.families.base import Opened
-from edgekit.exporter.observe import calibration_clips, observed
+from edgekit.exporter.observe import observed
 from edgekit.exporter.weights import Weights
 from edgekit.errors import RecipeError
 from edgekit.exporter.source import Source
@@ -92,7 +93,7 @@ def resolve_finer(source: Source, recipe: Recipe, dialect: Dialect, beside: Path
         return _with(recipe, "none"), {}
     if reason := _unmeasured(source, recipe):
         return _with(recipe, ()), {"encoder_finer": f"not measured, {reason}"}
-    clips = calibration_clips(opened, recipe)[:CLIPS]
+    clips = calibration_clips(recipe, opened.front_end(recipe.grid).sample_rate_hz)[:CLIPS]
     w = Weights(source.tensors, dict.fromkeys(opened.groups, "float32"), recipe.quantize, observes="rows")
     choice = choose(measure(opened, w, recipe, dialect, beside, clips))
     found = {"linears": len(choice.names), "work": choice.work, "saves": choice.saves, "left": choice.left}

@@ -16,8 +16,6 @@ from edgekit.exporter.families.base import Opened
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import Recipe
-from edgekit.recordings import named
-from edgekit.runtime.audio.files import read_mono
 from edgekit.runtime.backends.ort import open_graph
 from edgekit.runtime.engine import Array, Call, Engine
 from edgekit.runtime.hear.listener import Listener
@@ -28,12 +26,6 @@ See = Callable[[Mapping[str, Array]], None]
 """Told of what one call put out beside its results, by name; see ``blocks.OBSERVED``."""
 Hear = Callable[[Sequence[Float], See], None]
 COMPONENTS = ("encoder", "adapter")
-
-
-def calibration_clips(opened: Opened, recipe: Recipe) -> list[Float]:
-    """Return the recipe's calibration clips, mono at the front end's rate: none of them is one that judges."""
-    rate_hz = opened.front_end(recipe.grid).sample_rate_hz
-    return [read_mono(one.path, rate_hz) for one in named(recipe.calibrate.clips, "calibrate.clips")]
 
 
 @contextmanager

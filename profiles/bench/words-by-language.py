@@ -7,8 +7,8 @@
 
 A multilingual bundle hears each prompt with its language given, and once more without; another bundle hears English.
 A prompt whose float text changes when noise of 1/1000 of its loudness is added stands on the edge: what becomes of it
-says little about rounding, so it is counted apart. Texts are kept in --work: a run that was stopped goes on. Writes JSON
-and Markdown under profiles/<device>/.
+says little about rounding, so it is counted apart. Texts are kept in --work: a run that was stopped goes on. Writes
+JSON and Markdown under profiles/<device>/.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from edgekit.exporter.checks.words import Tally, tally, words_of
 
 import edgekit
 from edgekit.bundle import hash_file
 from edgekit.errors import EdgeKitError
+from edgekit.exporter.checks.words import Tally, tally, words_of
 from edgekit.profiler.bench import bundle_facts
 from edgekit.profiler.clips import Samples
 from edgekit.profiler.comparison import Ratio, bootstrap_ratio, make_comparison, save_comparison

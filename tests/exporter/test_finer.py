@@ -10,14 +10,14 @@ from edgekit.bundle import open_bundle
 from edgekit.errors import CensusError, QualityError, RecipeError
 from edgekit.exporter.blocks import ROWS
 from edgekit.exporter.checks.weight_check import check_weights
-from edgekit.exporter.checks.quality import check_clips
+from edgekit.exporter.checks.quality import calibration_clips, check_clips
 from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.dialects.ort_cpu import OrtDialect
 from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.families import find_family
 from edgekit.exporter.finer import BEARABLE, MOST_WORK, Strain, choose, measure, rounded
 from edgekit.exporter.graph import GraphWriter
-from edgekit.exporter.observe import calibration_clips, observed
+from edgekit.exporter.observe import observed
 from edgekit.exporter.quantize import SCALE
 from edgekit.exporter.sources.checkpoint import open_checkpoint
 from edgekit.exporter.tables import written_bundle
@@ -44,7 +44,7 @@ def loud(tmp_path_factory):
     opened, w = observing(folder)
     recipe = load_recipe(JUDGED)
     with observed(opened, w, recipe, ORT, folder) as hear:
-        hear([*calibration_clips(opened, recipe), *check_clips(recipe, 16_000).values()], heard.append)
+        hear([*calibration_clips(recipe, 16_000), *check_clips(recipe, 16_000).values()], heard.append)
     name = f"{ROWS}{LAYER}fc1.weight"
     reached = np.concatenate([call[name] for call in heard if name in call]) @ up[0]
     loudest, quiet = reached.max(), np.quantile(reached, 0.9)
@@ -206,7 +206,7 @@ def test_one_scale_of_it_off_by_five_percent_is_rejected(loud, tmp_path):
 def test_every_linear_of_every_familys_ears_is_measured(name, checkpoint, tmp_path):
     opened, w = observing(checkpoint(name))
     recipe = load_recipe(JUDGED)
-    found = measure(opened, w, recipe, ORT, tmp_path, calibration_clips(opened, recipe))
+    found = measure(opened, w, recipe, ORT, tmp_path, calibration_clips(recipe, 16_000))
     assert set(found) == {name for name in opened.expected() if opened.group(name) == "encoder"}
     assert {name: one for name, one in found.items() if not 0 < one.finer <= one.coarse < 0.01 or one.work <= 0} == {}
     assert not list(tmp_path.iterdir())
