@@ -10,8 +10,9 @@ from edgekit.recipe import Group, Limits, flag
 
 _ORDER = (  # what a user loses first
     "transcript_error_rate", "word_error_rate", "token_mismatch", "code_mismatch", "mel_error_db",
-    "logit_error", "frame_error", "weight_error",
+    "logit_error", "frame_error", "weight_error", "int4_weight_error",
 )  # fmt: skip
+_OF_WEIGHTS: Mapping[str, Precision] = {"weight_error": "int8", "int4_weight_error": "int4"}
 # The groups of weights that a value points at, the likeliest first.
 _GROUPS: Mapping[str, tuple[Group, ...]] = {
     "word_error_rate": ("backbone", "experts", "head"),
@@ -74,7 +75,7 @@ def _advice(failed: Mapping[str, str], found: Mapping[str, Any], precision: Mapp
     """Return what to type next: a finer form of the groups that the values point at."""
     flags: list[str] = []
     for key in failed:
-        groups = _GROUPS.get(key, tuple(precision) if key == "weight_error" else ())
+        groups = _GROUPS.get(key) or tuple(one for one in precision if precision[one] == _OF_WEIGHTS.get(key))
         if key == "word_error_rate" and _by_hearing(found):
             groups = ("encoder", *groups)
         rounded = [group for group in groups if precision.get(group, "float32") in _FINER]
