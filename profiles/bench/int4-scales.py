@@ -4,7 +4,7 @@
     edgekit export whisper-base -o bundles/base-float32 --precision float32
     python profiles/bench/int4-scales.py bundles/base-float32
 
-The loss is the root mean square of the differences / that of the weights, over every matrix of the groups that INT4 takes.
+The loss is the root mean square of the differences / that of the weights, over every matrix that INT4 takes.
 """
 
 import argparse
