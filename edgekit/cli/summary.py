@@ -11,6 +11,7 @@ import msgspec
 from edgekit.bundle import Manifest
 
 _MB = 1e6
+_FOR_VERIFY = ("goldens", "compared", "judged")  # of an export's results: not for people to read
 
 
 def print_summary(folder: Path, manifest: Manifest, *, as_json: bool) -> None:
@@ -70,7 +71,7 @@ def summary(folder: Path, manifest: Manifest) -> dict[str, Any]:
         "components": components,
         "census": census,
         "ratio": ratio(manifest.census),
-        "verification": {name: value for name, value in manifest.verification.items() if name != "goldens"},
+        "verification": {name: value for name, value in manifest.verification.items() if name not in _FOR_VERIFY},
         "bytes": sum(entry.bytes for entry in manifest.files),
     }
 

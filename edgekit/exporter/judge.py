@@ -12,6 +12,7 @@ import msgspec
 
 from edgekit.bundle import Bundle
 from edgekit.exporter.build import as_float, build
+from edgekit.exporter.checks.goldens import store_goldens
 from edgekit.exporter.checks.limits import pass_or_waive
 from edgekit.exporter.checks.quality import compare, rounded, whole_clip_distance
 from edgekit.exporter.checks.said import best, words_said
@@ -62,7 +63,8 @@ def _beside_twin(
     with TemporaryDirectory(prefix=".twin.", dir=made.folder.parent) as folder:
         built = build(source, Path(folder), as_float(recipe), dialect, progress=options.progress)
         twin = Bundle(Path(folder), built)
-        return compare(made, twin, recipe, options.progress) | _whole_clip(source.opened, twin, recipe)
+        found = compare(made, twin, recipe, options.progress) | _whole_clip(source.opened, twin, recipe)
+        return found | store_goldens(made, recipe, twin)
 
 
 def _whole_clip(opened: Opened, twin: Bundle, recipe: Recipe) -> dict[str, Any]:

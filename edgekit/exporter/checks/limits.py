@@ -23,7 +23,7 @@ _GROUPS: Mapping[str, tuple[Group, ...]] = {
     "frame_error": ("encoder",),
 }
 _FINER: Mapping[Precision, Precision] = {"int4": "int8", "int8": "float32"}
-_CHECKPOINT = "its tokenizer.json, generation_config.json and preprocessor_config.json: one of them may not be its own"
+_CHECKPOINT = "its tokenizer.json, generation_config.json and preprocessor_config.json, one of which may not be its own"
 
 
 def pass_or_waive(
@@ -76,11 +76,17 @@ def _advice(failed: Mapping[str, str], found: Mapping[str, Any], precision: Mapp
     flags: list[str] = []
     for key in failed:
         groups = _GROUPS.get(key) or tuple(one for one in precision if precision[one] == _OF_WEIGHTS.get(key))
-        if key == "word_error_rate" and 2 * found["words_changed_writing"] < sum(found["words_changed"].values()):
-            groups = ("encoder", *groups)  # with the twin's ears most of the words come back
+        if key == "word_error_rate" and _by_hearing(found):
+            groups = ("encoder", *groups)
         rounded = [group for group in groups if precision.get(group, "float32") in _FINER]
         coarse = [group for group in rounded if precision[group] == "int4"] or rounded[:1]
         flags += [flag(group, _FINER[precision[group]]) for group in coarse]
     if flags:
         return f"try {' '.join(dict.fromkeys(flags))}"
-    return f"look at {_CHECKPOINT}" if "transcript_error_rate" in failed else "try --precision float32"
+    return f"look at {_CHECKPOINT}" if "transcript_error_rate" in failed else "no finer form of it is left"
+
+
+def _by_hearing(found: Mapping[str, Any]) -> bool:
+    """Return whether most of the words that changed come back where the bundle writes of what the twin heard."""
+    changed = sum(found["words_changed"].values()) + found["words_unsteady"]
+    return bool(2 * found["words_changed_writing"] < changed)

@@ -113,6 +113,7 @@ class OrtDialect:
     }  # fmt: skip
     products: tuple[str, ...] = ("MatMul", "Gemm", "MoE", "Einsum", "FusedMatMul")
     sound: SoundBlocks = OrtSound()
+    head_steps: tuple[int, int] = (8, 16)  # GroupQueryAttention of onnxruntime 1.31 and 1.32 on CPUs says so
 
     def check(self, graph: Path, activations: Activations) -> None:
         """Refuse nothing: onnxruntime has a kernel on the CPU for every op that a family asks for."""

@@ -42,6 +42,7 @@ class OrtCudaDialect(OrtDialect):
     encoder_activations: EncoderActivations = "float"
     packings: Mapping[str, Packing] = {"MatMulNBits": BLOCKS, "QMoE": EXPERTS}
     sound: SoundBlocks = StandardSound()
+    head_steps: tuple[int, int] = (8, 16)
 
     def check(self, graph: Path, activations: Activations) -> None:
         """Refuse what is not in ``ops.toml``, but for a float twin, which runs on the CPU only."""
