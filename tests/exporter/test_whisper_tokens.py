@@ -9,6 +9,7 @@ import shutil
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from edgekit.bundle import Sampling
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.exporter.families.whisper import FAMILY
@@ -237,10 +238,10 @@ def test_an_answer_is_as_long_as_the_files_allow():
     assert protocol(PUBLISHED | {"max_new_tokens": 30}).max_tokens == 30
 
 
-def test_a_draw_that_generate_would_not_make_is_not_made_here():
-    drawn = {"do_sample": True, "temperature": 0.7, "top_k": 3, "top_p": 0.5, "min_p": 0.1}
-    assert protocol(PUBLISHED | drawn).sampling == protocol(PUBLISHED).sampling
-    assert protocol(PUBLISHED | {"repetition_penalty": 1.3}).sampling.repetition_penalty == 1.3
+def test_tokens_are_drawn_and_penalised_where_the_generation_config_says_so():
+    drawn = {"do_sample": True, "temperature": 0.7, "top_k": 3, "top_p": 0.5, "repetition_penalty": 1.3}
+    assert protocol(PUBLISHED | drawn).sampling == Sampling(temperature=0.7, top_k=3, top_p=0.5, repetition_penalty=1.3)
+    assert protocol(PUBLISHED | drawn | {"do_sample": False}).sampling == Sampling(repetition_penalty=1.3)
 
 
 def test_every_whisper_ends_a_loop():
