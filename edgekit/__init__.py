@@ -1,15 +1,20 @@
-"""EdgeKit: deploy audio LLMs on one edge device.
+"""EdgeKit: deploy audio LLMs on one edge device. docs/python.md shows all of it, docs/events.md the events.
+Everything here is imported when it is first used. What it raises on purpose is an edgekit.EdgeKitError.
 
 model = edgekit.load("bundles/mine")                      # speak=True to hear the answers too
-print(model.transcribe("talk.wav").text)
+transcript = model.transcribe("talk.wav")                 # or bytes, an open file, an array, a list of any of these
+print(transcript.text)
+for segment in transcript.segments:
+    print(segment.start_s, segment.end_s, segment.text)
 
 with model.stream(sample_rate_hz=48_000) as stream:       # options: the fields of edgekit.StreamOptions, by name
     for samples in microphone:                            # (n,) or (n, channels), float32 or int16
         for event in stream.push(samples):                # taken at once; reading does the work
-            if isinstance(event, edgekit.events.Text) and event.final:
+            if isinstance(event, edgekit.Text) and event.final:
                 print(event.text)
-    for event in stream.ask("And in French?"):            # a turn in text, where the model converses
-        print(edgekit.events.to_json(event))
+    if stream.converses:
+        for event in stream.ask("And in French?"):        # a turn in text
+            print(edgekit.events.to_json(event))
     for event in stream.finish():
         print(event.kind)
 """
@@ -19,24 +24,106 @@ from typing import TYPE_CHECKING
 from edgekit.versions import VERSION
 
 if TYPE_CHECKING:
-    from edgekit.runtime import events as events
-    from edgekit.runtime.model import Model as Model
-    from edgekit.runtime.model import Transcript as Transcript
-    from edgekit.runtime.model import load as load
-    from edgekit.runtime.options import StreamOptions as StreamOptions
-    from edgekit.runtime.stream import Stream as Stream
+    from edgekit import errors
+    from edgekit.bundle.manifest import Sampling
+    from edgekit.errors import (
+        AudioError,
+        BackendError,
+        BundleFileError,
+        BundleFormatError,
+        CensusError,
+        CheckpointError,
+        DeviceError,
+        EdgeKitError,
+        MissingPackageError,
+        OutputError,
+        ProfileError,
+        QualityError,
+        RecipeError,
+        RegistryError,
+        UsageError,
+        VerifyError,
+    )
+    from edgekit.runtime import events
+    from edgekit.runtime.events import (
+        Audio,
+        AudioCut,
+        AudioEnded,
+        Event,
+        Forgot,
+        Interrupted,
+        Lag,
+        LevelChanged,
+        SpeechStarted,
+        SpeechStopped,
+        Text,
+        Thought,
+    )
+    from edgekit.runtime.model import Model, Segment, Transcript, load
+    from edgekit.runtime.options import StreamOptions
+    from edgekit.runtime.policy import Budget
+    from edgekit.runtime.stream import Stream
 
 __version__ = VERSION
 
-_HOMES = {
-    "Model": "edgekit.runtime.model",
-    "Stream": "edgekit.runtime.stream",
-    "StreamOptions": "edgekit.runtime.options",
-    "Transcript": "edgekit.runtime.model",
-    "events": "edgekit.runtime",
-    "load": "edgekit.runtime.model",
-}
-__all__ = ["Model", "Stream", "StreamOptions", "Transcript", "__version__", "events", "load"]
+_NAMES = {
+    "bundle.manifest": ("Sampling",),
+    "errors": (
+        "errors", "AudioError", "BackendError", "BundleFileError", "BundleFormatError", "CensusError",
+        "CheckpointError", "DeviceError", "EdgeKitError", "MissingPackageError", "OutputError", "ProfileError",
+        "QualityError", "RecipeError", "RegistryError", "UsageError", "VerifyError",
+    ),
+    "runtime.events": (
+        "events", "Audio", "AudioCut", "AudioEnded", "Event", "Forgot", "Interrupted", "Lag", "LevelChanged",
+        "SpeechStarted", "SpeechStopped", "Text", "Thought",
+    ),
+    "runtime.model": ("Model", "Segment", "Transcript", "load"),
+    "runtime.options": ("StreamOptions",),
+    "runtime.policy": ("Budget",),
+    "runtime.stream": ("Stream",),
+}  # fmt: skip
+_HOMES = {name: f"edgekit.{home}" for home, names in _NAMES.items() for name in names}
+__all__ = [
+    "Audio",
+    "AudioCut",
+    "AudioEnded",
+    "AudioError",
+    "BackendError",
+    "Budget",
+    "BundleFileError",
+    "BundleFormatError",
+    "CensusError",
+    "CheckpointError",
+    "DeviceError",
+    "EdgeKitError",
+    "Event",
+    "Forgot",
+    "Interrupted",
+    "Lag",
+    "LevelChanged",
+    "MissingPackageError",
+    "Model",
+    "OutputError",
+    "ProfileError",
+    "QualityError",
+    "RecipeError",
+    "RegistryError",
+    "Sampling",
+    "Segment",
+    "SpeechStarted",
+    "SpeechStopped",
+    "Stream",
+    "StreamOptions",
+    "Text",
+    "Thought",
+    "Transcript",
+    "UsageError",
+    "VerifyError",
+    "__version__",
+    "errors",
+    "events",
+    "load",
+]
 
 
 def __getattr__(name: str) -> object:
@@ -46,5 +133,12 @@ def __getattr__(name: str) -> object:
     from importlib import import_module
 
     home = _HOMES[name]
-    result: object = import_module(f"{home}.{name}") if name == "events" else getattr(import_module(home), name)
+    whole = home.endswith(f".{name}")  # a module
+    result: object = import_module(home) if whole else getattr(import_module(home), name)
+    globals()[name] = result
     return result
+
+
+def __dir__() -> list[str]:
+    """Return the public names, also those that nobody has used yet."""
+    return __all__

@@ -8,6 +8,7 @@ import pytest
 
 import edgekit
 from edgekit.recipe import load_recipe
+from edgekit.recordings import named
 from edgekit.spans import span_kind
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -186,8 +187,12 @@ def test_the_readme_shows_every_folder_and_nothing_that_is_not_there():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_recipe_loads_and_its_clips_are_there(path):
     recipe = load_recipe(path)
-    for clip in recipe.check.clips:
-        assert (ROOT / "export" / "clips" / clip).is_file(), clip
+    judged, fitted = (named(one.clips, "clips") for one in (recipe.check, recipe.calibrate))
+    for clip in (*judged, *fitted):
+        assert clip.path.is_file(), clip
+    if "export" in path.parts:
+        assert not set(judged) & set(fitted), "what a bundle was fitted to cannot judge it"
+        assert [one.name for one in named(recipe.check.transcripts, "transcripts") if one.words]
 
 
 @pytest.mark.parametrize("folder", SYSTEMS, ids=lambda folder: folder.name)

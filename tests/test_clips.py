@@ -16,6 +16,7 @@ import soundfile
 ROOT = Path(__file__).resolve().parents[1]
 CLIPS = ROOT / "export" / "clips"
 DATA = ROOT / "profiles" / "data"
+LANGUAGES = ("en", "es", "fr", "it", "ru")
 PACKAGE = Path("/usr/share/pocketsphinx/test/data/librivox")
 
 # SHA-256 of the samples as little-endian int16, computed from the WAV files of pocketsphinx-testdata.
@@ -53,6 +54,47 @@ def test_every_clip_has_plain_words_and_every_transcript_a_clip():
     assert sorted(transcripts) == sorted(path.name for path in CLIPS.glob("*.flac")) == sorted(SAMPLES_SHA256)
     for words in transcripts.values():
         assert re.fullmatch(r"[a-z]+( [a-z]+)*", words)
+
+
+def prompts() -> dict[str, dict[str, str]]:
+    """Return what stands in clips.json of the check recordings in five languages."""
+    found: dict[str, dict[str, str]] = json.loads((CLIPS / "prompts" / "clips.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_the_prompts_are_eight_of_each_of_five_languages_under_their_licence():
+    assert sorted(prompts()) == sorted(path.name for path in (CLIPS / "prompts").glob("*.flac"))
+    languages = [facts["language"] for facts in prompts().values()]
+    assert {language: languages.count(language) for language in languages} == dict.fromkeys(
+        ("en", "es", "fr", "it", "ru"), 8
+    )
+    for name, facts in prompts().items():
+        assert name.startswith(facts["language"] + "-")
+        assert ("words" in facts) == (facts["language"] == "en")
+    text = (CLIPS / "prompts" / "LICENSE").read_text(encoding="utf-8")
+    assert all(who in text for who in ("Allison Smith", "June Wallack", "Carlo Flora", "Maxim Topal"))
+    assert text.count("License: CC-BY-SA-3.0") >= 3
+    assert text.count("License: CC-BY-3.0") >= 3
+
+
+@pytest.mark.parametrize("name", prompts())
+def test_a_prompt_holds_the_listed_samples_of_11_bits(name):
+    held = samples(CLIPS / "prompts" / name)
+    assert not (held % 32).any()
+    assert hashlib.sha256(held.astype("<i2").tobytes()).hexdigest() == prompts()[name]["samples_sha256"]
+
+
+@pytest.mark.parametrize("name", prompts())
+def test_a_prompt_equals_the_recording_of_the_debian_package(name, tmp_path):
+    facts = prompts()[name]
+    source = Path("/usr/share/asterisk/sounds") / facts["source"]
+    if not source.exists() or not shutil.which("ffmpeg"):
+        pytest.skip(f"needs ffmpeg and the Debian package asterisk-core-sounds-{facts['language']}-g722")
+    assert hashlib.sha256(source.read_bytes()).hexdigest() == facts["source_sha256"]
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-f", "g722", "-i", str(source), "-ac", "1", "-ar", "16000"]
+    subprocess.run([*command, str(tmp_path / "a.wav")], check=True)
+    rounded = np.clip(np.rint(samples(tmp_path / "a.wav") / 32), -1024, 1023) * 32
+    np.testing.assert_array_equal(samples(CLIPS / "prompts" / name), rounded)
 
 
 def fetch_speech() -> ModuleType:
@@ -116,3 +158,27 @@ def test_speech_fetcher_leaves_an_existing_folder_alone(recordings, tmp_path):
     with pytest.raises(module.FetchError, match="already there"):
         module.fetch(tmp_path / "made", tmp_path / "source", recordings)
     assert list((tmp_path / "made").iterdir()) == []
+
+
+def test_prompts_that_are_measured_on_are_none_that_an_export_is_judged_by():
+    names = list(fetch_speech().listed(DATA / "prompts.sha256"))
+    by_language = {language: [name for name in names if name.startswith(f"{language}/")] for language in LANGUAGES}
+    assert {language: len(own) for language, own in by_language.items()} == dict.fromkeys(LANGUAGES, 48)
+    judged = {path.stem for path in (ROOT / "export/clips/prompts").glob("*.flac")}
+    assert judged
+    assert not judged & {name.removesuffix(".g722").replace("/", "-") for name in names}
+
+
+def test_speech_fetcher_takes_every_language_or_none(recordings, tmp_path):
+    module = fetch_speech()
+    for language in module.LANGUAGES:
+        shutil.copytree(tmp_path / "source", tmp_path / "given" / language)
+    expected = {f"{language}/{name}": digest for language in module.LANGUAGES for name, digest in recordings.items()}
+    module.fetch_languages(tmp_path / "made" / "prompts", tmp_path / "given", expected)
+    for language in module.LANGUAGES:
+        assert len(samples(tmp_path / "made/prompts" / language / "hello.wav")) == 8000
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["prompts"]
+    (tmp_path / "given/ru/hello.g722").write_bytes(b"")
+    with pytest.raises(module.FetchError, match=r"hello\.g722"):
+        module.fetch_languages(tmp_path / "again", tmp_path / "given", expected)
+    assert not (tmp_path / "again").exists()

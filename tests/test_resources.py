@@ -15,13 +15,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = """
 import edgekit.resources
 from edgekit.recipe import load_recipe, load_target
+from edgekit.recordings import named
 from edgekit.runtime.memory import memory_fits
 print(edgekit.resources.__file__)
 print(load_target("cpu").dialect)
 print(memory_fits().loading.source.device)
 for path in sorted(edgekit.resources.resource("export").glob("*/*.toml")):
     recipe = load_recipe(path)
-    assert all((edgekit.resources.resource("export/clips") / clip).is_file() for clip in recipe.check.clips)
+    assert all(clip.path.is_file() for clip in named((*recipe.check.clips, *recipe.calibrate.clips), "clips"))
     print(path.parent.name + "/" + path.name)
 """
 

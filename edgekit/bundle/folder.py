@@ -5,6 +5,7 @@ present with its size and SHA-256. Knows nothing of what the graphs mean; a grap
 compared with the manifest by the backend that loads it.
 """
 
+import difflib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -13,12 +14,13 @@ from pathlib import Path, PurePosixPath
 from edgekit.bundle.history import read_manifest
 from edgekit.bundle.manifest import FileEntry, Manifest
 from edgekit.errors import BundleFileError, BundleFormatError
+from edgekit.reprs import line
 
-MANIFEST = "manifest.json"
+MANIFEST, _CONFIG = "manifest.json", "config.json"
 _BLOCK_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Bundle:
     """A checked bundle folder."""
 
@@ -30,6 +32,9 @@ class Bundle:
         if all(entry.path != name for entry in self.manifest.files):
             raise BundleFormatError(f"{self.folder}: '{name}' is not in the manifest's list of files; export it again")
         return self.folder / name
+
+    def __repr__(self) -> str:
+        return line(self, folder=str(self.folder), name=self.manifest.name, files=len(self.manifest.files))
 
 
 def hash_file(path: Path) -> str:
@@ -73,13 +78,30 @@ def _read_manifest(folder: Path) -> Manifest:
     try:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BundleFileError(
-            f"{folder}: no {MANIFEST} there, so it is no bundle; make one with `edgekit export CHECKPOINT -o {folder}`"
-        ) from error
+        raise BundleFileError(f"{folder}: {_instead(folder)}") from error
     try:
         return read_manifest(text)
     except BundleFormatError as error:
         raise BundleFormatError(f"{path}: {error}") from error
+
+
+def _instead(folder: Path) -> str:
+    """Return what a path without a manifest is, and what to do about it."""
+    make = f"make one with `edgekit export CHECKPOINT -o {folder}`"
+    if folder.name == MANIFEST and folder.is_file():
+        return f"is a file of a bundle; give the folder: {folder.parent}"
+    if folder.is_file():
+        return "is a file, a bundle is a folder and stands first, as in `edgekit run BUNDLE FILE`; give both"
+    if not folder.is_dir():
+        beside = folder.parent.glob(f"*/{MANIFEST}") if folder.parent.is_dir() else ()
+        near = difflib.get_close_matches(folder.name, [path.parent.name for path in beside], n=1)
+        return f"no such folder; did you mean {folder.parent / near[0]}?" if near else f"no such folder; {make}"
+    if (folder / _CONFIG).is_file():
+        name = folder.resolve().name
+        return f"is a checkpoint and no bundle; make one of it: `edgekit export {folder} -o bundles/{name}`"
+    if inside := sorted(str(path.parent) for path in folder.glob(f"*/{MANIFEST}")):
+        return f"no {MANIFEST} there, its folders are bundles; give one: {', '.join(inside[:4])}"
+    return f"no {MANIFEST} there, so it is no bundle; {make}"
 
 
 def _check_file(folder: Path, entry: FileEntry, check_hash: bool) -> None:

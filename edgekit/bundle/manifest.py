@@ -1,6 +1,6 @@
 """The manifest: what a bundle promises, as typed plain data.
 
-Knows the shape of ``manifest.json`` (format version 2) and nothing about files or backends; ``docs/bundle-format.md``
+Knows the shape of ``manifest.json`` (format version 3) and nothing about files or backends; ``docs/bundle-format.md``
 describes every field. Unknown fields and wrong types are refused with the JSON path at fault. Earlier versions are
 brought up to this one by ``history.py``.
 """
@@ -13,20 +13,26 @@ import msgspec
 from edgekit.bundle.dialects import DIALECTS
 from edgekit.bundle.speaking import Speech, as_speech
 from edgekit.rates import DEFAULT_HZ, HIGHEST_HZ, LOWEST_HZ
+from edgekit.reprs import line
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 NEEDS = "0.1.0"
 """Lowest EdgeKit that reads what this one writes: raised to the next release with each field that is added."""
 
 Precision = Literal["float32", "int8", "int4"]
 GridMode = Literal["exact", "chunked"]
 GateKind = Literal["speech", "sound", "off"]
+Floor = Literal["running", "clip"]
 StateKind = Literal["none", "in-place", "carried"]
 Role = Literal["system", "user", "assistant"]
 
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Frozen record that refuses unknown fields."""
+    """Frozen record that refuses unknown fields; its repr is a line, without what is as by default."""
+
+    def __repr__(self) -> str:
+        every = [(one, getattr(self, one.name)) for one in msgspec.structs.fields(self)]
+        return line(self, **{one.name: value for one, value in every if one.required or value not in (one.default, {})})
 
 
 class TensorSpec(Struct, frozen=True):
@@ -87,7 +93,9 @@ class Embedding(Struct, frozen=True):
 class FrontEnd(Struct, frozen=True):
     """Whisper-style log-mel: STFT with a periodic Hann window, Slaney mel filters, log10, floor, (x + 4) / 4.
 
-    The floor is ``dynamic_range`` below the running maximum of the utterance (log10 units). ``right_pad_samples`` zeros
+    The floor is ``dynamic_range`` (log10 units) below a maximum. ``floor`` says which one the checkpoint was trained
+    with: the whole ``clip``'s, as published extractors take it, or the ``running`` one of what was heard so far. A
+    stream cannot know the former and takes the latter unless it is asked to wait. ``right_pad_samples`` zeros
     follow the last sample; ``edge`` says what the STFT sees beyond them. Samples that are less than a hop at the end of
     an utterance are filled up with silence to a frame, or, with ``whole_hops``, make no frame of their own.
     """
@@ -97,6 +105,7 @@ class FrontEnd(Struct, frozen=True):
     n_fft: int = 400
     hop_samples: int = 160
     dynamic_range: float = 8.0
+    floor: Floor = "running"
     right_pad_samples: int = 0
     edge: Literal["zero", "reflect"] = "zero"
     whole_hops: bool = False
@@ -308,6 +317,19 @@ class Manifest(Struct, frozen=True):
     def __post_init__(self) -> None:
         """Raise RegistryError for a dialect that is not registered; when decoded, msgspec tells it with the file."""
         DIALECTS.get(self.dialect)
+
+    @property
+    def precision_line(self) -> str:
+        """``int8``, or ``int8, head float32``: the precision of most groups, then the groups that have another."""
+        kinds = list(self.precision.values())
+        most = max(kinds, key=kinds.count, default="float32")
+        return ", ".join([most, *(f"{group} {kind}" for group, kind in self.precision.items() if kind != most)])
+
+    def __repr__(self) -> str:
+        return line(
+            self, name=self.name, family=self.family, dialect=self.dialect, precision=self.precision_line,
+            components=" ".join(self.components), format_version=self.format_version,
+        )  # fmt: skip
 
     def tables(self) -> dict[str, Embedding]:
         """Return every token table: ``embedding``, and those of ``speech`` by the names of its fields."""

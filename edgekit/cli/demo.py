@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import sys
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli.progress import show_progress, terminal
-from edgekit.errors import BundleFileError, BundleFormatError, MissingPackageError
+from edgekit.errors import BundleFileError, BundleFormatError
 from edgekit.resources import resource
 
 if TYPE_CHECKING:
@@ -75,19 +74,6 @@ def _program() -> str:
     return sys.argv[0] if Path(sys.argv[0]).name == "edgekit" and not shutil.which("edgekit") else "edgekit"
 
 
-def find_checkpoint() -> Path:
-    """Return the folder of edgekit-tiny: the installed one, else the checkout's. Raises MissingPackageError."""
-    try:
-        folder = Path(import_module("edgekit_tiny").checkpoint())
-    except ModuleNotFoundError:
-        folder = resource("models/edgekit-tiny/edgekit_tiny/checkpoint")
-    if not (folder / "config.json").is_file():
-        raise MissingPackageError(
-            "edgekit_tiny is not installed, the demo exports it; pip install ./models/edgekit-tiny"
-        )
-    return folder
-
-
 def _export(bundle: Path) -> None:
     from edgekit.bundle import open_bundle
     from edgekit.cli.summary import census_table, summary
@@ -97,11 +83,11 @@ def _export(bundle: Path) -> None:
         click.echo(f"   {bundle} is there already, every file checked; delete it to see the export")
     except (BundleFileError, BundleFormatError):
         from edgekit.exporter.export import ExportOptions, export
+        from edgekit.exporter.hub import SHIPPED
 
-        checkpoint = find_checkpoint()
-        click.echo(f"   edgekit export {checkpoint} -o {bundle} --precision int8")
+        click.echo(f"   edgekit export {SHIPPED} -o {bundle} --precision int8")
         with show_progress() as progress:
-            manifest = export(checkpoint, bundle, ExportOptions(precision="int8", overwrite=True, progress=progress))
+            manifest = export(SHIPPED, bundle, ExportOptions(precision="int8", overwrite=True, progress=progress))
     facts = summary(bundle, manifest)
     float32_mb = sum(row.float32_bytes for row in manifest.census) / 1e6
     click.echo(f"   {bundle}: {facts['bytes'] / 1e6:.1f} MB, in float32 {float32_mb:.1f} MB; read back from its files:")

@@ -36,25 +36,17 @@ def export(
     checkpoint: str,
     output: Path,
     as_json: bool,
-    revision: str | None,
-    offline: bool,
     **asked: Any,
 ) -> None:
     """Write a bundle for a checkpoint.
 
     CHECKPOINT is a folder with config.json and its weights, or the id of one on the Hugging Face hub, which is
-    fetched to the hub's cache; with --dummy-weights a config.json is enough. Every weight is counted and compared
-    with the checkpoint, and a quantised bundle is judged against its float32 twin; nothing is published that fails.
-    Without a precision, the recipe's.
+    fetched to the hub's cache, or for a published one the short name alone: whisper-base. With --dummy-weights a
+    config.json is enough. Every weight is counted and compared with the checkpoint, and a quantised bundle is judged
+    against its float32 twin; nothing is published that fails. Without a precision, the recipe's.
     """
     from edgekit.exporter.export import export as export_checkpoint
-    from edgekit.exporter.hub import locate
 
-    with show_notices():
-        found = locate(
-            checkpoint, revision=revision, offline=offline, weights=not asked["dummy_weights"], bars=terminal()
-        )
-        with show_progress() as progress:
-            options = make_options(asked | {"source": found.source, "offline": offline}, progress)
-            manifest = export_checkpoint(found.folder, output, options)
+    with show_notices(), show_progress() as progress:
+        manifest = export_checkpoint(checkpoint, output, make_options(asked | {"bars": terminal()}, progress))
     print_summary(output, manifest, as_json=as_json)

@@ -28,6 +28,12 @@ _BLOCK_S = 1.0
     default=None,
     help="Write partial text while it is spoken, revised as more is heard; by default with --realtime.",
 )
+@click.option(
+    "--floor",
+    type=click.Choice(["running", "clip"]),
+    help="Of features: below the maximum so far, or of a whole utterance; else as the checkpoint was trained, or "
+    "running with --realtime and --partials.",
+)
 @click.option("--speak", metavar="FILE", type=click.Path(path_type=Path), help="Write the spoken answers as WAV.")
 @stream_options
 def run(
@@ -58,6 +64,8 @@ def run(
     model = edgekit.load(bundle, threads=threads, speak=speak is not None, **loading(options))
     settings = stream_settings(options)
     settings |= {"partials": realtime if partials is None else partials, "speak": speak is not None}
+    live = realtime or settings["partials"]
+    settings.setdefault("floor", "running" if live else model.manifest.front_end.floor)
     warn(model)
     failed = 0
     with speech_file(speak, model.manifest) as speech:

@@ -1,7 +1,7 @@
 """Calibrate: the range of what goes into each encoder linear, for activations with a fixed INT8 scale.
 
-Runs the float encoder and adapter on the recipe's check clips through the Listener of streams, and chooses for each
-linear the range that loses least: beyond it values are cut, within it they are rounded.
+Runs the float encoder and adapter on the recipe's calibration clips through the Listener of streams, and chooses for
+each linear the range that loses least: beyond it values are cut, within it they are rounded.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgekit.bundle import Component
 from edgekit.errors import RecipeError
 from edgekit.exporter.blocks import OBSERVED
-from edgekit.exporter.checks.quality import check_clips
+from edgekit.exporter.checks.quality import calibration_clips
 from edgekit.exporter.dialects import Dialect
 from edgekit.exporter.families.base import Opened
 from edgekit.exporter.graph import GraphWriter
@@ -50,11 +50,11 @@ def calibrate(opened: Opened, w: Weights, recipe: Recipe, dialect: Dialect, besi
 
     Raises RecipeError if the recipe names no clips to hear.
     """
-    clips = list(check_clips(recipe, opened.front_end(recipe.grid).sample_rate_hz).values())
+    clips = calibration_clips(recipe, opened.front_end(recipe.grid).sample_rate_hz)
     if not clips:
         raise RecipeError(
-            "check.clips: the recipe names none, and INT8 activations of the encoder need sound to find their range; "
-            "name clips, or export with --encoder float32"
+            "calibrate.clips: the recipe names none, and INT8 activations of the encoder need sound to find their "
+            "range; name clips, or export with --encoder float32"
         )
     with TemporaryDirectory(prefix=".calibration.", dir=beside) as name:
         folder = Path(name)

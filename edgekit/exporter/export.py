@@ -11,9 +11,10 @@ from typing import Any
 
 import msgspec
 
-from edgekit.bundle import Bundle, Manifest, Precision, open_bundle
+from edgekit.bundle import Bundle, Manifest, Precision, encode, open_bundle
 from edgekit.errors import CheckpointError
-from edgekit.exporter.build import build, calibrated
+from edgekit.exporter.build import build, calibrated, check_heads
+from edgekit.exporter.checks.clips import with_clips_claimed
 from edgekit.exporter.checks.goldens import store_goldens
 from edgekit.exporter.dialects import DIALECTS, Dialect
 from edgekit.exporter.dummy import dummy_recipe
@@ -23,21 +24,23 @@ from edgekit.exporter.pack import building, list_files, write_manifest
 from edgekit.exporter.provenance import write_provenance
 from edgekit.exporter.source import Source, bundle_source, checkpoint_source, dummy_source
 from edgekit.recipe import Recipe, load_target
+from edgekit.runtime.judge.record import JUDGED, record
 
 __all__ = ["ExportOptions", "export", "quantize"]
 
 
 def export(checkpoint: str | Path, output: str | Path, options: ExportOptions | None = None) -> Manifest:
-    """Write a bundle for a checkpoint folder, or for a config alone with ``dummy_weights``; return its manifest.
+    """Write a bundle for a checkpoint, or for a config alone with ``dummy_weights``; return its manifest.
 
+    checkpoint: its folder or config.json, a short name such as ``edgekit-tiny``, or an id of the hub, which is fetched.
     Raises CheckpointError, RecipeError, CensusError, QualityError or OutputError; then ``output`` is as it was before.
     """
     options = options or ExportOptions()
     if options.dummy_weights:
-        source = dummy_source(checkpoint, options.source)
+        source = dummy_source(checkpoint, revision=options.revision, offline=options.offline, bars=options.bars)
         recipe = dummy_recipe(find_recipe(options.recipe, source.config), source.name)
     else:
-        source = checkpoint_source(checkpoint, options.source, offline=options.offline)
+        source = checkpoint_source(checkpoint, revision=options.revision, offline=options.offline, bars=options.bars)
         recipe = find_recipe(options.recipe, source.config)
     target = load_target(options.target)
     how = msgspec.structs.replace(recipe.quantize, activations=target.activations)
@@ -61,7 +64,9 @@ def quantize(bundle: str | Path, output: str | Path, options: ExportOptions | No
 
 def _make(source: Source, output: Path, recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Manifest:
     """Build, judge and publish."""
+    check_heads(source.opened, dialect)
     recipe = resolve(recipe, options, source.opened, source.name)
+    recipe = with_clips_claimed(recipe, source.opened.protocol(source.tokenizer))
     how = msgspec.structs.replace(recipe.quantize, encoder_activations=dialect.encoder_activations)
     recipe = msgspec.structs.replace(recipe, quantize=how)
     with building(output, overwrite=options.overwrite) as folder:
@@ -74,9 +79,12 @@ def _make(source: Source, output: Path, recipe: Recipe, options: ExportOptions, 
 
 
 def _publish(folder: Path, manifest: Manifest, verification: dict[str, Any], recipe: Recipe) -> Manifest:
-    """Store goldens and manifest, the last of a bundle's files; return the manifest as it stands there."""
-    verification["goldens"] = store_goldens(folder, manifest, recipe)
+    """Store goldens, unless judging beside a twin did, and the manifest with the record; return the manifest."""
+    if "goldens" not in verification:
+        verification |= store_goldens(Bundle(folder, manifest), recipe)
     manifest = msgspec.structs.replace(manifest, verification=verification, files=list_files(folder))
+    verification = verification | {JUDGED: record(encode(manifest))}
+    manifest = msgspec.structs.replace(manifest, verification=verification)
     write_manifest(folder, manifest)
     write_provenance(folder)
     return manifest

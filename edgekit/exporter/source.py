@@ -11,7 +11,9 @@ from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.dummy import SEED, open_dummy
 from edgekit.exporter.families import Family, Opened, find_family
 from edgekit.exporter.hub import locate
+from edgekit.exporter.layout import checkpoint_folder
 from edgekit.exporter.sources.checkpoint import Tensors, check_copies, check_names, open_checkpoint
+from edgekit.exporter.sources.stored import StoredTensors
 from edgekit.exporter.sources.tokenizer import tokenizer_json
 from edgekit.exporter.speech import bundle_voices
 from edgekit.exporter.tables import written_bundle
@@ -39,26 +41,37 @@ class Source:
     voices: Mapping[str, Any] = field(default_factory=dict)
 
 
-def checkpoint_source(checkpoint: str | Path, origin: str, *, offline: bool = False) -> Source:
-    """Return a checkpoint's folder as a source, with what its family keeps beside it."""
-    found = open_checkpoint(checkpoint)
-    family = find_family(found.config)
-    whole = family.beside(found, lambda second: locate(second, offline=offline).folder)
+def checkpoint_source(
+    checkpoint: str | Path, *, revision: str | None = None, offline: bool = False, bars: bool = False
+) -> Source:
+    """Return a checkpoint as a source, with what its family keeps beside it; the options are those of ``locate``."""
+    located = locate(checkpoint, revision=revision, offline=offline, bars=bars)
+    found, family = open_known(located.folder)
+    whole = family.beside(found, lambda second: locate(second, offline=offline, known=False).folder)
     opened = family.bind(whole.config, found.generation)
     check_names(whole.tensors, opened.expected(), opened.ignored)
     check_copies(whole.tensors, opened.copied)
     return Source(
         whole.tensors, family, opened, whole.config, found.generation, tokenizer_json(found.folder),
-        _name_on_hub(origin) or found.folder.resolve().name, origin, voices=opened.voices(whole),
+        _name_on_hub(located.source) or found.folder.resolve().name, located.source, voices=opened.voices(whole),
     )  # fmt: skip
 
 
-def dummy_source(config: str | Path, origin: str) -> Source:
-    """Return noise as a source, of the shapes that a config names."""
-    made = open_dummy(config)
+def open_known(path: Path) -> tuple[StoredTensors, Family]:
+    """Return the checkpoint at a path and its family; no weights are opened that no family takes."""
+    found = open_checkpoint(checkpoint_folder(path))
+    return found, find_family(found.config)
+
+
+def dummy_source(
+    config: str | Path, *, revision: str | None = None, offline: bool = False, bars: bool = False
+) -> Source:
+    """Return noise as a source, of the shapes that a config names; the options are those of ``locate``."""
+    located = locate(config, revision=revision, offline=offline, weights=False, bars=bars)
+    made = open_dummy(located.folder)
     return Source(
         made.tensors, made.family, made.opened, made.config, made.generation, made.tokenizer,
-        _name_on_hub(origin) or made.name, origin, SEED,
+        _name_on_hub(located.source) or made.name, located.source, SEED,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit.bundle import GateKind
 from edgekit.errors import ProfileError
 
 _IMPORT_TIMER = "import time; t = time.perf_counter(); import edgekit.cli; print((time.perf_counter() - t) * 1000)"
@@ -23,7 +24,7 @@ class Job(msgspec.Struct, frozen=True):
     bundle: str
     samples: str
     threads: int
-    gate: str | None
+    gate: GateKind | None
     level: str | None
     backend: str | None = None
     context_tokens: int | None = None
@@ -98,7 +99,8 @@ def _measured(text: str) -> Fresh:
     load_s = time.perf_counter() - begun
     loaded_mib = resident_mib(peak=False)
     rate_hz = model.manifest.front_end.sample_rate_hz
-    model.transcribe(samples, sample_rate_hz=rate_hz, gate=job.gate, level=job.level)
+    # as a stream hears it: a profile is of streams
+    model.transcribe(samples, sample_rate_hz=rate_hz, gate=job.gate, level=job.level, floor="running")
     return Fresh(load_s, loaded_mib, resident_mib(peak=True))
 
 

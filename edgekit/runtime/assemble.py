@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from edgekit.bundle import ComputeLevel, GateSettings, Sampling, TokenProtocol
+from edgekit.bundle import ComputeLevel, Floor, GateSettings, Sampling, TokenProtocol
 from edgekit.errors import UsageError
 from edgekit.runtime.answer import driver_of
 from edgekit.runtime.answer.answerer import Answerer, Setting
@@ -42,16 +42,16 @@ def assemble(loaded: Loaded, options: StreamOptions, trace: Trace) -> Parts:
     speaker = make_speaker(loaded, options, trace)
     return Parts(
         gate=Gate(settings, manifest.front_end.sample_rate_hz),
-        listener=make_listener(loaded, trace),
+        listener=make_listener(loaded, trace, options.floor or "running"),
         answerer=make_answerer(loaded, options, trace, speaker),
         speaker=speaker,
     )
 
 
-def make_listener(loaded: Loaded, trace: Trace) -> Listener:
+def make_listener(loaded: Loaded, trace: Trace, floor: Floor = "running") -> Listener:
     """Return what hears a stream's sound."""
     manifest, engines = loaded.manifest, loaded.engines
-    return Listener(manifest.front_end, manifest.grid, engines["encoder"], engines["adapter"], trace)
+    return Listener(manifest.front_end, manifest.grid, engines["encoder"], engines["adapter"], trace, floor=floor)
 
 
 def make_answerer(

@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.reprs import fields_line
+
 
 @dataclass(frozen=True, slots=True)
 class SpeechStarted:
@@ -32,7 +34,7 @@ class SpeechStopped:
     decided_at_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Text:
     """Text of one utterance so far (``final`` False) or whole (``final`` True), with the bounds of what it is about.
 
@@ -40,6 +42,8 @@ class Text:
     the number of its first characters that the partial before had too, so they will probably stay. After the end of
     speech ``stable`` is the whole length, and only the end may still go: a repeat. Source: local agreement of two,
     Machacek et al. 2023, Turning Whisper into Real-Time Transcription System (arXiv:2307.14743).
+
+    ``language``: of a multilingual model that writes down speech, the one that was given or detected; else None.
     """
 
     kind: ClassVar[str] = "text"
@@ -50,9 +54,13 @@ class Text:
     tokens: tuple[int, ...] = ()
     stable: int = 0
     answer: int = 0
+    language: str | None = None
+
+    def __repr__(self) -> str:
+        return fields_line(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Thought:
     """What the model thinks before it answers, so far or whole (``final``); each one replaces the one before."""
 
@@ -63,8 +71,11 @@ class Thought:
     end_s: float
     answer: int = 0
 
+    def __repr__(self) -> str:
+        return fields_line(self)
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Audio:
     """A piece of the spoken answer, to be played right after the one before. samples: (n,) float32 in [-1, 1]."""
 
@@ -72,6 +83,9 @@ class Audio:
     samples: NDArray[np.float32]
     sample_rate_hz: int
     answer: int = 0
+
+    def __repr__(self) -> str:
+        return fields_line(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +107,7 @@ class AudioEnded:
     answer: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Interrupted:
     """An answer was ended by ``Stream.interrupt``: ``text`` is what the conversation keeps of it.
 
@@ -107,6 +121,9 @@ class Interrupted:
     exact: bool
     at_s: float
     answer: int
+
+    def __repr__(self) -> str:
+        return fields_line(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import TypeGuard
 
 from edgekit.bundle import Bundle, Manifest
 from edgekit.errors import BundleFormatError, UsageError
+from edgekit.reprs import line
 from edgekit.runtime.answer.embedding import TokenTable
 from edgekit.runtime.answer.text import Tokenizer, load_tokenizer
 from edgekit.runtime.backends import LoadSettings, load_engines
@@ -17,10 +18,11 @@ from edgekit.runtime.engine import Engine
 from edgekit.runtime.policy import SKIP
 from edgekit.runtime.speak import kind_of
 
+_MANY_LANGUAGES = 10  # in one line
 COMPONENTS: tuple[str, ...] = ("encoder", "adapter", "backbone")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Loaded:
     """A bundle ready to run; see the module docstring. ``context_tokens``: length of each stream's KV cache.
 
@@ -39,6 +41,18 @@ class Loaded:
     def manifest(self) -> Manifest:
         """What the bundle promises."""
         return self.bundle.manifest
+
+    def __repr__(self) -> str:
+        manifest = self.manifest
+        shown: dict[str, object] = {
+            "name": manifest.name, "family": manifest.family, "dialect": manifest.dialect,
+            "precision": manifest.precision_line, "backend": self.backend,
+        }  # fmt: skip
+        if languages := sorted(manifest.protocol.languages):
+            shown["languages"] = " ".join(languages) if len(languages) < _MANY_LANGUAGES else len(languages)
+        if self.fallback:
+            shown["fallback"] = self.fallback
+        return line(self, **shown)
 
 
 def check_threads(threads: object) -> None:

@@ -3,54 +3,90 @@
 Holds no conversation state: any number of Streams share one Model.
 """
 
+import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from typing import Any, TypeGuard, overload
 
 from edgekit.bundle import Bundle, open_bundle
-from edgekit.errors import UsageError
-from edgekit.rates import DEFAULT_HZ
-from edgekit.runtime.audio.files import Block, blocks
+from edgekit.errors import EdgeKitError, UsageError
+from edgekit.reprs import fields_line
+from edgekit.runtime.audio.inputs import Recording, Source, checked, pieces
 from edgekit.runtime.events import Text
 from edgekit.runtime.loading import Loaded, check_threads, load_bundle
-from edgekit.runtime.options import StreamOptions, stream_options
+from edgekit.runtime.options import RecordingFields, StreamFields, StreamOptions, stream_options
 from edgekit.runtime.stream import Stream
 from edgekit.timing import Trace
 
-_BLOCK_S = 1.0
+if sys.version_info >= (3, 11):
+    from typing import Unpack
 
 
-@dataclass(frozen=True, slots=True)
-class Utterance:
-    """One answer and the seconds of audio it is about."""
+Recordings = list[Any] | tuple[Any, ...]
+"""Recordings in a list; Any, for a list of paths is no list of Recording to a type checker."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Segment:
+    """One utterance or answer, and the sound that it is about: from where it began to count to where it ceased to.
+
+    The bounds are the gate's, pre-roll included, or those of the encoder's longest piece; no word has a time of its
+    own. ``text`` is empty where sound counted and no word came of it. ``language``: see Transcript.
+    """
 
     start_s: float
     end_s: float
     text: str
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...] = ()
+    language: str | None = None
+
+    def __repr__(self) -> str:
+        return fields_line(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Transcript:
-    """What a recording says. ``audio_s``: its length; ``trace``: where the time went."""
+    """What a recording says. ``audio_s``: its length; ``trace``: where the time went.
+
+    ``language``: of a multilingual model that writes down speech, the one that was given, or that of the segments which
+    are longest together; None where the model tells none.
+    """
 
     text: str
-    utterances: tuple[Utterance, ...]
+    segments: tuple[Segment, ...]
     audio_s: float
-    trace: Trace = field(repr=False)
+    language: str | None = None
+    trace: Trace = field(default_factory=Trace, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON: every field but ``trace``."""
+        segments = [
+            {
+                "start_s": round(one.start_s, 6), "end_s": round(one.end_s, 6), "text": one.text,
+                "language": one.language, "tokens": list(one.tokens),
+            }
+            for one in self.segments
+        ]  # fmt: skip
+        return {
+            "text": self.text, "language": self.language, "audio_s": round(self.audio_s, 6), "segments": segments,
+        }  # fmt: skip
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """Return ``to_dict()`` as a JSON text in UTF-8 letters; in one line unless ``indent`` is given."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent)
+
+    def __repr__(self) -> str:
+        return fields_line(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Model(Loaded):
     """A bundle ready to run; see the module docstring and Loaded."""
 
-    def stream(self, options: StreamOptions | None = None, /, **fields: Any) -> Stream:  # noqa: ANN401 - of StreamOptions
+    def stream(self, options: StreamOptions | None = None, /, **fields: "Unpack[StreamFields]") -> Stream:
         """Return a new Stream with these StreamOptions, or by name with ``fields`` of them.
 
         Raises UsageError for a name that StreamOptions lacks, a value that cannot be, or one that this bundle does not
@@ -60,41 +96,65 @@ class Model(Loaded):
             raise UsageError(f"options: {options!r}, StreamOptions or its fields by name are needed; give one of these")
         return Stream(self, options or stream_options(fields))
 
+    @overload
+    def transcribe(
+        self, audio: Recording, *, sample_rate_hz: int | None = None, **options: "Unpack[RecordingFields]"
+    ) -> Transcript: ...
+
+    @overload
+    def transcribe(
+        self, audio: Recordings, *, sample_rate_hz: int | None = None, **options: "Unpack[RecordingFields]"
+    ) -> list[Transcript]: ...
+
     def transcribe(
         self,
-        audio: str | os.PathLike[str] | ArrayLike,
+        audio: Recording | Recordings,
         *,
         sample_rate_hz: int | None = None,
-        **options: Any,  # noqa: ANN401 - of StreamOptions
-    ) -> Transcript:
-        """Return the Transcript of an audio file, or of samples (n,) or (n, channels) at ``sample_rate_hz``.
+        **options: "Unpack[RecordingFields]",
+    ) -> Transcript | list[Transcript]:
+        """Return the Transcript of a recording, or a list of them for a list or tuple of recordings.
 
-        ``sample_rate_hz``: of samples, 16,000 unless given; a file says its own. ``options`` are the other fields
-        of StreamOptions, without ``channels``. Raises AudioError for a file that cannot be read to its end.
+        audio: the path of an audio file, the bytes of one, a binary file that is open, or an array of samples, (n,) or
+        (n, channels), float in [-1, 1] or int16; channels are averaged. sample_rate_hz: of arrays, 16,000 unless given;
+        a file says its own. ``options``: the other fields of StreamOptions, without ``channels``; ``floor`` is the one
+        that the checkpoint was trained with, unless partials are asked for.
+
+        Of a list every item is looked at before the first is heard. An item that fails ends the call, no Transcript is
+        returned, and the error names its index. Raises AudioError for a file that cannot be read to its end, UsageError
+        for what is no recording and for options as ``stream`` does.
         """
         if "channels" in options:
             raise UsageError("channels: a file and an array say their own; leave it out")
-        if isinstance(audio, (str, os.PathLike)):
-            if sample_rate_hz is not None:
-                raise UsageError(f"sample_rate_hz: {sample_rate_hz}, but a file says its own rate; leave it out")
-            parts: Iterable[Block] = blocks(Path(audio), _BLOCK_S)
-        else:
-            parts = _pieces(np.asarray(audio), DEFAULT_HZ if sample_rate_hz is None else sample_rate_hz)
+        if not _is_list(audio):
+            return self._transcript(checked(audio, sample_rate_hz), sample_rate_hz, options)
+        sources = []
+        for index, item in enumerate(audio):
+            with _named(index):
+                sources.append(checked(item, sample_rate_hz))
+        transcripts = []
+        for index, source in enumerate(sources):
+            with _named(index):
+                transcripts.append(self._transcript(source, sample_rate_hz, options))
+        return transcripts
+
+    def _transcript(self, source: Source, sample_rate_hz: int | None, options: RecordingFields) -> Transcript:
+        floor = options.get("floor") or ("running" if options.get("partials") else self.manifest.front_end.floor)
         stream: Stream | None = None
-        events: list[Text] = []
+        texts: list[Text] = []
         audio_s = 0.0
-        for part in parts:
+        for piece in pieces(source, sample_rate_hz):
             if stream is None:
-                channels = part.samples.shape[1] if part.samples.ndim == 2 else 1
-                stream = self.stream(sample_rate_hz=part.sample_rate_hz, channels=channels, **options)
+                channels = piece.samples.shape[1] if piece.samples.ndim == 2 else 1
+                own = {"sample_rate_hz": piece.sample_rate_hz, "channels": channels, "floor": floor}
+                stream = self.stream(stream_options({**options, **own}))
                 stream.measure(limit=sys.maxsize)  # the caller gets them, and a recording has an end
-            events += [event for event in stream.push(part.samples) if isinstance(event, Text) and event.final]
-            audio_s += len(part.samples) / part.sample_rate_hz
+            texts += [event for event in stream.push(piece.samples) if isinstance(event, Text) and event.final]
+            audio_s += len(piece.samples) / piece.sample_rate_hz
         assert stream is not None, "there is at least one piece"
-        events += [event for event in stream.finish() if isinstance(event, Text) and event.final]
-        utterances = tuple(Utterance(event.start_s, event.end_s, event.text, event.tokens) for event in events)
-        text = " ".join(utterance.text for utterance in utterances if utterance.text)
-        return Transcript(text, utterances, audio_s, stream.trace)
+        texts += [event for event in stream.finish() if isinstance(event, Text) and event.final]
+        segments = [Segment(one.start_s, one.end_s, one.text, one.tokens, one.language) for one in texts]
+        return _joined(segments, audio_s, stream.trace)
 
 
 def load(
@@ -130,12 +190,24 @@ def load_opened(bundle: Bundle, **loading: Any) -> Model:  # noqa: ANN401 - of l
     return Model(**{one.name: getattr(loaded, one.name) for one in fields(Loaded)})
 
 
-def _pieces(samples: NDArray[Any], sample_rate_hz: int) -> Iterator[Block]:
-    """Yield samples in pieces of a second, so that no more than that waits; at least one piece, and not checked."""
-    checkable = samples.ndim > 0 and isinstance(sample_rate_hz, int) and sample_rate_hz > 0
-    size = round(_BLOCK_S * sample_rate_hz) if checkable else 0
-    if not size or len(samples) <= size:
-        yield Block(samples, sample_rate_hz)
-        return
-    for start in range(0, len(samples), size):
-        yield Block(samples[start : start + size], sample_rate_hz)
+def _joined(segments: Sequence[Segment], audio_s: float, trace: Trace) -> Transcript:
+    """Return the Transcript of a recording's segments."""
+    lengths: dict[str, float] = {}
+    for one in segments:
+        if one.language is not None:
+            lengths[one.language] = lengths.get(one.language, 0.0) + one.end_s - one.start_s
+    text = " ".join(one.text for one in segments if one.text)
+    return Transcript(text, tuple(segments), audio_s, max(lengths, key=lengths.__getitem__, default=None), trace)
+
+
+def _is_list(audio: object) -> TypeGuard[Recordings]:
+    return isinstance(audio, (list, tuple))
+
+
+@contextmanager
+def _named(index: int) -> Iterator[None]:
+    """Name the item of a list that an error is about."""
+    try:
+        yield
+    except EdgeKitError as error:
+        raise type(error)(f"audio[{index}]: {error}") from error

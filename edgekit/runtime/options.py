@@ -8,13 +8,14 @@ import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeGuard, get_args
+from typing import Any, Literal, TypedDict, TypeGuard, get_args
 
 import numpy as np
 
-from edgekit.bundle import GateKind, Sampling
+from edgekit.bundle import Floor, GateKind, Sampling
 from edgekit.errors import UsageError
 from edgekit.rates import DEFAULT_HZ, rate_fault
+from edgekit.reprs import fields_line
 from edgekit.runtime.hear.resampler import MAX_CHANNELS
 from edgekit.runtime.policy import Budget
 
@@ -29,7 +30,7 @@ _SAMPLING: dict[str, tuple[type, Callable[[float], bool], str]] = {
 _OPTIONAL = ("top_k", "top_p")  # None: no such limit
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class StreamOptions:
     """How one Stream listens and answers; what is None is as the bundle says.
 
@@ -45,6 +46,7 @@ class StreamOptions:
     language: str | None = None  # of a multilingual model, or auto; None: what the bundle fixes, else auto
     task: str | None = None  # cross-attention models, such as transcribe or translate
     partials: bool = False  # text while the user talks; cross-attention models only
+    floor: Floor | None = None  # of features: below the maximum so far (`running`), or of all of it, known at its end
     # Answering, for models that converse
     system: str | None = None
     prompt: str | None = None  # the name of a question that the bundle knows, or a text of one's own
@@ -70,8 +72,10 @@ class StreamOptions:
         for name in ("partials", "speak"):
             _check_type(name, getattr(self, name), bool)
         _check_type("budget", self.budget, Budget, optional=True)
-        if self.gate is not None and self.gate not in get_args(GateKind):
-            raise UsageError(f"gate: {self.gate!r} is not known; choose one of: {', '.join(get_args(GateKind))}")
+        _check_choice("gate", self.gate, get_args(GateKind))
+        _check_choice("floor", self.floor, get_args(Floor))
+        if self.floor == "clip" and self.partials:
+            raise UsageError("floor: 'clip' is known at the end of an utterance, partials come before; leave one out")
         if self.turns != "all":
             _check_int("turns", self.turns, 0, None, "correct it, or say 'all'")
         if self.think is not None and not isinstance(self.think, bool):
@@ -81,6 +85,38 @@ class StreamOptions:
         if self.max_tokens is not None:
             _check_int("max_tokens", self.max_tokens, 1, None, "choose more")
         _check_sampling(self.sampling)
+
+    def __repr__(self) -> str:
+        return fields_line(self)
+
+
+class RecordingFields(TypedDict, total=False):
+    """The fields of StreamOptions by name, but for those that a recording says itself; types as there."""
+
+    gate: GateKind | None
+    level: str | None
+    budget: Budget | None
+    language: str | None
+    task: str | None
+    partials: bool
+    floor: Floor | None
+    system: str | None
+    prompt: str | None
+    tools: str | None
+    turns: int | Literal["all"]
+    think: bool | int | None
+    speak: bool
+    voice: str | None
+    sampling: Sampling | Mapping[str, float | None] | None
+    seed: int | None
+    max_tokens: int | None
+
+
+class StreamFields(RecordingFields, total=False):
+    """The fields of StreamOptions by name, for a caller's editor and type checker to know them."""
+
+    sample_rate_hz: int
+    channels: int
 
 
 def stream_options(options: Mapping[str, Any]) -> StreamOptions:
@@ -119,6 +155,11 @@ def check_heard(heard_s: object) -> None:
 def _check_type(name: str, value: object, kind: type, *, optional: bool = False) -> None:
     if not isinstance(value, kind) and not (optional and value is None):
         raise UsageError(f"{name}: {value!r}, a {kind.__name__} is needed; give one{' or leave it out' * optional}")
+
+
+def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value is not None and value not in known:
+        raise UsageError(f"{name}: {value!r} is not known; choose one of: {', '.join(known)}")
 
 
 def _check_int(name: str, value: object, least: int, most: int | None, step: str) -> None:

@@ -20,10 +20,11 @@ from numpy.typing import ArrayLike
 
 from edgekit.bundle import ComputeLevel
 from edgekit.errors import UsageError
+from edgekit.reprs import line
 from edgekit.runtime.assemble import assemble, gate_settings
 from edgekit.runtime.engine import Array
 from edgekit.runtime.events import Event
-from edgekit.runtime.hear.gate import Gate, Output, Sound, joined
+from edgekit.runtime.hear.gate import Gate, Output, counting, joined
 from edgekit.runtime.hear.resampler import Resampler, as_samples
 from edgekit.runtime.loading import Loaded
 from edgekit.runtime.options import StreamOptions, check_dropped, check_heard, check_lag
@@ -46,7 +47,7 @@ class Stream:
 
     def __init__(self, loaded: Loaded, options: StreamOptions) -> None:
         """Raise UsageError for an option that the bundle does not offer."""
-        self.options = options
+        self.options, self._name = options, loaded.manifest.name
         self._take_trace, self._work_trace = Trace(), Trace()
         self._hop = loaded.manifest.front_end.hop_samples
         self._rate = loaded.manifest.front_end.sample_rate_hz
@@ -253,6 +254,11 @@ class Stream:
                 stacklevel=2,
             )
 
+    def __repr__(self) -> str:
+        state = "failed" if self._failed else "closed" if self._closing else "finished" if self._finished else "open"
+        received_s = round(self._received / self._rate, 3)
+        return line(self, bundle=self._name, state=state, received_s=received_s, waiting_s=round(self.waiting_s, 3))
+
     @property
     def sample_rate_hz(self) -> int:
         """The rate of the front end, at which samples are counted."""
@@ -381,20 +387,14 @@ class Stream:
             self._work.put(item)
 
     def _check_room(self, sound: Array) -> None:
-        """Raise UsageError if more than MOST_WAITING_S of sound that counts would wait.
-
-        Where all of it might be too much, another Gate tells how much of it counts, by this sound alone: at its edges
-        that may differ from what the stream's own will say.
-        """
+        """Raise UsageError if more than MOST_WAITING_S of sound that counts would wait, as far as is known before."""
         waiting_s = self.waiting_s + self._gate.pending_samples / self._rate
         if waiting_s + len(sound) / self.options.sample_rate_hz <= MOST_WAITING_S:
             return
         resampler = Resampler(self.options.sample_rate_hz, self.options.channels, rate_out=self._rate)
-        gate = Gate(self._gate_settings, self._rate)
-        outputs = [*gate.push(resampler.push(sound)), *gate.push(resampler.finish())]
-        counts = sum(len(output.samples) for output in outputs if isinstance(output, Sound))
-        if self.waiting_s + counts / self._rate > MOST_WAITING_S:
+        waiting_s = self.waiting_s + counting(Gate(self._gate_settings, self._rate), resampler, sound) / self._rate
+        if waiting_s > MOST_WAITING_S:
             raise UsageError(
-                f"push: {self.waiting_s + counts / self._rate:.1f} s of sound would wait, at most {MOST_WAITING_S:.0f} "
-                "s may; read stream.events() in between, or use model.transcribe for a whole recording"
+                f"push: {waiting_s:.1f} s of sound would wait, at most {MOST_WAITING_S:.0f} s may; "
+                "read stream.events() in between, or use model.transcribe for a whole recording"
             )

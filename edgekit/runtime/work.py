@@ -328,7 +328,8 @@ class Work:
         stable = self._partials.write(text, end_sample, (self._work_s() - begun_s) * 1000)
         if stable is not None:
             bounds = self._time.seconds(self._answer_start), self._time.seconds(end_sample)
-            yield Text(text, False, *bounds, stable=stable, answer=self._answer)
+            language = self._answerer.language
+            yield Text(text, False, *bounds, stable=stable, answer=self._answer, language=language)
 
     def _answer_sound(self, end_sample: int) -> _Task:
         """Yield the reply to what was heard since the last one; nothing if no sound came."""

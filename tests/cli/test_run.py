@@ -171,7 +171,7 @@ def test_an_option_that_the_bundle_does_not_offer_exits_2(cli, bundle, wav, argu
 def test_an_unknown_bundle_is_one_line_that_says_how_to_make_one(cli, wav, tmp_path):
     code, out, err = cli("run", tmp_path / "none", wav())
     assert (code, out) == (1, "")
-    assert "no manifest.json there, so it is no bundle; make one with `edgekit export CHECKPOINT -o" in err
+    assert "no such folder; make one with `edgekit export CHECKPOINT -o" in err
     assert err.count("\n") == 1
 
 

@@ -240,7 +240,7 @@ def test_quantizing_its_float_bundle_gives_the_bytes_of_exporting_straight(bundl
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_its_bundle_is_loaded_and_streamed_on_like_any_other(precision, bundles):
     model = edgekit.load(bundles / precision, threads=1)
-    whole = model.transcribe(NOISE, gate="off").utterances
+    whole = model.transcribe(NOISE, gate="off").segments
     stream = model.stream(gate="off")
     events = [event for part in np.split(NOISE, 8) for event in stream.push(part)]
     events += list(stream.finish())
@@ -311,7 +311,7 @@ def test_a_config_that_two_families_recognise_is_refused_and_both_are_named(toy)
     ("config", "said"),
     [
         ({"model_type": "tiny_toi"}, "step_audio_2, tiny_toy, whisper.; the nearest is 'tiny_toy'$"),
-        ({"width": 3, "words_in": "."}, "'None' is not an architecture .*; the nearest is 'tiny_toy'$"),
+        ({"width": 3, "words_in": "."}, "names no model_type, one is needed that .*; the nearest is 'tiny_toy'$"),
         ({"model_type": "zzz", "d_model": 3}, r"'zzz' is not an architecture EdgeKit knows \([\w, ]+\)$"),
     ],
 )

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants, errors, file_download
 
 from edgekit.bundle import open_bundle
 from edgekit.cli import main
@@ -89,7 +89,8 @@ class Hub(BaseHTTPRequestHandler):
 def point_at(monkeypatch, endpoint):
     """Do what HF_ENDPOINT does when a process starts."""
     path = constants.HUGGINGFACE_CO_URL_TEMPLATE.partition("/{repo_id}")
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + path[1] + path[2])
+    for module in (constants, file_download):  # the second has it before 1.0
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + path[1] + path[2], raising=False)
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
 
 
@@ -256,14 +257,112 @@ def test_what_the_hub_refuses_is_one_line(hub, name, options, message):
 
 def test_a_hub_that_does_not_answer_is_one_line(hub, monkeypatch):
     point_at(monkeypatch, "http://127.0.0.1:9")
-    with pytest.raises(CheckpointError, match=f"^{ID}: could not be fetched"):
+    with pytest.raises(CheckpointError, match=f"^{ID}: no such folder here, and it could not be fetched"):
         locate(ID)
+
+
+@pytest.mark.parametrize(
+    ("files", "said", "fetched"),
+    [
+        ({"config.json": {"model_type": "moonshine"}}, "'moonshine' is not an architecture", {"config.json"}),
+        ({"config.json": {"quantization_config": {"quant_method": "awq"}}}, r"pre-quantised .*awq", {"config.json"}),
+        (
+            {"config.json": {"model_type": "whisper", "d_model": "wide"}, "generation_config.json": {}},
+            "d_model",
+            {"config.json", "generation_config.json"},
+        ),
+        ({"ggml-base.bin": "", "ggml-tiny.bin": ""}, "holds ggml-base.bin, ggml", set()),
+        (
+            {
+                "adapter_config.json": {"base_model_name_or_path": "openai/whisper-base"},
+                "adapter_model.safetensors": "",
+            },
+            "a difference to openai/whisper-base",
+            {"adapter_config.json"},
+        ),
+    ],
+    ids=["unknown", "quantised", "contradiction", "ggml", "adapter"],
+)
+def test_what_no_family_takes_is_refused_before_its_weights_are_fetched(hub, tmp_path, files, said, fetched):
+    held = {name: json.dumps(content).encode() for name, content in files.items()}
+    hub.held["acme/brought"] = {COMMIT: held | {"model.safetensors": b"weights", "tokenizer.json": b"{}"}}
+    if not fetched or "adapter_config.json" in fetched:
+        del hub.held["acme/brought"][COMMIT]["model.safetensors"]
+    with pytest.raises(CheckpointError, match=said):
+        export("acme/brought", tmp_path / "b", ExportOptions(recipe=QUICK))
+    assert {path.rpartition("/")[2] for _, path, _ in hub.asked if "/resolve/" in path} == fetched
+
+
+def test_a_folder_of_ctranslate2_on_the_hub_is_told_by_its_container(hub):
+    hub.held["acme/faster"] = {COMMIT: {"config.json": b"{}", "model.bin": b"container", "tokenizer.json": b"{}"}}
+    assert {path.name for path in locate("acme/faster").folder.iterdir()} == hub.held["acme/faster"][COMMIT].keys()
+
+
+def test_weights_that_torch_saved_are_fetched_where_there_are_no_others(hub):
+    files = hub.held[ID][COMMIT]
+    del files["model.safetensors"]
+    assert (locate(ID).folder / "pytorch_model.bin").read_bytes() == b"pickle"
+    del files["pytorch_model.bin"]
+    index = {"weight_map": {"a": "pytorch_model-00001-of-00001.bin"}}
+    files |= {"pytorch_model.bin.index.json": json.dumps(index).encode(), "pytorch_model-00001-of-00001.bin": b"shard"}
+    shutil.rmtree(constants.HF_HUB_CACHE)
+    names = {path.name for path in locate(ID).folder.iterdir()}
+    assert {"pytorch_model.bin.index.json", "pytorch_model-00001-of-00001.bin"} < names
+
+
+def test_a_short_name_is_fetched_under_its_id_and_kept_in_a_bundle_made_in_python(hub, tmp_path):
+    hub.held["openai/whisper-base"] = hub.held[ID]
+    made = export("Whisper-Base", tmp_path / "b", ExportOptions(recipe=QUICK))
+    assert made.source == f"openai/whisper-base@{COMMIT}"
+    assert open_bundle(tmp_path / "b").manifest.source == made.source
+    with pytest.raises(CheckpointError, match="no such checkpoint on the hub; did you mean openai/whisper-small"):
+        locate("openai/wisper-small")
+
+
+def test_python_takes_a_revision_as_the_command_line_does(hub, tmp_path):
+    made = export(ID, tmp_path / "b", ExportOptions(recipe=QUICK, revision=OLD))
+    assert made.source == f"{ID}@{OLD}"
+    dummy = export(ID, tmp_path / "c", ExportOptions(recipe=QUICK, revision=OLD, dummy_weights=True))
+    assert dummy.source == f"{ID}@{OLD}"
+
+
+@pytest.mark.parametrize("kind", errors.HfHubHTTPError.__bases__)
+def test_an_error_of_what_fetches_is_one_line_whichever_library_it_is(hub, monkeypatch, kind):
+    def cut(*_, **__):
+        raise kind("the line was cut\nin two")
+
+    monkeypatch.setattr(HfApi, "model_info", cut)
+    with pytest.raises(
+        CheckpointError, match=rf"could not be fetched \({kind.__name__}: the line was cut\); try again"
+    ):
+        locate(ID)
+
+
+def test_a_hub_that_goes_away_between_two_files_is_one_line_with_the_reason(hub, monkeypatch):
+    asked = HfApi.model_info
+
+    def then_away(self, *arguments, **options):
+        found = asked(self, *arguments, **options)
+        self.endpoint = "http://127.0.0.1:9"
+        return found
+
+    monkeypatch.setattr(HfApi, "model_info", then_away)
+    with pytest.raises(CheckpointError, match=r"could not be fetched \(Connect\w+: .*\); try again"):
+        locate(ID)
+
+
+@pytest.mark.parametrize("name", ["a--b/c", "a..b/c", "acme/x.git"])
+def test_what_the_hub_has_no_ids_like_is_one_line(hub, name):
+    with pytest.raises(CheckpointError, match=f"^{name}: no such folder here"):
+        locate(name)
 
 
 def test_a_path_is_a_path(hub, tmp_path):
     (tmp_path / ID).mkdir(parents=True)
     assert locate(ID).folder.samefile(tmp_path / ID)
-    assert locate("/no/such/folder").source == locate("nothing").source == ""
+    for nothing in ("/no/such/folder", "nothing", "./acme/none", tmp_path / "a/b/c"):
+        with pytest.raises(CheckpointError, match="no such folder"):
+            locate(nothing)
     assert hub.asked == []
     with pytest.raises(UsageError, match="only ids of the hub have revisions"):
         locate(tmp_path, revision="main")

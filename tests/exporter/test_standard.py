@@ -164,12 +164,20 @@ def test_a_clip_is_answered_as_by_onnxruntimes_own_ops(name, checkpoint, tmp_pat
 
 
 def test_int8_activations_without_clips_are_refused(checkpoint, tmp_path):
-    with pytest.raises(RecipeError, match=r"check.clips: the recipe names none.*--encoder float32"):
-        export(checkpoint("whisper-dense"), tmp_path / "b", ExportOptions(recipe=QUICK, target=STANDARD))
+    recipe = tmp_path / "deaf.toml"
+    recipe.write_text(QUICK.read_text() + "[calibrate]\nclips = []\n")
+    with pytest.raises(RecipeError, match=r"calibrate.clips: the recipe names none.*--encoder float32"):
+        export(checkpoint("whisper-dense"), tmp_path / "b", ExportOptions(recipe=recipe, target=STANDARD))
     export(
         checkpoint("whisper-dense"), tmp_path / "b",
-        ExportOptions(recipe=QUICK, target=STANDARD, groups={"encoder": "float32"}),
+        ExportOptions(recipe=recipe, target=STANDARD, groups={"encoder": "float32"}),
     )  # fmt: skip
+
+
+def test_what_an_encoder_is_calibrated_on_is_not_what_it_is_judged_by(checkpoint, tmp_path):
+    """The recipe names no check clips: its range comes from the calibration clips alone."""
+    options = ExportOptions(recipe=QUICK, target=STANDARD)
+    assert "clips" not in export(checkpoint("whisper-dense"), tmp_path / "b", options).verification
 
 
 def test_rms_norm_from_its_parts_is_rms_norm(tmp_path):

@@ -273,7 +273,7 @@ def test_a_recording_gives_the_same_text_as_the_file_itself(model, tmp_path, rat
     assert daemon.tally.dropped == 0
     assert_balanced(daemon.tally)
     heard = [event.text for event in events if isinstance(event, Text) and event.final]
-    assert heard == [utterance.text for utterance in model.transcribe(path).utterances]
+    assert heard == [segment.text for segment in model.transcribe(path).segments]
     assert clock.now == pytest.approx(100.5)
 
 

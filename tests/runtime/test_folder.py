@@ -7,7 +7,7 @@ import pytest
 
 from edgekit.bundle import TensorRef, open_bundle
 from edgekit.bundle.dialects import DIALECTS, DialectName
-from edgekit.errors import BundleFormatError
+from edgekit.errors import BundleFileError, BundleFormatError
 
 
 def test_a_bundle_as_written_opens(tiny_bundle: Callable) -> None:
@@ -59,3 +59,30 @@ def test_a_front_end_at_a_rate_that_is_not_heard_is_refused(tiny_bundle: Callabl
     bundle.change(front_end=msgspec.structs.replace(bundle.manifest.front_end, sample_rate_hz=rate))
     with pytest.raises(BundleFormatError, match=r"Expected `int` .= (1000|768000) - at `\$.front_end.sample_rate_hz`"):
         open_bundle(bundle.folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "checkpoint",
+            "checkpoint: is a checkpoint and no bundle; make one of it: `edgekit export .*checkpoint -o bundles/",
+        ),
+        ("talk.wav", "is a file, a bundle is a folder and stands first, as in `edgekit run BUNDLE FILE`"),
+        ("tiny/manifest.json", "is a file of a bundle; give the folder: .*/tiny$"),
+        ("", "no manifest.json there, its folders are bundles; give one: .*/tiny$"),
+        ("tini", "no such folder; did you mean .*/tiny.$"),
+        ("else", "no such folder; make one with `edgekit export CHECKPOINT -o .*else`$"),
+        ("empty", "no manifest.json there, so it is no bundle; make one with `edgekit export CHECKPOINT -o .*empty`$"),
+        ("no/where/else", "no such folder; make one with"),
+    ],
+)
+def test_what_is_given_in_place_of_a_bundle_is_told_what_it_is(tiny_bundle: Callable, name: str, said: str) -> None:
+    written = tiny_bundle().folder
+    root = written.rename(written.with_name("tiny")).parent
+    for folder in ("checkpoint", "empty"):
+        (root / folder).mkdir()
+    (root / "checkpoint" / "config.json").write_text("{}")
+    (root / "talk.wav").write_bytes(b"RIFF")
+    with pytest.raises(BundleFileError, match=said):
+        open_bundle(root / name)

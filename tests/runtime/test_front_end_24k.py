@@ -107,9 +107,9 @@ def test_a_file_of_another_rate_is_transcribed_at_its_own_times(model: Model, tm
     soundfile.write(tmp_path / "talk.wav", tones(16_000), 16_000)
     made = model.transcribe(tmp_path / "talk.wav", gate="sound", level="full")
     assert made.audio_s == pytest.approx(LENGTH_S)
-    assert made.utterances[0].start_s == pytest.approx(BEGIN_S - PRE_ROLL_S, abs=WINDOW_S)
+    assert made.segments[0].start_s == pytest.approx(BEGIN_S - PRE_ROLL_S, abs=WINDOW_S)
     events = run(model.stream(sample_rate_hz=16_000, gate="sound", level="full"), [as_heard(in_16_bits(tones(16_000)))])
-    assert [utterance.text for utterance in made.utterances] == [text.text for text in final_texts(events)]
+    assert [segment.text for segment in made.segments] == [text.text for text in final_texts(events)]
 
 
 def test_the_judge_hears_the_samples_of_one_piece_at_24_khz(model: Model) -> None:

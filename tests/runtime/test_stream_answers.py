@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 import edgekit
-from edgekit.bundle import ComputeLevel
+from edgekit.bundle import ComputeLevel, Sampling
 from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.events import Text
 from edgekit.runtime.model import Model
@@ -103,6 +103,29 @@ def test_tokens_per_second_limit_the_answer_and_a_stop_token_ends_it(load: Calla
     assert stopped.tokens == full.tokens[: full.tokens.index(later)]
 
 
+@pytest.mark.parametrize(("attention", "length", "count"), [("cross", 6, 4), ("cross", 2, 1), ("prefix", 3, 1)])
+def test_an_answer_ends_where_the_conversation_has_its_longest(
+    load: Callable, attention: str, length: int, count: int
+) -> None:
+    protocol = load(attention).manifest.protocol
+    (full,) = final_texts(run(load(attention).stream(level="full"), [sound_of(PIECE)]))
+    limited = load(attention, protocol=msgspec.structs.replace(protocol, max_length=length))
+    (cut,) = final_texts(run(limited.stream(level="full"), [sound_of(PIECE)]))
+    assert cut.tokens == full.tokens[:count]  # a cross prompt has two tokens, a prefix one more than three positions
+
+
+@pytest.mark.parametrize("attention", ["cross", "prefix"])
+def test_an_answer_says_no_phrase_twice_where_its_bundle_says_so(load: Callable, attention: str) -> None:
+    protocol = load(attention).manifest.protocol
+    (full,) = final_texts(run(load(attention).stream(level="full"), [sound_of(PIECE)]))
+    assert len(set(full.tokens)) < len(full.tokens)
+    once = msgspec.structs.replace(protocol, sampling=Sampling(no_repeat_ngram_size=1))
+    (final,) = final_texts(run(load(attention, protocol=once).stream(level="full"), [sound_of(PIECE)]))
+    assert len(set(final.tokens)) == len(final.tokens) > 4
+    allowed = load(attention, protocol=once).stream(level="full", sampling={"no_repeat_ngram_size": 0})
+    assert final_texts(run(allowed, [sound_of(PIECE)]))[0].tokens == full.tokens
+
+
 def _multilingual(model: Model) -> dict[str, Any]:
     named = {name: model.tokenizer.encode(f"<{name}>")[0] for name in ("en", "de", "transcribe", "translate")}
     protocol = msgspec.structs.replace(
@@ -176,15 +199,15 @@ def test_a_file_and_its_samples_are_transcribed_alike(load: Callable, tmp_path: 
     soundfile.write(tmp_path / "talk.wav", codes, RATE)
     from_file = model.transcribe(tmp_path / "talk.wav", level="full")
     from_array = model.transcribe(codes, level="full")
-    assert from_file.utterances == from_array.utterances
-    assert from_file.text == from_array.text == " ".join(one.text for one in from_file.utterances)
+    assert from_file.segments == from_array.segments
+    assert from_file.text == from_array.text == " ".join(one.text for one in from_file.segments)
     assert from_file.audio_s == from_array.audio_s == 1.2
     assert from_file.trace.total("encoder")[1] == 3 * 20
 
 
 def test_channels_first_are_refused_before_they_fill_the_memory(load: Callable) -> None:
     model = load()
-    with pytest.raises(UsageError, match="channels: 960000, a whole number, 1 to 64, is needed; transpose"):
+    with pytest.raises(UsageError, match=r"audio: shape \(2, 960000\), 960000 channels, at most 64"):
         model.transcribe(np.zeros((2, 960_000), np.float32))
     with pytest.raises(UsageError, match="channels: 65, a whole number"):
         model.stream(channels=65)
@@ -213,7 +236,7 @@ def test_what_a_bundle_cannot_be_loaded_with_is_refused_in_one_line(
 
 def test_an_array_without_samples_is_an_empty_transcript(load: Callable) -> None:
     transcript = load().transcribe(np.zeros(0, np.float32))
-    assert (transcript.text, transcript.utterances, transcript.audio_s) == ("", (), 0.0)
+    assert (transcript.text, transcript.segments, transcript.audio_s) == ("", (), 0.0)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,17 @@ from edgekit.exporter.families.base import Family, Opened, Part
 from edgekit.exporter.families.keys import Config
 from edgekit.registry import Registry
 
-__all__ = ["FAMILIES", "Family", "Opened", "Part", "files_beside", "find_family", "register", "registered"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Opened",
+    "Part",
+    "files_beside",
+    "find_family",
+    "register",
+    "registered",
+    "short_names",
+]
 
 SHIPPED = ("qwen3_omni", "step_audio", "whisper")
 FAMILIES: Registry[Family] = Registry("family", Family)
@@ -34,18 +44,17 @@ def find_family(config: Config) -> Family:
     found = [family for family in FAMILIES if family.recognises(config)]
     if len(found) == 1:
         return found[0]
-    kind = str(config.get("model_type"))
+    kind = config.get("model_type")
     if found:
         names = " and ".join(f"'{family.name}'" for family in found)
         raise CheckpointError(
             f"config.json: model_type '{kind}' is recognised by {len(found)} families, {names}; register only one"
         )
     known = sorted({name for family in FAMILIES for name in family.model_types})
-    nearest = difflib.get_close_matches(kind, known, n=1, cutoff=0.3) or _alike(config)
+    nearest = difflib.get_close_matches(str(kind or ""), known, n=1, cutoff=0.3) or _alike(config)
     hint = f"; the nearest is '{nearest[0]}'" if nearest else ""
-    raise CheckpointError(
-        f"config.json: model_type '{kind}' is not an architecture EdgeKit knows ({', '.join(known)}){hint}"
-    )
+    named = "names no model_type, one is needed that" if kind is None else f"model_type '{kind}' is not an architecture"
+    raise CheckpointError(f"config.json: {named} EdgeKit knows ({', '.join(known)}){hint}")
 
 
 def _alike(config: Config) -> list[str]:
@@ -58,3 +67,8 @@ def _alike(config: Config) -> list[str]:
 def files_beside(config: Config) -> tuple[str, ...]:
     """Return patterns of the files that a checkpoint of this config may have beside weights, configs and tokenizer."""
     return tuple(pattern for family in FAMILIES if family.recognises(config) for pattern in family.files)
+
+
+def short_names() -> dict[str, str]:
+    """Return the id on the hub of each published checkpoint by its short name: what stands behind the slash, small."""
+    return {name.rpartition("/")[2].lower(): name for family in FAMILIES for name in family.published}

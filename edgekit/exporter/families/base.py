@@ -30,6 +30,18 @@ Locate = Callable[[str], Path]
 """Return the folder of another checkpoint: of a path as it is, of an id of the hub fetched."""
 
 
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """Heads that attend to a cache: the key of the config that says their size, the size, and whether they are turned.
+
+    Turned heads have rotary positions.
+    """
+
+    key: str
+    size: int
+    turned: bool
+
+
 class Part(ABC):
     """Some of a bundle's components, and the tensors of a checkpoint that they hold. Parts may know each other."""
 
@@ -40,6 +52,9 @@ class Part(ABC):
 
     ``stored`` gives all tensors of one table the same name, and ``group`` the same group.
     """
+
+    attends: tuple[Heads, ...] = ()
+    """Every kind of heads that it has, for a dialect to say whether its attention takes them."""
 
     @abstractmethod
     def expected(self) -> Shapes:
@@ -232,6 +247,9 @@ class Family:
     ``bind``, which first walks the keys. ``recipe``: the one that an export takes where neither user nor config name
     another; a name below ``export``, or a TOML file.
 
+    ``published``: ids on the hub of checkpoints that were published with this architecture; what stands behind the
+    slash is a short name that an export takes as well.
+
     ``files``: patterns of files beside weights, configs and tokenizer that are fetched as well. ``beside`` opens what
     the family keeps there, or in a second checkpoint that it locates. ``generation``: the settings published with the
     family, of a config that comes alone. ``reference``: its class in torch, a Reference, as ``module:Class``; it is
@@ -246,6 +264,7 @@ class Family:
     generation_keys: Keys = GENERATION
     text: tuple[str, ...] = ()
     recognised_by: Callable[[Config], bool] | None = None
+    published: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     beside: Callable[[StoredTensors, Locate], Beside] = _alone
     generation: Callable[[Config], dict[str, Any]] = _unsaid

@@ -27,7 +27,7 @@ from edgekit.exporter.blocks import (
     steps,
 )
 from edgekit.exporter.dialects import ExpertBank, Routing, Steps
-from edgekit.exporter.families.base import Family, Opened, Part, Shapes
+from edgekit.exporter.families.base import Family, Heads, Opened, Part, Shapes
 from edgekit.exporter.families.config import check_parts, section, value
 from edgekit.exporter.families.keys import Config
 from edgekit.exporter.families.levels import expert_levels
@@ -58,6 +58,10 @@ ENCODER = EncoderNames(
 TOKENS = "model.decoder.embed_tokens.weight"
 POSITIONS = "model.decoder.embed_positions.weight"
 _CROSS = (".encoder_attn.k_proj.weight", ".encoder_attn.v_proj.weight")
+SIZES = (  # source: the collection "Whisper Release" of openai on the hub
+    "tiny", "tiny.en", "base", "base.en", "small", "small.en", "medium", "medium.en", "large", "large-v2", "large-v3",
+    "large-v3-turbo",
+)  # fmt: skip
 
 
 class WhisperEars(Part):
@@ -78,6 +82,7 @@ class WhisperEars(Part):
             positions=value(config, "max_source_positions", int),
         )
         self._linears = ENCODER.linears(self.size)
+        self.attends = (Heads("d_model / encoder_attention_heads", self.size.head_dim, turned=False),)
         self.heard_by = value(config, "decoder_layers", int)
         self.heads = value(config, "decoder_attention_heads", int)
 
@@ -103,8 +108,13 @@ class WhisperEars(Part):
             self._adapter(g, w)
 
     def front_end(self, settings: GridSettings) -> FrontEnd:
-        """Return the log-mel front end: the published STFT reflects at the end of its window, a stream goes on."""
-        return FrontEnd(mel_bins=self.size.mel_bins, edge="reflect" if self._mode(settings) == "exact" else "zero")
+        """Return the log-mel front end: the published one reflects at its window's end and has one floor for it.
+
+        A checkpoint made for chunks was trained on a stream's: it goes on, with a floor below what was heard so far.
+        """
+        if self._mode(settings) == "exact":
+            return FrontEnd(mel_bins=self.size.mel_bins, floor="clip", edge="reflect")
+        return FrontEnd(mel_bins=self.size.mel_bins)
 
     def grid(self, settings: GridSettings) -> Grid:
         """Return the published window, or the chunk-causal grid that the checkpoint's config names."""
@@ -175,6 +185,7 @@ class WhisperBackbone(Part):
     def __init__(self, config: Config, ears: WhisperEars) -> None:
         extra = section(config, "edgekit") if "edgekit" in config else {}
         self.width, self.heads, self.layers = ears.size.width, ears.heads, ears.heard_by
+        self.attends = (Heads("d_model / decoder_attention_heads", self.width // self.heads, turned=False),)
         self.inner = value(config, "decoder_ffn_dim", int)
         self.vocabulary = value(config, "vocab_size", int)
         self.max_context = value(config, "max_target_positions", int)
@@ -317,6 +328,7 @@ FAMILY = Family(
     recipe="whisper",
     keys=WHISPER,
     generation_keys=WHISPER_GENERATION,
+    published=tuple(f"openai/whisper-{size}" for size in SIZES),
     generation=published_generation,
     reference="edgekit.exporter.reference.whisper:WhisperReference",
 )

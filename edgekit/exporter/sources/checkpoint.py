@@ -1,11 +1,12 @@
 """Checkpoints: a config and named float tensors, read lazily by row blocks.
 
-Knows the published folder layout (config.json and safetensors, in one file or in shards) and refuses what cannot be
-exported from: quantised weights, pickles, damaged files. Knows no architecture: families say which tensors they want.
+Knows the published folder layout (config.json, and safetensors or pickled weights in one file or in shards) and refuses
+what cannot be exported from: quantised weights, pickles that are more than weights, damaged files. Knows no
+architecture: families say which tensors they want.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import CheckpointError
 from edgekit.exporter.sources.ctranslate2 import CTranslate2Checkpoint, is_container
+from edgekit.exporter.sources.pickled import PickledTensor, open_pickled
 from edgekit.exporter.sources.stored import StoredTensor, StoredTensors, parse_object, read_object
 
 # Bits per number in a safetensors file. Source: safetensors, `Dtype`; the F8, F6 and F4 kinds are told by two letters.
@@ -24,7 +26,7 @@ BITS |= {"U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64, "C64"
 BITS_OF_SMALL = {"F8": 8, "F6": 6, "F4": 4}
 LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
 COMPARED_ROWS = 4096  # of two tensors at a time
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
 
 class Tensors(Protocol):
@@ -44,7 +46,7 @@ class Tensors(Protocol):
 
 
 class Checkpoint(StoredTensors):
-    """A folder of config.json, perhaps generation_config.json, and safetensors; only headers are in memory."""
+    """A folder of config.json, perhaps generation_config.json, and weights; only headers are in memory."""
 
 
 class SideBySide:
@@ -151,40 +153,54 @@ def _more(names: list[str]) -> str:
 def open_checkpoint(path: str | PathLike[str]) -> Checkpoint | CTranslate2Checkpoint:
     """Return the checkpoint in a folder (or beside a config.json), of the kind that the folder holds.
 
-    Reads headers only. Raises CheckpointError if it is incomplete, damaged, quantised or pickled.
+    Reads the config first, then headers only. Raises CheckpointError if it is incomplete, damaged or quantised.
     """
     folder = Path(path)
     if folder.name == "config.json" and not folder.is_dir():
         folder = folder.parent
     if not folder.is_dir():
         raise CheckpointError(f"{path}: not a folder; give the checkpoint's folder or its config.json")
-    files = _weight_files(folder)
+    files, pickled = _weight_files(folder), _pickled_files(folder)
     if not files and is_container(folder / "model.bin"):
         return CTranslate2Checkpoint.open(folder)
-    if not files:
-        raise _no_weights(folder)
+    if not files and not pickled and (folder / "model.bin").is_file():
+        raise CheckpointError(
+            f"{folder / 'model.bin'}: no container of CTranslate2, which this name stands for; if torch.save wrote it, "
+            f"call it {PICKLED}"
+        )
+    if not files and not pickled:
+        raise CheckpointError(
+            f"{folder}: no *.safetensors here; give the folder that holds config.json and the weights, or pass "
+            "--dummy-weights to measure its shape"
+        )
     config = read_object(folder / "config.json")
-    _refuse_quantised(config, folder / "config.json")
+    refuse_quantised(config, folder / "config.json")
     generation_path = folder / "generation_config.json"
     generation = read_object(generation_path) if generation_path.exists() else {}
-    return Checkpoint(folder, config, generation, _gather(folder, files))
+    return Checkpoint(folder, config, generation, _gather(folder, files) if files else _gather_pickled(folder, pickled))
 
 
-def _no_weights(folder: Path) -> CheckpointError:
-    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-    if pickles:
-        return CheckpointError(
-            f"{folder / pickles[0]}: a pickle can run code when read and is never opened; "
-            "convert the checkpoint to safetensors first"
-        )
-    return CheckpointError(
-        f"{folder}: no *.safetensors here; give the folder that holds config.json and the weights, or pass "
-        "--dummy-weights to measure its shape"
-    )
+def _pickled_files(folder: Path) -> dict[str, frozenset[str]]:
+    """Return file name -> the tensors that the index promises there, of weights that ``torch.save`` wrote."""
+    if (folder / PICKLED).exists():
+        return {PICKLED: frozenset()}
+    return read_index(folder / PICKLED_INDEX) if (folder / PICKLED_INDEX).exists() else {}
 
 
-def _refuse_quantised(value: object, source: Path) -> None:
-    """Search the config and the configs inside it (text_config, thinker_config.text_config, ...)."""
+def _gather_pickled(folder: Path, files: Mapping[str, Iterable[str]]) -> dict[str, PickledTensor]:
+    found: dict[str, PickledTensor] = {}
+    for shard, promised in sorted(files.items()):
+        opened = open_pickled(folder / shard)
+        _check_shard(folder / shard, promised, opened.names(), {name: one.file.path for name, one in found.items()})
+        found |= {name: PickledTensor(opened, name) for name in opened.names()}
+    return found
+
+
+def refuse_quantised(value: object, source: Path) -> None:
+    """Raise CheckpointError for a config of weights that were quantised before.
+
+    Searches the config and the configs inside it (text_config, thinker_config.text_config, ...).
+    """
     if not isinstance(value, dict):
         return
     found = value.get("quantization_config") or value.get("compression_config")
@@ -194,7 +210,7 @@ def _refuse_quantised(value: object, source: Path) -> None:
             f"{source}: pre-quantised checkpoint ({method}): export needs the original float weights; take those"
         )
     for inner in value.values():
-        _refuse_quantised(inner, source)
+        refuse_quantised(inner, source)
 
 
 def _weight_files(folder: Path) -> dict[str, frozenset[str]]:
@@ -243,19 +259,18 @@ def _gather(folder: Path, files: Mapping[str, Iterable[str]]) -> dict[str, Store
     found: dict[str, StoredTensor] = {}
     for shard, promised in sorted(files.items()):
         here = _read_header(folder / shard)
-        lacking = sorted(set(promised) - here.keys())
-        if lacking:
-            raise CheckpointError(
-                f"{folder / shard}: lacks {lacking[0]} that the index promises; fetch the shard again"
-            )
-        twice = sorted(found.keys() & here.keys())
-        if twice:
-            first = found[twice[0]].path.name
-            raise CheckpointError(
-                f"{folder / shard}: {twice[0]} is also in {first}, one tensor has one place; fetch again"
-            )
+        _check_shard(folder / shard, promised, here, {name: one.path for name, one in found.items()})
         found |= here
     return found
+
+
+def _check_shard(path: Path, promised: Iterable[str], here: Collection[str], elsewhere: Mapping[str, Path]) -> None:
+    """Return if a shard holds what the index promises, and nothing that another one holds."""
+    if lacking := sorted(set(promised) - set(here)):
+        raise CheckpointError(f"{path}: lacks {lacking[0]} that the index promises; fetch the shard again")
+    if twice := sorted(elsewhere.keys() & set(here)):
+        first = elsewhere[twice[0]].name
+        raise CheckpointError(f"{path}: {twice[0]} is also in {first}, one tensor has one place; fetch again")
 
 
 def _read_header(path: Path) -> dict[str, StoredTensor]:

@@ -206,6 +206,23 @@ class PickledTensors:
         return np.ndarray(view.shape, number, mapped.data, view.first * number.itemsize, strides)
 
 
+@dataclass(frozen=True, slots=True)
+class PickledTensor:
+    """One of the tensors of an opened file."""
+
+    file: PickledTensors
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape; reads nothing."""
+        return self.file.shape(self.name)
+
+    def rows(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Return rows [start, stop) of the first axis as finite float32; raises what PickledTensors.rows does."""
+        return self.file.rows(self.name, start, stop)
+
+
 def open_pickled(path: str | PathLike[str]) -> PickledTensors:
     """Return the tensors of a file that ``torch.save`` wrote; runs nothing that it names, and reads no storage.
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -89,6 +89,19 @@ def finite(block: NDArray[np.float32], name: str, start: int, *, scalar: bool = 
     return block
 
 
+class Rows(Protocol):
+    """A tensor that can be read by row blocks, wherever it lies."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        ...
+
+    def rows(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Return rows [start, stop) of the first axis as finite float32; a scalar counts as one row."""
+        ...
+
+
 @dataclass(frozen=True)
 class StoredTensors:
     """An opened checkpoint: its folder, its config.json and generation_config.json as dicts, and its named tensors."""
@@ -96,7 +109,7 @@ class StoredTensors:
     folder: Path
     config: dict[str, Any]
     generation: dict[str, Any]
-    tensors: Mapping[str, StoredTensor]
+    tensors: Mapping[str, Rows]
 
     def names(self) -> frozenset[str]:
         """Return the name of every tensor."""
@@ -110,7 +123,7 @@ class StoredTensors:
         """Return rows [start, stop) of one tensor's first axis as finite float32; a scalar counts as one row."""
         return self._find(name).rows(start, stop)
 
-    def _find(self, name: str) -> StoredTensor:
+    def _find(self, name: str) -> Rows:
         if name not in self.tensors:
             raise CheckpointError(f"{name}: no such tensor in {self.folder}; is the checkpoint of another family?")
         return self.tensors[name]

@@ -37,10 +37,12 @@ class Answerer(Protocol):
     """What drives the backbone: one stream's conversation with it.
 
     ``converses``: it takes turns in text, and an answer may be interrupted; else it writes down every word, and
-    partials of that.
+    partials of that. ``language``: of its latest answer or partial, as it was given or detected; None where it has no
+    choice of one.
     """
 
     converses: bool
+    language: str | None
 
     @property
     def prompt(self) -> CrossPrompt | PrefixPrompt:

@@ -105,6 +105,8 @@ class CrossAnswerer:
         """Raise UsageError for a language or task that the bundle does not have."""
         protocol = setting.manifest.protocol
         self.prompt = cross_prompt(protocol, language, task)
+        self.language = language
+        self._languages = {token: name for name, token in protocol.languages.items()}
         self._setting = setting
         self._backbone = setting.backbone()
         (cross,) = (spec for spec in setting.manifest.components["adapter"].outputs if spec.name == "cross")
@@ -199,7 +201,9 @@ class CrossAnswerer:
             return [*prompt.start, *prompt.rest]
         with span(PREFILL, len(prompt.start)):
             (logits,) = self._backbone.logits(self._setting.table.rows(prompt.start), level)
-        return [prompt.languages[int(np.argmax(logits[list(prompt.languages)]))], *prompt.rest]
+        likeliest = prompt.languages[int(np.argmax(logits[list(prompt.languages)]))]
+        self.language = self._languages[likeliest]
+        return [likeliest, *prompt.rest]
 
     def _answer(
         self, level: ComputeLevel, heard_s: float | None, guess: Guess, sampler: Sampler | None = None

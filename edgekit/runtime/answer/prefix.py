@@ -52,6 +52,7 @@ class PrefixAnswerer:
     """
 
     converses = True
+    language: str | None = None
 
     def __init__(self, setting: Setting, asking: Asking, speaker: Speaker | None = None) -> None:
         """Raise UsageError for a name the bundle does not have, or if the texts around it leave no room for sound."""

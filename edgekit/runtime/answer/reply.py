@@ -103,8 +103,7 @@ class Reply:
 
     def _answer(self, level: ComputeLevel, about: About) -> Iterator["Reply.Event | None"]:
         assert self._said is not None, "events() begins it"
-        shown, bounds = about.shown, (about.start_s, about.end_s)
-        detokenizer = Detokenizer(self._tokenizer)
+        shown, detokenizer = about.shown, Detokenizer(self._tokenizer)
         text, tokens = "", list[int]()
         with closing(self._answerer.answer(level, about.heard_s)) as answer:
             for token in answer:
@@ -115,7 +114,7 @@ class Reply:
                         text += piece
                         if not shown.startswith(text.strip()):
                             shown = text.lstrip()
-                            yield Text(shown, False, *bounds, stable=len(shown), answer=about.answer)
+                            yield self._text(shown, about)
                 if self._speaker is not None and not self._silent():
                     yield from self._sound(self._speaker.say(token))
                 yield from self._pause()
@@ -124,7 +123,7 @@ class Reply:
         if len(kept) < len(tokens):
             text = self._tokenizer.decode(kept)
         text = text.strip()
-        yield Text(text, True, *bounds, tuple(kept), len(text), about.answer)
+        yield self._text(text, about, tuple(kept))
         yield from self._pause()  # nobody waits for what comes after it
         if self._speaker is not None and not self._silent():
             yield from self._sound(self._speaker.finish())
@@ -132,6 +131,13 @@ class Reply:
                 yield AudioCut(self._speaker.cut, about.end_s, about.answer)
             if self._said.sounded_s and not self._silent():
                 yield AudioEnded(about.end_s, about.answer)
+
+    def _text(self, text: str, about: About, tokens: tuple[int, ...] | None = None) -> Text:
+        """Return the answer's text so far, or whole with its tokens."""
+        return Text(
+            text, tokens is not None, about.start_s, about.end_s, tokens or (), len(text), about.answer,
+            self._answerer.language,
+        )  # fmt: skip
 
     def _think(self, level: ComputeLevel, about: About) -> Iterator[Thought | None]:
         detokenizer, bounds = Detokenizer(self._tokenizer), (about.start_s, about.end_s)

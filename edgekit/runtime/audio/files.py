@@ -1,5 +1,6 @@
-"""Audio files: read piece by piece, or whole and resampled. Whatever leaves here is float32 and finite."""
+"""Audio files, by path or open: read piece by piece, or whole and resampled. What leaves here is float32 and finite."""
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,18 +35,17 @@ def read_audio(path: Path | str) -> Block:
     return Block(np.concatenate([piece.samples for piece in pieces]), pieces[0].sample_rate_hz)
 
 
-def blocks(path: Path | str, seconds: float) -> Iterator[Block]:
+def blocks(source: Path | str | BinaryIO, seconds: float) -> Iterator[Block]:
     """Yield an audio file piece by piece, ``seconds`` long but for the last, holding one piece. Errors as read_audio.
 
-    A file that ends early may be found out only at its end, after the pieces that it does have.
+    source: its path, or a binary file that can seek, which stays open. A file that ends early may be found out only at
+    its end, after the pieces that it does have.
     """
-    path = Path(path)
-    with _open(path) as file:
+    path, name = _named(source)
+    with _open(source) as file:
         rate, position = file.samplerate, 0
         if fault := rate_fault(rate):
-            raise AudioError(
-                f"{path}: {fault}; resample it first, e.g. `ffmpeg -i {path.name} -ar {DEFAULT_HZ} talk.wav`"
-            )
+            raise AudioError(f"{path}: {fault}; resample it first, e.g. `ffmpeg -i {name} -ar {DEFAULT_HZ} talk.wav`")
         if file.channels > MAX_CHANNELS:
             raise AudioError(f"{path}: {file.channels} channels, at most {MAX_CHANNELS} are heard; mix it down first")
         while True:
@@ -66,6 +66,12 @@ def blocks(path: Path | str, seconds: float) -> Iterator[Block]:
             raise AudioError(f"{path}: truncated, {position} of {file.frames} samples are there; copy it again")
 
 
+def check_file(source: Path | BinaryIO) -> None:
+    """Raise AudioError for a file that is missing, empty, truncated by its header, or not audio."""
+    with _open(source):
+        pass
+
+
 def read_mono(path: Path | str, rate_hz: int) -> Samples:
     """Return a whole audio file as mono samples at ``rate_hz``, (n,) float32. Errors as read_audio."""
     audio = read_audio(path)
@@ -73,21 +79,25 @@ def read_mono(path: Path | str, rate_hz: int) -> Samples:
     return np.concatenate([resampler.push(audio.samples), resampler.finish()])
 
 
-def _open(path: Path) -> "soundfile.SoundFile":
-    try:
-        size = path.stat().st_size
-        if not path.is_file():
-            raise AudioError(f"{path}: no such file, a recording is needed; check the path")
+def _named(source: Path | str | BinaryIO) -> tuple[str, str]:
+    """Return what errors call a file, and what a command line may."""
+    if isinstance(source, (str, Path)):
+        return str(source), Path(source).name
+    name = getattr(source, "name", None)  # a number, where it was opened by its descriptor
+    return (name, Path(name).name) if isinstance(name, str) else ("audio", "FILE")
+
+
+def _open(source: Path | str | BinaryIO) -> "soundfile.SoundFile":
+    if isinstance(source, (str, Path)):
+        whole = _is_whole_path(Path(source))
+    else:
+        size = source.seek(0, io.SEEK_END)
+        source.seek(0)
         if size == 0:
-            raise AudioError(f"{path}: empty, a recording is needed; record it again")
-        with path.open("rb") as stream:
-            whole = _is_whole(stream, size)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise AudioError(f"{path}: no such file, a recording is needed; check the path") from error
-    except OSError as error:
-        raise AudioError(
-            f"{path}: {error.strerror}, a readable file is needed; check its path and permissions"
-        ) from error
+            raise AudioError(f"{_named(source)[0]}: empty, a recording is needed; record it again")
+        whole = _is_whole(source, size)
+        source.seek(0)
+    path, name = _named(source)
     if not whole:
         raise AudioError(f"{path}: truncated, it is shorter than its header says; copy or record it again")
     try:
@@ -95,10 +105,36 @@ def _open(path: Path) -> "soundfile.SoundFile":
     except (ImportError, OSError) as error:
         raise MissingPackageError(f"soundfile: {error}; `pip install soundfile`") from error
     try:
-        return soundfile.SoundFile(path)
-    except soundfile.LibsndfileError as error:
+        return soundfile.SoundFile(source)
+    except TypeError as error:  # by a name that ends in .raw
         raise AudioError(
-            f"{path}: {error.error_string.rstrip('.')}; convert it first, e.g. `ffmpeg -i {path.name} talk.wav`"
+            f"{path}: samples without a header, a file that says its rate is needed; convert it first, e.g. "
+            f"`ffmpeg -f s16le -ar {DEFAULT_HZ} -i {name} talk.wav`"
+        ) from error
+    except soundfile.LibsndfileError as error:
+        step = f"convert it first, e.g. `ffmpeg -i {name} talk.wav`"
+        if not isinstance(source, (str, Path)):
+            step += "; samples are given as an array, with sample_rate_hz"
+        raise AudioError(f"{path}: {error.error_string.rstrip('.')}; {step}") from error
+
+
+def _is_whole_path(path: Path) -> bool:
+    """Return whether a file holds what its header promises. Raises AudioError where there is nothing to read."""
+    try:
+        size = path.stat().st_size
+        if path.is_dir():
+            raise AudioError(f"{path}: is a folder, a recording is needed; give the files in it: {path}/*")
+        if not path.is_file():
+            raise AudioError(f"{path}: no such file, a recording is needed; check the path")
+        if size == 0:
+            raise AudioError(f"{path}: empty, a recording is needed; record it again")
+        with path.open("rb") as stream:
+            return _is_whole(stream, size)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise AudioError(f"{path}: no such file, a recording is needed; check the path") from error
+    except OSError as error:
+        raise AudioError(
+            f"{path}: {error.strerror}, a readable file is needed; check its path and permissions"
         ) from error
 
 

@@ -4,6 +4,7 @@ Knows onnxruntime's sessions and what a graph must be for a manifest; knows noth
 to a provider, the CPU's apart, is told by who has one; see Provider.
 """
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,8 @@ def _open(onnxruntime: Any, path: Path, threads: int, provider: Provider, *, rec
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # A spinning thread burns a core between two pushes, on a device that has few.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # x86 without VNNI adds two products of 8 bits in 16 and cuts what does not fit; this takes a slower, exact form.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     providers = [provider.configured(options, records=records)]
     try:
         # Without enable_fallback=0 it prints why the provider does not start, and takes the CPU.
@@ -159,15 +162,21 @@ def _import_onnxruntime(required: str | None, provider: Provider) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingPackageError(
-            f"onnxruntime: {one_line(error)}, but this bundle runs on it; pip install 'edgekit-audio[{provider.extra}]'"
-        ) from error
+        install = _install(f"edgekit-audio[{provider.extra}]")
+        raise MissingPackageError(f"onnxruntime: {one_line(error)}, but this bundle runs on it; {install}") from error
     if required is not None and older(onnxruntime.__version__, required):
         raise BackendError(
             f"onnxruntime {onnxruntime.__version__} is too old, this bundle needs {required} or newer; "
-            f"pip install '{provider.package}>={required}'"
+            f"{_install(f'{provider.package}>={required}')}"
         )
     return onnxruntime
+
+
+def _install(requirement: str) -> str:
+    """Return what to type for a package of onnxruntime's, none of which is made for Python 3.10 any more."""
+    if sys.version_info < (3, 11):
+        return "none that it could run on is made for Python 3.10: use Python 3.11 or later"
+    return f"pip install '{requirement}'"
 
 
 def _check_signature(graph: str, kind: str, found: list[Any], specs: tuple[TensorSpec, ...]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle.manifest import FrontEnd, Grid
+from edgekit.bundle.manifest import Floor, FrontEnd, Grid
 from edgekit.errors import BundleFormatError, UsageError
 
 Samples = NDArray[np.float32]
@@ -48,6 +48,7 @@ class LogMelMark:
     filled: int
     columns: Mel
     carry: Samples
+    held: tuple[MelChunk, ...]
 
 
 def mel_filters(bins: int, n_fft: int, rate: int, top_hz: float | None = None) -> NDArray[np.float32]:
@@ -69,23 +70,27 @@ def mel_filters(bins: int, n_fft: int, rate: int, top_hz: float | None = None) -
     return (triangles * (2.0 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
 
 
-def log_mel(samples: Samples, front_end: FrontEnd, grid: Grid) -> Mel:
+def log_mel(samples: Samples, front_end: FrontEnd, grid: Grid, floor: Floor = "running") -> Mel:
     """Return all normalised frames of one utterance, (mel_bins, frames) float32; ``samples``: (n,) in [-1, 1]."""
-    stream = LogMel(front_end, grid)
+    stream = LogMel(front_end, grid, floor)
     chunks = [*stream.push(samples), *stream.finish()]
     columns = [chunk.mel[:, grid.left_frames : grid.left_frames + chunk.frames] for chunk in chunks]
     return np.concatenate([np.zeros((front_end.mel_bins, 0), np.float32), *columns], axis=1)
 
 
 class LogMel:
-    """Log-mel of one utterance at a time. Memory is bounded by one batch and one chunk, not by the utterance.
+    """Log-mel of one utterance at a time.
+
+    floor: below what maximum values are lifted. ``running``: of the frames so far, those of a chunk's right context
+    included; each chunk comes at once, and memory is bounded by one batch and one chunk. ``clip``: of the whole
+    utterance; all chunks come with ``finish``, and until then 4 bytes are held for each bin of each frame.
 
     Raises BundleFormatError if the front end's sizes do not fit together.
     """
 
-    def __init__(self, front_end: FrontEnd, grid: Grid) -> None:
+    def __init__(self, front_end: FrontEnd, grid: Grid, floor: Floor = "running") -> None:
         _check(front_end)
-        self._front_end, self._grid = front_end, grid
+        self._front_end, self._grid, self._floor = front_end, grid, floor
         n_fft, self._hop, self._margin = front_end.n_fft, front_end.hop_samples, front_end.n_fft // 2
         batch = max(2, min(_BATCH_FRAMES, grid.chunk_frames))
         phases = np.arange(n_fft) * (2 * np.pi / n_fft)
@@ -110,6 +115,7 @@ class LogMel:
         self._done_frames = 0
         self._chunk = 0
         self._peak = np.float32(-np.inf)
+        self._held: list[MelChunk] = []  # not normalised yet: the clip's maximum is still to come
         self._columns[:] = 0.0
         self._carry[:] = 0.0
         self._filled = self._margin  # the reflected left edge is written once its mirror image is here
@@ -118,14 +124,14 @@ class LogMel:
         """Return where the utterance stands; see ``back``."""
         return LogMelMark(
             self.pushed_samples, self._done_frames, self._chunk, self._peak, self._filled, self._columns.copy(),
-            self._carry.copy(),
+            self._carry.copy(), tuple(self._held),
         )  # fmt: skip
 
     def back(self, mark: "LogMelMark") -> None:
         """Forget what was pushed or finished since the mark."""
         self.pushed_samples, self._done_frames, self._chunk = mark.pushed_samples, mark.done_frames, mark.chunk
         self._peak, self._filled = mark.peak, mark.filled
-        self._columns[:], self._carry[:] = mark.columns, mark.carry
+        self._columns[:], self._carry[:], self._held = mark.columns, mark.carry, list(mark.held)
 
     @property
     def room_samples(self) -> int:
@@ -136,7 +142,7 @@ class LogMel:
         return limit - self.pushed_samples
 
     def push(self, samples: Samples) -> list[MelChunk]:
-        """Return the chunks that ``samples`` ((n,) float32 in [-1, 1]) complete.
+        """Return the chunks that ``samples`` ((n,) float32 in [-1, 1]) complete; none with the floor ``clip``.
 
         Raises UsageError if the utterance grows beyond ``grid.max_frames``: finish it and start the next.
         """
@@ -150,7 +156,11 @@ class LogMel:
                 "room_samples, then finish"
             )
         self.pushed_samples += samples.size
-        return self._feed(samples)
+        chunks = self._feed(samples)
+        if self._floor == "running":
+            return chunks
+        self._held += chunks
+        return []
 
     def finish(self) -> list[MelChunk]:
         """Return the remaining chunks, the last marked so, and start afresh; nothing if no sample was pushed."""
@@ -172,6 +182,8 @@ class LogMel:
                 self._chunk * self._grid.chunk_frames < total
             ):  # its frames were all some earlier chunk's right context
                 chunks.append(self._close_group())
+            if self._floor == "clip":
+                chunks = [self._below_peak(index, chunk) for index, chunk in enumerate((*self._held, *chunks))]
         self.reset()
         return chunks
 
@@ -234,16 +246,15 @@ class LogMel:
         return np.log10(self._batch, out=self._batch)
 
     def _close_group(self) -> MelChunk:
-        """Normalise the group's frames, each exactly once, and hand out the chunk that they complete."""
+        """Return the chunk that the group completes; where the floor is known, its frames are normalised, each once."""
         grid = self._grid
         origin = self._chunk * grid.chunk_frames - grid.left_frames
         carried = 0 if self._chunk == 0 else grid.right_frames
         group = self._columns[:, grid.left_frames + carried : self._done_frames - origin]
         if group.size:
             self._peak = np.maximum(self._peak, group.max())
-        np.maximum(group, self._peak - np.float32(self._front_end.dynamic_range), out=group)
-        group += np.float32(4.0)
-        group /= np.float32(4.0)
+        if self._floor == "running":
+            self._normalise(group)
         total = self._total_frames
         left = grid.chunk_frames if total is None else total - self._chunk * grid.chunk_frames
         frames = min(grid.chunk_frames, left)
@@ -253,6 +264,19 @@ class LogMel:
         self._columns[:, context:] = 0.0
         self._chunk += 1
         return MelChunk(mel, frames, last=total is not None and left <= grid.chunk_frames)
+
+    def _below_peak(self, index: int, chunk: MelChunk) -> MelChunk:
+        """Return the utterance's chunk of this number normalised; the one given stays as it is, a mark may hold it."""
+        assert self._total_frames is not None, "the clip is over"
+        mel, origin = chunk.mel.copy(), index * self._grid.chunk_frames - self._grid.left_frames
+        self._normalise(mel[:, max(0, -origin) : self._total_frames - origin])
+        return MelChunk(mel, chunk.frames, chunk.last)
+
+    def _normalise(self, mel: Mel) -> None:
+        """Write Whisper's form of log10-mel over it: a floor below the peak, then (x + 4) / 4."""
+        np.maximum(mel, self._peak - np.float32(self._front_end.dynamic_range), out=mel)
+        mel += np.float32(4.0)
+        mel /= np.float32(4.0)
 
 
 def _check(front_end: FrontEnd) -> None:

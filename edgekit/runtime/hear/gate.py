@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgekit.bundle.manifest import GateSettings
 from edgekit.errors import UsageError
 from edgekit.runtime.hear.detector import Detector, make_detector
+from edgekit.runtime.hear.resampler import Resampler
 
 Samples = NDArray[np.float32]
 
@@ -57,6 +58,15 @@ def joined(outputs: Iterable[Output]) -> Iterator[Output]:
         run = [output] if isinstance(output, Sound) else []
         if output is not None and not run:
             yield output
+
+
+def counting(gate: "Gate", resampler: Resampler, sound: Samples) -> int:
+    """Return how many samples of a sound these let through, both of them fresh.
+
+    By the sound alone: at its edges another gate, that heard what comes before and after, may differ.
+    """
+    outputs = [*gate.push(resampler.push(sound)), *gate.push(resampler.finish())]
+    return sum(len(output.samples) for output in outputs if isinstance(output, Sound))
 
 
 class Gate:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.bundle import FrontEnd, Grid
+from edgekit.bundle import Floor, FrontEnd, Grid
 from edgekit.runtime.engine import Array, Engine
 from edgekit.runtime.hear.features import LogMel, LogMelMark, MelChunk
 from edgekit.spans import ADAPTER, ENCODER, FEATURES
@@ -31,14 +31,24 @@ class Listener:
     """One stream's front half. A piece of sound starts with the first push, or the first after ``finish``.
 
     The one loop that runs an encoder: a measurement or a check of encoder calls hands in an engine that watches them.
-    Without an adapter what is yielded is the encoder's own frames.
+    Without an adapter what is yielded is the encoder's own frames. ``floor``: see LogMel; with ``clip`` all work of a
+    piece is done when it is finished.
     """
 
-    def __init__(self, front_end: FrontEnd, grid: Grid, encoder: Engine, adapter: Engine | None, trace: Trace) -> None:
+    def __init__(
+        self,
+        front_end: FrontEnd,
+        grid: Grid,
+        encoder: Engine,
+        adapter: Engine | None,
+        trace: Trace,
+        *,
+        floor: Floor = "running",
+    ) -> None:
         self.frames_computed = 0
         self._trace, self._grid = trace, grid
         self._hop = front_end.hop_samples
-        self._mel = LogMel(front_end, grid)
+        self._mel = LogMel(front_end, grid, floor)
         self._encoder, self._adapter = encoder.bind({}), adapter.bind({}) if adapter else None
         self._heard = ""
         if adapter:

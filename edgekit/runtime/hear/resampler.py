@@ -52,7 +52,7 @@ def as_samples(samples: ArrayLike, channels: int) -> Samples:
     if array.dtype == np.int16:
         return array.astype(np.float32) / np.float32(_INT16_SCALE)
     if array.dtype.kind != "f" and array.size:
-        raise UsageError(f"samples: {array.dtype}, float32 in [-1, 1] or int16 is needed; convert them first")
+        raise UsageError(f"samples: {array.dtype}, floats in [-1, 1] or int16 are needed; convert them first")
     with np.errstate(over="ignore"):  # an infinity is refused with its position
         return array.astype(np.float32)
 

@@ -67,18 +67,30 @@ def hear(model: Model, samples: Array) -> Heard:
     )
 
 
-def answer(model: Model, heard: Heard, *, level: str | None = None, forced: Sequence[int] | None = None) -> Answer:
-    """Decode at a level (the last by default); ``forced`` tokens are fed in place of the sampler's own choice."""
+def answer(
+    model: Model,
+    heard: Heard,
+    *,
+    level: str | None = None,
+    forced: Sequence[int] | None = None,
+    language: str | None = None,
+    prompt: str | None = None,
+) -> Answer:
+    """Decode at a level (the last by default); ``forced`` tokens are fed in place of the sampler's own choice.
+
+    ``language`` and ``prompt`` are those of StreamOptions.
+    """
     protocol = model.manifest.protocol
     teacher = Teacher(Greedy(protocol, likeliest(protocol.sampling)), forced, protocol.stop[0])
-    tokens = tuple(_answering(model, heard, teacher, level))
+    options = replace(_OPTIONS, language=language, prompt=prompt)
+    tokens = tuple(_answering(model, heard, teacher, level, options=options))
     text = model.tokenizer.decode(tokens[: loop_start(tokens, protocol.max_repeats)])
     return Answer(np.stack(teacher.logits), tuple(teacher.picked), tokens, text)
 
 
-def around(model: Model) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def around(model: Model, language: str | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the tokens that ``answer`` feeds before the sound and behind it; a language still to be chosen not."""
-    return make_answerer(model, _OPTIONS, Trace()).prompt.around
+    return make_answerer(model, replace(_OPTIONS, language=language), Trace()).prompt.around
 
 
 def speak(
@@ -102,12 +114,18 @@ def speak(
 
 
 def _answering(
-    model: Model, heard: Heard, sampler: Sampler, level: str | None, speaker: Speaker | None = None
+    model: Model,
+    heard: Heard,
+    sampler: Sampler,
+    level: str | None,
+    speaker: Speaker | None = None,
+    *,
+    options: StreamOptions = _OPTIONS,
 ) -> Iterator[int]:
     """Yield the tokens of an answer to what was heard, those that the sampler takes."""
     levels = model.manifest.levels
     chosen = find_level(levels, level) if level else levels[-1]
-    answerer = make_answerer(model, _OPTIONS, Trace(), speaker, sampler)
+    answerer = make_answerer(model, options, Trace(), speaker, sampler)
     answerer.open(chosen)
     for part in heard.parts:
         answerer.hear(part, chosen)

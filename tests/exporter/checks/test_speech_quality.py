@@ -9,7 +9,8 @@ from safetensors.numpy import load_file, save_file
 
 from edgekit.bundle import Bundle, open_bundle
 from edgekit.errors import QualityError
-from edgekit.exporter.checks.quality import compare, pass_or_waive
+from edgekit.exporter.checks.limits import pass_or_waive
+from edgekit.exporter.checks.quality import compare
 from edgekit.exporter.checks.speech_quality import MEL_BINS, Pair, code_mismatches, compare_speech, sound_distance_db
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.recipe import load_recipe
@@ -54,9 +55,9 @@ def _swapped(held, one, other):
 
 
 def _judge(bundle, twin):
-    measured = compare(bundle, twin, RECIPE, lambda *_: None)["measured"]
-    pass_or_waive("judged", measured, RECIPE.limits, None)
-    return measured
+    found = compare(bundle, twin, RECIPE, lambda *_: None)
+    pass_or_waive("judged", found, RECIPE.limits, bundle.manifest.precision, None)
+    return found["measured"]
 
 
 def test_int8_speech_passes_the_gate_and_the_manifest_says_how_far_it_is(checkpoint, tmp_path):
@@ -87,7 +88,7 @@ def test_weights_in_each_others_place_fail_the_gate(names, value, checkpoint, tw
     folder = shutil.copytree(checkpoint("omni"), tmp_path / "c")
     weights = folder / "model.safetensors"
     save_file(_swapped(load_file(weights), *names), weights, metadata={"format": "pt"})
-    said = rf"^judged: {value} .*, the recipe allows .*; try --decoder float32, or pass --accept-loss REASON$"
+    said = rf"^judged: {value} .*, the recipe allows .*; no finer form of it is left, or pass --accept-loss REASON$"
     with pytest.raises(QualityError, match=said):
         _judge(_floats(folder, tmp_path / "b"), twin)
 
@@ -105,7 +106,7 @@ def test_layers_of_a_flow_in_each_others_place_fail_the_gate(speaker, flow_twin,
     blocks = "flow.decoder.estimator.blocks.0.", "flow.decoder.estimator.blocks.1."
     held = _swapped(flow_weights.draw(speaking.FLOW, 3).arrays, *blocks)
     pickles.save(folder / "token2wav/flow.pt", {name.removeprefix("flow."): array for name, array in held.items()})
-    with pytest.raises(QualityError, match="^judged: mel_error_db .*; try --decoder float32"):
+    with pytest.raises(QualityError, match="^judged: mel_error_db .*; no finer form"):
         _judge(_floats(folder, tmp_path / "b"), flow_twin)
 
 
@@ -226,4 +227,4 @@ def test_numbers_that_are_none_fail_the_gate():
     bad = np.full(2400, np.nan, np.float32)
     measured, _ = compare_speech([Pair(_said(samples=bad, mel=[[1.0]]), _said(samples=bad * 0, mel=[[1.0]]))], RATE_HZ)
     with pytest.raises(QualityError, match="mel_error_db nan"):
-        pass_or_waive("judged", measured, RECIPE.limits, None)
+        pass_or_waive("judged", {"measured": measured}, RECIPE.limits, {}, None)

@@ -11,6 +11,7 @@ from safetensors.numpy import save, save_file
 
 from edgekit.errors import CheckpointError
 from edgekit.exporter.sources.checkpoint import Checkpoint, check_names, open_checkpoint, read
+from tests.exporter import pickles
 
 
 def tensors(seed: int = 0) -> dict[str, np.ndarray]:
@@ -310,14 +311,45 @@ def test_shards_without_an_index_are_refused(tmp_path):
     assert "0 indexes and 2 safetensors files" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "flow.pt", "model.bin"])
-def test_a_pickle_is_named_and_never_opened(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pytorch_model.bin", "pytorch_model.bin: a bare pickle"),
+        ("flow.pt", "no *.safetensors here"),
+        ("model.bin", "model.bin: no container of CTranslate2"),
+    ],
+)
+def test_a_pickle_that_runs_something_is_refused_and_never_run(tmp_path, name, said):
     (tmp_path / "config.json").write_text("{}")
     # Opcodes that would raise SystemExit if anything unpickled them.
     (tmp_path / name).write_bytes(b"\x80\x02cbuiltins\nexit\n(tR.")
-    line = refusal(tmp_path)
-    assert f"{tmp_path / name}: a pickle" in line
-    assert "convert the checkpoint to safetensors" in line
+    assert said in refusal(tmp_path)
+
+
+def test_weights_that_torch_saved_read_as_those_in_safetensors(tmp_path):
+    stored = tensors()
+    (tmp_path / "config.json").write_text("{}")
+    pickles.save(tmp_path / "pytorch_model.bin", stored)
+    opened = open_checkpoint(tmp_path)
+    assert opened.names() == stored.keys()
+    for name, array in stored.items():
+        assert opened.shape(name) == array.shape
+        np.testing.assert_array_equal(read(opened, name), array.astype(np.float32))
+
+
+def test_shards_that_torch_saved_are_those_of_their_index(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    first, second = {"a": np.ones(3, np.float32)}, {"b": np.zeros((2, 2), np.float32)}
+    for name, content in (("one.bin", first), ("two.bin", second)):
+        pickles.save(tmp_path / name, content)
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "one.bin", "b": "two.bin"}}))
+    assert open_checkpoint(tmp_path).names() == {"a", "b"}
+    index.write_text(json.dumps({"weight_map": {"a": "one.bin", "c": "two.bin"}}))
+    assert "two.bin: lacks c that the index promises" in refusal(tmp_path)
+    pickles.save(tmp_path / "two.bin", first | second)
+    index.write_text(json.dumps({"weight_map": {"a": "one.bin", "b": "two.bin"}}))
+    assert "two.bin: a is also in one.bin" in refusal(tmp_path)
 
 
 def test_a_folder_without_weights_and_a_missing_folder_are_refused(tmp_path):

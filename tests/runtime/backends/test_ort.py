@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgekit.bundle import Requirements, TensorSpec, open_bundle
+from edgekit.bundle import Component, Requirements, TensorSpec, open_bundle
 from edgekit.errors import BackendError, BundleFormatError, MissingPackageError
 from edgekit.runtime.backends.external_data import check_external_data, external_locations
-from edgekit.runtime.backends.ort import load_component
+from edgekit.runtime.backends.ort import load_component, open_graph
 
 
 def _external(name: str, location: str) -> onnx.TensorProto:
@@ -250,3 +250,29 @@ def test_a_failing_run_is_a_backend_error_naming_the_graph(tiny_bundle: Callable
     call = load_component(open_bundle(tiny_bundle().folder), "encoder", 1).bind({})
     with pytest.raises(BackendError, match=r"encoder\.onnx: onnxruntime failed"):
         call.run({"mel": np.zeros((8, 11), np.float32), "start": np.array([10_000])})
+
+
+def test_products_of_8_bits_are_summed_exactly_on_every_processor(tmp_path: Path) -> None:
+    """255 x 127 twice is more than 16 bits hold, in which x86 without VNNI would add them."""
+    width, rows = 64, 16
+    stored = {"w": np.full((width, rows), 127, np.int8), "s": np.ones(rows, np.float32)}
+    graph = helper.make_graph(
+        [helper.make_node("DynamicQuantizeMatMul", ["x", "w", "s"], ["y"], domain="com.microsoft")],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, width])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, rows])],
+        [onnx.numpy_helper.from_array(array, name) for name, array in stored.items()],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, ir_version=10, opset_imports=opsets)
+    (tmp_path / "g.onnx").write_bytes(model.SerializeToString())
+    component = Component(
+        graph="g.onnx",
+        data=None,
+        inputs=(TensorSpec(name="x", dtype="float32", shape=(1, width)),),
+        outputs=(TensorSpec(name="y", dtype="float32", shape=(1, rows)),),
+        precision="int8",
+    )
+    call = open_graph(tmp_path, component, 1).bind({})
+    sound = np.full((1, width), 1.0, np.float32)  # of one sign, so that its codes are the largest ones
+    np.testing.assert_allclose(call.run({"x": sound})["y"], width * 127, rtol=1e-6)

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgekit.bundle import FrontEnd, Grid
+from edgekit.bundle import Floor, FrontEnd, Grid
 from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.hear.features import LogMel, MelChunk, log_mel, mel_filters
+from tests.runtime.hear import loudness
 
 GOLDEN = Path(__file__).parent / "goldens" / "whisper_mel_1s.npy"
 # float32 STFT against float64: quiet bins 80 dB below the peak carry the rounding of the loud ones
@@ -56,13 +57,22 @@ def waveform(samples: int, seed: int = 0) -> NDArray[np.float32]:
     return (loudness * tone + 0.01 * rng.standard_normal(samples)).astype(np.float32)
 
 
+def rising(samples: int) -> NDArray[np.float32]:
+    """The waveform, its first half 60 dB quieter: what is loudest comes last, where a running floor lags behind."""
+    sound = waveform(samples)
+    sound[: samples // 2] *= np.float32(0.001)
+    return sound
+
+
 def frame_count(samples: int, front_end: FrontEnd, grid: Grid) -> int:
     pad = front_end.right_pad_samples
     base = (samples + pad) // 160 if pad or front_end.whole_hops else int(np.ceil(samples / 160))
     return min(int(np.ceil((base + grid.tail_frames) / grid.pad_to_frames)) * grid.pad_to_frames, grid.max_frames)
 
 
-def plain_chunks(samples: NDArray[np.float32], front_end: FrontEnd, grid: Grid) -> list[NDArray[np.float64]]:
+def plain_chunks(
+    samples: NDArray[np.float32], front_end: FrontEnd, grid: Grid, floor: Floor = "running"
+) -> list[NDArray[np.float64]]:
     """The same chunks from the whole utterance at once, in float64 and without batches."""
     total = frame_count(samples.size, front_end, grid)
     if not total:
@@ -75,7 +85,7 @@ def plain_chunks(samples: NDArray[np.float32], front_end: FrontEnd, grid: Grid) 
     window = np.hanning(401)[:-1]
     power = np.stack([np.abs(np.fft.rfft(piece[160 * t : 160 * t + 400] * window)) ** 2 for t in range(total)])
     mel = np.log10(np.maximum(mel_filters(front_end.mel_bins, 400, 16_000) @ power.T, 1e-10))
-    peak, start = -np.inf, 0
+    peak, start = mel.max() if floor == "clip" else -np.inf, 0
     for end in range(
         grid.chunk_frames + grid.right_frames, total + grid.chunk_frames + grid.right_frames, grid.chunk_frames
     ):
@@ -90,8 +100,13 @@ def plain_chunks(samples: NDArray[np.float32], front_end: FrontEnd, grid: Grid) 
     return [padded[:, s : min(s + grid.chunk_frames, total) + context] for s in starts]
 
 
-def run(samples: NDArray[np.float32], setting: tuple[FrontEnd, Grid], cuts: list[int] | None = None) -> list[MelChunk]:
-    stream = LogMel(*setting)
+def run(
+    samples: NDArray[np.float32],
+    setting: tuple[FrontEnd, Grid],
+    cuts: list[int] | None = None,
+    floor: Floor = "running",
+) -> list[MelChunk]:
+    stream = LogMel(*setting, floor)
     chunks: list[MelChunk] = []
     for part in np.split(samples, sorted(cuts or [])):
         chunks += stream.push(part)
@@ -100,11 +115,12 @@ def run(samples: NDArray[np.float32], setting: tuple[FrontEnd, Grid], cuts: list
 
 @pytest.mark.parametrize("samples", SIZES)
 @pytest.mark.parametrize("name", SETTINGS)
-def test_chunks_equal_the_plain_formula(name: str, samples: int) -> None:
+@pytest.mark.parametrize("floor", ["running", "clip"])
+def test_chunks_equal_the_plain_formula(floor: Floor, name: str, samples: int) -> None:
     front_end, grid = SETTINGS[name]
-    sound = waveform(samples)
-    expected = plain_chunks(sound, front_end, grid)
-    chunks = run(sound, (front_end, grid))
+    sound = rising(samples)
+    expected = plain_chunks(sound, front_end, grid, floor)
+    chunks = run(sound, (front_end, grid), floor=floor)
     assert [chunk.mel.shape for chunk in chunks] == [mel.shape for mel in expected]
     for chunk, mel in zip(chunks, expected, strict=True):
         np.testing.assert_allclose(chunk.mel, mel, rtol=0, atol=CLOSE)
@@ -113,19 +129,62 @@ def test_chunks_equal_the_plain_formula(name: str, samples: int) -> None:
     assert all(chunk.mel.flags.c_contiguous and chunk.mel.dtype == np.float32 for chunk in chunks)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=90, deadline=None, derandomize=True)
 @given(
+    floor=st.sampled_from(["running", "clip"]),
     name=st.sampled_from(["step", "chunked", "tight", "bare", "omni"]),
     samples=st.sampled_from(SIZES),
     cuts=st.lists(st.integers(0, 20_000), max_size=12),
 )
-def test_any_split_gives_the_same_bits(name: str, samples: int, cuts: list[int]) -> None:
-    sound = waveform(samples)
-    whole = run(sound, SETTINGS[name])
-    split = run(sound, SETTINGS[name], [min(cut, samples) for cut in cuts])
+def test_any_split_gives_the_same_bits(floor: Floor, name: str, samples: int, cuts: list[int]) -> None:
+    sound = rising(samples)
+    whole = run(sound, SETTINGS[name], floor=floor)
+    split = run(sound, SETTINGS[name], [min(cut, samples) for cut in cuts], floor)
     assert [(chunk.frames, chunk.last) for chunk in split] == [(chunk.frames, chunk.last) for chunk in whole]
     for ours, theirs in zip(split, whole, strict=True):
         assert ours.mel.tobytes() == theirs.mel.tobytes()
+
+
+@pytest.mark.parametrize("name", ["step", "chunked", "tight", "bare", "omni"])
+def test_the_clips_floor_is_known_at_its_end_and_no_chunk_comes_before(name: str) -> None:
+    front_end, grid = SETTINGS[name]
+    stream, sound = LogMel(front_end, grid, "clip"), rising(20_000)
+    assert stream.push(sound) == []
+    whole = np.concatenate([chunk.mel for chunk in stream.finish()], axis=1)
+    lag = np.concatenate([chunk.mel for chunk in run(sound, (front_end, grid))], axis=1)
+    inside = np.any(lag != 0, axis=0)
+    assert whole[:, inside].min() >= whole.max() - front_end.dynamic_range / 4 - 1e-6
+    # a window of one chunk has one floor; else the quiet beginning was given another than the clip's
+    assert (lag.min() < whole[:, inside].min() - 0.01) == (grid.chunk_frames < 125)
+
+
+@pytest.mark.parametrize("after", ["more", "the end", "another clip"])
+def test_a_mark_keeps_what_waits_for_the_clips_floor(after: str) -> None:
+    sound = rising(9_000)
+    stream = LogMel(*OMNI, "clip")
+    stream.push(sound[:6_000])
+    mark = stream.mark()
+    stream.push(waveform(3_000, seed=3) * np.float32(3))
+    if after != "more":
+        stream.finish()
+    if after == "another clip":
+        stream.push(waveform(5_000, seed=4))
+    stream.back(mark)
+    chunks = [*stream.push(sound[6_000:]), *stream.finish()]
+    expected = run(sound, OMNI, floor="clip")
+    assert [chunk.mel.tobytes() for chunk in chunks] == [chunk.mel.tobytes() for chunk in expected]
+
+
+@pytest.mark.parametrize("order", loudness.ORDERS)
+def test_with_the_clips_floor_whole_clips_equal_the_stored_features_in_either_order(order: loudness.Order) -> None:
+    """Tolerance: the stored ones are of a float32 FFT, up to 1.2e-5 away; a running floor is off by more than 0.1."""
+    with np.load(loudness.GOLDEN) as stored:
+        expected = stored[order]
+    sound = loudness.in_order(order)
+    ours = log_mel(sound, loudness.OMNI, loudness.BLOCKS, "clip")[:, :: loudness.STEP]
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5)
+    running = np.abs(log_mel(sound, loudness.OMNI, loudness.BLOCKS)[:, :: loudness.STEP] - expected)
+    assert (running.max() > 0.1) == (order == "loudest-last")
 
 
 @pytest.mark.parametrize(("samples", "frames"), [(159, 0), (160, 1), (319, 1), (320, 2), (3_239, 20), (3_361, 21)])

@@ -13,7 +13,7 @@ import numpy as np
 from edgekit.bundle import FrontEnd, Grid
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.exporter.blocks import EncoderShape, LayerNames, encoder_layer, fixed_shapes, layer_norm, linear, steps
-from edgekit.exporter.families.base import Part, Shapes
+from edgekit.exporter.families.base import Heads, Part, Shapes
 from edgekit.exporter.families.config import check_parts, value
 from edgekit.exporter.families.qwen3_omni.keys import EARS
 from edgekit.exporter.graph import GraphWriter
@@ -77,6 +77,8 @@ class Qwen3OmniEars(Part):
             inner=value(config, "encoder_ffn_dim", int),
             positions=segments * SEGMENT_POSITIONS,
         )
+        key = "thinker_config.audio_config.d_model / encoder_attention_heads"
+        self.attends = (Heads(key, self.size.head_dim, turned=False),)
         self._linears = {f"{part}.weight" for part in (_STEM, *_PROJECTIONS)} | LAYERS.linears(self.size)
         self.channels = value(config, "downsample_hidden_size", int)
         self.hidden = value(config, "output_dim", int)
@@ -108,9 +110,9 @@ class Qwen3OmniEars(Part):
     def front_end(self, settings: GridSettings) -> FrontEnd:  # noqa: ARG002 - the same for both modes
         """Return the log-mel front end at the sound's natural length.
 
-        The published floor is below the loudest frame of the whole clip; ours, in a stream, below the loudest so far.
+        The published floor is below the loudest frame of the whole clip; a stream's is below the loudest so far.
         """
-        return FrontEnd(mel_bins=self.size.mel_bins, edge="reflect", whole_hops=True)
+        return FrontEnd(mel_bins=self.size.mel_bins, floor="clip", edge="reflect", whole_hops=True)
 
     def grid(self, settings: GridSettings) -> Grid:
         """Return one call per attention block, or per few segments that also attend to the block's earlier ones."""

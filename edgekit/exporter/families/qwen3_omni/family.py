@@ -114,5 +114,6 @@ FAMILY = Family(
     recipe="qwen3-omni-30b",
     keys=OMNI,
     text=("thinker_config", "text_config"),
+    published=tuple(f"Qwen/Qwen3-Omni-30B-A3B-{kind}" for kind in ("Instruct", "Thinking", "Captioner")),
     reference="edgekit.exporter.reference.qwen3_omni:Qwen3OmniReference",
 )
