@@ -308,7 +308,7 @@ def test_a_projection_that_is_not_the_token_table_is_refused(tmp_path):
     for name, projection in (("same", tensors[TABLE]), ("other", tensors[TABLE] + 1), ("short", tensors[TABLE][:-1])):
         shutil.copytree(folder, tmp_path / name)
         save_file(tensors | {"proj_out.weight": projection}, tmp_path / name / "model.safetensors")
-    assert checkpoint_source(tmp_path / "same", "").opened.copied("proj_out.weight") == TABLE
+    assert checkpoint_source(tmp_path / "same").opened.copied("proj_out.weight") == TABLE
     for name in ("other", "short"):
         with pytest.raises(CheckpointError, match=f"^proj_out.weight: differs from {TABLE}, which it must repeat"):
-            checkpoint_source(tmp_path / name, "")
+            checkpoint_source(tmp_path / name)
