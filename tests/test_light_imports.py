@@ -42,3 +42,9 @@ def test_importing_the_runtime_side_loads_nothing_heavy():
 @pytest.mark.parametrize("path", LIGHT_SIDE, ids=_module)
 def test_the_runtime_side_keeps_to_the_grammar_of_python_3_10(path):
     ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))
+
+
+def test_the_export_side_says_in_one_line_that_python_3_10_is_too_old_for_it():
+    code = "import sys; sys.version_info = (3, 10, 12); import edgekit.exporter"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1].startswith("edgekit.errors.MissingPackageError: Python 3.10: runs bundles only")

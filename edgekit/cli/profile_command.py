@@ -43,6 +43,7 @@ def profile(
     """
     from edgekit.cli.printer import warn_dummy
     from edgekit.profiler import profile_bundle, save_profile
+    from edgekit.profiler.markdown import losses, number, waivers
     from edgekit.resources import resource
 
     clips = files or tuple(sorted(resource("export/clips").glob("*.flac")))
@@ -57,7 +58,11 @@ def profile(
     if as_json:
         click.echo(output.read_text(encoding="utf-8"), nl=False)
         return
+    named = {measured.bundle.name: measured.bundle}
+    for line in (*waivers(named), *losses(named, {measured.bundle.name: measured.settings.level})):
+        click.echo(line)
     for metric in measured.metrics:
         at = f"{metric.name} ({metric.level}, {metric.pace})"
-        click.echo(f"{at:<58} p50 {metric.p50:>8g}  p90 {metric.p90:>8g} {metric.unit:<5} n={metric.n}")
+        p50, p90 = number(metric.p50), number(metric.p90)
+        click.echo(f"{at:<58} p50 {p50:>8}  p90 {p90:>8} {metric.unit:<5} n={metric.n}")
     click.echo(f"{output}: written; `edgekit report {output} -o report.html` makes a page of it")

@@ -41,6 +41,11 @@ def _render(paths: tuple[Path, ...], kind: str) -> str:
 
     try:
         loaded = [load_profile(path) for path in paths]
+    except IsADirectoryError as error:
+        raise ProfileError(
+            f"{error.filename}: is a folder, a profile is needed; of a bundle make one with "
+            f"`edgekit profile {error.filename} -o profile.json`"
+        ) from error
     except OSError as error:
         name, reason = error.filename, error.strerror
         raise ProfileError(

@@ -13,7 +13,7 @@ import msgspec
 
 from edgekit.bundle import Bundle, Manifest, Precision, encode, open_bundle
 from edgekit.errors import CheckpointError
-from edgekit.exporter.build import build, calibrated
+from edgekit.exporter.build import build, calibrated, check_heads
 from edgekit.exporter.checks.clips import with_clips_claimed
 from edgekit.exporter.checks.goldens import store_goldens
 from edgekit.exporter.dialects import DIALECTS, Dialect
@@ -64,6 +64,7 @@ def quantize(bundle: str | Path, output: str | Path, options: ExportOptions | No
 
 def _make(source: Source, output: Path, recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Manifest:
     """Build, judge and publish."""
+    check_heads(source.opened, dialect)
     recipe = resolve(recipe, options, source.opened, source.name)
     recipe = with_clips_claimed(recipe, source.opened.protocol(source.tokenizer))
     how = msgspec.structs.replace(recipe.quantize, encoder_activations=dialect.encoder_activations)

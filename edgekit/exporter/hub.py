@@ -203,16 +203,22 @@ def _explained(checkpoint: str, revision: str | None) -> Iterator[None]:
             "`hf auth login` if it is private"
         ) from error
     except errors.LocalEntryNotFoundError as error:
+        if error.__cause__ is not None:  # what was asked for first, and of which the cache was to take the place
+            raise _unreachable(checkpoint, error.__cause__) from error
         raise CheckpointError(
-            f"{checkpoint}: not in the cache of the hub, and the hub was not asked or did not answer; try again online"
+            f"{checkpoint}: not in the cache of the hub, and the hub was not asked; try again online"
         ) from error
     except errors.HFValidationError as error:
         raise CheckpointError(
             f"{checkpoint}: no such folder here, and the hub has no such ids; give a folder, or OWNER/NAME"
         ) from error
     except network as error:
-        reason = next(iter(str(error).splitlines()), "no reason given")
-        raise CheckpointError(
-            f"{checkpoint}: no such folder here, and it could not be fetched ({type(error).__name__}: {reason}); try "
-            "again, what has come is kept, or give a folder"
-        ) from error
+        raise _unreachable(checkpoint, error) from error
+
+
+def _unreachable(checkpoint: str, error: BaseException) -> CheckpointError:
+    reason = next(iter(str(error).splitlines()), "no reason given")
+    return CheckpointError(
+        f"{checkpoint}: no such folder here, and it could not be fetched ({type(error).__name__}: {reason}); try "
+        "again, what has come is kept, or give a folder"
+    )

@@ -124,6 +124,8 @@ def bundle_facts(model: Model) -> BundleFacts:
     """Return what a Profile says about an opened bundle."""
     manifest = model.manifest
     chunk_samples = manifest.grid.chunk_frames * manifest.front_end.hop_samples
+    verified = manifest.verification
+    waiver: dict[str, str] = verified.get("waiver", {})
     return BundleFacts(
         name=manifest.name,
         family=manifest.family,
@@ -134,6 +136,11 @@ def bundle_facts(model: Model) -> BundleFacts:
         gate=manifest.gate.kind,
         bytes=sum(entry.bytes for entry in manifest.files),
         dummy_seed=manifest.dummy_seed,
+        dialect=manifest.dialect,
+        words_changed=dict(verified.get("levels", {})),
+        twin=str(verified.get("twin", "")),
+        waiver=f"{waiver['for']}; the reason given: {waiver['reason']}" if waiver else "",
+        takes_prompt="prompt" in driver_of(manifest.protocol).takes,
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from edgekit.atomic import write_whole
 from edgekit.errors import ProfileError
 from edgekit.profiler.device import describe_device, describe_software
-from edgekit.profiler.markdown import facts_of_device, markdown_table, number
+from edgekit.profiler.markdown import facts_of_device, losses, markdown_table, number, waivers
 from edgekit.profiler.profiles import (
     SCHEMA_VERSION,
     BundleFacts,
@@ -120,7 +120,13 @@ class Findings:
 
 
 def bootstrap_ratio(
-    name: str, parts: Sequence[float], wholes: Sequence[float], *, resamples: int = 1000, seed: int = 0
+    name: str,
+    parts: Sequence[float],
+    wholes: Sequence[float],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    limit: float | None = None,
 ) -> Ratio:
     """Return sum(parts) / sum(wholes) with the 95 % interval of a bootstrap over items, seeded."""
     above, below = np.asarray(parts, np.float64), np.asarray(wholes, np.float64)
@@ -133,6 +139,7 @@ def bootstrap_ratio(
         high=_rounded(float(high)),
         interval=f"95 %, bootstrap of {resamples} over clips",
         n=len(above),
+        limit=limit,
     )
 
 
@@ -197,6 +204,8 @@ def render_comparison(comparison: Comparison) -> str:
     cells = {(figure.name, figure.subject): _cell(figure) for figure in comparison.figures}
     rows = [(name, unit, *(cells.get((name, subject), "-") for subject in subjects)) for name, unit in names]
     lines = [f"# {comparison.title}", "", comparison.question, ""]
+    lines += [line for warning in waivers(comparison.bundles) for line in (f"**{warning}**", "")]
+    lines += [line for sentence in losses(comparison.bundles) for line in (sentence, "")]
     if rows:
         lines += [
             *markdown_table(("Figure", "Unit", *subjects), rows),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from edgekit.profiler.markdown import number
 from edgekit.profiler.profiles import Metric, Profile
 
 _SLOW = 0.7  # of real time: beyond it one busy neighbour makes a backlog
@@ -9,6 +10,8 @@ _MOSTLY = 0.6
 _WIDE = 3.0
 _ENOUGH = 30
 _LEVEL_GAIN = 1.15  # below it a difference is a tie on shared cores
+_LITTLE = 0.05
+_ALIKE = ("encoder_ms", "adapter_ms", "decode_ms", "import_ms", "load_s")  # the same work each time
 
 
 def diagnose(profile: Profile) -> tuple[str, ...]:
@@ -42,10 +45,11 @@ def _waiting(profile: Profile) -> Iterator[str]:
             "Most of that wait is the decision: a smaller `min_silence_ms` in the recipe's gate saves more than any "
             "faster model, at the price of cutting where a speaker pauses."
         )
-    if (prefill := profile.metric("prefill_ms", pace=work.pace)) and prefill.p50 > _MOSTLY * work.p50:
+    prefill = profile.metric("prefill_ms", pace=work.pace, level=work.level)
+    if prefill and prefill.p50 > _MOSTLY * work.p50:
+        helps = "a shorter prompt helps" if profile.bundle.takes_prompt else "a smaller backbone helps"
         yield (
-            f"Most of the work before the first token is prefill ({_ms(prefill)}): a shorter prompt helps, a faster "
-            "encoder does not."
+            f"Most of the work before the first token is prefill ({_ms(prefill)}): {helps}, a faster encoder does not."
         )
 
 
@@ -56,7 +60,7 @@ def _keeping_up(profile: Profile) -> Iterator[str]:
     if factor.p90 >= 1:
         yield (
             f"This device does not keep up: a second of speech takes {factor.p90:.2f} s (p90), so a backlog grows. "
-            "Choose a smaller precision, a cheaper level or a smaller model."
+            f"Choose {_smaller(profile)}."
         )
     elif factor.p90 >= _SLOW:
         yield f"A second of speech takes {factor.p90:.2f} s (p90): this keeps up only while nothing else runs."
@@ -64,9 +68,24 @@ def _keeping_up(profile: Profile) -> Iterator[str]:
         yield f"A second of speech takes {factor.p50:.3f} s: the device is idle {1 - factor.p50:.0%} of the time."
 
 
+def _smaller(profile: Profile) -> str:
+    """Return what there is to choose where this is too slow."""
+    choices = ["a smaller model"]
+    if (gain := _gain(profile)) and gain[2] >= _LEVEL_GAIN and profile.settings.level != gain[0].level:
+        choices.insert(0, "a cheaper level")
+    if set(profile.bundle.precision.values()) != {"int4"}:
+        choices.insert(0, "a smaller precision")
+    return " or ".join([", ".join(choices[:-1]), choices[-1]] if choices[1:] else choices)
+
+
 def _talking(profile: Profile) -> Iterator[str]:
     share = profile.metric("work_while_talking")
-    if share:
+    if share and share.p90 < _LITTLE:
+        yield (
+            f"The encoder waits for the end of speech: it hears pieces of {profile.bundle.chunk_ms / 1000:g} s, and "
+            "none was whole while the user talked."
+        )
+    elif share:
         yield (
             f"{share.p50:.0%} of the encoder's work was done before the last speech sample (median); the rest is the "
             "tail."
@@ -102,39 +121,44 @@ def _speech(profile: Profile) -> Iterator[str]:
         )
 
 
-def _levels(profile: Profile) -> Iterator[str]:
+def _gain(profile: Profile) -> tuple[Metric, Metric, float] | None:
+    """Return the cost of a token at the level that the Policy falls to last and at the fullest, and their ratio."""
     decode = [m for m in profile.metrics if m.name == "decode_ms" and m.pace == "back to back"]
-    if len(decode) < 2:
+    return (decode[0], decode[-1], decode[-1].p50 / decode[0].p50) if len(decode) > 1 else None  # in the bundle's order
+
+
+def _levels(profile: Profile) -> Iterator[str]:
+    if (found := _gain(profile)) is None:
         return
-    cheap, dear = min(decode, key=lambda m: m.p50), max(decode, key=lambda m: m.p50)
-    gain = dear.p50 / cheap.p50
-    if gain < _LEVEL_GAIN:
-        yield "Compute levels cost about the same per token here: the differences are within the noise."
+    lowest, fullest, gain = found
+    told = f"Level `{fullest.level}` takes {_ms(fullest)} per token, `{lowest.level}` {_ms(lowest)}"
+    if gain >= _LEVEL_GAIN:
+        yield f"{told}: {gain:.1f} x less where the Policy has to catch up."
+    elif gain > 1 / _LEVEL_GAIN:
+        yield f"{told}: the difference is within the noise, so falling to it saves nothing here."
     else:
         yield (
-            f"Level `{dear.level}` takes {_ms(dear)} per token, `{cheap.level}` {_ms(cheap)}: {gain:.1f} x less where "
-            "the Policy has to catch up."
+            f"{told}: the level that the Policy falls to is slower here. Measure again; if it stays so, leave it out "
+            "of the recipe's levels."
         )
 
 
 def _silence(profile: Profile) -> Iterator[str]:
     cost, factor = profile.metric("silence_cost"), profile.metric("real_time_factor", level=profile.settings.level)
     if cost and factor and factor.p50:
-        yield (
-            f"Silence costs {cost.p50 / factor.p50:.0%} of what speech costs ({cost.p50:.3f} s per second): the gate's "
-            "own work."
-        )
+        share = f"Silence costs {cost.p50 / factor.p50:.0%} of what speech costs ({cost.p50:.3f} s per second)"
+        off = profile.bundle.gate == "off"
+        yield f"{share}: the gate is off, so it is heard as speech is." if off else f"{share}: the gate's own work."
 
 
 def _spread(profile: Profile) -> Iterator[str]:
-    wide = [m for m in profile.metrics if m.n >= _ENOUGH and m.p50 > 0 and m.p99 > _WIDE * m.p50]
-    if wide:
+    alike = (m for m in profile.metrics if m.name in _ALIKE and m.n >= _ENOUGH and m.p50 > 0)
+    if wide := [m for m in alike if m.p99 > _WIDE * m.p50]:
         worst = max(wide, key=lambda m: m.p99 / m.p50)
+        others = f", and {len(wide) - 1} more of equal work spread{'s' * (len(wide) == 2)} as far" if wide[1:] else ""
         yield (
-            f"`{worst.name}` has a p99 {worst.p99 / worst.p50:.1f} x its median, and "
-            f"{len(wide)} figure{'s spread' if len(wide) > 1 else ' spreads'} more "
-            f"than {_WIDE:.0f} x: something else used the cores, or their clock changed. Measure again on an idle "
-            "device before comparing."
+            f"`{worst.name}` has a p99 {worst.p99 / worst.p50:.1f} x its median{others}: something else used the "
+            "cores, or their clock changed. Measure again on an idle device before comparing."
         )
 
 
@@ -155,4 +179,4 @@ def _ms(metric: Metric) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}"
+    return number(round(value)) if abs(value) >= 10 else number(round(value, 1 if abs(value) >= 1 else 3))

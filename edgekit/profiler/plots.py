@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgekit.errors import MissingPackageError
+from edgekit.profiler.markdown import number
 from edgekit.profiler.profiles import Metric, Profile, Timeline
 from edgekit.spans import ADAPTER, DECODE, ENCODER, FEATURES, GATE, PREFILL
 
@@ -134,7 +135,7 @@ def _percentile_bar(axes: "Axes", at: float, metric: Metric) -> None:
     values = (metric.p50, metric.p90, metric.p99)
     for left, value, shade in zip((0.0, *values), values, _SHADES, strict=False):
         axes.barh(at, value - left, left=left, height=0.72, color=shade, linewidth=0)
-    text = "  " + " / ".join(f"{value:.3g}" for value in values)
+    text = "  " + " / ".join(map(number, values))
     axes.text(metric.p99, at, text, va="center", ha="left", fontsize=8, color=_FAINT)
 
 

@@ -53,7 +53,11 @@ class Software(Struct, frozen=True):
 class BundleFacts(Struct, frozen=True):
     """Which bundle was measured; ``manifest_sha256`` stands for every byte, as the manifest holds all hashes.
 
-    ``dummy_seed`` is the manifest's: not None where noise stands for weights.
+    ``dummy_seed`` is the manifest's: not None where noise stands for weights. What its export found: ``words_changed``
+    at each level against the float ``twin`` on the check clips, as a share; ``twin`` is "whole", "weights" where only
+    these were compared, "none" of noise, and empty where nothing was rounded; ``waiver``: the loss that whoever
+    exported it accepted, and why. ``takes_prompt``: whether a user can lengthen what the backbone reads before the
+    sound; None of profiles from before it was noted, as an empty ``dialect``.
     """
 
     name: str
@@ -65,6 +69,11 @@ class BundleFacts(Struct, frozen=True):
     gate: str
     bytes: int
     dummy_seed: int | None = None
+    dialect: str = ""
+    words_changed: dict[str, float] = {}
+    twin: str = ""
+    waiver: str = ""
+    takes_prompt: bool | None = None
 
 
 class ClipFacts(Struct, frozen=True):

@@ -10,9 +10,9 @@ from importlib.resources import files
 
 from edgekit.errors import MissingPackageError, UsageError
 from edgekit.profiler.diagnosis import diagnose
-from edgekit.profiler.markdown import facts_of_device, markdown_table, number
+from edgekit.profiler.markdown import facts_of_device, losses, markdown_table, number, waivers
 from edgekit.profiler.plots import bars, latency_rows, level_rows, timeline
-from edgekit.profiler.profiles import DEFINITIONS, Metric, Pace, Profile, Settings
+from edgekit.profiler.profiles import DEFINITIONS, BundleFacts, Metric, Pace, Profile, Settings
 
 _TEMPLATE = "report.html.j2"
 _LATENCIES = (
@@ -34,6 +34,10 @@ _COSTS = (
     "import_ms",
 )
 _HEADLINES = (*_LATENCIES, *_DRAFTS, *_COSTS)
+_HINT = (
+    "Cells: median / p90 / p99. Ratios: of the medians; the profiles were made one after another, so a ratio near 1 "
+    "tells nothing."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +54,13 @@ def render_markdown(profiles: Sequence[Profile]) -> str:
     """Return one or more Profiles as Markdown, several side by side; raises UsageError for none."""
     _check(profiles)
     labels = column_labels(profiles)
-    head, rows = _columns(profiles, labels), _rows(profiles)
+    head, rows = _columns(labels), _rows(profiles)
     lines = [f"# {_title(profiles)}", ""]
     lines += [line for warning in _warnings(profiles) for line in (f"**{warning}**", "")]
+    lines += [line for sentence in _losses(profiles) for line in (sentence, "")]
     lines += markdown_table(("Figure", "Unit", *head), [(row.title, row.unit, *row.cells) for row in rows])
     if len(profiles) > 1:
-        lines += ["", "Cells: median / p90 / p99."]
+        lines += ["", _HINT]
     for profile, label in zip(profiles, labels, strict=True):
         lines += ["", f"## What {label} tells" if len(profiles) > 1 else "## What this tells", ""]
         lines += [f"- {sentence}" for sentence in (*diagnose(profile), *profile.notes)]
@@ -88,8 +93,10 @@ def render_html(profiles: Sequence[Profile]) -> str:
         labels=labels,
         subtitle=_subtitle(profiles),
         warnings=_warnings(profiles),
+        losses=_losses(profiles),
+        hint=_HINT,
         headlines=_rows(profiles, headlines=True),
-        head=_columns(profiles, labels),
+        head=_columns(labels),
         rows=_rows(profiles),
         plots=_plots(profiles, labels),
         diagnoses=[(label, (*diagnose(p), *p.notes)) for p, label in zip(profiles, labels, strict=True)],
@@ -100,23 +107,55 @@ def render_html(profiles: Sequence[Profile]) -> str:
 
 def column_labels(profiles: Sequence[Profile]) -> list[str]:
     """Return a short name for each Profile: what tells them apart, numbered where nothing does."""
-    parts = [
-        (
-            p.bundle.name,
-            _precision(p),
-            p.device.slug,
-            p.settings.backend,
-            f"{p.settings.threads} threads",
-            p.settings.level,
-        )
-        for p in profiles
+    kept = [
+        column
+        for index, column in enumerate(zip(*map(_marks, profiles, _precisions(profiles)), strict=True))
+        if index < _ALWAYS or len(set(column)) > 1
     ]
-    kept = [index for index in range(len(parts[0])) if index < 2 or len({part[index] for part in parts}) > 1]
-    labels = [" ".join(part[index] for index in kept) for part in parts]
+    labels = [" ".join(filter(None, words)) for words in zip(*kept, strict=True)]
+    hashes = [profile.bundle.manifest_sha256[:_HASH_DIGITS] for profile in profiles]
+    if len(set(labels)) < len(labels) and len(set(hashes)) > 1:
+        labels = [f"{label} {digest}" for label, digest in zip(labels, hashes, strict=True)]
     return [
         label if labels.count(label) == 1 else f"{label} #{labels[: index + 1].count(label)}"
         for index, label in enumerate(labels)
     ]
+
+
+_ALWAYS = 2  # marks that every label has: name and precision
+_HASH_DIGITS = 8
+
+
+def _marks(profile: Profile, precision: str) -> tuple[str, ...]:
+    """Return what may tell a Profile from another, in the order in which labels have it."""
+    bundle, settings = profile.bundle, profile.settings
+    return (
+        bundle.name,
+        precision,
+        bundle.dialect,
+        f"chunks of {bundle.chunk_ms:,} ms",
+        f"gate {bundle.gate}",
+        profile.device.slug,
+        settings.backend,
+        "" if settings.context_tokens is None else f"{settings.context_tokens:,} tokens of context",
+        f"{settings.threads} threads",
+        settings.level,
+        "real time" if settings.paced else "not paced",
+        f"onnxruntime {profile.software.onnxruntime}",
+        f"EdgeKit {profile.software.edgekit}",
+        profile.date,
+    )
+
+
+def _precisions(profiles: Sequence[Profile]) -> list[str]:
+    """Return the precision of each bundle in short; of those that look alike and differ in groups, these groups."""
+    short = [_precision(profile) for profile in profiles]
+    every = [profile.bundle.precision for profile in profiles]
+    if len(set(short)) == len({tuple(sorted(kinds.items())) for kinds in every}):
+        return short
+    groups = sorted({group for kinds in every for group in kinds})
+    differing = [group for group in groups if len({kinds.get(group) for kinds in every}) > 1]
+    return [", ".join(f"{group} {kinds.get(group, '-')}" for group in differing) for kinds in every]
 
 
 def _check(profiles: Sequence[Profile]) -> None:
@@ -139,14 +178,28 @@ def _subtitle(profiles: Sequence[Profile]) -> str:
 
 
 def _warnings(profiles: Sequence[Profile]) -> list[str]:
-    """Return a sentence for each bundle of dummy weights, and for each fallback."""
+    """Return a sentence for each bundle of dummy weights, for each waiver and for each fallback."""
     dummy = [
         f"Dummy weights: {name} holds noise in the shape of a model. Its text means nothing and its answers have a set "
         "length; which experts a trained model of this shape picks, and when its answers end, is not measured here."
         for name in dict.fromkeys(p.bundle.name for p in profiles if p.bundle.dummy_seed is not None)
     ]
     fallen = dict.fromkeys((p.settings.backend, p.settings.fallback) for p in profiles if p.settings.fallback)
-    return dummy + [f"Fallback: measured on {backend}, because of {reason}." for backend, reason in fallen]
+    fallbacks = [f"Fallback: measured on {backend}, because of {reason}." for backend, reason in fallen]
+    return dummy + waivers(_bundles(profiles)) + fallbacks
+
+
+def _bundles(profiles: Sequence[Profile]) -> dict[str, BundleFacts]:
+    return dict(zip(column_labels(profiles), (profile.bundle for profile in profiles), strict=True))
+
+
+def _losses(profiles: Sequence[Profile]) -> list[str]:
+    """Return what each bundle lost; and a sentence where the Profiles did not hear the same."""
+    bundles = _bundles(profiles)
+    told = losses(bundles, dict(zip(bundles, (profile.settings.level for profile in profiles), strict=True)))
+    if len({tuple(clip.sha256 for clip in profile.settings.clips) for profile in profiles}) > 1:
+        told.append("These profiles were measured on different clips: their latencies do not compare.")
+    return told
 
 
 def _precision(profile: Profile) -> str:
@@ -154,8 +207,9 @@ def _precision(profile: Profile) -> str:
     return kinds[0] if len(kinds) == 1 else "mixed " + "+".join(kinds)
 
 
-def _columns(profiles: Sequence[Profile], labels: Sequence[str]) -> tuple[str, ...]:
-    return tuple(labels) if len(profiles) > 1 else ("median", "p90", "p99", "min", "max", "n")
+def _columns(labels: Sequence[str]) -> tuple[str, ...]:
+    ratios = [f"{label} / {labels[0]}" for label in labels[1:]]
+    return (*labels, *ratios) if ratios else ("median", "p90", "p99", "min", "max", "n")
 
 
 def _keys(profiles: Sequence[Profile]) -> list[tuple[str, str, Pace]]:
@@ -183,7 +237,7 @@ def _rows(profiles: Sequence[Profile], *, headlines: bool = False) -> list[Row]:
         detail += [pace] if len({key[2] for key in keys if key[0] == name}) > 1 else []
         title = DEFINITIONS[name].title if name in DEFINITIONS else name
         unit = next(metric.unit for metric in found if metric)
-        cells = _one_profile(found[0]) if len(profiles) == 1 and found[0] else tuple(_cell(metric) for metric in found)
+        cells = _one_profile(found[0]) if len(profiles) == 1 and found[0] else _side_by_side(found)
         rows.append(Row(f"{title} ({', '.join(detail)})" if detail and not headlines else title, name, unit, cells))
     return rows
 
@@ -191,6 +245,12 @@ def _rows(profiles: Sequence[Profile], *, headlines: bool = False) -> list[Row]:
 def _one_profile(metric: Metric) -> tuple[str, ...]:
     values = (metric.p50, metric.p90, metric.p99, metric.min, metric.max)
     return (*(number(value) for value in values), str(metric.n))
+
+
+def _side_by_side(metrics: Sequence[Metric | None]) -> tuple[str, ...]:
+    first = metrics[0]
+    ratios = (number(m.p50 / first.p50) if m and first and first.p50 else "-" for m in metrics[1:])
+    return (*map(_cell, metrics), *ratios)
 
 
 def _cell(metric: Metric | None) -> str:

@@ -1,4 +1,4 @@
-"""Fetch 568 recorded English telephone prompts as 16 kHz mono WAV files, for measuring.
+"""Fetch recorded telephone prompts as 16 kHz mono WAV files, for measuring: 568 in English, or some in five languages.
 
 Takes Debian's asterisk-core-sounds-en-g722 from where it is installed, or else from the archive that apt is set up for
 (no root needed), checks every recording by hash and decodes it with ffmpeg. Needs Python 3.10 and, on Debian or Ubuntu,
@@ -7,6 +7,7 @@ Takes Debian's asterisk-core-sounds-en-g722 from where it is installed, or else 
     python profiles/data/fetch-speech.py                        # into data/asterisk-en/
     python profiles/data/fetch-speech.py -o FOLDER --from DIR   # recordings already unpacked below DIR
     python profiles/data/fetch-speech.py --calls                # six calls of pocketsphinx-testdata, into data/calls/
+    python profiles/data/fetch-speech.py --languages            # 240 in five languages, into data/prompts/
     python profiles/data/fetch-speech.py --words [FILE]         # which prompts are scored, and what FILE says they say
 """
 
@@ -22,6 +23,13 @@ from pathlib import Path
 
 PACKAGE = "asterisk-core-sounds-en-g722"
 VOICE = Path("usr/share/asterisk/sounds/en_US_f_Allison")  # inside the package; other languages have other folders
+LANGUAGES = {
+    "en": ("asterisk-core-sounds-en-g722", VOICE),
+    "es": ("asterisk-core-sounds-es-g722", VOICE.with_name("es_MX_f_Allison")),
+    "fr": ("asterisk-core-sounds-fr-g722", VOICE.with_name("fr_CA_f_June")),
+    "it": ("asterisk-core-sounds-it-g722", VOICE.with_name("it_IT_m_Carlo")),
+    "ru": ("asterisk-core-sounds-ru-g722", VOICE.with_name("ru_RU_f_IvrvoiceRU")),
+}
 CALLS_PACKAGE, CALLS_VERSION = "pocketsphinx-testdata", "0.8+5prealpha+1-15"
 CALLS_FOLDER = Path("usr/share/pocketsphinx/test/data")
 # Recording -> SHA-256 and its words as the package's cards.transcription and goforward.gram have them.
@@ -37,6 +45,8 @@ CALLS = {
     "goforward.raw": ("f15c60ec54059d8b66e410d0064945a0b0a04ea56e1ddca1958e493c0cf70e71", "go forward ten meters"),
 }
 LIST = Path(__file__).with_name("asterisk-en.sha256")
+# Of each language 48 of 4.5 to 25 s, drawn by hash from those that no export is judged by (export/clips/prompts).
+PROMPTS = Path(__file__).with_name("prompts.sha256")
 # Prompts that say nothing, beside those of silence/.
 SOUNDS = {"beep", "beeperr", "ascending-2tone", "descending-2tone", "confbridge-join", "confbridge-leave", "tt-monkeys"}
 # Names that the published list has otherwise, and spelling that is wrong in it or unknown to Whisper's normaliser.
@@ -81,7 +91,7 @@ def source_folder(given: Path | None, work: Path, package: str = PACKAGE, inside
             f"apt-get, dpkg-deb: not found; they fetch {package}; unpack it elsewhere and name it with --from"
         )
     run(["apt-get", "download", "-q", package], work)
-    run(["dpkg-deb", "-x", str(next(work.glob(f"{package}_*.deb"))), str(work)], work)
+    run(["dpkg-deb", "-x", next(work.glob(f"{package}_*.deb")).name, "."], work)
     return work / inside
 
 
@@ -118,6 +128,7 @@ def decode(folder: Path, names: list[str], output: Path) -> str:
         run(command)
         print(f"{batch.stop} of {len(names)}", file=sys.stderr)
     rows = [f"{hashlib.sha256(wav.read_bytes()).hexdigest()}  {wav.relative_to(output)}\n" for wav in wavs]
+    output.mkdir(parents=True, exist_ok=True)
     (output / "samples.sha256").write_text("".join(rows), encoding="utf-8")
     return hashlib.sha256("".join(rows).encode()).hexdigest()
 
@@ -143,6 +154,28 @@ def fetch(output: Path, given: Path | None = None, expected: dict[str, str] | No
         (decoded / ".gitignore").write_text("*\n", encoding="utf-8")  # CC-BY-SA recordings stay out of the repository
         decoded.rename(output)
     return digest
+
+
+def fetch_languages(output: Path, given: Path | None = None, expected: dict[str, str] | None = None) -> None:
+    """Fetch prompts in five languages into a folder for each below output, which appears only when complete.
+
+    given: a folder in which each language's recordings lie in a folder of its name.
+    """
+    expected = listed(PROMPTS) if expected is None else expected
+    if not shutil.which("ffmpeg"):
+        raise FetchError("ffmpeg: not found; it decodes G.722; apt install ffmpeg")
+    if output.exists():
+        raise FetchError(f"{output}: already there; remove it to fetch again")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as work:
+        decoded = Path(work) / "decoded"
+        for language, (package, inside) in LANGUAGES.items():
+            own = {name.partition("/")[2]: it for name, it in expected.items() if name.startswith(f"{language}/")}
+            folder = source_folder(given / language if given else None, Path(work), package, inside)
+            check(folder, own, package)
+            decode(folder, list(own), decoded / language)
+        (decoded / ".gitignore").write_text("*\n", encoding="utf-8")
+        decoded.rename(output)
 
 
 def fetch_calls(output: Path, given: Path | None = None) -> None:
@@ -225,15 +258,28 @@ def write_words(output: Path, given: Path | None, names: list[str] | None = None
 def main() -> None:
     """Fetch and say what is there; one line on stderr and exit code 1 if that fails."""
     parser = argparse.ArgumentParser(description="Fetch the recorded prompts that EdgeKit is measured on.")
-    parser.add_argument("-o", "--output", type=Path, help="by default data/asterisk-en, with --calls data/calls")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="by default data/asterisk-en, data/calls of --calls, data/prompts of --languages",
+    )
     parser.add_argument("--from", dest="given", type=Path, help="folder of the recordings, already unpacked")
     parser.add_argument("--calls", action="store_true", help="fetch six short calls of other speakers instead")
+    parser.add_argument("--languages", action="store_true", help="fetch 48 prompts in each of five languages instead")
     parser.add_argument(
         "--words", nargs="?", const="", metavar="FILE", help="beside prompts that are there: a list of their words"
     )
     arguments = parser.parse_args()
-    output = arguments.output or Path("data/calls" if arguments.calls else "data/asterisk-en")
+    default = "data/calls" if arguments.calls else "data/prompts" if arguments.languages else "data/asterisk-en"
+    output = arguments.output or Path(default)
     try:
+        if arguments.languages:
+            fetch_languages(output, arguments.given)
+            print(
+                f"{output}: {len(listed(PROMPTS))} prompts in {', '.join(LANGUAGES)}, CC-BY-SA-3.0 and CC-BY-3.0 (ru)"
+            )
+            return
         if arguments.calls:
             fetch_calls(output, arguments.given)
             print(f"{output}: {len(CALLS)} calls and words.tsv, BSD-2-Clause")

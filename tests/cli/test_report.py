@@ -89,6 +89,14 @@ def test_the_demo_shows_census_text_figures_and_report(program, bundle, tmp_path
     assert "\x1b" not in out + err
 
 
+def test_a_bundle_in_place_of_a_profile_is_told_how_to_measure_it(cli, tmp_path):
+    code, out, err = cli("report", tmp_path)
+    assert (code, out) == (1, "")
+    assert err.endswith(
+        f"a profile is needed; of a bundle make one with `edgekit profile {tmp_path} -o profile.json`\n"
+    )
+
+
 def test_a_demo_without_its_checkpoint_says_what_to_install(program, tmp_path):
     package = tmp_path / "edgekit_tiny"
     package.mkdir()

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from huggingface_hub import HfApi, constants, errors
+from huggingface_hub import HfApi, constants, errors, file_download
 
 from edgekit.bundle import open_bundle
 from edgekit.cli import main
@@ -89,7 +89,8 @@ class Hub(BaseHTTPRequestHandler):
 def point_at(monkeypatch, endpoint):
     """Do what HF_ENDPOINT does when a process starts."""
     path = constants.HUGGINGFACE_CO_URL_TEMPLATE.partition("/{repo_id}")
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + path[1] + path[2])
+    for module in (constants, file_download):  # the second has it before 1.0
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + path[1] + path[2], raising=False)
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
 
 
@@ -334,6 +335,19 @@ def test_an_error_of_what_fetches_is_one_line_whichever_library_it_is(hub, monke
     with pytest.raises(
         CheckpointError, match=rf"could not be fetched \({kind.__name__}: the line was cut\); try again"
     ):
+        locate(ID)
+
+
+def test_a_hub_that_goes_away_between_two_files_is_one_line_with_the_reason(hub, monkeypatch):
+    asked = HfApi.model_info
+
+    def then_away(self, *arguments, **options):
+        found = asked(self, *arguments, **options)
+        self.endpoint = "http://127.0.0.1:9"
+        return found
+
+    monkeypatch.setattr(HfApi, "model_info", then_away)
+    with pytest.raises(CheckpointError, match=r"could not be fetched \(Connect\w+: .*\); try again"):
         locate(ID)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from edgekit.bundle import Manifest, open_bundle
 from edgekit.errors import MissingPackageError, VerifyError
 from edgekit.exporter.checks.quality import check_clips, relative_error
-from edgekit.exporter.checks.weight_check import check_weights
+from edgekit.exporter.checks.weight_check import check_weights, weight_errors
 from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.families import Family
 from edgekit.exporter.hub import locate
@@ -58,9 +58,11 @@ def verify_reference(bundle: str | Path, checkpoint: str | Path, *, bars: bool =
     dialect = DIALECTS.get(model.manifest.dialect)
     weights = written_bundle(opened.folder, cut, dialect, model.manifest.components, model.manifest.tables())
     checked = check_weights(cut, weights, whole.tensors, lambda _done, _total: None)
-    error = max(checked["error"].values(), default=0.0)
     recipe = msgspec.convert(model.manifest.recipe, Recipe)
-    checks = [Check(f"{checked['tensors']} weights: relative error", error, recipe.limits.weight_error)]
+    checks = [
+        Check(f"{checked['tensors']} weights: {key.replace('_', ' ')}", error, getattr(recipe.limits, key))
+        for key, error in weight_errors(checked, model.manifest.precision).items()
+    ]
     return (*checks, *_live_checks(model, _reference(family), found.folder, recipe))
 
 

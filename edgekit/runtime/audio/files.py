@@ -106,6 +106,11 @@ def _open(source: Path | str | BinaryIO) -> "soundfile.SoundFile":
         raise MissingPackageError(f"soundfile: {error}; `pip install soundfile`") from error
     try:
         return soundfile.SoundFile(source)
+    except TypeError as error:  # by a name that ends in .raw
+        raise AudioError(
+            f"{path}: samples without a header, a file that says its rate is needed; convert it first, e.g. "
+            f"`ffmpeg -f s16le -ar {DEFAULT_HZ} -i {name} talk.wav`"
+        ) from error
     except soundfile.LibsndfileError as error:
         step = f"convert it first, e.g. `ffmpeg -i {name} talk.wav`"
         if not isinstance(source, (str, Path)):
@@ -117,6 +122,8 @@ def _is_whole_path(path: Path) -> bool:
     """Return whether a file holds what its header promises. Raises AudioError where there is nothing to read."""
     try:
         size = path.stat().st_size
+        if path.is_dir():
+            raise AudioError(f"{path}: is a folder, a recording is needed; give the files in it: {path}/*")
         if not path.is_file():
             raise AudioError(f"{path}: no such file, a recording is needed; check the path")
         if size == 0:

@@ -283,10 +283,12 @@ def _rehearse(speech: TalkerSpeech, rehearsal: Rehearsal) -> Spoken:
     forced, books = rehearsal.forced, speech.codebooks
     told = None if forced is None else forced.codes
     first = Teacher(
-        Greedy(first_code_limits(speech), "talker"), None if told is None else told[:, 0].tolist(), speech.codec_eos,
-        at_most=min(rehearsal.frames, speech.max_frames),
+        Greedy(first_code_limits(speech), component="talker"), None if told is None else told[:, 0].tolist(),
+        speech.codec_eos, at_most=min(rehearsal.frames, speech.max_frames),
     )  # fmt: skip
-    others = Teacher(Greedy(CodeLimits(), "code_predictor"), None if told is None else told[:, 1:].ravel().tolist(), 0)
+    others = Teacher(
+        Greedy(CodeLimits(), component="code_predictor"), None if told is None else told[:, 1:].ravel().tolist(), 0
+    )
     setting = rehearsal.setting
     options = TalkerOptions(samplers=(first, others))
     talker = Talker(speech, setting.engines, _tables(speech, setting), setting.trace, options)
