@@ -16,14 +16,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.errors import RecipeError
 from edgekit.exporter.blocks import RANGE, ROW_STRIDE, ROWS, SUM
 from edgekit.exporter.checks.quality import calibration_clips
 from edgekit.exporter.dialects import Dialect
 from edgekit.exporter.families.base import Opened
 from edgekit.exporter.observe import observed
-from edgekit.exporter.weights import Weights
-from edgekit.errors import RecipeError
 from edgekit.exporter.source import Source
+from edgekit.exporter.weights import Weights
 from edgekit.recipe import EncoderFiner, Group, Recipe
 from edgekit.runtime.engine import Array
 

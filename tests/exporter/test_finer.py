@@ -9,8 +9,8 @@ from safetensors.numpy import load_file, save_file
 from edgekit.bundle import open_bundle
 from edgekit.errors import CensusError, QualityError, RecipeError
 from edgekit.exporter.blocks import ROWS
-from edgekit.exporter.checks.weight_check import check_weights
 from edgekit.exporter.checks.quality import calibration_clips, check_clips
+from edgekit.exporter.checks.weight_check import check_weights
 from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.dialects.ort_cpu import OrtDialect
 from edgekit.exporter.export import ExportOptions, export, quantize

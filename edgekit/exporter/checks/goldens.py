@@ -67,6 +67,7 @@ def store_goldens(made: Bundle, recipe: Recipe, twin: Bundle | None = None) -> d
     name, (_, samples) = next(iter(clips.items()))
     said = _say(model, samples, goldens[name]) if speaks else None
     ours = results(model, hear(model, samples), goldens[name], said).arrays
+    against: dict[str, Any]
     if twin is None:
         theirs = ours
         against: dict[str, Any] = {"with": ITSELF}
