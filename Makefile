@@ -26,7 +26,7 @@ SLICE310 := tests/runtime/audio $(addprefix tests/runtime/answer/test_,cache.py 
 	$(addprefix tests/runtime/hear/test_,features.py gate.py novelty.py) tests/runtime/test_policy.py \
 	$(addprefix tests/runtime/backends/trt/test_,engine.py layers.py plans.py) tests/test_light_imports.py
 
-.PHONY: demo test test-reference test-engines test-newest test-oldest lint bench bench-words bench-languages bench-real-size bench-gpu bench-memory bench-reference speech-data prompt-data sound-data train-tiny requirements clean FORCE
+.PHONY: demo test test-reference test-engines test-arm test-newest test-oldest lint bench bench-words bench-languages bench-real-size bench-gpu bench-memory bench-reference speech-data prompt-data sound-data train-tiny requirements clean FORCE
 
 demo: .venv/demo.stamp
 	.venv/bin/edgekit demo
@@ -67,13 +67,20 @@ test-oldest: .venv-lint/stamp
 	.venv-oldest/bin/edgekit demo -o .venv-oldest/demo
 	.venv-oldest/bin/python -m pytest -q $(SLICE)
 
+# The runtime's tests, and the verification of bundles made here, on emulated 64-bit ARM: half an hour.
+test-arm: .venv/test.stamp .venv-arm/stamp
+	.venv/bin/python tests/arm/judge.py .venv-arm --cpu cortex-a76 --cpu max
+	for cpu in cortex-a76 max; do \
+		CPU=$$cpu PYTHONPATH=. .venv-arm/python -m pytest -p no:cacheprovider tests/runtime || exit 1; \
+	done
+
 lint: .venv-lint/stamp
 	.venv-lint/bin/ruff format --check .
 	.venv-lint/bin/ruff check .
 	.venv-lint/bin/mypy
 	.venv-lint/bin/pyright --pythonpath .venv-lint/bin/python
 	.venv-lint/bin/lint-imports
-	.venv-lint/bin/shellcheck .ci/run runtimes/*.sh runtimes/*/*.sh
+	.venv-lint/bin/shellcheck .ci/run runtimes/*.sh runtimes/*/*.sh tests/arm/*.sh
 	.venv-lint/bin/hadolint runtimes/*/Dockerfile
 
 bench: .venv-bench/stamp speech-data bundles/edgekit-tiny-float32 bundles/edgekit-tiny-int8
@@ -182,6 +189,11 @@ clean:
 	$(call venv,.venv-engines)
 	.venv-engines/bin/python $(PIP) --no-binary=tensorrt-rtx,tensorrt-rtx-cu13 --require-hashes -r requirements/engines.txt
 	.venv-engines/bin/python $(EDGEKIT) -e . ./models/edgekit-tiny
+	touch $@
+
+# Python for ARM under qemu, no environment: .venv-arm/python runs it.
+.venv-arm/stamp: requirements/test.txt tests/arm/root.sh
+	PYTHON=$(PYTHON) tests/arm/root.sh .venv-arm
 	touch $@
 
 .venv-reference/stamp: requirements/reference.txt pyproject.toml $(TINY)

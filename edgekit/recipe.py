@@ -62,7 +62,8 @@ class Limits(Struct, frozen=True):
 
     Errors inside are wide: they tell a broken graph, not a lost word. ``logit_error``: root mean square of the
     difference of logits / that of the twin's. ``frame_error``: the same ratio for encoder frames. ``weight_error``: the
-    same ratio for the quantised weights of the worst component against the checkpoint's, measured at any size.
+    same ratio for the weights of the worst group in INT8 against the checkpoint's, measured at any size;
+    ``int4_weight_error``: of the worst in INT4.
 
     Of a bundle that speaks, with the twin's codes forced: ``code_mismatch``: share of the likeliest codes that differ,
     all codebooks together. ``mel_error_db``: root mean square of the difference of log-mel, of the frames that a
@@ -75,6 +76,7 @@ class Limits(Struct, frozen=True):
     logit_error: float = 0.3
     frame_error: float = 0.3
     weight_error: float = 0.02
+    int4_weight_error: float = 0.15
     code_mismatch: float = 0.1
     mel_error_db: float = 1.0
 
@@ -107,6 +109,28 @@ class CheckSettings(Struct, frozen=True):
     run_limit_mib: int = 2048
 
 
+class Int4Form(Struct, frozen=True):
+    """What a model becomes where INT4 is asked for, if that is not INT4 of everything.
+
+    ``keeps``: the groups that then have a finer precision, but for those that are named one by one, and ``because``
+    why. ``quantize`` and ``limits``: fields of the recipe's own that are others wherever a group is INT4.
+    """
+
+    keeps: dict[Group, Precision] = msgspec.field(default_factory=dict)
+    because: str = ""
+    quantize: dict[str, int] = msgspec.field(default_factory=dict)
+    limits: dict[str, float] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError, which msgspec tells with the file, for a field that the recipe has not."""
+        blocks = tuple(f"{group}_block" for group in ("backbone", "experts", "head"))
+        for table, named, known in (
+            ("quantize", self.quantize, blocks), ("limits", self.limits, Limits.__struct_fields__),
+        ):  # fmt: skip
+            if unknown := [name for name in named if name not in known]:
+                raise ValueError(f"int4.{table}.{unknown[0]} is no field; choose one of: {', '.join(known)}")
+
+
 class Recipe(Struct, frozen=True):
     """Everything that decides what an export makes, beside the checkpoint itself.
 
@@ -123,6 +147,7 @@ class Recipe(Struct, frozen=True):
     limits: Limits = Limits()
     calibrate: CalibrateSettings = CalibrateSettings()
     check: CheckSettings = CheckSettings()
+    int4: Int4Form = Int4Form()
     levels: tuple[ComputeLevel, ...] = ()
     context_tokens: int | None = None
     max_tokens_per_s: float | None = None
@@ -136,6 +161,14 @@ class Recipe(Struct, frozen=True):
     def kind(self, group: Group) -> Precision:
         """Return the precision of a group."""
         return self.precision.get(group, DEFAULT_PRECISION)
+
+    def with_int4(self) -> "Recipe":
+        """Return the recipe with the block sizes and limits that it has where a group is INT4."""
+        return msgspec.structs.replace(
+            self,
+            quantize=msgspec.structs.replace(self.quantize, **self.int4.quantize),
+            limits=msgspec.structs.replace(self.limits, **self.int4.limits),
+        )
 
 
 class Stack(Struct, frozen=True):
@@ -210,7 +243,9 @@ def target_names() -> list[str]:
 def _load(path: Path, kind: type[_T]) -> _T:
     try:
         content = msgspec.toml.decode(path.read_bytes())
-        _check_kinds(content.get("precision"))
+        _check_kinds("precision", content.get("precision"))
+        form = content.get("int4")
+        _check_kinds("int4.keeps", form.get("keeps") if isinstance(form, dict) else None)
         return msgspec.convert(content, kind)
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such file; `ls {resource('export')}` shows the recipes that ship") from error
@@ -218,8 +253,8 @@ def _load(path: Path, kind: type[_T]) -> _T:
         raise RecipeError(f"{path}: {error}") from error
 
 
-def _check_kinds(precision: object) -> None:
+def _check_kinds(table: str, precision: object) -> None:
     """Raise ValueError naming the group whose precision is none; msgspec tells of a mapping only that one is wrong."""
     for group, kind in precision.items() if isinstance(precision, dict) else ():
         if kind not in get_args(Precision):
-            raise ValueError(f"precision.{group} is {kind!r}, must be one of: {', '.join(get_args(Precision))}")
+            raise ValueError(f"{table}.{group} is {kind!r}, must be one of: {', '.join(get_args(Precision))}")

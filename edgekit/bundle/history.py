@@ -58,12 +58,13 @@ def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
     """Return the plain data of a manifest of an earlier version as this version has it.
 
     Version 1 has no ``needs``, and its goldens name no files of their clips' samples, which ``verify`` then looks for
-    among EdgeKit's own recordings; all else is the same. Raises msgspec.ValidationError for a field that is newer.
+    among EdgeKit's own recordings. Version 2 has no record of what was judged, and its goldens are of the bundle
+    itself. All else is the same. Raises msgspec.ValidationError for a field that is newer.
     """
-    if "needs" in fields:
+    if fields["format_version"] == 1 and "needs" in fields:
         raise msgspec.ValidationError("Object contains unknown field `needs`")
-    return fields | {"format_version": FORMAT_VERSION, "needs": NEEDS}
+    return {"needs": NEEDS} | fields | {"format_version": FORMAT_VERSION}
 
 
 def _known() -> str:
-    return " and ".join(str(version) for version in range(1, FORMAT_VERSION + 1))
+    return f"{', '.join(str(version) for version in range(1, FORMAT_VERSION))} and {FORMAT_VERSION}"

@@ -1,6 +1,6 @@
 """The manifest: what a bundle promises, as typed plain data.
 
-Knows the shape of ``manifest.json`` (format version 2) and nothing about files or backends; ``docs/bundle-format.md``
+Knows the shape of ``manifest.json`` (format version 3) and nothing about files or backends; ``docs/bundle-format.md``
 describes every field. Unknown fields and wrong types are refused with the JSON path at fault. Earlier versions are
 brought up to this one by ``history.py``.
 """
@@ -15,7 +15,7 @@ from edgekit.bundle.speaking import Speech, as_speech
 from edgekit.rates import DEFAULT_HZ, HIGHEST_HZ, LOWEST_HZ
 from edgekit.reprs import line
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 NEEDS = "0.1.0"
 """Lowest EdgeKit that reads what this one writes: raised to the next release with each field that is added."""
 

@@ -10,7 +10,7 @@ from edgekit.cli.progress import show_progress
 from edgekit.cli.summary import print_summary
 
 
-@click.command(epilog="\b\nExample: edgekit quantize bundles/base -o bundles/base-int4 --precision int4 --encoder int8")
+@click.command(epilog="\b\nExample: edgekit quantize bundles/base -o bundles/base-int4 --precision int4")
 @bundle_argument
 @bundle_output
 @export_options

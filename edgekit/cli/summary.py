@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from edgekit.bundle import Manifest
 
 _MB = 1e6
+_FOR_VERIFY = ("goldens", "compared", "judged")  # of an export's results: not for people to read
 
 
 def print_summary(folder: Path, manifest: Manifest, *, as_json: bool) -> None:
@@ -22,6 +24,8 @@ def print_summary(folder: Path, manifest: Manifest, *, as_json: bool) -> None:
     if facts["dummy_seed"] is not None:
         click.echo(f"  dummy weights: noise of seed {facts['dummy_seed']}, to measure with; its text means nothing")
     click.echo(f"  precision: {_pairs(facts['precision'])}")
+    if kept := _kept_of_int4(manifest):
+        click.echo(f"  {kept}")
     for line in census_table(facts):
         click.echo(f"  {line}")
     for name, value in facts["verification"].items():
@@ -67,9 +71,23 @@ def summary(folder: Path, manifest: Manifest) -> dict[str, Any]:
         "components": components,
         "census": census,
         "ratio": ratio(manifest.census),
-        "verification": {name: value for name, value in manifest.verification.items() if name != "goldens"},
+        "verification": {name: value for name, value in manifest.verification.items() if name not in _FOR_VERIFY},
         "bytes": sum(entry.bytes for entry in manifest.files),
     }
+
+
+def _kept_of_int4(manifest: Manifest) -> str:
+    """Return which groups INT4 left out, why, and how it is asked for there; nothing where it left out none."""
+    from edgekit.recipe import Int4Form, flag
+
+    form = msgspec.convert(manifest.recipe.get("int4", {}), Int4Form)
+    small = [group for group, kind in manifest.precision.items() if kind == "int4"]
+    kept = {group: kind for group, kind in form.keeps.items() if manifest.precision.get(group) == kind != "int4"}
+    if not small or not kept:
+        return ""
+    of = ", ".join(f"{group} {kind}" for group, kind in kept.items())
+    because = f", because {form.because}" if form.because else ""
+    return f"int4: {', '.join(small)}; the recipe keeps {of}{because} (`{flag(next(iter(kept)), 'int4')}` overrules)"
 
 
 def _cell(count: int) -> str:

@@ -21,16 +21,19 @@ from edgekit.errors import UsageError, VerifyError
 @backend_options
 @json_option
 def verify(bundle: Path, reference: str | None, as_json: bool, **options: Any) -> None:
-    """Check that a bundle still gives what it gave when it was made.
+    """Check that a bundle is the one that was judged, and still gives what it gave when it was made.
 
-    Runs the bundle on this machine and compares with the results stored in it; needs no torch.
+    Compares its files and settings with the record of what was judged, runs it on this machine and compares with the
+    results stored in it; needs no torch.
     """
     ran: dict[str, str] = {}
+    judged: bool | None = None
     if reference is None:
         from edgekit.runtime.judge.verify import verify as compare
 
         verified = compare(bundle, **loading(options))
-        checks, ran = verified.checks, {"backend": verified.backend, "fallback": verified.fallback}
+        checks, judged, compared = verified.checks, verified.judged, verified.compared
+        ran = {"backend": verified.backend, "fallback": verified.fallback}
         warn_fallback(verified)
     elif any(loading(options).values()):
         raise UsageError("--reference: compares on the CPU; leave out what chooses a backend")
@@ -39,6 +42,7 @@ def verify(bundle: Path, reference: str | None, as_json: bool, **options: Any) -
         from edgekit.cli.progress import terminal
         from edgekit.exporter.checks.verify import verify_reference
 
+        compared = f"compared with {reference}"
         with show_notices():
             checks = verify_reference(bundle, reference, bars=terminal())
     if as_json:
@@ -51,12 +55,23 @@ def verify(bundle: Path, reference: str | None, as_json: bool, **options: Any) -
             }
             for check in checks
         ]
-        click.echo(json.dumps({"bundle": str(bundle)} | ran | {"checks": found}, indent=1, allow_nan=False))
+        facts = {"bundle": str(bundle), "compared": compared} | ran | {"checks": found}
+        click.echo(json.dumps(facts, indent=1, allow_nan=False))
     else:
+        click.echo(f"{bundle}: {compared}")
         for check in checks:
             verdict = "ok    " if check.passed else "FAILED"
             click.echo(f"{verdict}  {check.name}: {check.error:.3g}, allowed {check.tolerance:.3g}")
     if failed := [check.name for check in checks if not check.passed]:
         raise VerifyError(
-            f"{bundle}: {len(failed)} of {len(checks)} checks failed, first '{failed[0]}'; export it again"
+            f"{bundle}: {len(failed)} of {len(checks)} checks failed, first '{failed[0]}'; {_next_step(judged)}"
         )
+
+
+def _next_step(judged: bool | None) -> str:
+    """Return what to do about a failed check; judged: whether the bundle is what was judged, None if unknown."""
+    if judged:
+        return (
+            "the bundle is the one that was judged: try another backend or version of it, or export it for this device"
+        )
+    return "export it again" if judged is None else "copy or export it again"

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from edgekit.bundle import FORMAT_VERSION, Manifest, Precision
+from edgekit.errors import CheckpointError
 from edgekit.exporter.calibrate import Calibration, calibrate
 from edgekit.exporter.checks.census import check_census, take_census
 from edgekit.exporter.checks.quality import Progress
@@ -99,6 +100,18 @@ def build(
     )
     manifest = with_voices(folder, manifest, source.voices)
     return msgspec.structs.replace(manifest, files=list_files(folder))
+
+
+def check_heads(opened: Opened, dialect: Dialect) -> None:
+    """Return if a dialect's attention takes every head; raises CheckpointError with the key of one that it does not."""
+    for heads in (one for part in opened.parts for one in part.attends):
+        step = dialect.head_steps[heads.turned]
+        if heads.size < 1 or heads.size % step:
+            raise CheckpointError(
+                f"config.json: {heads.key} is {heads.size}, attention of dialect '{dialect.name}' takes multiples of "
+                f"{step}{' where positions are rotary' if heads.turned else ''}; choose a target of another dialect, "
+                "or another checkpoint"
+            )
 
 
 def calibrated(source: Source, recipe: Recipe, dialect: Dialect, beside: Path) -> Calibration | None:

@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from edgekit.bundle import Component
 from edgekit.errors import RecipeError
 from edgekit.exporter.blocks import OBSERVED
+from edgekit.exporter.checks.quality import calibration_clips
 from edgekit.exporter.dialects import Dialect
 from edgekit.exporter.families.base import Opened
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import Recipe
-from edgekit.recordings import named
-from edgekit.runtime.audio.files import read_mono
 from edgekit.runtime.backends.ort import open_graph
 from edgekit.runtime.engine import Array, Call, Engine
 from edgekit.runtime.hear.listener import Listener
@@ -51,8 +50,7 @@ def calibrate(opened: Opened, w: Weights, recipe: Recipe, dialect: Dialect, besi
 
     Raises RecipeError if the recipe names no clips to hear.
     """
-    rate_hz = opened.front_end(recipe.grid).sample_rate_hz
-    clips = [read_mono(one.path, rate_hz) for one in named(recipe.calibrate.clips, "calibrate.clips")]
+    clips = calibration_clips(recipe, opened.front_end(recipe.grid).sample_rate_hz)
     if not clips:
         raise RecipeError(
             "calibrate.clips: the recipe names none, and INT8 activations of the encoder need sound to find their "

@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from edgekit.bundle import Bundle, Manifest, Precision, open_bundle
+from edgekit.bundle import Bundle, Manifest, Precision, encode, open_bundle
 from edgekit.errors import CheckpointError
-from edgekit.exporter.build import build, calibrated
+from edgekit.exporter.build import build, calibrated, check_heads
 from edgekit.exporter.checks.clips import with_clips_claimed
 from edgekit.exporter.checks.goldens import store_goldens
 from edgekit.exporter.dialects import DIALECTS, Dialect
@@ -24,6 +24,7 @@ from edgekit.exporter.pack import building, list_files, write_manifest
 from edgekit.exporter.provenance import write_provenance
 from edgekit.exporter.source import Source, bundle_source, checkpoint_source, dummy_source
 from edgekit.recipe import Recipe, load_target
+from edgekit.runtime.judge.record import JUDGED, record
 
 __all__ = ["ExportOptions", "export", "quantize"]
 
@@ -63,6 +64,7 @@ def quantize(bundle: str | Path, output: str | Path, options: ExportOptions | No
 
 def _make(source: Source, output: Path, recipe: Recipe, options: ExportOptions, dialect: Dialect) -> Manifest:
     """Build, judge and publish."""
+    check_heads(source.opened, dialect)
     recipe = resolve(recipe, options, source.opened, source.name)
     recipe = with_clips_claimed(recipe, source.opened.protocol(source.tokenizer))
     how = msgspec.structs.replace(recipe.quantize, encoder_activations=dialect.encoder_activations)
@@ -77,9 +79,12 @@ def _make(source: Source, output: Path, recipe: Recipe, options: ExportOptions, 
 
 
 def _publish(folder: Path, manifest: Manifest, verification: dict[str, Any], recipe: Recipe) -> Manifest:
-    """Store goldens and manifest, the last of a bundle's files; return the manifest as it stands there."""
-    verification["goldens"] = store_goldens(folder, manifest, recipe)
+    """Store goldens, unless judging beside a twin did, and the manifest with the record; return the manifest."""
+    if "goldens" not in verification:
+        verification |= store_goldens(Bundle(folder, manifest), recipe)
     manifest = msgspec.structs.replace(manifest, verification=verification, files=list_files(folder))
+    verification = verification | {JUDGED: record(encode(manifest))}
+    manifest = msgspec.structs.replace(manifest, verification=verification)
     write_manifest(folder, manifest)
     write_provenance(folder)
     return manifest

@@ -12,10 +12,11 @@ import msgspec
 
 from edgekit.bundle import Bundle
 from edgekit.exporter.build import as_float, build
+from edgekit.exporter.checks.goldens import store_goldens
 from edgekit.exporter.checks.limits import pass_or_waive
 from edgekit.exporter.checks.quality import compare, rounded, whole_clip_distance
 from edgekit.exporter.checks.said import best, words_said
-from edgekit.exporter.checks.weight_check import check_weights
+from edgekit.exporter.checks.weight_check import check_weights, weight_errors
 from edgekit.exporter.dialects import Dialect
 from edgekit.exporter.families import Opened
 from edgekit.exporter.options import ExportOptions
@@ -46,7 +47,7 @@ def judge(source: Source, made: Bundle, recipe: Recipe, options: ExportOptions, 
     if plain and recipe.quantize.activations == "float32":
         found |= _whole_clip(opened, made, recipe) if runs else {}
     else:
-        measured["weight_error"] = max(checked["error"].values(), default=0.0)
+        measured |= weight_errors(checked, manifest.precision)
         found |= _beside_twin(source, made, recipe, options, dialect) if runs else {"twin": "weights"}
     measured |= found.get("measured", {})
     if measured:
@@ -62,7 +63,8 @@ def _beside_twin(
     with TemporaryDirectory(prefix=".twin.", dir=made.folder.parent) as folder:
         built = build(source, Path(folder), as_float(recipe), dialect, progress=options.progress)
         twin = Bundle(Path(folder), built)
-        return compare(made, twin, recipe, options.progress) | _whole_clip(source.opened, twin, recipe)
+        found = compare(made, twin, recipe, options.progress) | _whole_clip(source.opened, twin, recipe)
+        return found | store_goldens(made, recipe, twin)
 
 
 def _whole_clip(opened: Opened, twin: Bundle, recipe: Recipe) -> dict[str, Any]:

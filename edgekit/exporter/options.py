@@ -26,6 +26,8 @@ def _silent(_stage: str, _done: int, _total: int) -> None:
 class ExportOptions:
     """What a user may ask of an export beside the recipe. ``precision`` sets every group, ``groups`` single ones.
 
+    INT4 of every group leaves out those that the recipe keeps finer (Int4Form), unless they stand in ``groups``.
+
     ``revision``, ``offline`` and ``bars``: of a checkpoint on the hub, as in ``locate``.
     ``dummy_weights``: noise in place of weights; the checkpoint is then its config alone.
     """
@@ -73,15 +75,19 @@ def resolve(recipe: Recipe, options: ExportOptions, opened: Opened, name: str) -
             known = ", ".join(f"--{group}" if group in GROUPS else flag(group, "KIND") for group in offered)
             requested = f"--{group}" if group in GROUPS else flag(group, options.groups[group])
             raise UsageError(f"{requested}: {name} has no such weights; it has {known}")
-    for group in recipe.precision:
-        if group not in offered and group not in GROUPS:
-            raise RecipeError(
-                f"precision.{group}: {name} has no such weights; it has {', '.join(offered)}; change the recipe"
-            )
+    for table, named in (("precision", recipe.precision), ("int4.keeps", recipe.int4.keeps)):
+        for group in named:
+            if group not in offered and group not in GROUPS:
+                raise RecipeError(
+                    f"{table}.{group}: {name} has no such weights; it has {', '.join(offered)}; change the recipe"
+                )
+    kept = recipe.int4.keeps if options.precision == "int4" else {}
     precision: dict[Group, Precision] = {
-        group: options.groups.get(group) or options.precision or recipe.kind(group)
+        group: options.groups.get(group) or kept.get(group) or options.precision or recipe.kind(group)
         for group in dict.fromkeys((*GROUPS, *offered))
     }
+    if any(precision[group] == "int4" for group in offered):
+        recipe = recipe.with_int4()
     given = {"mode": options.mode, "chunk_ms": options.chunk_ms}
     grid = msgspec.structs.replace(recipe.grid, **{key: value for key, value in given.items() if value is not None})
     if options.chunk_ms is not None and opened.grid(grid).mode == "exact":

@@ -126,7 +126,7 @@ def write_embedding(folder: Path, w: Weights, name: str, group: Group | None, fi
     start = -(-rows * blocks * shape[2] // _PAGE) * _PAGE
     with path.open("wb") as stream:
         for row, block in w.blocks(name):
-            codes, scales = quantize_blocks(block, bits, size)
+            codes, scales = quantize_blocks(block, bits, size, turned=True)
             stream.seek(row * blocks * shape[2])
             stream.write(codes.data)
             stream.seek(start + row * blocks * 4)

@@ -1,8 +1,9 @@
 """Quantised numbers: symmetric INT8 and INT4 in blocks, INT8 per output channel, and back.
 
 Pure arithmetic on row blocks of a weight (out, in); knows nothing of graphs. Rounding is to nearest even, scales are
-float32 or float16, and every weight comes back within half a step of its source (``half_step``), which verification
-relies on.
+float32 or float16, and every weight comes back as the nearest number that its codes hold: within half a step of its
+source, but for INT4 weights beyond the outermost code, which become that (``allowed_distance``). Verification relies on
+it.
 """
 
 import math
@@ -22,6 +23,11 @@ BLOCKS = (128, 64, 32)
 SMALLEST_BLOCK = 16
 BITS: dict[Precision, int] = {"int8": 8, "int4": 4, "float32": 32}
 SCALE = ".scale"  # a weight's scales are stored under its name and this
+LOWEST_INT4, HIGHEST_INT4 = -8, 7
+# INT4: steps from 0 to a block's largest weight that are tried. Beyond 8 that weight is cut, and all others are rounded
+# finer; on Whisper's decoders the best of these loses a sixth less than 7 steps, and 42 finer ones lose 1 % less again.
+STEPS_INT4 = (8.0, 7.0, 7.5, 8.5, 9.0, 9.5)
+_AT_ONCE = 1 << 16  # weights searched together, so that they stay in the cache
 
 
 def zero_point(bits: int) -> int:
@@ -57,24 +63,48 @@ def choose_expert_block(hidden: int, inner: int, at_most: int, group: str) -> in
 
 
 def quantize_blocks(
-    rows: Float, bits: int, block: int, stored: Activations = "float32"
+    rows: Float, bits: int, block: int, stored: Activations = "float32", *, turned: bool = False
 ) -> tuple[Codes, NDArray[np.floating[Any]]]:
     """Return codes and scales of ``rows`` (n, width) quantised symmetrically in blocks along the width.
 
     Codes: uint8 (n, blocks, block * bits / 8), zero point 2^(bits-1), two 4-bit codes a byte with the first in the low
-    half. Scales: ``stored`` (n, blocks), largest magnitude / (2^(bits-1) - 1). This is MatMulNBits' and QMoE's layout.
+    half. Scales: ``stored`` (n, blocks); of INT8 largest magnitude / 127, of INT4 the one of STEPS_INT4 that loses
+    least. ``turned``: INT4 scales may be negative, so that the outermost code, -8, is the largest weight's of either
+    sign. This is MatMulNBits' and QMoE's layout.
     """
     count, width = rows.shape
     blocks = -(-width // block)
     if width % block:
         rows = np.pad(rows, ((0, 0), (0, blocks * block - width)))
     values = rows.reshape(count, blocks, block)
-    limit = zero_point(bits) - 1
-    scales = _stored((np.abs(values).max(axis=-1) / np.float32(limit)).astype(np.float32), stored)
-    steps = values / nonzero(scales).astype(np.float32)[..., None]
-    codes: Codes = (np.clip(np.rint(steps), -limit, limit) + zero_point(bits)).astype(np.uint8)
-    if bits == 4:
-        codes = codes[..., 0::2] | (codes[..., 1::2] << 4)
+    if bits == 8:
+        scales = _stored((np.abs(values).max(axis=-1) / np.float32(127)).astype(np.float32), stored)
+        steps = values / nonzero(scales).astype(np.float32)[..., None]
+        return (np.clip(np.rint(steps), -127, 127) + zero_point(bits)).astype(np.uint8), scales
+    codes, flat = _least_loss(values.reshape(-1, block), stored, turned=turned)
+    codes = codes.reshape(count, blocks, block)
+    return codes[..., 0::2] | (codes[..., 1::2] << 4), flat.reshape(count, blocks)
+
+
+def _least_loss(values: Float, stored: Activations, *, turned: bool) -> tuple[Codes, NDArray[np.floating[Any]]]:
+    """Return INT4 codes (n, block), one a byte, and ``stored`` scales (n,) of the least squared loss by block."""
+    codes, scales = np.empty(values.shape, np.uint8), np.empty(len(values), stored)
+    size = max(1, _AT_ONCE // values.shape[1])
+    for start in range(0, len(values), size):
+        part = values[start : start + size]
+        largest = part[np.arange(len(part)), np.abs(part).argmax(axis=1)]
+        least = np.full(len(part), np.inf, np.float32)
+        for count in STEPS_INT4:
+            tried = _stored(np.abs(largest) / np.float32(count), stored)
+            if turned:
+                tried = np.where(largest > 0, -tried, tried)
+            scale = tried.astype(np.float32)[:, None]
+            steps = np.clip(np.rint(part / nonzero(scale)), LOWEST_INT4, HIGHEST_INT4)
+            loss = np.square(part - steps * scale).sum(axis=1)
+            better = loss < least
+            least[better] = loss[better]
+            codes[start : start + size][better] = (steps[better] + zero_point(4)).astype(np.uint8)
+            scales[start : start + size][better] = tried[better]
     return codes, scales
 
 
@@ -117,7 +147,20 @@ def nonzero(scales: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
 
 def half_step(scales: Float) -> Float:
     """Return the largest distance between a weight and its code, with room for float32 rounding."""
-    return scales * np.float32(0.5005) + np.float32(1e-12)
+    return np.abs(scales) * np.float32(0.5005) + np.float32(1e-12)
+
+
+def allowed_distance(given: Float, scales: Float, bits: int) -> Float:
+    """Return how far each weight may be from its code if that is the nearest: half a step and, of INT4, what was cut.
+
+    No block cuts what is more than the most of STEPS_INT4 away: a weight out there has half a step as well.
+    """
+    if bits == 8:
+        return half_step(scales)
+    ends = scales * np.float32(LOWEST_INT4), scales * np.float32(HIGHEST_INT4)
+    cut = np.abs(given - np.clip(given, np.minimum(*ends), np.maximum(*ends)))
+    may = np.abs(given) <= np.abs(scales) * np.float32(max(STEPS_INT4) * 1.001) + np.float32(1e-12)
+    return half_step(scales) + np.where(may, cut, np.float32(0))
 
 
 def half_float16_step(values: Float) -> Float:

@@ -4,14 +4,12 @@ python export/step-audio-2-mini/export-int4.py CHECKPOINT [BUNDLE]
 """
 
 import sys
-from pathlib import Path
 
 from edgekit.exporter.export import ExportOptions, export
 
 if len(sys.argv) < 2:
     sys.exit("usage: export-int4.py CHECKPOINT [BUNDLE [REASON]]")
 output = sys.argv[2] if len(sys.argv) > 2 else "bundles/step-audio-2-mini-int4"
-recipe = Path(__file__).with_name("recipe-int4.toml")
 reason = sys.argv[3] if len(sys.argv) > 3 else None
-manifest = export(sys.argv[1], output, ExportOptions(recipe=recipe, accept_loss=reason, overwrite=True))
+manifest = export(sys.argv[1], output, ExportOptions(precision="int4", accept_loss=reason, overwrite=True))
 print(f"{manifest.name}: {sum(entry.bytes for entry in manifest.files) / 1e9:.2f} GB, {manifest.precision}")

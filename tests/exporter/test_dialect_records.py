@@ -1,5 +1,6 @@
 """A dialect written as a stranger would: one file of public names, registered, and everything that follows from it."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,8 +15,8 @@ from onnx.reference import ReferenceEvaluator
 from edgekit.bundle import open_bundle
 from edgekit.bundle.dialects import DIALECTS as NAMES
 from edgekit.bundle.dialects import DialectName
-from edgekit.errors import CensusError, QualityError, RecipeError, RegistryError
-from edgekit.exporter.blocks import linear
+from edgekit.errors import BackendError, CensusError, CheckpointError, QualityError, RecipeError, RegistryError
+from edgekit.exporter.blocks import cached_attention, linear, rotary_tables, steps
 from edgekit.exporter.checks.weight_check import check_weights
 from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.dialects.ort_cpu import OrtDialect
@@ -91,7 +92,7 @@ def target(tmp_path):
 
 def weights_of(folder, checkpoint, *, check_hashes=True):
     manifest, found = open_bundle(folder, check_hashes=check_hashes).manifest, open_checkpoint(checkpoint)
-    opened = find_family(found.config).open(found.config, found.generation)
+    opened = find_family(found.config).bind(found.config, found.generation)
     dialect = DIALECTS.get(manifest.dialect)
     return found, opened, written_bundle(folder, opened, dialect, manifest.components, manifest.tables())
 
@@ -260,3 +261,76 @@ def test_a_checkpoint_whose_tensor_has_another_size_is_named(checkpoint, target,
         )
         with pytest.raises(QualityError, match=wanted):
             check_weights(opened, held, given, lambda _done, _total: None)
+
+
+def attended(folder, size, *, turned):
+    """Return what the CPU's attention makes of three rows with two heads of a size."""
+
+    def build(g, w):
+        q, k, v = (g.input(name, "float32", ("tokens", size * (2 if name == "q" else 1))) for name in "qkv")
+        at = steps(g, q, g.input("start", "int64", (1,)))
+        rotary = rotary_tables(g, 16, size, 10_000.0) if turned else None
+        rows = cached_attention(
+            g, q, k, v, 0, at, heads=2, kv_heads=1, head_dim=size, capacity="context", causal=True, rotary=rotary
+        )
+        g.output(rows, "rows", "float32", ("tokens", 2 * size))
+
+    made = engine(folder, "backbone", build, {})
+    draws = np.random.default_rng(3)
+    inputs = {name: draws.normal(size=(3, size * (2 if name == "q" else 1))).astype(np.float32) for name in "qkv"}
+    return made.bind({"context": 16}).run(inputs | {"start": np.zeros(1, np.int64)})["rows"]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_sizes_of_heads_that_the_cpu_takes_are_those_that_its_dialect_says(turned, tmp_path):
+    step = DIALECTS.get("ort-cpu").head_steps[turned]
+    for size in (step, 3 * step, 320):
+        assert np.isfinite(attended(tmp_path / f"{size}", size, turned=turned)).all()
+    for size in (step // 2, step + step // 2):
+        with pytest.raises(BackendError, match="head_size"):
+            attended(tmp_path / f"{size}", size, turned=turned)
+
+
+CONFIGS = Path(__file__).parents[2] / "profiles/data/configs"
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "size", "said"),
+    [
+        ("step-audio-2-mini", "text_config.head_dim", 72, "text_config.head_dim is 72, .* multiples of 16 where pos"),
+        (
+            "step-audio-2-mini",
+            "text_config.num_attention_heads",
+            448,
+            "num_attention_heads is 8, .* of 16",
+        ),
+        ("step-audio-2-mini", "audio_encoder_config.n_audio_head", 320, "n_audio_state / n_audio_head is 4, .* of 8;"),
+        (
+            "qwen3-omni-30b-a3b",
+            "thinker_config.text_config.head_dim",
+            136,
+            "text_config.head_dim is 136",
+        ),
+        ("qwen3-omni-30b-a3b", "thinker_config.audio_config.encoder_attention_heads", 128, "attention_heads is 10,"),
+        ("qwen3-omni-30b-a3b", "talker_config.text_config.head_dim", 24, "talker_config.text_config.head_dim is 24"),
+        (
+            "qwen3-omni-30b-a3b",
+            "talker_config.code_predictor_config.head_dim",
+            8,
+            "predictor_config.head_dim is 8",
+        ),
+    ],
+)
+def test_heads_that_a_dialect_does_not_take_are_refused_before_anything_is_built(name, path, size, said, tmp_path):
+    config = json.loads((CONFIGS / f"{name}.json").read_text())
+    *inside, key = path.split(".")
+    held = config
+    for one in inside:
+        held = held[one]
+    held[key] = size
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=f"^config.json: .*{said}") as caught:
+        export(file, tmp_path / "b", ExportOptions(dummy_weights=True))
+    assert "choose a target of another dialect, or another checkpoint" in str(caught.value)
+    assert [one.name for one in tmp_path.iterdir()] == ["config.json"]

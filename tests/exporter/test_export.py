@@ -24,6 +24,7 @@ from edgekit.errors import (
     UsageError,
 )
 from edgekit.exporter import pack
+from edgekit.exporter import quantize as quantize_module
 from edgekit.exporter.checks.census import ratio
 from edgekit.exporter.checks.weight_check import check_weights
 from edgekit.exporter.dialects import DIALECTS
@@ -34,6 +35,8 @@ from edgekit.exporter.options import find_recipe
 from edgekit.exporter.quantize import SCALE
 from edgekit.exporter.sources.checkpoint import open_checkpoint
 from edgekit.exporter.tables import written_bundle
+from edgekit.exporter.weights import Weights
+from edgekit.resources import resource
 from tests.reference import checkpoints
 
 QUICK = Path(__file__).parent / "quick.toml"
@@ -158,9 +161,15 @@ def test_one_swapped_expert_is_rejected(name, precision, checkpoint, tmp_path):
         _judge_weights(tmp_path / "b", checkpoint(name))
 
 
-@pytest.mark.parametrize("op", ["QMoE", "MatMulNBits", "DynamicQuantizeMatMul"])
-def test_one_scale_off_by_five_percent_is_rejected(op, checkpoint, tmp_path):
-    export(checkpoint("whisper-experts"), tmp_path / "b", ExportOptions(recipe=QUICK, precision="int8"))
+@pytest.mark.parametrize(
+    ("op", "precision"),
+    [
+        ("QMoE", "int8"), ("QMoE", "int4"), ("MatMulNBits", "int8"), ("MatMulNBits", "int4"),
+        ("DynamicQuantizeMatMul", "int8"),
+    ],
+)  # fmt: skip
+def test_one_scale_off_by_five_percent_is_rejected(op, precision, checkpoint, tmp_path):
+    export(checkpoint("whisper-experts"), tmp_path / "b", ExportOptions(recipe=QUICK, precision=precision))
     held = _judge_weights(tmp_path / "b", checkpoint("whisper-experts"))
     scale = next(weight for name, weight in held.items() if name.endswith(SCALE) and weight.op == op)
     right = scale.read().tobytes()
@@ -170,6 +179,106 @@ def test_one_scale_off_by_five_percent_is_rejected(op, checkpoint, tmp_path):
     scale.file.write_bytes(content.replace(right, wrong))
     with pytest.raises(QualityError, match="half a step"):
         _judge_weights(tmp_path / "b", checkpoint("whisper-experts"))
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_transposed_matrix_is_rejected(precision, checkpoint, tmp_path, monkeypatch):
+    blocks = Weights.blocks
+    name = "model.decoder.layers.0.self_attn.q_proj.weight"
+
+    def transposed(self, asked):
+        if asked != name:
+            return blocks(self, asked)
+        return iter([(0, np.ascontiguousarray(self.source.rows(asked, 0, self.source.shape(asked)[0]).T))])
+
+    monkeypatch.setattr(Weights, "blocks", transposed)
+    with pytest.raises(QualityError, match=rf"{name}: a stored weight is .* does not hold this checkpoint"):
+        export(checkpoint("whisper-experts"), tmp_path / "b", ExportOptions(recipe=QUICK, precision=precision))
+
+
+@pytest.mark.parametrize("wrong", [0.25, 0.8, 1.25])
+def test_int4_codes_of_a_wrong_scale_are_rejected_though_each_is_the_nearest(wrong, checkpoint, tmp_path, monkeypatch):
+    """A scale that is too small cuts more than any that is tried; one that is too large loses more than is allowed."""
+    least_loss = quantize_module._least_loss
+
+    def scaled(values, stored, *, turned):
+        _, scales = least_loss(values, stored, turned=turned)
+        scales = (scales * np.float32(wrong)).astype(stored)
+        steps = np.clip(np.rint(values / np.where(scales == 0, 1, scales)[:, None]), -8, 7)
+        return (steps + 8).astype(np.uint8), scales
+
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('name = "r"\n[limits]\nint4_weight_error = 0.08\n')
+    export(checkpoint("whisper-dense"), tmp_path / "right", ExportOptions(recipe=recipe, precision="int4"))
+    monkeypatch.setattr(quantize_module, "_least_loss", scaled)
+    with pytest.raises(QualityError, match="does not hold this checkpoint|int4_weight_error"):
+        export(checkpoint("whisper-dense"), tmp_path / "b", ExportOptions(recipe=recipe, precision="int4"))
+
+
+def _int4_recipe(folder):
+    recipe = folder / "keeps.toml"
+    recipe.write_text(
+        'name = "keeps"\n[int4]\nbecause = "ears are small"\nkeeps = { encoder = "int8", head = "float32" }\n'
+        "quantize = { backbone_block = 32 }\nlimits = { logit_error = 0.25 }\n"
+    )
+    return recipe
+
+
+def test_int4_of_everything_leaves_out_what_the_recipe_keeps_but_not_what_is_named(checkpoint, tmp_path):
+    recipe = _int4_recipe(tmp_path)
+    made = export(checkpoint("whisper-experts"), tmp_path / "a", ExportOptions(recipe=recipe, precision="int4"))
+    assert made.precision == {"encoder": "int8", "backbone": "int4", "experts": "int4", "head": "float32"}
+    assert (made.recipe["quantize"]["backbone_block"], made.recipe["limits"]["logit_error"]) == (32, 0.25)
+    named = ExportOptions(recipe=recipe, precision="int4", groups={"encoder": "int4", "backbone": "int8"})
+    made = export(checkpoint("whisper-experts"), tmp_path / "b", named)
+    assert made.precision == {"encoder": "int4", "backbone": "int8", "experts": "int4", "head": "float32"}
+    one = ExportOptions(recipe=recipe, groups={"experts": "int4"})
+    made = export(checkpoint("whisper-experts"), tmp_path / "c", one)
+    assert made.precision == {"encoder": "int8", "backbone": "int8", "experts": "int4", "head": "int8"}
+    assert made.recipe["limits"]["logit_error"] == 0.25
+    made = export(checkpoint("whisper-experts"), tmp_path / "d", ExportOptions(recipe=recipe, precision="int8"))
+    assert made.recipe["limits"]["logit_error"] != 0.25
+    assert made.recipe["quantize"]["backbone_block"] == 128
+
+
+def test_a_float_bundle_knows_what_int4_of_it_keeps(checkpoint, tmp_path):
+    recipe = _int4_recipe(tmp_path)
+    straight = export(checkpoint("whisper-experts"), tmp_path / "a", ExportOptions(recipe=recipe, precision="int4"))
+    export(checkpoint("whisper-experts"), tmp_path / "f", ExportOptions(recipe=recipe, precision="float32"))
+    assert quantize(tmp_path / "f", tmp_path / "b", ExportOptions(precision="int4")) == straight
+    assert _bytes(tmp_path / "a") == _bytes(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            'keeps = { eyes = "int8" }',
+            r"int4\.keeps\.eyes: .* has no such weights; it has encoder, .*; change the recipe",
+        ),
+        ('keeps = { head = "int2" }', r"int4\.keeps\.head is 'int2', must be one of: float32, int8, int4$"),
+        (
+            "quantize = { block = 32 }",
+            r"int4\.quantize\.block is no field; choose one of: backbone_block, experts_block",
+        ),
+        ("limits = { words = 0.1 }", r"int4\.limits\.words is no field; choose one of: .*word_error_rate"),
+    ],
+)
+def test_what_int4_keeps_is_checked_as_the_recipe_is(line, message, checkpoint, tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f"[int4]\n{line}\n")
+    with pytest.raises(RecipeError, match=message):
+        export(checkpoint("whisper-experts"), tmp_path / "b", ExportOptions(recipe=recipe))
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in (resource("export")).glob("*/recipe.toml")))
+def test_int4_of_every_recipe_that_ships_is_of_the_backbone_and_keeps_ears_and_head(name):
+    form = find_recipe(name, {}).int4
+    assert form.because
+    assert {"encoder", "head"} <= form.keeps.keys()
+    assert set(form.keeps.values()) == {"int8"}
+    assert "backbone" not in form.keeps
+    assert "experts" not in form.keeps
 
 
 def test_a_loss_beyond_the_limit_publishes_nothing_unless_accepted(checkpoint, tmp_path):
@@ -322,15 +431,15 @@ def test_without_check_clips_the_manifest_says_that_only_weights_were_judged(che
     found = export(checkpoint("whisper-experts"), tmp_path / "b", ExportOptions(recipe=QUICK)).verification
     assert found["twin"] == "weights"
     assert set(found["measured"]) == {"weight_error"}
-    assert set(found["weights"]["error"]) == {"encoder", "adapter", "backbone"}
+    assert set(found["weights"]["error"]) == {"encoder", "backbone", "experts", "head"}
     assert 0 < found["measured"]["weight_error"] < 0.01
 
 
 def test_weights_beyond_the_limit_are_refused_where_no_twin_is_run(checkpoint, tmp_path):
     recipe = tmp_path / "strict.toml"
-    recipe.write_text(QUICK.read_text().replace("weight_error = 0.2", "weight_error = 0.02"))
+    recipe.write_text('name = "strict"\n[limits]\nint4_weight_error = 0.02\n')
     export(checkpoint("step-dense"), tmp_path / "int8", ExportOptions(recipe=recipe, precision="int8"))
-    with pytest.raises(QualityError, match=r"weight_error 0\.\d+, the recipe allows 0.02; try --precision int8"):
+    with pytest.raises(QualityError, match=r"int4_weight_error 0\.\d+, the recipe allows 0.02; try --encoder int8 --backbone int8"):
         export(checkpoint("step-dense"), tmp_path / "int4", ExportOptions(recipe=recipe, precision="int4"))
     assert not (tmp_path / "int4").exists()
 
@@ -396,4 +505,3 @@ def test_a_user_s_chunk_causal_model_gets_neither_name_nor_licence_of_ours(check
     recipe = find_recipe(None, json.loads((checkpoint("whisper-experts") / "config.json").read_text()))
     assert (recipe.name, recipe.license, recipe.grid.mode) == ("", "", None)
     assert find_recipe(None, {"model_type": "whisper", "edgekit": {"recipe": "edgekit-tiny"}}).name == "edgekit-tiny"
-    assert find_recipe("step-audio-2-mini/recipe-int4", {}).kind("backbone") == "int4"

@@ -1,15 +1,19 @@
 """The streaming grid of an export: what checkpoint, recipe and user say of chunks and of the ending."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from edgekit.bundle import Grid
 from edgekit.errors import RecipeError, UsageError
 from edgekit.exporter.export import ExportOptions, export
+from edgekit.exporter.families import find_family
 from edgekit.exporter.families.whisper import open_whisper
 from edgekit.recipe import GridSettings
 from tests.exporter.test_export import JUDGED, QUICK
+
+CONFIGS = Path(__file__).parents[2] / "profiles" / "data" / "configs"
 
 
 @pytest.mark.parametrize(
@@ -72,3 +76,17 @@ def test_a_last_pair_that_is_half_padding_makes_no_frame(positions, total, last,
     assert grid.kept_frames(positions, total, last=last) == frames
     plain = Grid(mode="chunked", chunk_frames=64, max_frames=3000, max_positions=1500)
     assert plain.kept_frames(positions, total, last=last) == positions
+
+
+@pytest.mark.parametrize("name", ["qwen3-omni-30b-a3b-thinker", "step-audio-2-mini", "step-audio-r1"])
+def test_published_checkpoints_were_trained_with_the_floor_of_the_whole_clip(name):
+    config = json.loads((CONFIGS / f"{name}.json").read_text())
+    opened = find_family(config).open(config, {})
+    for mode in ("exact", "chunked"):
+        assert opened.front_end(GridSettings(mode=mode)).floor == "clip"
+
+
+@pytest.mark.parametrize(("mode", "floor"), [("chunked", "running"), ("exact", "clip")])
+def test_a_whisper_made_for_chunks_was_trained_with_the_running_floor(mode, floor, checkpoint):
+    config = json.loads((checkpoint("whisper-experts") / "config.json").read_text())
+    assert open_whisper(config, {}).front_end(GridSettings(mode=mode)).floor == floor

@@ -17,6 +17,7 @@ from edgekit.runtime.audio.files import read_mono  # noqa: E402
 from edgekit.runtime.hear.features import log_mel  # noqa: E402
 from tests.exporter.omni_audio import Hearing, speak, voice  # noqa: E402 - after the question whether torch is here
 from tests.reference import omni_audio, omni_audio_golden  # noqa: E402
+from tests.runtime.hear import loudness  # noqa: E402
 
 pytestmark = pytest.mark.reference
 
@@ -123,6 +124,23 @@ def test_from_samples_to_embeddings_the_ears_equal_transformers_on_a_clip(name, 
         graphs.hear(ours, grids["exact"]), reference.hear(np.ascontiguousarray(theirs)), rtol=0, atol=1e-3
     )  # features up to 1e-4 apart, through a network that amplifies them
     _close(graphs.hear(ours, grids["exact"]), reference.hear(ours))
+
+
+@pytest.mark.parametrize("order", loudness.ORDERS)
+def test_whole_clips_beyond_a_block_equal_transformers_in_either_order_of_loudness(order, ears):
+    """A whole file has the clip's floor: features as near as within a block, and embeddings too."""
+    family, graphs, reference, grids = ears
+    sound, front_end = loudness.in_order(order), family.front_end(GridSettings())
+    assert front_end.floor == "clip"
+    extractor = transformers.WhisperFeatureExtractor(feature_size=128)
+    theirs = extractor(sound, sampling_rate=16_000, padding=True, truncation=False, return_tensors="np")
+    features = np.ascontiguousarray(theirs.input_features[0])
+    for mode in ("exact", "chunked"):
+        ours = log_mel(sound, front_end, grids[mode], "clip")
+        assert ours.shape == features.shape
+        np.testing.assert_allclose(ours, features, rtol=0, atol=2e-5)
+    ours = log_mel(sound, front_end, grids["exact"], "clip")
+    np.testing.assert_allclose(graphs.hear(ours, grids["exact"]), reference.hear(features), rtol=0, atol=1e-3)
 
 
 def test_a_running_floor_lifts_values_below_the_later_maximum_only(ears):

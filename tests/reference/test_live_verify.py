@@ -17,7 +17,9 @@ RECIPE = Path(__file__).parents[1] / "exporter" / "judged.toml"
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-@pytest.mark.parametrize("name", ["whisper-experts", "step-dense", "step-moe-4", "omni", "omni-thinker"])
+@pytest.mark.parametrize(
+    "name", ["whisper-experts", "whisper-experts-128", "step-dense", "step-moe-4", "omni", "omni-thinker"]
+)
 def test_a_bundle_agrees_with_its_own_checkpoint(name, precision, tmp_path):
     checkpoint = checkpoints.write(tmp_path / "c", name)
     export(checkpoint, tmp_path / "b", ExportOptions(recipe=RECIPE, precision=precision, accept_loss="random weights"))
@@ -26,6 +28,14 @@ def test_a_bundle_agrees_with_its_own_checkpoint(name, precision, tmp_path):
         assert [check.name for check in checks if not check.passed] == []
     else:  # random weights may miss a limit made for trained ones, but not by much
         assert [check.name for check in checks if not check.error <= 3 * check.tolerance] == []
+
+
+def test_a_multilingual_whisper_is_compared_in_the_language_that_its_checkpoint_hears(tmp_path):
+    checkpoint = checkpoints.write(tmp_path / "c", "whisper-experts-128")
+    export(checkpoint, tmp_path / "b", ExportOptions(recipe=RECIPE, precision="float32"))
+    checks = {check.name: check for check in verify_reference(tmp_path / "b", checkpoint)}
+    assert checks["languages recognised that differ / clips"].error == 0
+    assert checks["logits, tokens forced: relative error"].error < 1e-4
 
 
 @pytest.mark.parametrize("mode", ["exact", "chunked"])

@@ -243,6 +243,17 @@ def test_what_is_no_recording_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("opened", [False, True])
+def test_samples_without_a_header_are_told_in_one_line(load: Callable, tmp_path: Path, *, opened: bool) -> None:
+    path = tmp_path / "talk.raw"
+    path.write_bytes(b"\x01\x00" * 99)
+    with (
+        path.open("rb") as file,
+        pytest.raises(AudioError, match="talk.raw: samples without a header, .*ffmpeg -f s16le -ar 16000 -i talk.raw"),
+    ):
+        load().transcribe(file if opened else path)
+
+
 def test_bytes_that_end_early_are_told_as_a_file_is(load: Callable, codes: np.ndarray) -> None:
     with pytest.raises(AudioError, match="audio: truncated, it is shorter than its header says"):
         load().transcribe(wav(codes)[:-100])

@@ -40,6 +40,12 @@ def test_a_manifest_of_version_1_is_read_with_all_that_it_says() -> None:
     assert decode(encode(manifest)) == manifest
 
 
+def test_a_manifest_of_version_2_is_read_and_still_says_what_it_needs() -> None:
+    fields = json.loads(VERSION_1.read_bytes()) | {"format_version": 2, "needs": "0.0.9"}
+    manifest = read_manifest(json.dumps(fields).encode())
+    assert (manifest.format_version, manifest.needs) == (FORMAT_VERSION, "0.0.9")
+
+
 def test_what_is_brought_up_to_this_version_is_not_changed_in_place() -> None:
     fields = json.loads(VERSION_1.read_bytes())
     assert upgraded(fields)["format_version"] == FORMAT_VERSION
@@ -52,14 +58,14 @@ def test_a_bundle_says_that_it_needs_no_later_edgekit_than_the_one_that_wrote_it
     assert not older(VERSION, NEEDS)
 
 
-READS = f"this EdgeKit {VERSION} reads 1 and 2"
+READS = f"this EdgeKit {VERSION} reads 1, 2 and 3"
 TOO_OLD = f"needs EdgeKit 99.1 or newer, this is {VERSION}; install that"
 ANY = "install the EdgeKit that made it"
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"format_version": 3, "needs": "0.9"}, f"format version 3, {READS}; install EdgeKit 0.9 or newer"),
-    ({"format_version": 3, "needs": None}, f"format version 3, {READS}; {ANY}"),
-    ({"format_version": 3, "needs": "9\n\x1b[2J"}, f"format version 3, {READS}; {ANY}"),
-    ({"format_version": 0}, "format version 0, there is 1 and 2 only; export it again"),
+    ({"format_version": 4, "needs": "0.9"}, f"format version 4, {READS}; install EdgeKit 0.9 or newer"),
+    ({"format_version": 4, "needs": None}, f"format version 4, {READS}; {ANY}"),
+    ({"format_version": 4, "needs": "9\n\x1b[2J"}, f"format version 4, {READS}; {ANY}"),
+    ({"format_version": 0}, "format version 0, there is 1, 2 and 3 only; export it again"),
     ({"format_version": "2"}, "Expected `int`, got `str` - at `$.format_version`; export it again"),
     ({"needs": "99.1", "smell": 1}, f"Object contains unknown field `smell`; {TOO_OLD}"),
     ({"needs": "99.1"}, TOO_OLD),

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 import edgekit
-from edgekit.bundle import ComputeLevel
+from edgekit.bundle import ComputeLevel, Sampling
 from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.events import Text
 from edgekit.runtime.model import Model
@@ -101,6 +101,29 @@ def test_tokens_per_second_limit_the_answer_and_a_stop_token_ends_it(load: Calla
     stopping = load(protocol=msgspec.structs.replace(protocol, stop=(later,)))
     (stopped,) = final_texts(run(stopping.stream(level="full"), [sound_of(PIECE)]))
     assert stopped.tokens == full.tokens[: full.tokens.index(later)]
+
+
+@pytest.mark.parametrize(("attention", "length", "count"), [("cross", 6, 4), ("cross", 2, 1), ("prefix", 3, 1)])
+def test_an_answer_ends_where_the_conversation_has_its_longest(
+    load: Callable, attention: str, length: int, count: int
+) -> None:
+    protocol = load(attention).manifest.protocol
+    (full,) = final_texts(run(load(attention).stream(level="full"), [sound_of(PIECE)]))
+    limited = load(attention, protocol=msgspec.structs.replace(protocol, max_length=length))
+    (cut,) = final_texts(run(limited.stream(level="full"), [sound_of(PIECE)]))
+    assert cut.tokens == full.tokens[:count]  # a cross prompt has two tokens, a prefix one more than three positions
+
+
+@pytest.mark.parametrize("attention", ["cross", "prefix"])
+def test_an_answer_says_no_phrase_twice_where_its_bundle_says_so(load: Callable, attention: str) -> None:
+    protocol = load(attention).manifest.protocol
+    (full,) = final_texts(run(load(attention).stream(level="full"), [sound_of(PIECE)]))
+    assert len(set(full.tokens)) < len(full.tokens)
+    once = msgspec.structs.replace(protocol, sampling=Sampling(no_repeat_ngram_size=1))
+    (final,) = final_texts(run(load(attention, protocol=once).stream(level="full"), [sound_of(PIECE)]))
+    assert len(set(final.tokens)) == len(final.tokens) > 4
+    allowed = load(attention, protocol=once).stream(level="full", sampling={"no_repeat_ngram_size": 0})
+    assert final_texts(run(allowed, [sound_of(PIECE)]))[0].tokens == full.tokens
 
 
 def _multilingual(model: Model) -> dict[str, Any]:

@@ -20,8 +20,11 @@ def with_clips_claimed(recipe: Recipe, protocol: TokenProtocol) -> Recipe:
 
 
 def claimed(found: Iterable[Recording], recipe: Recipe, protocol: TokenProtocol) -> tuple[Recording, ...]:
-    """Return the recordings in a language that the checkpoint's tokens name, else in one of the recipe's."""
-    languages = protocol.languages or recipe.check.languages
+    """Return the recordings in a language that the checkpoint's tokens name, else in one of the recipe's.
+
+    Of one that is fixed to a language, such as a fine-tune of a multilingual checkpoint, those in this language.
+    """
+    languages = (protocol.language,) if protocol.language else protocol.languages or recipe.check.languages
     return tuple(one for one in found if one.language in languages)
 
 

@@ -10,8 +10,9 @@ from edgekit.recipe import Group, Limits, flag
 
 _ORDER = (  # what a user loses first
     "transcript_error_rate", "word_error_rate", "token_mismatch", "code_mismatch", "mel_error_db",
-    "logit_error", "frame_error", "weight_error",
+    "logit_error", "frame_error", "weight_error", "int4_weight_error",
 )  # fmt: skip
+_OF_WEIGHTS: Mapping[str, Precision] = {"weight_error": "int8", "int4_weight_error": "int4"}
 # The groups of weights that a value points at, the likeliest first.
 _GROUPS: Mapping[str, tuple[Group, ...]] = {
     "word_error_rate": ("backbone", "experts", "head"),
@@ -22,7 +23,7 @@ _GROUPS: Mapping[str, tuple[Group, ...]] = {
     "frame_error": ("encoder",),
 }
 _FINER: Mapping[Precision, Precision] = {"int4": "int8", "int8": "float32"}
-_CHECKPOINT = "its tokenizer.json, generation_config.json and preprocessor_config.json: one of them may not be its own"
+_CHECKPOINT = "its tokenizer.json, generation_config.json and preprocessor_config.json, one of which may not be its own"
 
 
 def pass_or_waive(
@@ -74,12 +75,18 @@ def _advice(failed: Mapping[str, str], found: Mapping[str, Any], precision: Mapp
     """Return what to type next: a finer form of the groups that the values point at."""
     flags: list[str] = []
     for key in failed:
-        groups = _GROUPS.get(key, tuple(precision) if key == "weight_error" else ())
-        if key == "word_error_rate" and 2 * found["words_changed_writing"] < sum(found["words_changed"].values()):
-            groups = ("encoder", *groups)  # with the twin's ears most of the words come back
+        groups = _GROUPS.get(key) or tuple(one for one in precision if precision[one] == _OF_WEIGHTS.get(key))
+        if key == "word_error_rate" and _by_hearing(found):
+            groups = ("encoder", *groups)
         rounded = [group for group in groups if precision.get(group, "float32") in _FINER]
         coarse = [group for group in rounded if precision[group] == "int4"] or rounded[:1]
         flags += [flag(group, _FINER[precision[group]]) for group in coarse]
     if flags:
         return f"try {' '.join(dict.fromkeys(flags))}"
-    return f"look at {_CHECKPOINT}" if "transcript_error_rate" in failed else "try --precision float32"
+    return f"look at {_CHECKPOINT}" if "transcript_error_rate" in failed else "no finer form of it is left"
+
+
+def _by_hearing(found: Mapping[str, Any]) -> bool:
+    """Return whether most of the words that changed come back where the bundle writes of what the twin heard."""
+    changed = sum(found["words_changed"].values()) + found["words_unsteady"]
+    return bool(2 * found["words_changed_writing"] < changed)

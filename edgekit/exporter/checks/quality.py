@@ -30,7 +30,7 @@ Float = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
 """Called with the stage, work done and work in all (0 where unknown)."""
 WHOLE_CLIPS = 2  # clips compared with the family's own window, which costs 30 s of encoding each
-NOISE = 1e-3  # deviation, of full scale: a text that so little changes says nothing of rounding
+NOISE = 1e-3  # of a clip's root mean square: a text that so little changes says nothing of rounding
 _DIGITS = 3
 
 
@@ -78,6 +78,11 @@ class _Clip:
 def check_clips(recipe: Recipe, rate_hz: int) -> dict[str, Float]:
     """Return the recipe's check clips by name, mono at ``rate_hz``, that of the front end."""
     return {one.name: read_mono(one.path, rate_hz) for one in named(recipe.check.clips, "check.clips")}
+
+
+def calibration_clips(recipe: Recipe, rate_hz: int) -> list[Float]:
+    """Return the recordings that decide how an encoder is rounded: never those that judge it."""
+    return [read_mono(one.path, rate_hz) for one in named(recipe.calibrate.clips, "calibrate.clips")]
 
 
 def compare(bundle: Bundle, twin: Bundle, recipe: Recipe, progress: Progress) -> dict[str, Any]:
@@ -139,13 +144,17 @@ def _compare_clip(candidate: Model, reference: Model, name: str, samples: Float)
     if candidate.manifest.speech is not None:
         result.spoken = speak_both(candidate, reference, (ours, theirs), expected)
     if (changed := tallies[levels[-1]]).changed:
-        noisy = samples + np.random.default_rng(0).normal(0, NOISE, len(samples)).astype(np.float32)
-        again = answer(reference, hear(reference, noisy), language=language)
+        again = answer(reference, hear(reference, _noisy(samples)), language=language)
         result.unsteady = min(changed.changed, tally(expected.text, again.text).changed)
         tallies[levels[-1]] = Tally(changed.words, changed.changed - result.unsteady)
         if [part.dtype for part in ours.parts] == [part.dtype for part in theirs.parts]:
             result.writing = tally(expected.text, answer(candidate, theirs, language=language).text).changed
     return result
+
+
+def _noisy(samples: Float) -> Float:
+    loudness = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
+    return samples + np.random.default_rng(0).normal(0, NOISE * loudness, len(samples)).astype(np.float32)
 
 
 def summed(tallies: Iterable[Tally]) -> Tally:

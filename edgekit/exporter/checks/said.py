@@ -40,8 +40,8 @@ def words_said(bundle: Bundle, recipe: Recipe) -> Said | None:
         return f"{_NOT_ASKED}{size_mib:.0f} MiB of weights, the recipe runs {recipe.check.run_limit_mib}"
     try:
         model = load_opened(bundle, backend=twin_of(manifest.dialect))
-    except BackendError as error:
-        return f"{_NOT_ASKED}{error}"
+    except BackendError:  # of memory: what it says names a folder that is gone when the bundle is published
+        return f"{_NOT_ASKED}the machine of the export could not load it"
     result: dict[str, float] = {}
     for one in clips:
         heard = hear(model, read_mono(one.path, manifest.front_end.sample_rate_hz))

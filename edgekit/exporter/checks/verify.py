@@ -15,7 +15,7 @@ import numpy as np
 from edgekit.bundle import Manifest, open_bundle
 from edgekit.errors import MissingPackageError, VerifyError
 from edgekit.exporter.checks.quality import check_clips, relative_error
-from edgekit.exporter.checks.weight_check import check_weights
+from edgekit.exporter.checks.weight_check import check_weights, weight_errors
 from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.families import Family
 from edgekit.exporter.hub import locate
@@ -23,6 +23,7 @@ from edgekit.exporter.reference.base import Array, Prompt, Reference
 from edgekit.exporter.source import open_known
 from edgekit.exporter.tables import written_bundle
 from edgekit.recipe import Recipe
+from edgekit.runtime.answer.prompt import DETECTED
 from edgekit.runtime.answer.sampler import Greedy, likeliest
 from edgekit.runtime.backends import twin_of
 from edgekit.runtime.judge.golden_clips import carries_clips, golden_clips
@@ -57,9 +58,11 @@ def verify_reference(bundle: str | Path, checkpoint: str | Path, *, bars: bool =
     dialect = DIALECTS.get(model.manifest.dialect)
     weights = written_bundle(opened.folder, cut, dialect, model.manifest.components, model.manifest.tables())
     checked = check_weights(cut, weights, whole.tensors, lambda _done, _total: None)
-    error = max(checked["error"].values(), default=0.0)
     recipe = msgspec.convert(model.manifest.recipe, Recipe)
-    checks = [Check(f"{checked['tensors']} weights: relative error", error, recipe.limits.weight_error)]
+    checks = [
+        Check(f"{checked['tensors']} weights: {key.replace('_', ' ')}", error, getattr(recipe.limits, key))
+        for key, error in weight_errors(checked, model.manifest.precision).items()
+    ]
     return (*checks, *_live_checks(model, _reference(family), found.folder, recipe))
 
 
@@ -83,20 +86,38 @@ def _reference(family: Family) -> type[Reference]:
 
 def _live_checks(model: Model, kind: type[Reference], folder: Path, recipe: Recipe) -> list[Check]:
     manifest = model.manifest
-    prompt = _prompt(model)
     reference = kind.open(folder)
-    frames, logits, leads = [], [], []
+    frames, logits, leads, otherwise = [], [], [], []
     carried = golden_clips(model.bundle) if carries_clips(model.bundle) else None
     for samples in (carried or check_clips(recipe, manifest.front_end.sample_rate_hz)).values():
         heard = hear(model, samples)
         expected = reference.hear(_mel(manifest, heard), _chunk_positions(manifest))
         frames.append((reference.heard(heard), expected))
-        told = answer(model, heard)
+        language = _recognised(reference, expected, manifest)
+        told = answer(model, heard, language=language)
+        if language:
+            unasked = answer(model, heard, forced=(), language=DETECTED)  # bit for bit the same if it chose that language itself
+            otherwise.append(not np.array_equal(unasked.logits[0], told.logits[0]))
+        prompt = Prompt(*around(model, language))
         rows = reference.answer(expected, prompt, told.tokens, manifest.levels[-1].experts_per_token)
         theirs = rows[: len(told.logits)]
         logits.append((told.logits, theirs))
         leads.append((told, theirs))
-    return _compared(manifest, recipe, frames, logits, leads)
+    checks = _compared(manifest, recipe, frames, logits, leads)
+    if otherwise:
+        allowed = max(recipe.limits.token_mismatch, 1 / len(otherwise)) if _quantised(manifest) else 0.0
+        checks.append(Check("languages recognised that differ / clips", float(np.mean(otherwise)), allowed))
+    return checks
+
+
+def _recognised(reference: Reference, heard: Array, manifest: Manifest) -> str | None:
+    """Return the language that the reference hears; None where the bundle has no languages."""
+    protocol = manifest.protocol
+    if not protocol.languages:
+        return None
+    (row,) = reference.answer(heard, Prompt(protocol.start, ()), (), manifest.levels[-1].experts_per_token)
+    names = list(protocol.languages)
+    return names[int(np.argmax(row[[protocol.languages[name] for name in names]]))]
 
 
 def _compared(
@@ -106,7 +127,7 @@ def _compared(
     logits: Sequence[tuple[Array, Array]],
     told: Sequence[tuple[Answer, Array]],
 ) -> list[Check]:
-    quantised = any(kind != "float32" for kind in manifest.precision.values())
+    quantised = _quantised(manifest)
     greedy = Greedy(manifest.protocol, likeliest(manifest.protocol.sampling))
     differing = steps = 0
     for ours, theirs in told:
@@ -143,11 +164,5 @@ def _chunk_positions(manifest: Manifest) -> int:
     return grid.positions(grid.chunk_frames) if grid.mode == "chunked" else 0
 
 
-def _prompt(model: Model) -> Prompt:
-    """Return what the runtime feeds around the sound."""
-    if model.manifest.protocol.languages:
-        raise VerifyError(
-            f"{model.manifest.name}: a multilingual Whisper is not compared live; run `edgekit verify` without "
-            "--reference"
-        )
-    return Prompt(*around(model))
+def _quantised(manifest: Manifest) -> bool:
+    return any(kind != "float32" for kind in manifest.precision.values())

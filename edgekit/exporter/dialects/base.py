@@ -54,7 +54,8 @@ class Dialect(GraphForm, Protocol):
     ``fixed_shapes``: no shape may depend on a value, and every cache has its full length. ``encoder_activations``: what
     becomes of the inputs of an encoder in INT8; ``static`` ones are calibrated on the recipe's check clips before an
     export. ``packings``: how the weights of each op that takes codes are read back. ``products``: ops that multiply by
-    weights that are no codes. ``sound``: blocks of speech.
+    weights that are no codes. ``sound``: blocks of speech. ``head_steps``: heads that attend to a cache must have sizes
+    that are multiples of the first, and with rotary positions of the second.
     """
 
     fixed_shapes: bool
@@ -62,6 +63,7 @@ class Dialect(GraphForm, Protocol):
     packings: Mapping[str, Packing]
     products: tuple[str, ...]
     sound: SoundBlocks
+    head_steps: tuple[int, int]
 
     def check(self, graph: Path, activations: Activations) -> None:
         """Raise CensusError naming the first node of a written graph that those who run the dialect would not take."""

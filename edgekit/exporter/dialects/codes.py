@@ -15,14 +15,17 @@ from edgekit.exporter.written import Layout, WrittenWeight
 class BlockCodes:
     """Codes (rows, blocks, bytes of a block) and scales (rows, blocks): MatMulNBits' layout, and token tables'."""
 
-    def pack(self, g: GraphWriter, w: Weights, name: str, bits: int, size: int) -> None:
-        """Store a matrix and its scales under its own name; the last block of a row is filled up with zeros."""
+    def pack(self, g: GraphWriter, w: Weights, name: str, bits: int, size: int, *, turned: bool) -> None:
+        """Store a matrix and its scales under its own name; the last block of a row is filled up with zeros.
+
+        ``turned``: see ``quantize_blocks``.
+        """
         rows, width = w.source.shape(name)
         count = -(-width // size)
         codes = g.weight(name, "uint8", (rows, count, size * bits // 8))
         scales = g.weight(name + SCALE, g.activations, (rows, count))
         for row, block in w.blocks(name):
-            block_codes, block_scales = quantize_blocks(block, bits, size, g.activations)
+            block_codes, block_scales = quantize_blocks(block, bits, size, g.activations, turned=turned)
             codes.write(row, block_codes)
             scales.write(row, block_scales)
 
@@ -42,13 +45,14 @@ class BlockCodes:
 class ExpertCodes:
     """Codes (experts, rows, bytes of a row) and scales (experts, rows, blocks): QMoE's layout."""
 
-    def pack(self, g: GraphWriter, w: Weights, bank: ExpertBank, bits: int, size: int) -> None:
-        """Store both matrices of every expert and their scales under the bank's names."""
+    def pack(self, g: GraphWriter, w: Weights, bank: ExpertBank, bits: int, size: int, *, turned: bool) -> None:
+        """Store both matrices of every expert and their scales under the bank's names; ``turned``: as above."""
         for name, rows, width in bank.matrices:
             codes = g.weight(name, "uint8", (bank.experts, rows, width * bits // 8))
             scales = g.weight(name + SCALE, g.activations, (bank.experts, rows, width // size))
             for expert in range(bank.experts):
-                expert_codes, expert_scales = quantize_blocks(bank.matrix(w, name, expert), bits, size, g.activations)
+                matrix = bank.matrix(w, name, expert)
+                expert_codes, expert_scales = quantize_blocks(matrix, bits, size, g.activations, turned=turned)
                 codes.write(expert, expert_codes.reshape(1, rows, -1))
                 scales.write(expert, expert_scales[None])
 

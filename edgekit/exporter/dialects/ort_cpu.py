@@ -113,6 +113,7 @@ class OrtDialect:
     }  # fmt: skip
     products: tuple[str, ...] = ("MatMul", "Gemm", "MoE", "Einsum", "FusedMatMul")
     sound: SoundBlocks = OrtSound()
+    head_steps: tuple[int, int] = (8, 16)  # GroupQueryAttention of onnxruntime 1.31 and 1.32 on CPUs says so
 
     def check(self, graph: Path, activations: Activations) -> None:
         """Refuse nothing: onnxruntime has a kernel on the CPU for every op that a family asks for."""
@@ -188,7 +189,7 @@ class OrtDialect:
             return g.node("DynamicQuantizeMatMul", x, name, name + SCALE, "", bias, domain=MICROSOFT)
         bits = BITS[precision]
         block_size = choose_block(width, w.block(group))
-        BLOCKS.pack(g, w, name, bits, block_size)
+        BLOCKS.pack(g, w, name, bits, block_size, turned=True)
         return g.node(
             "MatMulNBits", x, name, name + SCALE, "", "", bias, domain=MICROSOFT, bits=bits, block_size=block_size,
             K=width, N=rows, accuracy_level=ACCURACY_INT8_ACTIVATIONS,
@@ -210,7 +211,7 @@ class OrtDialect:
             return g.node("Mul", mixed, total)
         bits = BITS[w.precision[bank.group]]
         block = choose_expert_block(bank.hidden, bank.inner, w.settings.experts_block, bank.group)
-        EXPERTS.pack(g, w, bank, bits, block)
+        EXPERTS.pack(g, w, bank, bits, block, turned=True)
         first, second = bank.names
         return g.node(
             "QMoE", x, routing.logits, first, first + SCALE, bias, second, second + SCALE, *[""] * 7, routing.mix,

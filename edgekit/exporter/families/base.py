@@ -30,6 +30,18 @@ Locate = Callable[[str], Path]
 """Return the folder of another checkpoint: of a path as it is, of an id of the hub fetched."""
 
 
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """Heads that attend to a cache: the key of the config that says their size, the size, and whether they are turned.
+
+    Turned heads have rotary positions.
+    """
+
+    key: str
+    size: int
+    turned: bool
+
+
 class Part(ABC):
     """Some of a bundle's components, and the tensors of a checkpoint that they hold. Parts may know each other."""
 
@@ -40,6 +52,9 @@ class Part(ABC):
 
     ``stored`` gives all tensors of one table the same name, and ``group`` the same group.
     """
+
+    attends: tuple[Heads, ...] = ()
+    """Every kind of heads that it has, for a dialect to say whether its attention takes them."""
 
     @abstractmethod
     def expected(self) -> Shapes:

@@ -119,8 +119,8 @@ def settings(config: Config, generation: Config, inside: Sequence[str], keys: Ke
     found: dict[str, Any] = {}
     levels = [config]
     for name in inside:
-        config = config.get(name) or {}
-        levels.append(config if isinstance(config, Mapping) else {})
+        inner = levels[-1].get(name)
+        levels.append(inner if isinstance(inner, Mapping) else {})
     for level in levels:
         for name in keys.rows.keys() & level.keys():
             if level[name] is not None:
@@ -166,6 +166,12 @@ def governed(told: Config, vocabulary: int, protocol: Callable[[str], TokenProto
     def forbidden(key: str, known: tuple[int, ...]) -> tuple[int, ...]:
         given = (token for token in ids(told, key) if 0 <= token < vocabulary)
         return tuple(dict.fromkeys((*known, *given)))
+
+    if endings := sorted(set(ids(told, "suppress_tokens")) & set(found.stop)):
+        raise CheckpointError(
+            f"{FILE}: suppress_tokens has {endings[0]}, at which answers end, and only their first token can be kept "
+            "from being one; take it out, or into begin_suppress_tokens"
+        )
 
     def most(key: str, default: int | None) -> int | None:
         return default if told.get(key) in (None, unset[key]) else value(told, key, int)

@@ -16,7 +16,7 @@ from edgekit.bundle import ComputeLevel
 from edgekit.errors import CheckpointError
 from edgekit.exporter.blocks import cached_attention, linear, rms_norm, rotary_tables, steps
 from edgekit.exporter.dialects import Steps
-from edgekit.exporter.families.base import Part, Shapes
+from edgekit.exporter.families.base import Heads, Part, Shapes
 from edgekit.exporter.families.config import check_parts, check_share, rotary_base, value
 from edgekit.exporter.families.levels import expert_levels
 from edgekit.exporter.families.qwen_experts import Experts, gated, gated_shapes, stored_bank
@@ -92,11 +92,13 @@ class Qwen(Part):
         kv_heads = config["num_key_value_heads"]
         self.kv_heads = self.heads if kv_heads is None else value(config, "num_key_value_heads", int)
         check_share("num_attention_heads", self.heads, "num_key_value_heads", self.kv_heads)
-        if config.get("head_dim") is None:
+        key = "head_dim"
+        if config.get(key) is None:
             check_parts(config, "hidden_size", "num_attention_heads")
-            self.head_dim = self.width // self.heads
+            key, self.head_dim = "hidden_size / num_attention_heads", self.width // self.heads
         else:
-            self.head_dim = value(config, "head_dim", int)
+            self.head_dim = value(config, key, int)
+        self.attends = (Heads(f"{where}.{key}", self.head_dim, turned=True),)
         self.vocabulary = value(config, "vocab_size", int)
         self.positions = min(value(config, "max_position_embeddings", int), _MAX_POSITIONS)
         self.theta = rotary_base(config)

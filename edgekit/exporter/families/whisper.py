@@ -27,7 +27,7 @@ from edgekit.exporter.blocks import (
     steps,
 )
 from edgekit.exporter.dialects import ExpertBank, Routing, Steps
-from edgekit.exporter.families.base import Family, Opened, Part, Shapes
+from edgekit.exporter.families.base import Family, Heads, Opened, Part, Shapes
 from edgekit.exporter.families.config import check_parts, section, value
 from edgekit.exporter.families.keys import Config
 from edgekit.exporter.families.levels import expert_levels
@@ -82,6 +82,7 @@ class WhisperEars(Part):
             positions=value(config, "max_source_positions", int),
         )
         self._linears = ENCODER.linears(self.size)
+        self.attends = (Heads("d_model / encoder_attention_heads", self.size.head_dim, turned=False),)
         self.heard_by = value(config, "decoder_layers", int)
         self.heads = value(config, "decoder_attention_heads", int)
 
@@ -184,6 +185,7 @@ class WhisperBackbone(Part):
     def __init__(self, config: Config, ears: WhisperEars) -> None:
         extra = section(config, "edgekit") if "edgekit" in config else {}
         self.width, self.heads, self.layers = ears.size.width, ears.heads, ears.heard_by
+        self.attends = (Heads("d_model / decoder_attention_heads", self.width // self.heads, turned=False),)
         self.inner = value(config, "decoder_ffn_dim", int)
         self.vocabulary = value(config, "vocab_size", int)
         self.max_context = value(config, "max_target_positions", int)

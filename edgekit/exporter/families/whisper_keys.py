@@ -50,7 +50,7 @@ WHISPER = Keys(
         "decoder_start_token_id": _any("else <|startoftranscript|>: the class's 50257 is that of English alone"),
         "eos_token_id": _any("else <|endoftext|>: the class's 50256 is that of English alone"),
         "forced_decoder_ids": _any("TokenProtocol.language and task, where generation_config.json has none"),
-        "begin_suppress_tokens": _any("as in generation_config.json, where that is absent", [220, 50_256]),
+        "begin_suppress_tokens": _any("as in generation_config.json, where that is absent", (220, 50_256)),
         "activation_function": refused("only gelu is supported", "gelu", default="gelu"),
         "scale_embedding": refused("embeddings that are scaled are not supported", False, default=False),
         "tie_word_embeddings": refused("an output projection of its own is not supported", True, default=True),

@@ -106,6 +106,11 @@ def _open(source: Path | str | BinaryIO) -> "soundfile.SoundFile":
         raise MissingPackageError(f"soundfile: {error}; `pip install soundfile`") from error
     try:
         return soundfile.SoundFile(source)
+    except TypeError as error:  # by a name that ends in .raw
+        raise AudioError(
+            f"{path}: samples without a header, a file that says its rate is needed; convert it first, e.g. "
+            f"`ffmpeg -f s16le -ar {DEFAULT_HZ} -i {name} talk.wav`"
+        ) from error
     except soundfile.LibsndfileError as error:
         step = f"convert it first, e.g. `ffmpeg -i {name} talk.wav`"
         if not isinstance(source, (str, Path)):

@@ -1,8 +1,10 @@
 """The check clips that goldens are made of, as a bundle carries them: 16-bit samples at the front end's rate.
 
-Goldens are made of these very samples, so that a device hears them anew without EdgeKit's own recordings.
+Goldens are made of these very samples, so that a device hears them anew without EdgeKit's own recordings. They are
+stored as FLAC; bundles of format version 2 have them as numpy arrays.
 """
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.bundle import Bundle
-from edgekit.errors import BundleFormatError, VerifyError
+from edgekit.errors import BundleFormatError, MissingPackageError, VerifyError
 from edgekit.resources import resource
 from edgekit.runtime.audio.files import read_mono
 from edgekit.runtime.engine import Array
@@ -19,6 +21,7 @@ from edgekit.runtime.hear.resampler import as_samples
 FOLDER = "goldens"
 CLIP = "clip"  # of a clip's entry among the goldens: the file that holds its samples
 _FULL_SCALE = 1 << 15
+_FLAC_HZ = 655_350  # highest rate that FLAC's header holds; RFC 9639, section 8.2
 
 
 def in_16_bits(samples: Array) -> Array:
@@ -29,6 +32,18 @@ def in_16_bits(samples: Array) -> Array:
 def as_heard(samples: Array) -> Array:
     """Return int16 samples (n,) as float32 in [-1, 1], as a stream takes them."""
     return as_samples(samples, 1)[:, 0]
+
+
+def packed(samples: Array, rate_hz: int) -> tuple[str, bytes]:
+    """Return samples (n,) int16 as a file: how its name ends, and its bytes. Nothing is lost."""
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:
+        raise MissingPackageError(f"soundfile: {error}; `pip install soundfile`") from error
+    kind = "FLAC" if rate_hz <= _FLAC_HZ else "WAV"
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate_hz, "PCM_16", format=kind)
+    return kind.lower(), buffer.getvalue()
 
 
 def golden_clips(bundle: Bundle) -> dict[str, Array]:
@@ -52,16 +67,18 @@ def golden_clips(bundle: Bundle) -> dict[str, Array]:
 
 
 def carries_clips(bundle: Bundle) -> bool:
-    """Return whether a bundle carries the samples of every check clip of its recipe."""
+    """Return whether a bundle carries the samples of the clips that its goldens are of."""
     stored: Mapping[str, dict[str, Any]] = bundle.manifest.verification.get("goldens") or {}
-    carried = {name for name, entry in stored.items() if CLIP in entry}
-    return bool(carried) and carried >= set(bundle.manifest.recipe.get("check", {}).get("clips", ()))
+    return bool(stored) and all(CLIP in entry for entry in stored.values())
 
 
 def _carried(bundle: Bundle, name: str, file: str | None) -> Array:
     if file is None:
         return _recorded(bundle, name)
-    samples = np.asarray(np.load(bundle.file(file), allow_pickle=False))
+    path = bundle.file(file)
+    if path.suffix != ".npy":
+        return read_mono(path, bundle.manifest.front_end.sample_rate_hz)
+    samples = np.asarray(np.load(path, allow_pickle=False))
     if samples.dtype != np.int16 or samples.ndim != 1 or not samples.size:
         raise BundleFormatError(
             f"{bundle.folder}: '{file}' is {samples.dtype} {samples.shape}, samples (n,) int16 are needed; export it "

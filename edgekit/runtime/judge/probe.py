@@ -88,9 +88,9 @@ def answer(
     return Answer(np.stack(teacher.logits), tuple(teacher.picked), tokens, text)
 
 
-def around(model: Model) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def around(model: Model, language: str | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the tokens that ``answer`` feeds before the sound and behind it; a language still to be chosen not."""
-    return make_answerer(model, _OPTIONS, Trace()).prompt.around
+    return make_answerer(model, replace(_OPTIONS, language=language), Trace()).prompt.around
 
 
 def speak(

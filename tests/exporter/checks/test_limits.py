@@ -17,6 +17,7 @@ def found(words=None, writing=0, **measured):
         "measured": measured | {"word_error_rate": 0.0},
         "words": {name: count for name, (count, _) in words.items()},
         "words_changed": {name: changed for name, (_, changed) in words.items()},
+        "words_unsteady": 0,
         "words_changed_writing": writing,
     }
 
@@ -79,3 +80,8 @@ def test_the_waiver_keeps_every_figure():
 
 def test_numbers_that_are_none_are_beyond_every_limit():
     assert "logit_error nan, the recipe allows" in refusal(found(logit_error=float("nan")))
+
+
+def test_a_bundle_of_floats_is_told_that_nothing_finer_is_left():
+    assert "; no finer form of it is left, or pass" in refusal(found(mel_error_db=2.0), {"decoder": "float32"})
+    assert "; try --decoder float32, or pass" in refusal(found(mel_error_db=2.0), {"decoder": "int8"})

@@ -88,7 +88,7 @@ def test_weights_in_each_others_place_fail_the_gate(names, value, checkpoint, tw
     folder = shutil.copytree(checkpoint("omni"), tmp_path / "c")
     weights = folder / "model.safetensors"
     save_file(_swapped(load_file(weights), *names), weights, metadata={"format": "pt"})
-    said = rf"^judged: {value} .*, the recipe allows .*; try --decoder float32, or pass --accept-loss REASON$"
+    said = rf"^judged: {value} .*, the recipe allows .*; no finer form of it is left, or pass --accept-loss REASON$"
     with pytest.raises(QualityError, match=said):
         _judge(_floats(folder, tmp_path / "b"), twin)
 
@@ -106,7 +106,7 @@ def test_layers_of_a_flow_in_each_others_place_fail_the_gate(speaker, flow_twin,
     blocks = "flow.decoder.estimator.blocks.0.", "flow.decoder.estimator.blocks.1."
     held = _swapped(flow_weights.draw(speaking.FLOW, 3).arrays, *blocks)
     pickles.save(folder / "token2wav/flow.pt", {name.removeprefix("flow."): array for name, array in held.items()})
-    with pytest.raises(QualityError, match="^judged: mel_error_db .*; try --decoder float32"):
+    with pytest.raises(QualityError, match="^judged: mel_error_db .*; no finer form"):
         _judge(_floats(folder, tmp_path / "b"), flow_twin)
 
 

@@ -42,6 +42,7 @@ class OrtCudaDialect(OrtDialect):
     encoder_activations: EncoderActivations = "float"
     packings: Mapping[str, Packing] = {"MatMulNBits": BLOCKS, "QMoE": EXPERTS}
     sound: SoundBlocks = StandardSound()
+    head_steps: tuple[int, int] = (8, 16)
 
     def check(self, graph: Path, activations: Activations) -> None:
         """Refuse what is not in ``ops.toml``, but for a float twin, which runs on the CPU only."""
@@ -98,7 +99,7 @@ class OrtCudaDialect(OrtDialect):
             out = g.node("Gemm", g.narrow(x), w.matrix(g, name), transB=1)
         else:
             bits = BITS[precision]
-            BLOCKS.pack(g, w, name, bits, BLOCK)
+            BLOCKS.pack(g, w, name, bits, BLOCK, turned=False)  # no negative scale was tried on a GPU
             out = g.node(
                 "MatMulNBits", g.narrow(x), name, name + SCALE, domain=MICROSOFT, bits=bits, block_size=BLOCK, K=width,
                 N=rows,
@@ -121,7 +122,7 @@ class OrtCudaDialect(OrtDialect):
                 f"export with --{bank.group} float32"
             )
         bits = BITS[precision]
-        EXPERTS.pack(g, w, bank, bits, BLOCK)
+        EXPERTS.pack(g, w, bank, bits, BLOCK, turned=False)
         first, second = bank.names
         bias = bank.store_bias(g, w)
         logits, total = as_logits(g, routing.mix)

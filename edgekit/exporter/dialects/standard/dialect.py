@@ -42,6 +42,7 @@ class StandardDialect:
     packings: Mapping[str, Packing] = {"DequantizeLinear": SIGNED}
     products: tuple[str, ...] = ("MatMul", "Gemm", "Einsum")
     sound: SoundBlocks = StandardSound()
+    head_steps: tuple[int, int] = (1, 2)
 
     def check(self, graph: Path, activations: Activations) -> None:
         """Refuse what is not in ``ops.toml``."""

@@ -13,7 +13,7 @@ import numpy as np
 from edgekit.bundle import FrontEnd, Grid
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.exporter.blocks import EncoderShape, LayerNames, encoder_layer, fixed_shapes, layer_norm, linear, steps
-from edgekit.exporter.families.base import Part, Shapes
+from edgekit.exporter.families.base import Heads, Part, Shapes
 from edgekit.exporter.families.config import check_parts, value
 from edgekit.exporter.families.qwen3_omni.keys import EARS
 from edgekit.exporter.graph import GraphWriter
@@ -77,6 +77,8 @@ class Qwen3OmniEars(Part):
             inner=value(config, "encoder_ffn_dim", int),
             positions=segments * SEGMENT_POSITIONS,
         )
+        key = "thinker_config.audio_config.d_model / encoder_attention_heads"
+        self.attends = (Heads(key, self.size.head_dim, turned=False),)
         self._linears = {f"{part}.weight" for part in (_STEM, *_PROJECTIONS)} | LAYERS.linears(self.size)
         self.channels = value(config, "downsample_hidden_size", int)
         self.hidden = value(config, "output_dim", int)

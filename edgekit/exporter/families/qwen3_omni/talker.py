@@ -76,6 +76,7 @@ class Talker(Part):
             ),
         )
         self._check(thinker, rules)
+        self.attends = (*self.talker.attends, *self.predictor.attends)
         heads = range(self.codebooks - 1)
         self._tables = tuple(f"{_CODES}.{head}.weight" for head in heads)
         self._heads = tuple(f"{_HEADS}.{head}.weight" for head in heads)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from edgekit.bundle import FrontEnd, Grid
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.exporter.blocks import EncoderNames, EncoderShape, audio_encoder, linear
-from edgekit.exporter.families.base import Part, Shapes
+from edgekit.exporter.families.base import Heads, Part, Shapes
 from edgekit.exporter.families.config import check_parts, section, value
 from edgekit.exporter.families.keys import Config
 from edgekit.exporter.families.step_audio.keys import EARS
@@ -68,6 +68,8 @@ class StepAudioEars(Part):
                 f"config.json: llm_dim {audio['llm_dim']} differs from text_config.hidden_size {width}; "
                 "use the published config.json"
             )
+        key = "audio_encoder_config.n_audio_state / n_audio_head"
+        self.attends = (Heads(key, self.size.head_dim, turned=False),)
         self.hidden = width
         self._linears = ENCODER.linears(self.size) | _LINEARS
 

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from edgekit.bundle import Embedding, Question, Thinking, TokenProtocol
 from edgekit.bundle.speech import FlowSpeech
 from edgekit.errors import CheckpointError
 from edgekit.exporter.families.base import Family, Opened, Part
 from edgekit.exporter.families.config import section, value
-from edgekit.exporter.families.generation import ids
+from edgekit.exporter.families.generation import ids, sampling
 from edgekit.exporter.families.keys import Config
 from edgekit.exporter.families.qwen import Qwen
 from edgekit.exporter.families.step_audio import token2wav
@@ -40,7 +42,7 @@ class _Turns:
     """What stands around the sound, and what is said.
 
     stop: ids at which an answer ends; thinks: whether the model thinks if nobody says otherwise; token2wav: None in a
-    model that only writes.
+    model that only writes; generation: settings of the checkpoint.
     """
 
     stop: tuple[int, ...]
@@ -48,6 +50,7 @@ class _Turns:
     token2wav: Token2Wav | None
     vocabulary: int
     max_context: int
+    generation: Config
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -93,7 +96,8 @@ class _Turns:
                 f"tokenizer.json: {FIRST_CODE} is {first}, {self.token2wav.codes} codes from there end at {last}, the "
                 f"vocabulary at {self.vocabulary}; take the tokenizer of these weights"
             )
-        return self.token2wav.speech(first, start, end)
+        speech = self.token2wav.speech(first, start, end)
+        return msgspec.structs.replace(speech, sampling=sampling(self.generation, speech.sampling))
 
 
 def open_step_audio(config: Config, generation: Config) -> Opened:
@@ -109,6 +113,7 @@ def open_step_audio(config: Config, generation: Config) -> Opened:
         token2wav=speaks,
         vocabulary=backbone.vocabulary,
         max_context=backbone.positions,
+        generation=generation,
     )
     parts: tuple[Part, ...] = (ears, backbone)
     return Opened(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import CheckpointError
-from edgekit.exporter.families.base import Part, Shapes
+from edgekit.exporter.families.base import Heads, Part, Shapes
 from edgekit.exporter.families.step_audio.conformer import (
     STRIDE,
     ConformerShape,
@@ -73,6 +73,9 @@ class Flow(Part):
     def __init__(self, shape: FlowShape, guidance: float = GUIDANCE) -> None:
         self.shape = shape
         self.guidance = guidance
+        conformer = shape.conformer
+        key = "edgekit.token2wav.conformer.width / heads"
+        self.attends = (Heads(key, conformer.width // max(1, conformer.heads), turned=False),)
         self._linears = conformer_linears(shape.conformer, _CONFORMER) | dit_linears(shape.dit, _DIT)
 
     @classmethod

@@ -1,0 +1,42 @@
+"""The record: which files and settings the results of an export hold for, as hashes inside those results.
+
+The manifest's list of files tells a damaged copy from a whole one, and is made anew by whoever changes a bundle. This
+one stands among the results and says what was judged: a scale that is 5 % off makes less noise than another processor's
+rounding does, and no number of a golden shows it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from edgekit.runtime.judge.golden_clips import FOLDER
+
+JUDGED = "judged"
+FIELDS = (
+    "family", "dialect", "requires", "precision", "components", "embedding", "front_end", "grid", "protocol", "levels",
+    "gate", "recipe", "speech", "dummy_seed",
+)  # fmt: skip
+"""Fields of the manifest that decide what a bundle computes, or what it was judged by."""
+
+
+def record(manifest: bytes) -> dict[str, str]:
+    """Return the SHA-256 of every file but the goldens, and of FIELDS as ``manifest.FIELD``.
+
+    manifest: the text of manifest.json. A field is hashed as it stands there: a later EdgeKit, which knows more fields
+    than were written, finds the same hash.
+    """
+    fields: dict[str, Any] = json.loads(manifest)
+    files = {file["path"]: file["sha256"] for file in fields["files"] if not file["path"].startswith(f"{FOLDER}/")}
+    return files | {f"manifest.{name}": _hash(fields.get(name)) for name in FIELDS}
+
+
+def unjudged(manifest: bytes, judged: Mapping[str, str]) -> list[str]:
+    """Return what is not as it was when it was judged, sorted: files and fields, those that came or went included."""
+    found = record(manifest)
+    return sorted(name for name in found.keys() | judged.keys() if found.get(name) != judged.get(name))
+
+
+def _hash(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
