@@ -95,7 +95,7 @@ def _least_loss(values: Float, stored: Activations, *, turned: bool) -> tuple[Co
         largest = part[np.arange(len(part)), np.abs(part).argmax(axis=1)]
         least = np.full(len(part), np.inf, np.float32)
         for count in STEPS_INT4:
-            tried = _stored(np.abs(largest) / np.float32(count), stored)
+            tried = _stored((np.abs(largest) / np.float32(count)).astype(np.float32), stored)
             if turned:
                 tried = np.where(largest > 0, -tried, tried)
             scale = tried.astype(np.float32)[:, None]

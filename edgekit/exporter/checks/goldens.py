@@ -68,7 +68,8 @@ def store_goldens(made: Bundle, recipe: Recipe, twin: Bundle | None = None) -> d
     said = _say(model, samples, goldens[name]) if speaks else None
     ours = results(model, hear(model, samples), goldens[name], said).arrays
     if twin is None:
-        theirs, against = ours, {"with": ITSELF}
+        theirs = ours
+        against: dict[str, Any] = {"with": ITSELF}
     else:
         reference = _loaded(twin, speaks)
         theirs = results(reference, hear(reference, samples), goldens[name], said).arrays

@@ -96,9 +96,8 @@ def _live_checks(model: Model, kind: type[Reference], folder: Path, recipe: Reci
         language = _recognised(reference, expected, manifest)
         told = answer(model, heard, language=language)
         if language:
-            unasked = answer(
-                model, heard, forced=(), language=DETECTED
-            )  # bit for bit the same if it chose that language itself
+            # bit for bit the same if it chose that language itself
+            unasked = answer(model, heard, forced=(), language=DETECTED)
             otherwise.append(not np.array_equal(unasked.logits[0], told.logits[0]))
         prompt = Prompt(*around(model, language))
         rows = reference.answer(expected, prompt, told.tokens, manifest.levels[-1].experts_per_token)

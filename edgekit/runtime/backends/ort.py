@@ -140,7 +140,7 @@ def _open(onnxruntime: Any, path: Path, threads: int, provider: Provider, *, rec
     # A spinning thread burns a core between two pushes, on a device that has few.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # x86 without VNNI adds two products of 8 bits in 16 and cuts what does not fit; this takes a slower, exact form. To
-    # weights of DequantizeLinear with a scale per row it gives one zero point for all rows, which then does not run (1.31).
+    # weights of DequantizeLinear with a scale per row it gives one zero point for all rows, which does not run (1.31).
     if b"DequantizeLinear" not in path.read_bytes():
         options.add_session_config_entry("session.x64quantprecision", "1")
     providers = [provider.configured(options, records=records)]
