@@ -134,7 +134,9 @@ def measure(
 
 def _strain(name: str, w: Weights, calls: Sequence[Mapping[str, Array]]) -> Strain:
     weight = w.read(name).T
-    columns = np.zeros((3, weight.shape[1]))  # squares of what is lost by both forms and of the output, summed over rows
+    columns = np.zeros(
+        (3, weight.shape[1])
+    )  # squares of what is lost by both forms and of the output, summed over rows
     sums: Columns | None = None
     rows = 0
     for call in calls:
