@@ -286,9 +286,9 @@ def _python_pages() -> dict[str, str]:
     """Return the blocks of each page as one program: a later block goes on from an earlier one."""
     found: dict[str, str] = {}
     for page in PAGES:
-        blocks = [block for language, block in _FENCED.findall(page.read_text(encoding="utf-8")) if language == "python"]
-        if blocks:
-            found[page.relative_to(ROOT).as_posix()] = "\n".join(blocks)
+        blocks = _FENCED.findall(page.read_text(encoding="utf-8"))
+        if program := "\n".join(block for language, block in blocks if language == "python"):
+            found[page.relative_to(ROOT).as_posix()] = program
     return found
 
 
