@@ -70,7 +70,7 @@ def store_goldens(made: Bundle, recipe: Recipe, twin: Bundle | None = None) -> d
     against: dict[str, Any]
     if twin is None:
         theirs = ours
-        against: dict[str, Any] = {"with": ITSELF}
+        against = {"with": ITSELF}
     else:
         reference = _loaded(twin, speaks)
         theirs = results(reference, hear(reference, samples), goldens[name], said).arrays
