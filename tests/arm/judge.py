@@ -28,7 +28,7 @@ from tests.reference import checkpoints  # noqa: E402
 TINY = ROOT / "models" / "edgekit-tiny" / "edgekit_tiny" / "checkpoint"
 JUDGED = ROOT / "tests" / "exporter" / "judged.toml"
 ONCE_UNSEEN = (
-    "two words that people say often are swapped in the tokenizer",
+    "a word that a check clip says and another are swapped in the tokenizer",
     "two experts are swapped",
     "the scales of a bank of experts are 5 % off",
 )
