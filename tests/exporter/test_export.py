@@ -439,9 +439,8 @@ def test_weights_beyond_the_limit_are_refused_where_no_twin_is_run(checkpoint, t
     recipe = tmp_path / "strict.toml"
     recipe.write_text('name = "strict"\n[limits]\nint4_weight_error = 0.02\n')
     export(checkpoint("step-dense"), tmp_path / "int8", ExportOptions(recipe=recipe, precision="int8"))
-    with pytest.raises(
-        QualityError, match=r"int4_weight_error 0\.\d+, the recipe allows 0.02; try --encoder int8 --backbone int8"
-    ):
+    message = r"int4_weight_error 0\.\d+, the recipe allows 0.02; try --encoder int8 --backbone int8"
+    with pytest.raises(QualityError, match=message):
         export(checkpoint("step-dense"), tmp_path / "int4", ExportOptions(recipe=recipe, precision="int4"))
     assert not (tmp_path / "int4").exists()
 

@@ -69,7 +69,8 @@ def store_goldens(made: Bundle, recipe: Recipe, twin: Bundle | None = None) -> d
     ours = results(model, hear(model, samples), goldens[name], said).arrays
     against: dict[str, Any]
     if twin is None:
-        theirs, against = ours, {"with": ITSELF}
+        theirs = ours
+        against = {"with": ITSELF}
     else:
         reference = _loaded(twin, speaks)
         theirs = results(reference, hear(reference, samples), goldens[name], said).arrays
