@@ -147,7 +147,9 @@ def test_where_nothing_can_be_heard_the_manifest_says_that_nothing_was_measured(
 def test_an_encoder_too_large_to_run_is_not_measured_and_says_so(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("edgekit.exporter.finer.LARGEST_MIB", 0)
     manifest = export(checkpoint("whisper-dense"), tmp_path / "b", ExportOptions(recipe=JUDGED, precision="int8"))
-    assert manifest.verification["encoder_finer"] == "not measured, the encoder takes 0 MiB in float32, it is run up to 0"
+    assert (
+        manifest.verification["encoder_finer"] == "not measured, the encoder takes 0 MiB in float32, it is run up to 0"
+    )
 
 
 def test_a_dialect_without_a_finer_form_claims_none_and_refuses_to_be_told_of_one(checkpoint, tmp_path):
