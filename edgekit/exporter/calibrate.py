@@ -36,9 +36,10 @@ class Calibration:
 
 
 def calibrate(opened: Opened, w: Weights, recipe: Recipe, dialect: Dialect, beside: Path) -> Calibration:
-    """Return the Calibration of a family's encoder and adapter. w: float32 and observing inputs; ``beside``: for its graphs.
+    """Return the Calibration of a family's encoder and adapter.
 
-    Raises RecipeError if the recipe names no clips to hear.
+    w: float32 and observing inputs; ``beside``: a folder for its graphs. Raises RecipeError if the recipe names no
+    clips to hear.
     """
     clips = calibration_clips(recipe, opened.front_end(recipe.grid).sample_rate_hz)
     if not clips:

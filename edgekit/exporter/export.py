@@ -1,6 +1,7 @@
 """Export and quantize: from a checkpoint, or from a float bundle, to a bundle that has been judged.
 
-Measure what the encoder's INT8 needs; build every graph and take the census; judge, weight by weight and against the float twin; store goldens and publish.
+Measure what the encoder's INT8 needs; build every graph and take the census; judge, weight by weight and against the
+float twin; store goldens and publish.
 Nothing is published that failed a step; ``accept_loss`` records a waiver of the quality gate only.
 """
 

@@ -93,9 +93,8 @@ def resolve_finer(source: Source, recipe: Recipe, dialect: Dialect, beside: Path
         return _with(recipe, "none"), {}
     if reason := _unmeasured(source, recipe):
         return _with(recipe, ()), {"encoder_finer": f"not measured, {reason}"}
-    clips = calibration_clips(recipe, opened.front_end(recipe.grid).sample_rate_hz)[:CLIPS]
     w = Weights(source.tensors, dict.fromkeys(opened.groups, "float32"), recipe.quantize, observes="rows")
-    choice = choose(measure(opened, w, recipe, dialect, beside, clips))
+    choice = choose(measure(opened, w, recipe, dialect, beside))
     found = {"linears": len(choice.names), "work": choice.work, "saves": choice.saves, "left": choice.left}
     return _with(recipe, choice.names), {"encoder_finer": found}
 
@@ -118,13 +117,12 @@ def _unmeasured(source: Source, recipe: Recipe) -> str:
     return ""
 
 
-def measure(
-    opened: Opened, w: Weights, recipe: Recipe, dialect: Dialect, beside: Path, clips: Sequence[Float]
-) -> dict[str, Strain]:
+def measure(opened: Opened, w: Weights, recipe: Recipe, dialect: Dialect, beside: Path) -> dict[str, Strain]:
     """Return the Strain of every linear of a family's encoder and adapter, by its weight's name.
 
     w: float32 and observing rows; ``beside``: a folder for its graphs.
     """
+    clips = calibration_clips(recipe, opened.front_end(recipe.grid).sample_rate_hz)[:CLIPS]
     calls: list[Mapping[str, Array]] = []
     with observed(opened, w, recipe, dialect, beside) as hear:
         hear(clips, calls.append)
@@ -149,7 +147,8 @@ def _strain(name: str, w: Weights, calls: Sequence[Mapping[str, Array]]) -> Stra
         if SUM + name in call:
             sums = (0 if sums is None else sums) + len(x) * call[SUM + name].astype(np.float64)
         rows += len(x)
-    return Strain(*(_share(lost, columns[2], sums) for lost in columns[:2]), rows * ROW_STRIDE * weight.size)
+    coarse_share, finer_share = (_share(lost, columns[2], sums) for lost in columns[:2])
+    return Strain(coarse_share, finer_share, float(rows * ROW_STRIDE * weight.size))
 
 
 def _share(lost: Columns, own: Columns, sums: Columns | None) -> float:
@@ -176,7 +175,8 @@ def rounded(x: Float, low: float, high: float) -> Float:
     low, high = min(float(low), 0.0), max(float(high), 0.0)
     step = np.float32((high - low) / _LEVELS) or np.float32(1)
     zero = np.rint(-low / step)
-    return ((np.clip(np.rint(x / step) + zero, 0, _LEVELS) - zero) * step).astype(np.float32)
+    result: Float = ((np.clip(np.rint(x / step) + zero, 0, _LEVELS) - zero) * step).astype(np.float32)
+    return result
 
 
 def choose(strains: Mapping[str, Strain], bearable: float = BEARABLE, most_work: float = MOST_WORK) -> Choice:

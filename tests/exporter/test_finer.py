@@ -1,4 +1,4 @@
-"""Linears of an INT8 encoder that cannot bear one scale for all rows: measured, chosen, written, checked and refused."""
+"""Linears of an INT8 encoder that cannot bear one scale for all rows: measured, chosen, written and checked."""
 
 from pathlib import Path
 
@@ -147,9 +147,8 @@ def test_where_nothing_can_be_heard_the_manifest_says_that_nothing_was_measured(
 def test_an_encoder_too_large_to_run_is_not_measured_and_says_so(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("edgekit.exporter.finer.LARGEST_MIB", 0)
     manifest = export(checkpoint("whisper-dense"), tmp_path / "b", ExportOptions(recipe=JUDGED, precision="int8"))
-    assert (
-        manifest.verification["encoder_finer"] == "not measured, the encoder takes 0 MiB in float32, it is run up to 0"
-    )
+    why = "not measured, the encoder takes 0 MiB in float32, it is run up to 0"
+    assert manifest.verification["encoder_finer"] == why
 
 
 def test_a_dialect_without_a_finer_form_claims_none_and_refuses_to_be_told_of_one(checkpoint, tmp_path):
@@ -207,8 +206,7 @@ def test_one_scale_of_it_off_by_five_percent_is_rejected(loud, tmp_path):
 @pytest.mark.parametrize("name", ["whisper-dense", "whisper-experts", "step-dense", "omni"])
 def test_every_linear_of_every_familys_ears_is_measured(name, checkpoint, tmp_path):
     opened, w = observing(checkpoint(name))
-    recipe = load_recipe(JUDGED)
-    found = measure(opened, w, recipe, ORT, tmp_path, calibration_clips(recipe, 16_000))
+    found = measure(opened, w, load_recipe(JUDGED), ORT, tmp_path)
     assert set(found) == {name for name in opened.expected() if opened.group(name) == "encoder"}
     assert {name: one for name, one in found.items() if not 0 < one.finer <= one.coarse < 0.01 or one.work <= 0} == {}
     assert not list(tmp_path.iterdir())

@@ -225,7 +225,7 @@ class OrtDialect:
 
 
 def _by_rows(g: GraphWriter, x: str, name: str, bias: str) -> str:
-    """Return ``x @ weight.T + bias`` with each row of x scaled to a largest magnitude of 1 before it becomes whole numbers.
+    """Return ``x @ weight.T + bias``, each row of x scaled to a largest magnitude of 1 before it becomes whole numbers.
 
     Then one large number makes only its own row coarse. onnxruntime makes one DynamicQuantizeMatMul of the middle.
     """
