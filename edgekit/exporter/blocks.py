@@ -4,6 +4,7 @@ Activations are (rows, width). What becomes other nodes in another dialect is wr
 comments: S new rows, T rows in total, H heads, D head size.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,10 @@ from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import Group
 
-OBSERVED = "observed."  # output of a calibration graph: what goes into the linear of this name
+# Outputs of graphs that are observed, by the name of an encoder linear: what goes into it, all of it or some rows; the
+# lowest and highest number of all; and mean squares of what it is added to, see ``_add``.
+OBSERVED, ROWS, RANGE, SUM = "observed.", "observed.rows.", "observed.range.", "observed.sum."
+ROW_STRIDE = 8  # of the rows that are put out: so many say what all do, and a large encoder's fit into memory
 MASKED = -1e10  # what the Step-Audio encoder adds to the score of a key it may not see
 
 
@@ -22,8 +26,16 @@ def linear(g: GraphWriter, w: Weights, x: str, name: str, group: Group, bias: st
 
     Where the weights observe, what goes into a linear of the encoder is an output of the graph as well.
     """
-    if w.observes and group == "encoder":
-        g.output(x, OBSERVED + name, "float32", ("rows", w.source.shape(name)[1]))
+    width = w.source.shape(name)[1]
+    if group == "encoder" and w.observes == "inputs":
+        g.output(x, OBSERVED + name, "float32", ("rows", width))
+    elif group == "encoder" and w.observes == "rows":
+        last = g.constant([np.iinfo(np.int64).max])
+        some = g.node("Slice", x, g.constant([0]), last, g.constant([0]), g.constant([ROW_STRIDE]))
+        g.output(some, ROWS + name, "float32", ("rows", width))
+        ends = [g.node(op, x, g.constant([0, 1]), keepdims=0) for op in ("ReduceMin", "ReduceMax")]
+        ends = [g.node("Reshape", end, g.constant([1])) for end in ends]
+        g.output(g.node("Concat", *ends, axis=0), RANGE + name, "float32", (2,))
     return dialect_of(g).linear(g, w, x, name, group=group, bias=w.plain(g, bias) if bias else "")
 
 
@@ -284,6 +296,24 @@ def encoder_layer(
         layer, at, heads=size.heads, kv_heads=size.heads, head_dim=size.head_dim, capacity=size.positions, causal=False,
         bias=bias,
     )  # fmt: skip
-    x = g.node("Add", x, project(attended, names.out))
+    x = _add(g, w, x, project(attended, names.out), root, (names.query, names.key, names.value, names.out))
     normed = layer_norm(g, w, x, f"{root}.{names.mlp_norm}")
-    return g.node("Add", x, project(g.node("Gelu", project(normed, names.up)), names.down))
+    return _add(g, w, x, project(g.node("Gelu", project(normed, names.up)), names.down), root, (names.up, names.down))
+
+
+def _add(g: GraphWriter, w: Weights, x: str, branch: str, root: str, parts: Sequence[str]) -> str:
+    """Return x + branch, which the last of the linears ``parts`` put out and the others led to.
+
+    Where rows are observed, mean squares of each column are put out, (1 or 2, width): of the sum, and for all parts but
+    the last of the branch.
+    """
+    total = g.node("Add", x, branch)
+    if w.observes == "rows":
+        whole, own = (
+            g.node("ReduceMean", g.node("Mul", one, one), g.constant([0]), keepdims=1) for one in (total, branch)
+        )
+        both, width = g.node("Concat", whole, own, axis=0), w.source.shape(f"{root}.{parts[-1]}.weight")[0]
+        for part in parts:
+            last = part == parts[-1]
+            g.output(whole if last else both, f"{SUM}{root}.{part}.weight", "float32", (1 if last else 2, width))
+    return total

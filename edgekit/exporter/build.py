@@ -65,7 +65,7 @@ def build(
     tables = write_tables(folder, opened, w)
     every = written_bundle(folder, opened, dialect, components, {"embedding": embedding} | tables)
     census = take_census(opened, every)
-    check_census(opened, dialect, census, precision)
+    check_census(opened, dialect, census, precision, recipe.quantize)
     write_json(folder / CONFIG, source.config)
     write_json(folder / GENERATION, source.generation)
     (folder / TOKENIZER).write_text(source.tokenizer, encoding="utf-8")
@@ -122,7 +122,7 @@ def calibrated(source: Source, recipe: Recipe, dialect: Dialect, beside: Path) -
     if dialect.encoder_activations != "static" or _precision(source.opened, recipe).get("encoder") != "int8":
         return None
     precision = _precision(source.opened, as_float(recipe))
-    w = Weights(source.tensors, precision, recipe.quantize, observes=True)
+    w = Weights(source.tensors, precision, recipe.quantize, observes="inputs")
     return calibrate(source.opened, w, recipe, dialect, beside)
 
 

@@ -1,6 +1,7 @@
 """Export and quantize: from a checkpoint, or from a float bundle, to a bundle that has been judged.
 
-Build every graph and take the census; judge, weight by weight and against the float twin; store goldens and publish.
+Measure what the encoder's INT8 needs; build every graph and take the census; judge, weight by weight and against the
+float twin; store goldens and publish.
 Nothing is published that failed a step; ``accept_loss`` records a waiver of the quality gate only.
 """
 
@@ -16,8 +17,10 @@ from edgekit.errors import CheckpointError
 from edgekit.exporter.build import build, calibrated, check_heads
 from edgekit.exporter.checks.clips import with_clips_claimed
 from edgekit.exporter.checks.goldens import store_goldens
+from edgekit.exporter.checks.quality import rounded
 from edgekit.exporter.dialects import DIALECTS, Dialect
 from edgekit.exporter.dummy import dummy_recipe
+from edgekit.exporter.finer import resolve_finer
 from edgekit.exporter.judge import judge
 from edgekit.exporter.options import ExportOptions, find_recipe, resolve
 from edgekit.exporter.pack import building, list_files, write_manifest
@@ -70,9 +73,10 @@ def _make(source: Source, output: Path, recipe: Recipe, options: ExportOptions, 
     how = msgspec.structs.replace(recipe.quantize, encoder_activations=dialect.encoder_activations)
     recipe = msgspec.structs.replace(recipe, quantize=how)
     with building(output, overwrite=options.overwrite) as folder:
+        recipe, finer = resolve_finer(source, recipe, dialect, folder.parent)
         calibration = calibrated(source, recipe, dialect, folder.parent)
         manifest = build(source, folder, recipe, dialect, progress=options.progress, calibration=calibration)
-        verification = judge(source, Bundle(folder, manifest), recipe, options, dialect)
+        verification = judge(source, Bundle(folder, manifest), recipe, options, dialect) | rounded(finer)
         if calibration:
             verification["float_inputs"] = list(calibration.kept_float)
         return _publish(folder, manifest, verification, recipe)

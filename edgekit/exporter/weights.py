@@ -6,6 +6,7 @@ and never held whole, except encoder linears that must be transposed.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ ROW_BLOCK_BYTES = 16 << 20
 
 Float = NDArray[np.float32]
 Report = Callable[[int], None]
+Observes = Literal["inputs", "rows"]
+"""What a graph puts out of an encoder linear's input: all of it, or some rows of it and the range of all."""
 
 
 def row_blocks(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
@@ -33,7 +36,7 @@ class Weights:
     """A source of tensors bound to the precision of each group; ``report`` is told the bytes read so far.
 
     ``ranges``: largest magnitude of what goes into an encoder linear, by the linear's name, where activations have
-    fixed scales. ``observes``: write graphs that also put out what goes into those linears.
+    fixed scales. ``observes``: write graphs that also put out what goes into those linears, see ``Observes``.
     """
 
     source: Tensors
@@ -41,7 +44,7 @@ class Weights:
     settings: QuantizeSettings
     report: Report = field(default=lambda _bytes: None)
     ranges: Mapping[str, float] = field(default_factory=dict)
-    observes: bool = False
+    observes: Observes | None = None
 
     def read(self, name: str) -> Float:
         """Return a whole tensor as float32."""

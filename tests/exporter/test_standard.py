@@ -228,7 +228,7 @@ def test_where_rounding_would_lose_too_much_the_input_stays_float_and_is_named(c
 def test_of_edgekit_tiny_only_the_linear_with_outliers_keeps_its_input_float(tmp_path):
     checkpoint = open_checkpoint(HERE.parent.parent / "models" / "edgekit-tiny" / "edgekit_tiny" / "checkpoint")
     opened = find_family(checkpoint.config).open(checkpoint.config, checkpoint.generation)
-    w = Weights(checkpoint, dict.fromkeys(GROUPS, "float32"), QuantizeSettings(), observes=True)
+    w = Weights(checkpoint, dict.fromkeys(GROUPS, "float32"), QuantizeSettings(), observes="inputs")
     found = calibrate(opened, w, load_recipe(JUDGED), DIALECTS.get("standard"), tmp_path)
     assert found.kept_float == ("model.encoder.layers.3.fc2.weight",)
     assert len(found.ranges) == 4 * 6 + 4 * 2 - 1

@@ -13,7 +13,7 @@ from edgekit.exporter.families.base import Opened
 from edgekit.exporter.quantize import SCALE
 from edgekit.exporter.tables import COPY, LOOKUP
 from edgekit.exporter.written import Layout, WrittenWeight
-from edgekit.recipe import Group, flag
+from edgekit.recipe import Group, QuantizeSettings, flag
 
 _CODES: Mapping[Precision, tuple[str, ...]] = {"int8": ("uint8", "int8"), "int4": ("uint8", "int4")}
 
@@ -41,9 +41,16 @@ def take_census(opened: Opened, weights: Mapping[str, WrittenWeight]) -> tuple[C
 
 
 def check_census(
-    opened: Opened, dialect: Dialect, rows: tuple[CensusRow, ...], precision: Mapping[Group, Precision]
+    opened: Opened,
+    dialect: Dialect,
+    rows: tuple[CensusRow, ...],
+    precision: Mapping[Group, Precision],
+    settings: QuantizeSettings,
 ) -> None:
-    """Raise CensusError unless every tensor that the recipe quantises is stored and consumed in its precision."""
+    """Raise CensusError unless every tensor that the recipe quantises is stored and consumed in its precision.
+
+    What ``settings.encoder_finer`` names, and nothing else, is consumed by the dialect's ``finer_op``.
+    """
     stored = {row.tensor: row for row in rows}
     named: set[str] = set()
     for name in opened.expected():
@@ -60,6 +67,11 @@ def check_census(
             raise CensusError(
                 f"{at}: stored as {row.dtype} for {row.op}, the recipe says {group} = {precision[group]}; "
                 f"export with {flag(group, 'float32')} if that is meant"
+            )
+        if precision[group] == "int8" and settings.finer(name) != (row.op == dialect.finer_op):
+            raise CensusError(
+                f"{at}: stored for {row.op}, of which quantize.encoder_finer says otherwise; report this as a bug of "
+                f"dialect '{dialect.name}'"
             )
         if (row.dtype == "int4" or "4 bit" in row.dtype) and precision[group] != "int4":
             raise CensusError(f"{at}: stored in 4 bits, the recipe says {group} = {precision[group]}; export it again")

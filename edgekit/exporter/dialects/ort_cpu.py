@@ -30,6 +30,7 @@ from edgekit.recipe import EncoderActivations, Group
 
 MICROSOFT = "com.microsoft"  # the domain of onnxruntime's own ops
 ACCURACY_INT8_ACTIVATIONS = 4  # MatMulNBits accuracy_level: the only one with a fast 8-bit kernel on a CPU
+_SMALLEST = 1e-30  # magnitude that a row of zeros is divided by
 _FLOAT, _DOUBLE = 1, 11  # onnx's element types
 
 
@@ -77,7 +78,7 @@ class OrtSound:
 
 
 class ColumnCodes:
-    """Signed codes (width, rows) with a scale for each of the rows: DynamicQuantizeMatMul's layout."""
+    """Signed codes (width, rows) with a scale for each of the rows, as ops take them that multiply whole numbers."""
 
     def pack(self, g: GraphWriter, w: Weights, name: str) -> None:
         """Store a matrix and its scales under its own name."""
@@ -108,8 +109,9 @@ class OrtDialect:
     int4_versions = versions  # its codes of 4 bits are bytes
     fixed_shapes = False
     encoder_activations: EncoderActivations = "dynamic"
+    finer_op: str | None = "MatMulIntegerToFloat"
     packings: Mapping[str, Packing] = {
-        "MatMulNBits": BLOCKS, "QMoE": EXPERTS, "DynamicQuantizeMatMul": _COLUMNS,
+        "MatMulNBits": BLOCKS, "QMoE": EXPERTS, "DynamicQuantizeMatMul": _COLUMNS, "MatMulIntegerToFloat": _COLUMNS,
     }  # fmt: skip
     products: tuple[str, ...] = ("MatMul", "Gemm", "MoE", "Einsum", "FusedMatMul")
     sound: SoundBlocks = OrtSound()
@@ -179,13 +181,15 @@ class OrtDialect:
         return g.node("Squeeze", out, batch)
 
     def linear(self, g: GraphWriter, w: Weights, x: str, name: str, *, group: Group, bias: str) -> str:
-        """Return Gemm, DynamicQuantizeMatMul for an encoder's INT8, or MatMulNBits."""
+        """Return Gemm; for an encoder's INT8 DynamicQuantizeMatMul, or its finer form; or MatMulNBits."""
         rows, width = w.source.shape(name)
         precision = w.precision[group]
         if precision == "float32":
             return g.node("Gemm", x, w.matrix(g, name), bias, transB=1)
         if precision == "int8" and group == "encoder":
             _COLUMNS.pack(g, w, name)
+            if w.settings.finer(name):
+                return _by_rows(g, x, name, bias)
             return g.node("DynamicQuantizeMatMul", x, name, name + SCALE, "", bias, domain=MICROSOFT)
         bits = BITS[precision]
         block_size = choose_block(width, w.block(group))
@@ -218,6 +222,24 @@ class OrtDialect:
             domain=MICROSOFT, k=bank.chosen, expert_weight_bits=bits, block_size=block,
             accuracy_level=ACCURACY_INT8_ACTIVATIONS, normalize_routing_weights=0, **activation(bank),
         )  # fmt: skip
+
+
+def _by_rows(g: GraphWriter, x: str, name: str, bias: str) -> str:
+    """Return ``x @ weight.T + bias``, each row of x scaled to a largest magnitude of 1 before it becomes whole numbers.
+
+    Then one large number makes only its own row coarse. onnxruntime makes one DynamicQuantizeMatMul of the middle.
+    """
+
+    def magnitude() -> str:
+        ends = [g.node(op, x, g.constant([1]), keepdims=1) for op in ("ReduceMax", "ReduceMin")]
+        return g.node("Max", ends[0], g.node("Neg", ends[1]), g.constant(_SMALLEST))
+
+    largest = g.shared(f"rows.largest.{x}", magnitude)
+    rows = g.shared(f"rows.{x}", lambda: g.node("Div", x, largest))
+    codes, scale, zero = g.nodes("DynamicQuantizeLinear", rows, outs=(None, None, None))
+    out = g.node("MatMulIntegerToFloat", codes, name, scale, name + SCALE, zero, domain=MICROSOFT)
+    out = g.node("Mul", out, largest)
+    return g.node("Add", out, bias) if bias else out
 
 
 def as_logits(g: GraphWriter, mix: str) -> tuple[str, str]:

@@ -40,6 +40,7 @@ class OrtCudaDialect(OrtDialect):
     int4_versions = versions
     fixed_shapes = True
     encoder_activations: EncoderActivations = "float"
+    finer_op: str | None = None
     packings: Mapping[str, Packing] = {"MatMulNBits": BLOCKS, "QMoE": EXPERTS}
     sound: SoundBlocks = StandardSound()
     head_steps: tuple[int, int] = (8, 16)

@@ -39,6 +39,7 @@ class StandardDialect:
     int4_versions = Versions({"": allow_list().int4_opset}, allow_list().int4_ir_version)
     fixed_shapes = True
     encoder_activations: EncoderActivations = "static"
+    finer_op: str | None = None
     packings: Mapping[str, Packing] = {"DequantizeLinear": SIGNED}
     products: tuple[str, ...] = ("MatMul", "Gemm", "Einsum")
     sound: SoundBlocks = StandardSound()
