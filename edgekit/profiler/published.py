@@ -1,6 +1,6 @@
 """Published checkpoints that ordinary packages carry, so that a measurement needs no model hub.
 
-Each is a folder of CTranslate2 weights, as its package has it; ``edgekit export`` and faster-whisper both read it.
+Each is a folder of CTranslate2 weights, as its package has it; ``edgekit export`` reads it, and so does CTranslate2.
 """
 
 import importlib.util
