@@ -1,7 +1,8 @@
 """The text tokenizer of a checkpoint, as one tokenizer.json that the runtime loads.
 
-Knows the published form (tokenizer.json) and the older one (vocab.json, merges.txt and lists of added tokens) with
-Qwen2's byte-level BPE. Builds no other kind: a wrong pre-tokeniser gives wrong tokens silently.
+Knows the published form (tokenizer.json) and the older one (vocab.json, merges.txt and lists of added tokens) of two
+byte-level BPEs, Qwen2's and GPT-2's, which Whisper has. Builds no other kind: a wrong pre-tokeniser gives wrong tokens
+silently.
 """
 
 import json
@@ -18,7 +19,26 @@ from edgekit.exporter.sources.stored import parse_object, read_object
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-QWEN2_CLASSES = ("Qwen2Tokenizer", "Qwen2TokenizerFast")
+_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+# What is done with a text before its bytes are paired, by the tokenizer_class of tokenizer_config.json. Source:
+# transformers 4.57.6, convert_slow_tokenizer.py, Qwen2Converter and WhisperConverter.
+_QWEN2: dict[str, Any] = {
+    "normalizer": {"type": "NFC"},
+    "pre_tokenizer": {
+        "type": "Sequence",
+        "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": QWEN2_SPLIT}, "behavior": "Isolated", "invert": False},
+            {**_BYTES, "use_regex": False},
+        ],
+    },
+}
+_GPT2: dict[str, Any] = {"normalizer": None, "pre_tokenizer": {**_BYTES, "use_regex": True}}
+_FORMS = {
+    "Qwen2Tokenizer": _QWEN2,
+    "Qwen2TokenizerFast": _QWEN2,
+    "WhisperTokenizer": _GPT2,
+    "WhisperTokenizerFast": _GPT2,
+}
 ADDED_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -35,7 +55,7 @@ def tokenizer_json(folder: str | PathLike[str]) -> str:
         text = path.read_text(encoding="utf-8")
     else:
         path = folder / "vocab.json"
-        content = _qwen2(folder)
+        content = _built(folder)
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     _check(content, text, path)
     return text
@@ -78,15 +98,16 @@ def _check(content: dict[str, Any], text: str, path: Path) -> None:
             )
 
 
-def _qwen2(folder: Path) -> dict[str, Any]:
+def _built(folder: Path) -> dict[str, Any]:
     config_path = folder / "tokenizer_config.json"
     config = read_object(config_path) if config_path.exists() else {}
-    kind = config.get("tokenizer_class", QWEN2_CLASSES[0])
+    kind = config.get("tokenizer_class", next(iter(_FORMS)))
     if not (folder / "vocab.json").exists():
         raise CheckpointError(f"{folder}: no tokenizer.json and no vocab.json; fetch the checkpoint's tokenizer files")
-    if kind not in QWEN2_CLASSES:
+    if kind not in _FORMS:
         raise CheckpointError(
-            f"{config_path}: {kind} needs a tokenizer.json, only Qwen2's can be built from vocab.json; save one"
+            f"{config_path}: {kind} needs a tokenizer.json, only Qwen2's and Whisper's can be built from vocab.json; "
+            "save one"
         )
     vocabulary = read_object(folder / "vocab.json")
     if not all(type(number) is int and number >= 0 for number in vocabulary.values()):
@@ -106,14 +127,7 @@ def _qwen2(folder: Path) -> dict[str, Any]:
         "truncation": None,
         "padding": None,
         "added_tokens": added,
-        "normalizer": {"type": "NFC"},
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": QWEN2_SPLIT}, "behavior": "Isolated", "invert": False},
-                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
-            ],
-        },
+        **_FORMS[kind],
         "post_processor": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True},
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": {

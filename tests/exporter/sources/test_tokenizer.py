@@ -30,7 +30,12 @@ EOT = {
 }
 
 
-def write(folder: Path, added: dict[str, int] | None = None, decoder: dict[str, object] | None = None) -> Path:
+def write(
+    folder: Path,
+    added: dict[str, int] | None = None,
+    decoder: dict[str, object] | None = None,
+    kind: str = "Qwen2Tokenizer",
+) -> Path:
     """Write vocab.json, merges.txt, tokenizer_config.json and perhaps added_tokens.json; returns the folder."""
     folder.mkdir(exist_ok=True)
     pieces = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
@@ -38,7 +43,7 @@ def write(folder: Path, added: dict[str, int] | None = None, decoder: dict[str, 
     (folder / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(pieces)}), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in MERGES), ""]
     (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
-    config = {"tokenizer_class": "Qwen2Tokenizer"} | ({"added_tokens_decoder": decoder} if decoder else {})
+    config = {"tokenizer_class": kind} | ({"added_tokens_decoder": decoder} if decoder else {})
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     if added is not None:
         (folder / "added_tokens.json").write_text(json.dumps(added))
@@ -81,6 +86,15 @@ def test_a_built_tokenizer_cuts_as_qwen2_does(tmp_path):
     assert pieces(text, "_l") == ["_l"]
     # One apostrophe ending, upper case too.
     assert pieces(text, "l'S") == ["l", "'", "S"]
+
+
+def test_a_built_tokenizer_cuts_as_gpt2_does_where_whisper_asks_for_it(tmp_path):
+    text = tokenizer_json(write(tmp_path, added={"<|endoftext|>": FIRST}, kind="WhisperTokenizer"))
+    assert pieces(text, "hello hello 12\n\n\n") == ["hello", "\u0120hello", "\u0120", "12", "\u010a\u010a\u010a"]
+    assert (
+        tokenizers.Tokenizer.from_str(text).encode("e\u0301").ids
+        != tokenizers.Tokenizer.from_str(text).encode("\u00e9").ids
+    )
 
 
 def test_text_is_composed_before_it_is_cut(tmp_path):
