@@ -103,7 +103,7 @@ bench-words: .venv-bench/stamp speech-data sound-data bundles/edgekit-tiny-int8
 
 # Published checkpoints of ordinary packages, in float32, INT8 and INT4: hours on two cores; a run that was stopped goes on.
 bench-languages: .venv-bench/stamp prompt-data
-	$(BENCH)/compatibility.py
+	$(BENCH)/published-checkpoints.py
 
 # 24 GB of memory, 25 GB of disk, an hour on two cores; systems that are done are left out, one at a time by --only NAME.
 bench-real-size: .venv-bench/stamp

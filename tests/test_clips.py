@@ -77,6 +77,13 @@ def test_the_prompts_are_eight_of_each_of_five_languages_under_their_licence():
     assert text.count("License: CC-BY-3.0") >= 3
 
 
+def test_no_prompt_that_judges_is_one_of_those_that_are_measured_on():
+    measured = {line.split("  ")[1] for line in (DATA / "prompts.sha256").read_text(encoding="utf-8").splitlines()}
+    judging = {f"{facts['language']}/{facts['source'].partition('/')[2]}" for facts in prompts().values()}
+    assert len(measured) == 240
+    assert not judging & measured
+
+
 @pytest.mark.parametrize("name", prompts())
 def test_a_prompt_holds_the_listed_samples_of_11_bits(name):
     held = samples(CLIPS / "prompts" / name)

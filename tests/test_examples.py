@@ -282,21 +282,23 @@ def _check_extras(text: str) -> None:
         assert (ROOT / path / "pyproject.toml").is_file()
 
 
-def _python_blocks() -> list[tuple[str, str]]:
-    return [
-        (page.relative_to(ROOT).as_posix(), block)
-        for page in PAGES
-        for language, block in _FENCED.findall(page.read_text(encoding="utf-8"))
-        if language == "python"
-    ]
+def _python_pages() -> dict[str, str]:
+    """Return the blocks of each page as one program: a later block goes on from an earlier one."""
+    found: dict[str, str] = {}
+    for page in PAGES:
+        blocks = _FENCED.findall(page.read_text(encoding="utf-8"))
+        if program := "\n".join(block for language, block in blocks if language == "python"):
+            found[page.relative_to(ROOT).as_posix()] = program
+    return found
 
 
-@pytest.mark.parametrize(("where", "block"), _python_blocks(), ids=lambda value: value.splitlines()[0])
-def test_a_block_of_python_runs(where, block, made, tmp_path, monkeypatch):
+@pytest.mark.parametrize("where", _python_pages())
+def test_the_python_of_a_page_runs(where, made, tmp_path, monkeypatch):
     shutil.copytree(made, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
     quiet = np.zeros(4800, np.float32)
-    exec(compile(block, where, "exec"), {"source": [quiet, quiet.astype(np.int16)]})  # noqa: S102 - our own pages
+    given = {"source": [quiet, quiet.astype(np.int16)]}  # what README calls the reader's own
+    exec(compile(_python_pages()[where], where, "exec"), given)  # noqa: S102 - our own pages
 
 
 @pytest.mark.parametrize("found", [_of_help, _of_blocks, _of_prose], ids=["help", "blocks", "prose"])

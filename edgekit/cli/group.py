@@ -14,7 +14,10 @@ COMMANDS = {
     "export": ("edgekit.cli.export", "Write a bundle for a checkpoint."),
     "quantize": ("edgekit.cli.quantize", "Write a quantised bundle from a float32 one."),
     "build": ("edgekit.cli.build", "Build the plans that TensorRT runs of a bundle."),
-    "verify": ("edgekit.cli.verify", "Check that a bundle still gives what it gave when it was made."),
+    "verify": (
+        "edgekit.cli.verify",
+        "Check that a bundle is the one that was judged, and still gives what it gave when it was made.",
+    ),
     "run": ("edgekit.cli.run", "Print what a bundle hears in audio files."),
     "listen": ("edgekit.cli.listen", "Print what a bundle hears from the microphone."),
     "profile": ("edgekit.cli.profile_command", "Measure a bundle on this device."),

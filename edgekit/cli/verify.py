@@ -16,7 +16,7 @@ from edgekit.errors import UsageError, VerifyError
 @click.option(
     "--reference",
     metavar="CHECKPOINT",
-    help="Compare with this checkpoint (folder or id of the hub), run live by torch and transformers.",
+    help="Compare with this checkpoint (folder, id of the hub or short name), run live by torch and transformers.",
 )
 @backend_options
 @json_option

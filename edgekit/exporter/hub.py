@@ -135,7 +135,8 @@ def _fetch(checkpoint: str, revision: str | None, *, offline: bool, weights: boo
             return Path(hub.hf_hub_download(checkpoint, name, revision=commit))
 
         if known:
-            refuse_others(checkpoint, names, lambda name: read_object(fetched(name)))
+            whole = {name for name in names if not name.endswith(f"/{_CONFIG}")}  # an id has no folders to give
+            refuse_others(checkpoint, whole, lambda name: read_object(fetched(name)))
         if _CONFIG not in names:
             raise CheckpointError(f"{checkpoint}: no config.json at {commit[:12]}; give the id of a whole checkpoint")
         # With the revision as it was asked for, so that the cache learns what it is, for offline.

@@ -103,7 +103,6 @@ def main() -> None:
         found, ratios, changed = compare(groups, whisper, omni)
         cost(found, groups, omni)
         facts = {"whisper": bundle_facts(whisper), "noise": bundle_facts(omni)}
-    differ = [found.samples("bins that differ", subject) for subject in subjects()]
     comparison = make_comparison(
         title="The floor of log-mel: below the clip's maximum, or the running one",
         question="How far are a stream's features from those of a published extractor, which knows the whole clip?",
@@ -127,15 +126,9 @@ def main() -> None:
         },
         bundles=facts,
         packages=("jiwer",),
-        notes=[f"Up to {max(map(max, differ)):.1%} of a clip's values differ, and none of most clips' loudest first."],
         details={"changed": changed},
     )
     print(save_comparison(comparison, args.output, "log-mel-floor"))
-
-
-def subjects() -> list[str]:
-    """Return the names of the conditions, as tables show them."""
-    return [f"{gain}, {order}" for gain in GAINS for order in ORDERS]
 
 
 def joined(files: list[Path], most: int) -> Iterator[list[Samples]]:

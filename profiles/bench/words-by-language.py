@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="take the first prompts of each language only, to try it out")
     parser.add_argument("--allowed", type=float, help="share of words that may change, for the report")
     parser.add_argument("--work", type=Path, default=ROOT / "data/heard/languages.jsonl")
+    parser.add_argument("--name", help="of the files written; by default the float bundle's")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=ROOT / "profiles")
     args = parser.parse_args()
@@ -106,7 +107,7 @@ def main() -> None:
         listed = read_references(args.words)
         said |= {at: listed[at[1]].words for at in found[FLOAT].texts if at[0] == "en" and at[1] in listed}
     errors = {one: word_errors(said, {**spoken[one].texts, **found[one].texts}) for one in found}
-    name = models[FLOAT].manifest.name
+    name = args.name or models[FLOAT].manifest.name
     comparison = make_comparison(
         title=f"Words of {name} by language",
         question="How many words change when the weights are stored in fewer bits, or when another program runs them?",

@@ -64,7 +64,7 @@ def test_files_that_the_system_refuses_stop_nothing(cli, bundle, wav, tmp_path):
     code, out, err = cli("run", bundle, tmp_path / ("x" * 300), tmp_path, good / "under-a-file", good)
     assert (code, out) == (1, f"{good}: {text}")
     assert [line.split(": ")[2].split(",")[0] for line in err.splitlines()] == [
-        "File name too long", "no such file", "no such file",
+        "File name too long", "is a folder", "no such file",
     ]  # fmt: skip
 
 

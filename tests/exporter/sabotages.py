@@ -69,23 +69,27 @@ def _swapped(one: int, other: int) -> Callable[[Any], Any]:
     return swap
 
 
-def _swap_words(folder: Path, *words: str) -> None:
+def _swap_words(folder: Path, manifest: Manifest, *, said: bool) -> None:
+    """Swap two words, the first of them one that an answer to a check clip holds, or neither."""
     path = folder / "tokenizer.json"
     tokenizer = json.loads(path.read_text(encoding="utf-8"))
     vocabulary = tokenizer["model"]["vocab"]
-    one, other = words if words[0] in vocabulary else sorted(vocabulary, key=vocabulary.__getitem__)[300:302]
-    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    words = {token: word for word, token in vocabulary.items()}
+    answers = {token for entry in manifest.verification["goldens"].values() for token in entry["tokens"]}
+    heard, unheard = ([token for token in words if (token in answers) is which] for which in (True, False))
+    one, other = heard[0] if said else unheard[-2], unheard[-1]
+    vocabulary[words[one]], vocabulary[words[other]] = other, one
     path.write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
 
 
-@_sabotage("two words that people say often are swapped in the tokenizer")
+@_sabotage("a word that a check clip says and another are swapped in the tokenizer")
 def _words(folder: Path, manifest: Manifest) -> None:
-    _swap_words(folder, "Ġhave", "Ġhad")
+    _swap_words(folder, manifest, said=True)
 
 
 @_sabotage("two words that no check clip says are swapped in the tokenizer")
 def _other_words(folder: Path, manifest: Manifest) -> None:
-    _swap_words(folder, "Ġpiano", "Ġguitar")
+    _swap_words(folder, manifest, said=False)
 
 
 @_sabotage("two experts are swapped")
@@ -132,7 +136,7 @@ def _two_tokens(manifest: Manifest) -> tuple[int, int]:
     """Return two tokens, of which the first clip's answer says the first."""
     entry = next(iter(manifest.verification["goldens"].values()))
     said = entry["tokens"][0]
-    return said, said - 1 if said else 1
+    return said, said - 1 if said else said + 1
 
 
 @_sabotage("a weight of the encoder has the other sign")

@@ -9,6 +9,7 @@ import shutil
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from edgekit.bundle import Sampling
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.exporter.families.whisper import FAMILY
@@ -237,10 +238,10 @@ def test_an_answer_is_as_long_as_the_files_allow():
     assert protocol(PUBLISHED | {"max_new_tokens": 30}).max_tokens == 30
 
 
-def test_a_draw_that_generate_would_not_make_is_not_made_here():
-    drawn = {"do_sample": True, "temperature": 0.7, "top_k": 3, "top_p": 0.5, "min_p": 0.1}
-    assert protocol(PUBLISHED | drawn).sampling == protocol(PUBLISHED).sampling
-    assert protocol(PUBLISHED | {"repetition_penalty": 1.3}).sampling.repetition_penalty == 1.3
+def test_tokens_are_drawn_and_penalised_where_the_generation_config_says_so():
+    drawn = {"do_sample": True, "temperature": 0.7, "top_k": 3, "top_p": 0.5, "repetition_penalty": 1.3}
+    assert protocol(PUBLISHED | drawn).sampling == Sampling(temperature=0.7, top_k=3, top_p=0.5, repetition_penalty=1.3)
+    assert protocol(PUBLISHED | drawn | {"do_sample": False}).sampling == Sampling(repetition_penalty=1.3)
 
 
 def test_every_whisper_ends_a_loop():
@@ -307,7 +308,7 @@ def test_a_projection_that_is_not_the_token_table_is_refused(tmp_path):
     for name, projection in (("same", tensors[TABLE]), ("other", tensors[TABLE] + 1), ("short", tensors[TABLE][:-1])):
         shutil.copytree(folder, tmp_path / name)
         save_file(tensors | {"proj_out.weight": projection}, tmp_path / name / "model.safetensors")
-    assert checkpoint_source(tmp_path / "same", "").opened.copied("proj_out.weight") == TABLE
+    assert checkpoint_source(tmp_path / "same").opened.copied("proj_out.weight") == TABLE
     for name in ("other", "short"):
         with pytest.raises(CheckpointError, match=f"^proj_out.weight: differs from {TABLE}, which it must repeat"):
-            checkpoint_source(tmp_path / name, "")
+            checkpoint_source(tmp_path / name)

@@ -67,9 +67,10 @@ def store_goldens(made: Bundle, recipe: Recipe, twin: Bundle | None = None) -> d
     name, (_, samples) = next(iter(clips.items()))
     said = _say(model, samples, goldens[name]) if speaks else None
     ours = results(model, hear(model, samples), goldens[name], said).arrays
+    against: dict[str, Any]
     if twin is None:
         theirs = ours
-        against: dict[str, Any] = {"with": ITSELF}
+        against = {"with": ITSELF}
     else:
         reference = _loaded(twin, speaks)
         theirs = results(reference, hear(reference, samples), goldens[name], said).arrays

@@ -63,7 +63,8 @@ def _words(found: Mapping[str, Any], allowed: float) -> str:
     tallies = {name: Tally(words[name], changed[name]) for name in words}
     whole = Tally(sum(words.values()), sum(changed.values()))
     worst = sorted(
-        (name for name, one in tallies.items() if one.exceeds(allowed)), key=lambda name: -tallies[name].rate
+        (name for name, one in tallies.items() if one.exceeds(allowed, len(tallies))),
+        key=lambda name: -tallies[name].rate,
     )
     if not worst and not whole.exceeds(allowed):
         return ""

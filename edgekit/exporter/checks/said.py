@@ -4,7 +4,7 @@ The float twin of a checkpoint that hears nothing hears nothing either, so what 
 recording that is heard is enough; it is not a word error rate.
 """
 
-from edgekit.bundle import Bundle
+from edgekit.bundle import Bundle, TokenProtocol
 from edgekit.errors import BackendError
 from edgekit.exporter.checks.clips import claimed, language_of
 from edgekit.exporter.checks.words import tally
@@ -33,8 +33,8 @@ def words_said(bundle: Bundle, recipe: Recipe) -> Said | None:
     if not clips:
         return f"{_NOT_ASKED}no transcript is in a language of the checkpoint"
     converses = driver_of(protocol).converses
-    if converses and _QUESTION not in protocol.questions:
-        return f"{_NOT_ASKED}the bundle answers and knows no question '{_QUESTION}'"
+    if (reason := _unasked(protocol, converses)) is not None:
+        return f"{_NOT_ASKED}{reason}"
     size_mib = sum(row.bytes for row in manifest.census) / 2**20
     if size_mib > recipe.check.run_limit_mib:
         return f"{_NOT_ASKED}{size_mib:.0f} MiB of weights, the recipe runs {recipe.check.run_limit_mib}"
@@ -51,6 +51,12 @@ def words_said(bundle: Bundle, recipe: Recipe) -> Said | None:
         if result[one.name] <= recipe.limits.transcript_error_rate:
             break
     return result
+
+
+def _unasked(protocol: TokenProtocol, converses: bool) -> str | None:
+    if converses and _QUESTION not in protocol.questions:
+        return f"the bundle answers and knows no question '{_QUESTION}'"
+    return None if protocol.task in (None, _QUESTION) else f"the checkpoint is fixed to '{protocol.task}'"
 
 
 def best(said: Said | None) -> float | None:

@@ -23,11 +23,10 @@ from edgekit.exporter.reference.base import Array, Prompt, Reference
 from edgekit.exporter.source import open_known
 from edgekit.exporter.tables import written_bundle
 from edgekit.recipe import Recipe
-from edgekit.runtime.answer.prompt import DETECTED
 from edgekit.runtime.answer.sampler import Greedy, likeliest
 from edgekit.runtime.backends import twin_of
 from edgekit.runtime.judge.golden_clips import carries_clips, golden_clips
-from edgekit.runtime.judge.probe import Answer, Heard, answer, around, hear
+from edgekit.runtime.judge.probe import Answer, Heard, answer, around, hear, recognised
 from edgekit.runtime.judge.verify import Check
 from edgekit.runtime.model import Model, load_opened
 
@@ -96,9 +95,7 @@ def _live_checks(model: Model, kind: type[Reference], folder: Path, recipe: Reci
         language = _recognised(reference, expected, manifest)
         told = answer(model, heard, language=language)
         if language:
-            # bit for bit the same if it chose that language itself
-            unasked = answer(model, heard, forced=(), language=DETECTED)
-            otherwise.append(not np.array_equal(unasked.logits[0], told.logits[0]))
+            otherwise.append(recognised(model, heard) != language)
         prompt = Prompt(*around(model, language))
         rows = reference.answer(expected, prompt, told.tokens, manifest.levels[-1].experts_per_token)
         theirs = rows[: len(told.logits)]

@@ -22,7 +22,6 @@ ALIASES = {
 _OTHER_HEAD = unused("of a head that sorts sounds, which is not read")
 _TIMES = unused("of word times, which are not written")
 _LONG = unused("of a prompt made of the text before; no text precedes an utterance, which has 30 s at most")
-_DRAWN = unused("generate() draws only at a temperature that the call gives; here a stream's options give it")
 
 
 def _any(where: str, default: object = None) -> Key:
@@ -76,15 +75,9 @@ WHISPER_GENERATION = GENERATION.with_rows(
     logprob_threshold=refused("a stream decodes once and keeps what it wrote"),
     no_speech_threshold=refused("a stream's voice detector decides what is speech"),
     compression_ratio_threshold=unused("it asks for the next temperature, and a config names none"),
-    **dict.fromkeys(
-        (
-            "do_sample", "epsilon_cutoff", "eta_cutoff", "min_p", "temperature", "top_h", "top_k", "top_p", "typical_p",
-        ),
-        _DRAWN,
-    ),
     **dict.fromkeys(("condition_on_prev_tokens", "prev_sot_token_id", "prompt_condition_type"), _LONG),
     **dict.fromkeys(("alignment_heads", "max_initial_timestamp_index", "return_token_timestamps"), _TIMES),
-)  # fmt: skip
+)
 
 
 def whole_config(config: Config) -> Config:

@@ -25,8 +25,8 @@ from edgekit.exporter.sources.tokenizer import marks_of
 CONFIG, GENERATION = "config.json", "generation_config.json"
 START, END, NO_TIMESTAMPS = "<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>"
 TASKS = ("transcribe", "translate")
-MAX_REPEATS = 6
-"""Of every Whisper: how often a phrase comes in a row before it is called a loop."""
+MAX_REPEATS = 8
+"""Of every Whisper: people say a word and read out a digit fewer times; a loop of the longest phrase fits an answer."""
 _TASK = TASKS[0]
 _LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
 _ENGLISH = 51_864  # tokens of the published vocabulary of English alone; those of more languages have more

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 CHECKED_AT_ONCE = 32  # tokens: larger runs are hardly cheaper per token, and a wrong guess costs more
 LONGEST_PHRASE = 24  # tokens
-SHORTEST_LOOP = 12  # tokens that the repeats take together: "no, no, no" is none
+TOKENS_A_REPEAT = 4  # a shorter phrase needs more repeats: people say "no, no, no" and read out "0, 0, 0, 0, 0, 0"
 _MEETING = 2  # tokens in a row: one alone, such as a comma, stands in many places
 _REACH = 16  # tokens that the guess may be ahead
 
@@ -62,14 +62,13 @@ def agreed(one: Sequence[object], other: Sequence[object]) -> int:
 def loop_start(tokens: Sequence[int], repeats: int | None) -> int | None:
     """Return how many tokens to keep if the last ones are a phrase said ``repeats`` times in a row, else None.
 
-    The phrase is kept once. The shortest phrase that fits is meant. ``repeats`` None looks for no loop.
+    Those of a phrase below four tokens must be as long together as if it had four. The phrase is kept once. The
+    shortest phrase that fits is meant. ``repeats`` None looks for no loop.
     """
     if repeats is None:
         return None
     for size in range(1, min(LONGEST_PHRASE, len(tokens) // repeats) + 1):
-        span = size * repeats
-        if span < SHORTEST_LOOP:
-            span = -(-SHORTEST_LOOP // size) * size
+        span = -(-max(size, TOKENS_A_REPEAT) * repeats // size) * size
         if span > len(tokens):
             continue
         tail = tokens[-span:]

@@ -9,7 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edgekit.bundle import ComputeLevel
+from edgekit.runtime.answer.answerer import Answerer
 from edgekit.runtime.answer.lookup import loop_start
+from edgekit.runtime.answer.prompt import DETECTED
 from edgekit.runtime.answer.sampler import Greedy, Sampler, Teacher, likeliest
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.assemble import find_level, make_answerer, make_listener, speaker_setting
@@ -88,6 +91,13 @@ def answer(
     return Answer(np.stack(teacher.logits), tuple(teacher.picked), tokens, text)
 
 
+def recognised(model: Model, heard: Heard) -> str | None:
+    """Return the likeliest language of what was heard; None where tokens name none."""
+    answerer, level = _ready(model, heard, None, replace(_OPTIONS, language=DETECTED))
+    next(iter(answerer.answer(level, heard.seconds)), None)
+    return answerer.language
+
+
 def around(model: Model, language: str | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the tokens that ``answer`` feeds before the sound and behind it; a language still to be chosen not."""
     return make_answerer(model, replace(_OPTIONS, language=language), Trace()).prompt.around
@@ -123,10 +133,24 @@ def _answering(
     options: StreamOptions = _OPTIONS,
 ) -> Iterator[int]:
     """Yield the tokens of an answer to what was heard, those that the sampler takes."""
+    answerer, chosen = _ready(model, heard, level, options, sampler=sampler, speaker=speaker)
+    yield from answerer.answer(chosen, heard.seconds)
+
+
+def _ready(
+    model: Model,
+    heard: Heard,
+    level: str | None,
+    options: StreamOptions,
+    *,
+    sampler: Sampler | None = None,
+    speaker: Speaker | None = None,
+) -> tuple[Answerer, ComputeLevel]:
+    """Return what answers, told of all that was heard, and the level."""
     levels = model.manifest.levels
     chosen = find_level(levels, level) if level else levels[-1]
     answerer = make_answerer(model, options, Trace(), speaker, sampler)
     answerer.open(chosen)
     for part in heard.parts:
         answerer.hear(part, chosen)
-    yield from answerer.answer(chosen, heard.seconds)
+    return answerer, chosen

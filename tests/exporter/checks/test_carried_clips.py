@@ -191,3 +191,33 @@ def test_a_bundle_without_goldens_is_refused_before_anything_is_loaded(bundle):
     write_manifest(bundle, msgspec.structs.replace(manifest_of(bundle), verification={}))
     with pytest.raises(VerifyError, match=r"carries no goldens; export it again with a recipe that names check clips$"):
         verify(bundle)
+
+
+def _golden_bytes(bundle):
+    files = open_bundle(bundle).manifest.files
+    goldens = sum(file.bytes for file in files if file.path.startswith("goldens/"))
+    return goldens, sum(file.bytes for file in files)
+
+
+def test_goldens_take_a_megabyte_at_most_of_a_small_bundle(checkpoint, tmp_path):
+    recipe = tmp_path / "long.toml"
+    recipe.write_text(JUDGED.read_text().replace('"librivox-0930.flac"', '"librivox-*", "en-*"'))
+    for name in ("whisper-dense", "whisper-experts", "step-moe-4"):  # the first hears 30 s at once
+        made = export(checkpoint(name), tmp_path / name, ExportOptions(recipe=recipe, precision="float32"))
+        goldens, every = _golden_bytes(tmp_path / name)
+        assert goldens <= max(1_000_000, 0.05 * every)
+        assert 1 < len(made.verification["goldens"]) <= 8
+        assert all(check.passed for check in verify(tmp_path / name, threads=1).checks)
+
+
+def test_clips_that_there_is_no_room_for_are_left_out(checkpoint, tmp_path, monkeypatch):
+    recipe = tmp_path / "two.toml"
+    recipe.write_text(JUDGED.read_text().replace('"librivox-0930.flac"', '"librivox-0880.flac", "librivox-0930.flac"'))
+    options = ExportOptions(recipe=recipe, precision="float32")
+    both = export(checkpoint("whisper-experts"), tmp_path / "both", options).verification["goldens"]
+    assert list(both) == ["librivox-0880.flac", "librivox-0930.flac"]
+    monkeypatch.setattr("edgekit.exporter.checks.goldens.FREE_BYTES", 400_000)
+    one = export(checkpoint("whisper-experts"), tmp_path / "one", options).verification["goldens"]
+    assert list(one) == ["librivox-0880.flac"]
+    assert _golden_bytes(tmp_path / "one")[0] < 400_000
+    assert all(check.passed for check in verify(tmp_path / "one", threads=1).checks)

@@ -38,7 +38,7 @@ def test_every_limit_that_is_exceeded_is_named_and_words_come_first():
 
 
 def test_a_few_words_that_chance_explains_pass():
-    assert pass_or_waive("base", found({"en": (64, 2), "fr": (64, 1)}), LIMITS, INT8, None) == {}
+    assert pass_or_waive("base", found({"en": (64, 2), "fr": (64, 0), "ru": (64, 0)}), LIMITS, INT8, None) == {}
 
 
 def test_one_language_that_lost_too_many_is_enough():

@@ -1,5 +1,8 @@
 """Whether words come out that a person said, asked of every export whose recipe names transcripts."""
 
+import json
+import shutil
+
 import pytest
 
 from edgekit.errors import QualityError
@@ -70,3 +73,13 @@ def test_a_bundle_that_answers_is_asked_to_transcribe(checkpoint, recipe, tmp_pa
     options = ExportOptions(recipe=recipe("[check]\n", NAMED), precision="float32", accept_loss="random weights")
     found = export(checkpoint("step-dense"), tmp_path / "b", options).verification
     assert found["measured"]["transcript_error_rate"] > 0
+
+
+def test_a_checkpoint_that_is_fixed_to_translate_is_not_asked_for_what_was_said(checkpoint, recipe, tmp_path):
+    folder = tmp_path / "c"
+    shutil.copytree(checkpoint("whisper-dense-128"), folder)
+    said = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(said | {"task": "translate"}))
+    options = ExportOptions(recipe=recipe("[check]\n", NAMED), precision="float32")
+    found = export(folder, tmp_path / "b", options).verification
+    assert found["transcripts"] == "not asked: the checkpoint is fixed to 'translate'"

@@ -38,6 +38,12 @@ def test_few_words_exceed_a_limit_only_where_chance_does_not_explain_it(words, r
     assert Tally(words, allowed + 1).exceeds(rate) == (rate < 1)
 
 
+def test_of_many_languages_each_may_change_more_so_that_all_of_them_fail_no_more_often():
+    assert [allowed_words(64, 0.01, looks) for looks in (1, 5, 50)] == [2, 3, 4]
+    assert Tally(64, 3).exceeds(0.01)
+    assert not Tally(64, 3).exceeds(0.01, looks=5)
+
+
 @pytest.mark.parametrize(("words", "rate"), [(50, 0.02), (320, 0.01), (4000, 0.3)])
 def test_what_is_allowed_happens_by_chance_in_five_percent_and_one_more_does_not(words, rate):
     def at_least(count):
