@@ -9,5 +9,5 @@ if ! told=$(make -s .venv-arm/stamp 2>&1); then
     exit 0
 fi
 .venv/bin/python tests/arm/judge.py .venv-arm --short
-PYTHONPATH=. .venv-arm/python -m pytest -q -p no:cacheprovider tests/runtime/hear/test_features.py \
+PYTHONPATH=. .venv-arm/python -m pytest -q -p no:cacheprovider \
     tests/runtime/answer/test_embedding.py tests/runtime/answer/test_sampler.py tests/runtime/backends/test_ort_call.py

@@ -1,6 +1,7 @@
 """`edgekit verify` refuses a bundle that is not the one that was judged, though every hash of its files is right."""
 
 import json
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -118,3 +119,16 @@ def test_the_goldens_are_no_part_of_the_record(good):
     judged = json.loads((good / "manifest.json").read_bytes())["verification"]["judged"]
     assert not any(name.startswith("goldens/") for name in judged)
     assert {"tokenizer.json", "backbone.onnx", "backbone.onnx.data", "manifest.protocol"} <= judged.keys()
+
+
+def test_a_bundle_too_large_to_have_been_run_is_verified_by_its_record(checkpoint, tmp_path):
+    recipe = tmp_path / "large.toml"
+    recipe.write_text(JUDGED.read_text().replace("[check]", "[check]\ntwin_limit_mib = 0"))
+    export(checkpoint("whisper-dense"), tmp_path / "b", ExportOptions(recipe=recipe, precision="int8"))
+    verified = verify(tmp_path / "b")
+    assert verified.compared == "nothing was run: it is too large to have been run when it was made"
+    assert [check.passed for check in verified.checks] == [True]
+    spoilt = shutil.copytree(tmp_path / "b", tmp_path / "spoilt")
+    changed = SABOTAGES["an answer ends at another token"](spoilt, decode((spoilt / "manifest.json").read_bytes()))
+    write_manifest(spoilt, changed)
+    assert [check.passed for check in verify(spoilt).checks] == [False]
