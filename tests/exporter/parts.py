@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from edgekit.bundle import Precision
@@ -15,7 +14,7 @@ from edgekit.exporter.families import Opened, Part
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import GROUPS, QuantizeSettings
-from edgekit.runtime.backends.ort import OrtEngine
+from edgekit.runtime.backends.ort import OrtEngine, open_graph
 from edgekit.runtime.engine import Call
 
 Array = NDArray[np.float32]
@@ -58,10 +57,7 @@ def engine(
         build(g, Weights(Held(tensors), dict.fromkeys(GROUPS, precision), SMALL_BLOCKS))
         component = g.close(precision)
     DIALECTS.get(dialect).check(folder / component.graph, activations)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(folder / component.graph), options, providers=["CPUExecutionProvider"])
-    return OrtEngine(component, session)
+    return open_graph(folder, component, 1, exact=dialect != "standard")  # as the runtime asks for it
 
 
 def part_of(opened: Opened, kind: type[P]) -> P:

@@ -472,10 +472,14 @@ def _configured(source, folder, **changes):
     ("name", "changes", "message"),
     [
         ("whisper-dense", {"tie_word_embeddings": False}, "output projection of its own"),
-        ("whisper-dense", {"activation_function": "relu"}, "another activation than gelu"),
-        ("step-dense", {"text_config": {"rope_scaling": {"type": "yarn"}}}, "scales rotary positions"),
-        ("step-dense", {"text_config": {"rope_parameters": {"rope_type": "yarn"}}}, "scales rotary positions"),
-        ("step-dense", {"text_config": {"use_sliding_window": True}}, "use_sliding_window"),
+        ("whisper-dense", {"activation_function": "relu"}, "activation_function is 'relu', only gelu"),
+        ("step-dense", {"text_config": {"rope_scaling": {"type": "yarn"}}}, "rope_scaling is .* only plain rotary"),
+        ("step-dense", {"text_config": {"rope_parameters": {"rope_type": "yarn"}}}, "rope_parameters is .* only plain"),
+        (
+            "step-dense",
+            {"text_config": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}},
+            "use_sliding_window",
+        ),
         (
             "step-dense",
             {"text_config": {"model_type": "llama"}},

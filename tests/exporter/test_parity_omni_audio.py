@@ -10,6 +10,8 @@ import pytest
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.exporter.families.qwen3_omni.code2wav import Code2Wav
 from edgekit.exporter.families.qwen3_omni.ears import Qwen3OmniEars
+from edgekit.exporter.families.qwen3_omni.keys import CODE2WAV as VOICE_KEYS
+from edgekit.exporter.families.qwen3_omni.keys import EARS as EARS_KEYS
 from edgekit.recipe import GridSettings
 from tests.exporter.omni_audio import BLOCK, EARS, SEGMENT, VOICE, hearing, speak, voice
 from tests.reference import omni_audio
@@ -162,13 +164,13 @@ def test_silence_at_the_end_is_refused():
         (Qwen3OmniEars, omni_audio.EARS, {"n_window": 100}, "n_window 100 .* only 50"),
         (Qwen3OmniEars, omni_audio.EARS, {"n_window_infer": 250}, "n_window_infer 250"),
         (Qwen3OmniEars, omni_audio.EARS, {"n_window_infer": 0}, "n_window_infer 0"),
-        (Qwen3OmniEars, omni_audio.EARS, {"activation_function": "relu"}, "'relu', only 'gelu'"),
+        (EARS_KEYS.check, omni_audio.EARS, {"activation_function": "relu"}, "'relu', only gelu"),
         (Qwen3OmniEars, omni_audio.EARS, {"max_source_positions": 12}, "at least 13 max_source_positions"),
         (Qwen3OmniEars, omni_audio.EARS, {"encoder_attention_heads": 3}, "must divide evenly"),
         (Qwen3OmniEars, omni_audio.EARS, {"output_dim": None}, "'output_dim' is None"),
         (Code2Wav, omni_audio.VOICE, {"num_key_value_heads": 2}, "num_key_value_heads is 2, only the published 4"),
-        (Code2Wav, omni_audio.VOICE, {"hidden_act": "gelu"}, "hidden_act is gelu"),
-        (Code2Wav, omni_audio.VOICE, {"attention_bias": True}, "attention_bias is True"),
+        (VOICE_KEYS.check, omni_audio.VOICE, {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        (VOICE_KEYS.check, omni_audio.VOICE, {"attention_bias": True}, "attention_bias is True"),
         (Code2Wav, omni_audio.VOICE, {"sliding_window": 1}, "sliding_window 1"),
         (Code2Wav, omni_audio.VOICE, {"decoder_dim": 24}, "a multiple of 16"),
         (Code2Wav, omni_audio.VOICE, {"upsample_rates": [8, "5"]}, "upsample_rates is .* whole numbers"),
