@@ -77,7 +77,7 @@ def recognise(folder: Path, names: Collection[str]) -> None:
     config = read_object(folder / CONFIG)
     generation = read_object(folder / _GENERATION) if _GENERATION in names else {}
     refuse_quantised(config, folder / CONFIG)
-    find_family(config).open(config, generation)
+    find_family(config).bind(config, generation)
 
 
 def nearest(text: str, names: Collection[str]) -> str:

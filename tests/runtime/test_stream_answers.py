@@ -126,6 +126,15 @@ def test_an_answer_says_no_phrase_twice_where_its_bundle_says_so(load: Callable,
     assert final_texts(run(allowed, [sound_of(PIECE)]))[0].tokens == full.tokens
 
 
+def test_a_bundle_that_is_fixed_to_a_language_says_which_it_heard(load: Callable) -> None:
+    changes = _multilingual(load())
+    fixed = load(protocol=msgspec.structs.replace(changes["protocol"], language="de"))
+    (final,) = final_texts(run(fixed.stream(level="full"), [sound_of(PIECE)]))
+    assert final.language == "de"
+    (detected,) = final_texts(run(fixed.stream(level="full", language="auto"), [sound_of(PIECE)]))
+    assert detected.language in {"de", "en"}
+
+
 def _multilingual(model: Model) -> dict[str, Any]:
     named = {name: model.tokenizer.encode(f"<{name}>")[0] for name in ("en", "de", "transcribe", "translate")}
     protocol = msgspec.structs.replace(

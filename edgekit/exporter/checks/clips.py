@@ -14,8 +14,12 @@ from edgekit.recordings import Recording, named, recordings
 
 
 def with_clips_claimed(recipe: Recipe, protocol: TokenProtocol) -> Recipe:
-    """Return a recipe that names each check clip by its own name, those of the languages that a checkpoint claims."""
-    clips = tuple(one.name for one in claimed(named(recipe.check.clips, "check.clips"), recipe, protocol))
+    """Return a recipe that names each check clip by its own name, those of the languages that a checkpoint claims.
+
+    Where it claims others alone, all of them: beside a float twin any speech tells what rounding changes.
+    """
+    every = named(recipe.check.clips, "check.clips")
+    clips = tuple(one.name for one in claimed(every, recipe, protocol) or every)
     return msgspec.structs.replace(recipe, check=msgspec.structs.replace(recipe.check, clips=clips))
 
 

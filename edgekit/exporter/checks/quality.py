@@ -60,8 +60,8 @@ class Distance:
 class _Clip:
     """What both made of one clip; no array is kept, of forty clips they fill the memory of a small machine.
 
-    ``tallies``: words changed, by compute level, the most capable last. ``unsteady``: words changed that a little noise
-    changes in the twin's text too, which do not count; ``writing``: words that the candidate still changes where it
+    ``tallies``: words changed, by compute level, the most capable last. ``unsteady``: how many of them do not count, as
+    many as a little noise changes in the twin's own text; ``writing``: words that the candidate still changes where it
     writes of what the twin heard.
     """
 
@@ -73,6 +73,11 @@ class _Clip:
     unsteady: int = 0
     writing: int = 0
     spoken: Pair | None = None
+
+    def steady(self) -> Tally:
+        """Return the words changed at the most capable level that count."""
+        every_word = list(self.tallies.values())[-1]
+        return Tally(every_word.words, every_word.changed - self.unsteady)
 
 
 def check_clips(recipe: Recipe, rate_hz: int) -> dict[str, Float]:
@@ -101,7 +106,7 @@ def compare(bundle: Bundle, twin: Bundle, recipe: Recipe, progress: Progress) ->
     said, details = compare_speech(spoken, speech.sample_rate_hz) if speech is not None else ({}, {})
     levels = list(found[0].tallies)
     languages = dict.fromkeys(one.language for one in found)
-    words = {name: summed(one.tallies[levels[-1]] for one in found if one.language == name) for name in languages}
+    words = {name: summed(one.steady() for one in found if one.language == name) for name in languages}
     differ, tokens = (sum(one.picked[part] for one in found) for part in (0, 1))
     return {
         "twin": "whole",
@@ -146,7 +151,6 @@ def _compare_clip(candidate: Model, reference: Model, name: str, samples: Float)
     if (changed := tallies[levels[-1]]).changed:
         again = answer(reference, hear(reference, _noisy(samples)), language=language)
         result.unsteady = min(changed.changed, tally(expected.text, again.text).changed)
-        tallies[levels[-1]] = Tally(changed.words, changed.changed - result.unsteady)
         if [part.dtype for part in ours.parts] == [part.dtype for part in theirs.parts]:
             result.writing = tally(expected.text, answer(candidate, theirs, language=language).text).changed
     return result

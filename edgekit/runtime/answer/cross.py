@@ -12,7 +12,7 @@ from edgekit.bundle import ComputeLevel
 from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.answer.answerer import Setting, Span, untimed
 from edgekit.runtime.answer.lookup import Guess, agreed
-from edgekit.runtime.answer.prompt import cross_prompt
+from edgekit.runtime.answer.prompt import DETECTED, cross_prompt
 from edgekit.runtime.answer.sampler import Greedy, Sampler, likeliest
 from edgekit.runtime.engine import Array
 from edgekit.spans import DRAFT, PREFILL
@@ -105,7 +105,8 @@ class CrossAnswerer:
         """Raise UsageError for a language or task that the bundle does not have."""
         protocol = setting.manifest.protocol
         self.prompt = cross_prompt(protocol, language, task)
-        self.language = language
+        asked = language or protocol.language
+        self.language = None if asked == DETECTED else asked
         self._languages = {token: name for name, token in protocol.languages.items()}
         self._setting = setting
         self._backbone = setting.backbone()

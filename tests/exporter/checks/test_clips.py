@@ -1,5 +1,6 @@
 """The clips that a checkpoint hears: those of the languages that it claims, each in its language."""
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -57,3 +58,13 @@ def test_an_answer_is_asked_in_the_language_of_the_clip(checkpoint, tmp_path):
     heard = hear(model, np.zeros(8_000, np.float32))
     first = [answer(model, heard, language=language).logits[0] for language in ("en", "fr")]
     assert np.abs(first[0] - first[1]).max() > 0.01
+
+
+def test_a_checkpoint_of_another_language_is_judged_by_every_clip(protocol):
+    recipe = Recipe(check=CheckSettings(clips=EVERY))
+    many = protocol("whisper-dense-128")
+    german = msgspec.structs.replace(many, language="de")
+    alone = msgspec.structs.replace(many, languages={"de": 3})
+    for one in (german, alone):
+        assert claimed(named(EVERY, "clips"), recipe, one) == ()
+        assert with_clips_claimed(recipe, one).check.clips == tuple(clip.name for clip in named(EVERY, "clips"))
