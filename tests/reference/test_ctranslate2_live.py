@@ -12,10 +12,16 @@ import soundfile
 from edgekit.errors import CheckpointError
 from edgekit.exporter.sources.checkpoint import open_checkpoint, read
 from edgekit.exporter.sources.stored import StoredTensors
+from edgekit.exporter.sources.tokenizer import marks_of, tokenizer_json
 
 pytestmark = pytest.mark.reference
 
 CLIPS = sorted((Path(__file__).resolve().parents[2] / "export" / "clips").glob("*.flac"))
+
+# Source: generation_config.json of openai/whisper-tiny.en.
+TINY_EN = {
+    "decoder_start_token_id": 50257, "eos_token_id": 50256, "no_timestamps_token_id": 50362, "max_length": 448,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +67,17 @@ def test_the_config_is_that_of_tiny_en(folder):
         "vocab_size": 51864,
     }
     assert checkpoint.config | sizes == checkpoint.config
-    assert checkpoint.generation["forced_decoder_ids"] == [[1, 50362]]
-    assert checkpoint.generation["is_multilingual"] is False
+    assert checkpoint.generation["begin_suppress_tokens"] == [220, TINY_EN["eos_token_id"]]
+    names = marks_of(tokenizer_json(folder))
+    assert names["<|startoftranscript|>"] == TINY_EN["decoder_start_token_id"]
+    assert names["<|notimestamps|>"] == TINY_EN["no_timestamps_token_id"]
 
 
 @pytest.mark.parametrize("clip", CLIPS, ids=lambda path: path.stem)
 def test_greedy_tokens_equal_those_of_ctranslate2(folder, model, clip):
     ctranslate2 = pytest.importorskip("ctranslate2")
     features = log_mel(clip)
-    generation = open_checkpoint(folder).generation
+    generation = {**open_checkpoint(folder).generation, **TINY_EN}
     prompt = [generation["decoder_start_token_id"], generation["no_timestamps_token_id"]]
     runner = ctranslate2.models.Whisper(str(folder), compute_type="float32", intra_threads=1)
 
