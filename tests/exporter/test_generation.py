@@ -1,9 +1,12 @@
 """What generation settings make of a bundle's protocol: ends, choice, and where the settings come from."""
 
+import json
+
 import pytest
 
 from edgekit.bundle import Sampling, TokenProtocol
 from edgekit.errors import CheckpointError
+from edgekit.exporter.export import ExportOptions, export
 from edgekit.exporter.families import find_family
 from edgekit.exporter.families.generation import GENERATION, governed, settings
 from edgekit.exporter.sources.checkpoint import open_checkpoint
@@ -51,6 +54,16 @@ def test_settings_change_the_protocol_by_what_they_say_and_nothing_else():
 def test_settings_that_cannot_be_are_one_line(told, said):
     with pytest.raises(CheckpointError, match=said):
         _governed(told)
+
+
+@pytest.mark.parametrize(("length", "context"), [(64, 64), (100_000, 256), (None, 256)])
+def test_a_bundle_remembers_no_more_than_a_conversation_may_be_long(length, context, tmp_path):
+    folder = checkpoints.write(tmp_path / "c", "step-dense")
+    told = {"eos_token_id": [7]} | ({} if length is None else {"max_length": length})
+    (folder / "generation_config.json").write_text(json.dumps(told))
+    (tmp_path / "r.toml").write_text("context_tokens = 256\n[check]\ntwin_limit_mib = 0\n")
+    manifest = export(folder, tmp_path / "b", ExportOptions(recipe=tmp_path / "r.toml", precision="float32"))
+    assert (manifest.protocol.context_tokens, manifest.protocol.max_length) == (context, length)
 
 
 def test_settings_come_from_the_config_where_no_file_has_them_the_outer_one_first():
