@@ -186,10 +186,22 @@ def test_a_value_that_matters_is_refused_by_name_with_the_rule_and_a_neutral_one
         (QWEN3, {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default", "partial_rotary_factor": 1.0}}),
         (GENERATION, {"typical_p": 0.5, "min_p": 0.5, "do_sample": False}),
         (STEP_AUDIO_TEXT, {"num_attention_groups": 4, "num_key_value_heads": 4}),
+        (STEP_AUDIO_TEXT, {"num_attention_groups": 4}),
+        (QWEN2, {"num_attention_groups": 32}),
+        (QWEN2, {"num_attention_groups": 8, "num_attention_heads": 8, "num_key_value_heads": None}),
     ],
 )
 def test_what_changes_nothing_in_transformers_is_not_refused(table, config):
     table.check(config)
+
+
+@pytest.mark.parametrize(
+    ("table", "config"),
+    [(QWEN2, {}), (QWEN3_MOE, {}), (STEP_AUDIO_TEXT, {}), (QWEN2, {"num_key_value_heads": None})],
+)
+def test_groups_that_differ_from_the_heads_that_will_be_taken_are_refused(table, config):
+    with pytest.raises(CheckpointError, match=r"^config.json: num_attention_groups is 8, .*num_key_value_heads"):
+        table.check({"num_attention_groups": 8, **config})
 
 
 @pytest.mark.parametrize(
