@@ -164,8 +164,7 @@ def governed(told: Config, vocabulary: int, protocol: Callable[[str], TokenProto
     found = protocol(tokenizer)
 
     def forbidden(key: str, known: tuple[int, ...]) -> tuple[int, ...]:
-        given = (token for token in ids(told, key) if 0 <= token < vocabulary)
-        return tuple(dict.fromkeys((*known, *given)))
+        return tuple(dict.fromkeys(token for token in (*known, *ids(told, key)) if 0 <= token < vocabulary))
 
     if endings := sorted(set(ids(told, "suppress_tokens")) & set(found.stop)):
         raise CheckpointError(
