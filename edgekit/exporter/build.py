@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.bundle import FORMAT_VERSION, Manifest, Precision
+from edgekit.bundle import FORMAT_VERSION, Manifest, Precision, TokenProtocol
 from edgekit.errors import CheckpointError
 from edgekit.exporter.calibrate import Calibration, calibrate
 from edgekit.exporter.checks.census import check_census, take_census
@@ -71,7 +71,7 @@ def build(
     (folder / TOKENIZER).write_text(source.tokenizer, encoding="utf-8")
     protocol = msgspec.structs.replace(
         protocol,
-        context_tokens=min(recipe.context_tokens or protocol.context_tokens, opened.max_context),
+        context_tokens=_context_tokens(opened, protocol, recipe),
         max_tokens_per_s=recipe.max_tokens_per_s,
         max_repeats=(protocol.max_repeats if recipe.max_repeats is None else recipe.max_repeats) or None,
     )
@@ -100,6 +100,12 @@ def build(
     )
     manifest = with_voices(folder, manifest, source.voices)
     return msgspec.structs.replace(manifest, files=list_files(folder))
+
+
+def _context_tokens(opened: Opened, protocol: TokenProtocol, recipe: Recipe) -> int:
+    """Return the length of the KV cache: no longer than a conversation may be, so that old turns go before it ends."""
+    wanted = recipe.context_tokens or protocol.context_tokens
+    return min(wanted, opened.max_context, protocol.max_length or wanted)
 
 
 def check_heads(opened: Opened, dialect: Dialect) -> None:

@@ -88,6 +88,17 @@ REFUSED = {
     "min_new_tokens": (3, {}),
     "min_p": (0.1, {"do_sample": True}),
     "mlp_only_layers": ([0], {}),
+    "begin_suppress_tokens": ("7", {}),
+    "do_sample": (1, {}),
+    "eos_token_id": ("7", {}),
+    "max_length": (0, {}),
+    "max_new_tokens": (0, {}),
+    "no_repeat_ngram_size": (-1, {}),
+    "repetition_penalty": (0.0, {}),
+    "suppress_tokens": ("7", {}),
+    "temperature": (-1.0, {"do_sample": True}),
+    "top_k": (-2, {"do_sample": True}),
+    "top_p": (0.0, {"do_sample": True}),
     "num_attention_groups": (4, {"num_key_value_heads": 2}),
     "num_beam_groups": (2, {}),
     "num_beams": (2, {}),
@@ -166,7 +177,7 @@ def test_a_value_that_matters_is_refused_by_name_with_the_rule_and_a_neutral_one
     said = str(caught.value)
     assert said.startswith(f"x.json: a.b.{key} is {value!r}"[:60])
     assert table.rows[key].rule in said
-    assert said.endswith("; take a checkpoint without it")
+    assert said.endswith(f"; {table.rows[key].step}")
     assert "\n" not in said
     row = table.rows[key]
     neutral = row.neutral if isinstance(row.neutral, tuple) else ()
@@ -186,10 +197,22 @@ def test_a_value_that_matters_is_refused_by_name_with_the_rule_and_a_neutral_one
         (QWEN3, {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default", "partial_rotary_factor": 1.0}}),
         (GENERATION, {"typical_p": 0.5, "min_p": 0.5, "do_sample": False}),
         (STEP_AUDIO_TEXT, {"num_attention_groups": 4, "num_key_value_heads": 4}),
+        (STEP_AUDIO_TEXT, {"num_attention_groups": 4}),
+        (QWEN2, {"num_attention_groups": 32}),
+        (QWEN2, {"num_attention_groups": 8, "num_attention_heads": 8, "num_key_value_heads": None}),
     ],
 )
 def test_what_changes_nothing_in_transformers_is_not_refused(table, config):
     table.check(config)
+
+
+@pytest.mark.parametrize(
+    ("table", "config"),
+    [(QWEN2, {}), (QWEN3_MOE, {}), (STEP_AUDIO_TEXT, {}), (QWEN2, {"num_key_value_heads": None})],
+)
+def test_groups_that_differ_from_the_heads_that_will_be_taken_are_refused(table, config):
+    with pytest.raises(CheckpointError, match=r"^config.json: num_attention_groups is 8, .*num_key_value_heads"):
+        table.check({"num_attention_groups": 8, **config})
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,19 @@ def test_a_whisper_without_generation_settings_has_the_published_ones(tokens, st
     assert found == expected
 
 
+def test_a_config_alone_may_name_several_ends(config):
+    alone = config("whisper-dense")
+    alone.with_name("generation_config.json").unlink()
+    told = json.loads(alone.read_text())
+    ends = [told["eos_token_id"], 9]
+    alone.write_text(json.dumps(told | {"eos_token_id": ends}))
+    made = open_dummy(alone)
+    assert made.generation["begin_suppress_tokens"] == ends
+    assert list(made.opened.protocol(made.tokenizer).stop) == ends
+    with pytest.raises(CheckpointError, match="^config.json: 'eos_token_id' is '7', must be a token or a list"):
+        published_generation({"eos_token_id": "7"})
+
+
 def test_a_config_alone_is_enough(config):
     alone = config("whisper-dense")
     alone.with_name("generation_config.json").unlink()

@@ -86,6 +86,12 @@ def test_configs_that_say_no_ids_take_those_of_the_tokenizer():
     assert protocol().begin_suppress == (220, 50256)  # the class's own
 
 
+def test_of_the_class_s_own_tokens_those_that_the_vocabulary_has_are_kept():
+    text = tokenizer(end=500, codes=CODES[:5])
+    config = {"vocab_size": 1000, "eos_token_id": 500, "decoder_start_token_id": 501, "forced_decoder_ids": [[1, None]]}
+    assert protocol(text=text, **config).begin_suppress == (220,)
+
+
 def test_the_language_tokens_that_people_added_count_too():
     content = json.loads(tokenizer())
     content["added_tokens"].append({"id": 51865, "content": "<|xyz|>"})

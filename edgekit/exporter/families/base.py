@@ -283,8 +283,9 @@ class Family:
         """
         self.keys.check(config)
         told = settings(config, generation, self.text, self.generation_keys)
-        self.generation_keys.check(told, FILE if generation else "config.json")
+        file = FILE if generation else "config.json"
+        self.generation_keys.check(told, file)
         told = self.generation_keys.heeded(told)
         opened = self.open(config, told)
         vocabulary = opened.expected()[opened.embedding][0]
-        return replace(opened, protocol=partial(governed, told, vocabulary, opened.protocol))
+        return replace(opened, protocol=partial(governed, told, vocabulary, opened.protocol, file=file))

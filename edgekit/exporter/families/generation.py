@@ -5,6 +5,7 @@ checkpoint has no such file, transformers takes these keys from config.json and 
 does ``settings``.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import msgspec
 from edgekit.bundle import Sampling, TokenProtocol
 from edgekit.errors import CheckpointError
 from edgekit.exporter.families.config import value
-from edgekit.exporter.families.keys import Config, Keys, refused, refused_unless, unused, used
+from edgekit.exporter.families.keys import Config, Keys, Neutral, ranged, refused, refused_unless, unused
 
 FILE = "generation_config.json"
 
@@ -23,33 +24,58 @@ def _undrawn(*neutral: object) -> Any:  # noqa: ANN401 - a Neutral
     return lambda value, config: value in neutral or not config.get("do_sample")
 
 
+def _whole(least: int) -> Neutral:
+    """Return whether a value is a whole number that is not below ``least``."""
+    return lambda value, _: type(value) is int and value >= least
+
+
+def _above_0(value: object, config: Config) -> bool:
+    del config
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _drawn(possible: Neutral) -> Neutral:
+    """Return whether a value is possible, or tokens are not drawn at all."""
+    return lambda value, config: not config.get("do_sample") or possible(value, config)
+
+
+def _tokens(value: object, config: Config) -> bool:
+    del config
+    return all(type(token) is int for token in (value if isinstance(value, list | tuple) else (value,)))
+
+
 _BEAMS = "of a search with beams, which is refused"
 _CACHES = "how a cache is held; the tokens are the same"
 _GUESSES = "guesses are checked by the model itself; the tokens are the same"
 _GIVEN = "what generate() hands back beside the tokens"
 _ONE = "only one answer, token by token, is written"
+_COUNT = "must be a whole number, 1 or more"
+_TOKENS = "must be a token or a list of tokens"
 
 GENERATION = Keys(
     "transformers 4.57.6, GenerationConfig",
     {
         # Ends.
-        "eos_token_id": used("TokenProtocol.stop"),
-        "max_new_tokens": used("TokenProtocol.max_tokens"),
-        "max_length": used("TokenProtocol.max_length; the class's own is no limit", 20),
+        "eos_token_id": ranged(_tokens, "TokenProtocol.stop", _TOKENS),
+        "max_new_tokens": ranged(_whole(1), "TokenProtocol.max_tokens", _COUNT),
+        "max_length": ranged(_whole(1), "TokenProtocol.max_length; the class's own is no limit", _COUNT, 20),
         "min_length": refused("an answer ends where the model ends it", 0),
         "min_new_tokens": refused("an answer ends where the model ends it", 0),
         "max_time": refused("an answer ends where the model ends it, not by the clock"),
         "stop_strings": refused("an answer ends at a token, not at a text", []),
         "early_stopping": unused(_BEAMS),
         # Choice.
-        "do_sample": used("TokenProtocol.sampling.temperature: 0 if false", False),
-        "temperature": used("TokenProtocol.sampling", 1.0),
-        "top_k": used("TokenProtocol.sampling", 50),
-        "top_p": used("TokenProtocol.sampling", 1.0),
-        "repetition_penalty": used("TokenProtocol.sampling", 1.0),
-        "no_repeat_ngram_size": used("TokenProtocol.sampling", 0),
-        "suppress_tokens": used("TokenProtocol.suppress"),
-        "begin_suppress_tokens": used("TokenProtocol.begin_suppress"),
+        "do_sample": ranged(
+            lambda value, _: isinstance(value, bool), "TokenProtocol.sampling.temperature: 0 if false",
+            "must be true or false", False,
+        ),
+        "temperature": ranged(_drawn(_above_0), "TokenProtocol.sampling", "must be a number above 0 to draw by", 1.0),
+        "top_k": ranged(_drawn(_whole(0)), "TokenProtocol.sampling", "must be a whole number, 0 for no limit", 50),
+        "top_p": ranged(_drawn(_above_0), "TokenProtocol.sampling", "must be a number above 0, 1 for no limit", 1.0),
+        "repetition_penalty": ranged(_above_0, "TokenProtocol.sampling", "must be a number above 0, 1 for none", 1.0),
+        "no_repeat_ngram_size": ranged(_whole(0), "TokenProtocol.sampling", "must be a whole number, 0 for none", 0),
+        "suppress_tokens": ranged(_tokens, "TokenProtocol.suppress", _TOKENS),
+        "begin_suppress_tokens": ranged(_tokens, "TokenProtocol.begin_suppress", _TOKENS),
         "min_p": refused_unless(_undrawn(0.0), "tokens are drawn by temperature, top_k and top_p only"),
         "top_h": refused_unless(_undrawn(), "tokens are drawn by temperature, top_k and top_p only"),
         "typical_p": refused_unless(_undrawn(1.0), "tokens are drawn by temperature, top_k and top_p only"),
@@ -128,12 +154,12 @@ def settings(config: Config, generation: Config, inside: Sequence[str], keys: Ke
     return found
 
 
-def ids(told: Config, key: str) -> tuple[int, ...]:
+def ids(told: Config, key: str, file: str = FILE) -> tuple[int, ...]:
     """Return a key that holds a token or a list of tokens; none where it is absent. Raises CheckpointError."""
     found = told.get(key)
     given = found if isinstance(found, list | tuple) else () if found is None else (found,)
-    if any(type(token) is not int for token in given):
-        raise CheckpointError(f"{FILE}: '{key}' is {found!r}, must be a token or a list of tokens; correct it")
+    if not _tokens(given, told):
+        raise CheckpointError(f"{file}: '{key}' is {found!r}, {_TOKENS}; correct it")
     return tuple(given)
 
 
@@ -155,21 +181,22 @@ def sampling(told: Config, default: Sampling) -> Sampling:
     return msgspec.structs.replace(default, **changes)
 
 
-def governed(told: Config, vocabulary: int, protocol: Callable[[str], TokenProtocol], tokenizer: str) -> TokenProtocol:
-    """Return a family's protocol with what generation settings say beyond it.
+def governed(
+    told: Config, vocabulary: int, protocol: Callable[[str], TokenProtocol], tokenizer: str, *, file: str = FILE
+) -> TokenProtocol:
+    """Return a family's protocol with what generation settings, which GENERATION has checked, say beyond it.
 
-    At which tokens an answer ends is the family's to say. vocabulary: ids from there on are no tokens, and neither are
-    those below 0, which some published lists have.
+    At which tokens an answer ends is the family's to say. file: the one that says the settings. vocabulary: ids from
+    there on are no tokens, and neither are those below 0, which some published lists have.
     """
     found = protocol(tokenizer)
 
     def forbidden(key: str, known: tuple[int, ...]) -> tuple[int, ...]:
-        given = (token for token in ids(told, key) if 0 <= token < vocabulary)
-        return tuple(dict.fromkeys((*known, *given)))
+        return tuple(dict.fromkeys(token for token in (*known, *ids(told, key)) if 0 <= token < vocabulary))
 
     if endings := sorted(set(ids(told, "suppress_tokens")) & set(found.stop)):
         raise CheckpointError(
-            f"{FILE}: suppress_tokens has {endings[0]}, at which answers end, and only their first token can be kept "
+            f"{file}: suppress_tokens has {endings[0]}, at which answers end, and only their first token can be kept "
             "from being one; take it out, or into begin_suppress_tokens"
         )
 

@@ -36,6 +36,7 @@ class Key:
 
     ``reason``: where it is used, or why it has no effect. ``rule``: what is said of a value that is refused, as all are
     but null and the ``neutral`` ones. ``default``: what the class takes where it is absent.
+    ``step``: what to do about one that is refused.
     ``inside``: the table of a nested config, which may depend on the config that it stands in; None: it is not walked.
     ``shared``: whether it is of any config, and tells nothing of the family.
     """
@@ -47,6 +48,7 @@ class Key:
     neutral: tuple[Any, ...] | Neutral | None = None
     inside: "Keys | Callable[[Config], Keys | None] | None" = None
     shared: bool = False
+    step: str = "take a checkpoint without it"
 
     def matters(self, value: object, config: Config) -> bool:
         """Return whether a value of a key that may be refused is to be."""
@@ -65,6 +67,11 @@ def used(where: str, default: object = ABSENT) -> Key:
 def used_if(neutral: Neutral, where: str, rule: str, default: object = ABSENT) -> Key:
     """Return a key that is read, and refused unless ``neutral`` says of its value and config that it can be."""
     return Key("used", where, default, rule, neutral)
+
+
+def ranged(possible: Neutral, where: str, rule: str, default: object = ABSENT) -> Key:
+    """Return a key that is read, and refused where ``possible`` says that its value cannot be."""
+    return Key("used", where, default, rule, possible, step="correct it, or take it out")
 
 
 def nested(where: str, inside: "Keys | Callable[[Config], Keys | None]") -> Key:
@@ -135,9 +142,7 @@ def _unknown(keys: Keys, config: Config, file: str, inside: str) -> Iterator[str
                 yield f"{inside}{name}"
             continue
         if row.matters(value, config):
-            raise CheckpointError(
-                f"{file}: {inside}{name} is {_shown(value)}, {row.rule}; take a checkpoint without it"
-            )
+            raise CheckpointError(f"{file}: {inside}{name} is {_shown(value)}, {row.rule}; {row.step}")
         if row.inside is not None and isinstance(value, Mapping):
             table = row.inside(config) if callable(row.inside) else row.inside
             yield from _unknown(table, value, file, f"{inside}{name}.") if table else ()

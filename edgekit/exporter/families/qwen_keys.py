@@ -7,7 +7,7 @@ Step-Audio's own class stepfun-ai/Step-Audio-2-mini, configuration_step_audio_2.
 from collections.abc import Mapping
 
 from edgekit.exporter.families.common import COMMON, TRAINING
-from edgekit.exporter.families.keys import Config, Key, Keys, refused, refused_unless, unused, used, used_if
+from edgekit.exporter.families.keys import Config, Key, Keys, Neutral, refused, refused_unless, unused, used, used_if
 
 _FULL = "only full attention is supported"
 PLAIN = "only plain rotary positions are supported"
@@ -52,9 +52,17 @@ def _unreached(value: object, config: Config) -> bool:
     return _unwindowed(value, config) or unreached
 
 
-def _as_many(value: object, config: Config) -> bool:
-    """Return whether num_attention_groups, which Step-Audio's class asks for too, says what the other key says."""
-    return bool(value == config.get("num_key_value_heads", value))
+def _as_many(heads: int, kv_heads: int) -> Neutral:
+    """Return whether num_attention_groups, which Step-Audio's class asks for too, says what the other key says.
+
+    heads, kv_heads: what their keys are where they are absent; kv_heads that are null are as many as heads.
+    """
+
+    def same(value: object, config: Config) -> bool:
+        found = config.get("num_key_value_heads", kv_heads)
+        return bool(value == (config.get("num_attention_heads", heads) if found is None else found))
+
+    return same
 
 
 _DROPPED = unused("the published class hands it to no model")
@@ -91,6 +99,9 @@ def _sizes(vocabulary: int, hidden: int, inner: int, layers: int, heads: int, kv
         "num_hidden_layers": used("Qwen", layers),
         "num_attention_heads": used("Qwen", heads),
         "num_key_value_heads": used("Qwen; as many as num_attention_heads where it is null", kv_heads),
+        "num_attention_groups": refused_unless(
+            _as_many(heads, kv_heads), "it must be num_key_value_heads, or, without that key, what its class has"
+        ),
     }
 
 
@@ -104,7 +115,6 @@ QWEN2 = Keys(
         "attention_bias": unused("queries, keys and values have one in any case"),
         "use_sliding_window": refused_unless(_unreached, _FULL),
         **dict.fromkeys(("max_window_layers", "sliding_window"), _SWITCHED),
-        "num_attention_groups": refused_unless(_as_many, "as many as num_key_value_heads are needed"),
         "max_seq_len": unused("max_position_embeddings says it"),
     },
 )

@@ -81,13 +81,13 @@ def published_generation(config: Config) -> dict[str, Any]:
     Of the languages only English. Source: Whisper, tokenizer.py: translate, transcribe and four more, then timestamps.
     """
     vocabulary = value(whole_config(config), "vocab_size", int)
-    end = value(config, "eos_token_id", int, _MANY_END if vocabulary > _ENGLISH else _ENGLISH_END)
+    ends = list(ids(config, "eos_token_id", CONFIG)) or [_MANY_END if vocabulary > _ENGLISH else _ENGLISH_END]
     if vocabulary <= _ENGLISH:
-        return {"begin_suppress_tokens": [end]}
+        return {"begin_suppress_tokens": ends}
     stamps = vocabulary - _TIMESTAMPS
-    english = value(config, "decoder_start_token_id", int, end + 1) + 1
+    english = value(config, "decoder_start_token_id", int, ends[0] + 1) + 1
     return {
-        "begin_suppress_tokens": [end],
+        "begin_suppress_tokens": ends,
         "lang_to_id": {"<|en|>": english},
         "task_to_id": {"translate": stamps - 6, "transcribe": stamps - 5},
         "no_timestamps_token_id": stamps - 1,

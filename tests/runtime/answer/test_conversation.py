@@ -131,6 +131,13 @@ def test_a_full_context_forgets_the_oldest_turns_and_says_so(conversing: Callabl
     assert all(int(call["start"][0]) + len(call["embeds"]) <= 48 for call in engines["backbone"].calls)
 
 
+def test_a_context_of_the_longest_conversation_has_room_for_every_answer(conversing: Callable) -> None:
+    model, _ = conversing(48, max_length=48)  # as an export writes it; a longer context keeps turns beyond the length
+    events = [event for one in turns(model.stream(level="full", turns="all"), 9) for event in one]
+    assert sum(event.turns for event in events if isinstance(event, Forgot)) > 0
+    assert [len(final.tokens) for final in final_texts(events)] == [4] * 9
+
+
 def test_a_turn_that_was_refused_leaves_no_trace(conversing: Callable) -> None:
     model, engines = conversing()
     stream = model.stream(level="full", turns="all")
