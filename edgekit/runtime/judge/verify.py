@@ -98,7 +98,9 @@ def verify(path: str | os.PathLike[str], **loading: Any) -> Verified:  # noqa: A
     clips = golden_clips(bundle)
     model = load_opened(bundle, speak=_speaks(bundle.manifest), **loading)
     checks += _checks(model, clips)
-    return Verified(tuple(checks), _WORDS.get(against.get("with"), _WORDS[ITSELF]), judged, model.backend, model.fallback)
+    return Verified(
+        tuple(checks), _WORDS.get(against.get("with"), _WORDS[ITSELF]), judged, model.backend, model.fallback
+    )
 
 
 def rounds(manifest: Manifest) -> bool:
