@@ -41,8 +41,8 @@ def loss(bundle: BundleFacts, level: str = "") -> str:
         return "Words changed against float: of no meaning, its weights are noise."
     if bundle.twin == "weights":
         return (
-            "Words changed against float: not measured, it is too large for its export to run beside a float twin; "
-            "only its weights were compared."
+            "Words changed against float: not measured, its export ran no float twin beside it; only its weights were "
+            "compared."
         )
     if set(bundle.precision.values()) <= {"float32"}:
         return "Words changed against float: none, nothing is rounded."

@@ -192,3 +192,47 @@ def _levels(folder: Path, manifest: Manifest) -> Manifest:
 @_sabotage("the features have another floor")
 def _floor(folder: Path, manifest: Manifest) -> Manifest:
     return msgspec.structs.replace(manifest, front_end=msgspec.structs.replace(manifest.front_end, dynamic_range=6.0))
+
+
+@_sabotage("the census says of each weight that another op consumes it")
+def _census(folder: Path, manifest: Manifest) -> Manifest:
+    rows = tuple(
+        msgspec.structs.replace(row, op="MatMul" if row.op == "DequantizeLinear" else "DequantizeLinear")
+        for row in manifest.census
+    )
+    return msgspec.structs.replace(manifest, census=rows)
+
+
+def _results(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Change:
+    """Write the results of the export anew; the record among them stays as it was."""
+
+    def changed(folder: Path, manifest: Manifest) -> Manifest:
+        found = manifest.verification | change(manifest.verification)
+        found = {name: value for name, value in found.items() if value is not None}
+        assert found != manifest.verification
+        return msgspec.structs.replace(manifest, verification=found)
+
+    return changed
+
+
+def _goldens_without(*names: str) -> Change:
+    def change(found: dict[str, Any]) -> dict[str, Any]:
+        entries = found["goldens"].items()
+        kept = {clip: {name: entry[name] for name in entry if name not in names} for clip, entry in entries}
+        return {"goldens": kept}
+
+    return _results(change)
+
+
+SABOTAGES |= {
+    "nothing was lost, say the results": _results(lambda found: {"measured": dict.fromkeys(found["measured"], 0.0)}),
+    "no level loses words, say the results": _results(lambda found: {"levels": dict.fromkeys(found["levels"], 0)}),
+    "arrays may be far from the twin's": _results(
+        lambda found: {"compared": found["compared"] | {"distance": dict.fromkeys(found["compared"]["distance"], 9.0)}}
+    ),
+    "tokens of the goldens are gone": _goldens_without("tokens", "then"),
+    "the answers at the cheapest level are gone": _goldens_without("cheapest"),
+    "a waiver is gone, or another's is there": _results(
+        lambda found: {"waiver": None if "waiver" in found else {"reason": "none", "for": "nothing"}}
+    ),
+}

@@ -205,7 +205,7 @@ def test_words_changed_are_those_of_the_level_that_was_measured(profile):
     [
         ({"words_changed": {"full": 0.004}, "twin": "whole"}, "against float: 0.4 %"),
         ({"words_changed": {"full": 0.0}, "twin": "whole"}, "against float: 0 %"),
-        ({"twin": "weights"}, "not measured, it is too large"),
+        ({"twin": "weights"}, "not measured, its export ran no float twin beside it; only its weights"),
         ({"twin": "none"}, "of no meaning"),
         ({"dummy_seed": 3}, "of no meaning"),
         ({"precision": {"encoder": "float32"}}, "none, nothing is rounded"),

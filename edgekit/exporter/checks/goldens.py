@@ -27,9 +27,13 @@ from edgekit.runtime.judge.goldens import (
     COMPARED,
     ITSELF,
     LANGUAGE,
+    NO_CLIPS,
+    NOTHING,
     SAMPLED,
     SPOKEN_FRAMES,
+    TOO_LARGE,
     TWIN,
+    WHY,
     compared_levels,
     distance,
     results,
@@ -55,8 +59,10 @@ def store_goldens(made: Bundle, recipe: Recipe, twin: Bundle | None = None) -> d
     """
     manifest = made.manifest
     whole = _fits(made, recipe, *manifest.components)
-    if not recipe.check.clips or not (whole or _fits(made, recipe, "encoder", "adapter")):
-        return {"goldens": {}}
+    if not recipe.check.clips:
+        return _nothing(NO_CLIPS)
+    if not (whole or _fits(made, recipe, "encoder", "adapter")):
+        return _nothing(TOO_LARGE)
     speaks = whole and manifest.speech is not None
     model = _loaded(made, speaks) if whole else _ears(made)
     goldens: dict[str, Any] = {}
@@ -82,6 +88,10 @@ def store_goldens(made: Bundle, recipe: Recipe, twin: Bundle | None = None) -> d
     for file, array in theirs.items():
         write_array(made.folder, f"{FOLDER}/{file}", stored_part(file, array))
     return {"goldens": goldens, COMPARED: against}
+
+
+def _nothing(why: str) -> dict[str, Any]:
+    return {"goldens": {}, COMPARED: {"with": NOTHING, WHY: why}}
 
 
 def _write_clips(model: Model, recipe: Recipe, *, first_alone: bool) -> dict[str, tuple[str, Array]]:

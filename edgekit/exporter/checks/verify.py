@@ -5,14 +5,14 @@ compared is encoder, backbone and their weights. Limits are the recipe's for a q
 one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from edgekit.bundle import Manifest, open_bundle
+from edgekit.bundle import Bundle, Manifest, open_bundle
 from edgekit.errors import MissingPackageError, VerifyError
 from edgekit.exporter.checks.quality import check_clips, relative_error
 from edgekit.exporter.checks.weight_check import check_weights, weight_errors
@@ -27,11 +27,8 @@ from edgekit.runtime.answer.sampler import Greedy, likeliest
 from edgekit.runtime.backends import twin_of
 from edgekit.runtime.judge.golden_clips import carries_clips, golden_clips
 from edgekit.runtime.judge.probe import Answer, Heard, answer, around, hear, recognised
-from edgekit.runtime.judge.verify import Check
+from edgekit.runtime.judge.verify import SURE_LEAD, TOLERANCE_FLOAT32, Check, rounds
 from edgekit.runtime.model import Model, load_opened
-
-FLOAT_ERROR = 1e-4  # sums in another order than torch's
-SURE_LEAD = 1e-3  # a greedy token that leads by less may fall either way
 
 
 def verify_reference(bundle: str | Path, checkpoint: str | Path, *, bars: bool = False) -> tuple[Check, ...]:
@@ -39,13 +36,15 @@ def verify_reference(bundle: str | Path, checkpoint: str | Path, *, bars: bool =
 
     checkpoint and bars: as in ``locate``. Raises QualityError for a weight that is not the checkpoint's,
     MissingPackageError without torch and transformers, VerifyError for a family without a reference and, before
-    anything is fetched, for dummy weights.
+    anything is fetched, for dummy weights or where there is no clip to hear.
     """
     opened = open_bundle(bundle)
     if opened.manifest.dummy_seed is not None:
         raise VerifyError(
             f"{bundle}: holds dummy weights, no checkpoint has them; run `edgekit verify` without --reference"
         )
+    recipe = msgspec.convert(opened.manifest.recipe, Recipe)
+    clips = _clips(opened, recipe)
     model = load_opened(opened, backend=twin_of(opened.manifest.dialect))
     found, family = open_known(locate(checkpoint, bars=bars).folder)
     if family.name != model.manifest.family:
@@ -57,12 +56,23 @@ def verify_reference(bundle: str | Path, checkpoint: str | Path, *, bars: bool =
     dialect = DIALECTS.get(model.manifest.dialect)
     weights = written_bundle(opened.folder, cut, dialect, model.manifest.components, model.manifest.tables())
     checked = check_weights(cut, weights, whole.tensors, lambda _done, _total: None)
-    recipe = msgspec.convert(model.manifest.recipe, Recipe)
     checks = [
         Check(f"{checked['tensors']} weights: {key.replace('_', ' ')}", error, getattr(recipe.limits, key))
         for key, error in weight_errors(checked, model.manifest.precision).items()
     ]
-    return (*checks, *_live_checks(model, _reference(family), found.folder, recipe))
+    return (*checks, *_live_checks(model, _reference(family).open(found.folder), clips, recipe))
+
+
+def _clips(bundle: Bundle, recipe: Recipe) -> Iterable[Array]:
+    """Return the samples that both hear: those that the bundle carries, else the recipe's own recordings."""
+    carried = golden_clips(bundle) if carries_clips(bundle) else None
+    clips = carried or check_clips(recipe, bundle.manifest.front_end.sample_rate_hz)
+    if not clips:
+        raise VerifyError(
+            f"{bundle.folder}: has no check clip to hear, so nothing would be compared with the checkpoint; export it "
+            "again with a recipe that names check clips in a language of it"
+        )
+    return clips.values()
 
 
 def _reference(family: Family) -> type[Reference]:
@@ -83,12 +93,10 @@ def _reference(family: Family) -> type[Reference]:
     return found
 
 
-def _live_checks(model: Model, kind: type[Reference], folder: Path, recipe: Recipe) -> list[Check]:
+def _live_checks(model: Model, reference: Reference, clips: Iterable[Array], recipe: Recipe) -> list[Check]:
     manifest = model.manifest
-    reference = kind.open(folder)
     frames, logits, leads, otherwise = [], [], [], []
-    carried = golden_clips(model.bundle) if carries_clips(model.bundle) else None
-    for samples in (carried or check_clips(recipe, manifest.front_end.sample_rate_hz)).values():
+    for samples in clips:
         heard = hear(model, samples)
         expected = reference.hear(_mel(manifest, heard), _chunk_positions(manifest))
         frames.append((reference.heard(heard), expected))
@@ -103,7 +111,7 @@ def _live_checks(model: Model, kind: type[Reference], folder: Path, recipe: Reci
         leads.append((told, theirs))
     checks = _compared(manifest, recipe, frames, logits, leads)
     if otherwise:
-        allowed = max(recipe.limits.token_mismatch, 1 / len(otherwise)) if _quantised(manifest) else 0.0
+        allowed = max(recipe.limits.token_mismatch, 1 / len(otherwise)) if rounds(manifest) else 0.0
         checks.append(Check("languages recognised that differ / clips", float(np.mean(otherwise)), allowed))
     return checks
 
@@ -125,7 +133,7 @@ def _compared(
     logits: Sequence[tuple[Array, Array]],
     told: Sequence[tuple[Answer, Array]],
 ) -> list[Check]:
-    quantised = _quantised(manifest)
+    rounded = rounds(manifest)
     greedy = Greedy(manifest.protocol, likeliest(manifest.protocol.sampling))
     differing = steps = 0
     for ours, theirs in told:
@@ -138,15 +146,15 @@ def _compared(
         Check(
             "what the backbone hears: relative error",
             relative_error(frames),
-            limits.frame_error if quantised else FLOAT_ERROR,
+            limits.frame_error if rounded else TOLERANCE_FLOAT32,
         ),
         Check(
             "logits, tokens forced: relative error",
             relative_error(logits),
-            limits.logit_error if quantised else FLOAT_ERROR,
+            limits.logit_error if rounded else TOLERANCE_FLOAT32,
         ),
         Check(
-            "greedy tokens that differ / tokens", differing / max(1, steps), limits.token_mismatch if quantised else 0.0
+            "greedy tokens that differ / tokens", differing / max(1, steps), limits.token_mismatch if rounded else 0.0
         ),
     ]
 
@@ -160,7 +168,3 @@ def _mel(manifest: Manifest, heard: Heard) -> Array:
 def _chunk_positions(manifest: Manifest) -> int:
     grid = manifest.grid
     return grid.positions(grid.chunk_frames) if grid.mode == "chunked" else 0
-
-
-def _quantised(manifest: Manifest) -> bool:
-    return any(kind != "float32" for kind in manifest.precision.values())

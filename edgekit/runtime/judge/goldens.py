@@ -18,9 +18,19 @@ from edgekit.runtime.policy import SKIP
 from edgekit.runtime.speak import Spoken
 
 COMPARED = "compared"
-"""Among the results of an export: what the arrays are of (``with``), and how far the bundle itself was from them."""
+"""Among the results of an export: what the arrays are of (``with``), and how far the bundle itself was from them.
+
+Of NOTHING where there are none, and then ``why``.
+"""
 LANGUAGE = "language"  # of a clip's entry: which its answers were asked in, where tokens name languages
-TWIN, ITSELF = "float twin", "itself"
+TWIN, ITSELF, NOTHING = "float twin", "itself", "nothing"
+WHY = "why"  # beside NOTHING: one of NOT_RUN's keys
+TOO_LARGE, NO_CLIPS = "too large", "no clips"
+NOT_RUN = {
+    TOO_LARGE: "it is too large to have been run when it was made",
+    NO_CLIPS: "its recipe named no check clip in a language of the checkpoint",
+}
+"""Why a bundle was made without goldens, to the words for it."""
 CHEAPEST = "cheapest"  # of a clip's entry: what was answered at the cheapest level, where there are several
 SPOKEN_FRAMES = 8  # frames of speech codes stored
 SAMPLED = 8192  # numbers stored of an array: the norm of so many is that of all of them to a percent or two

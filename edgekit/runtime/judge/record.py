@@ -13,22 +13,27 @@ from typing import Any
 from edgekit.runtime.judge.golden_clips import FOLDER
 
 JUDGED = "judged"
+RESULTS = "verification"
 FIELDS = (
     "family", "dialect", "requires", "precision", "components", "embedding", "front_end", "grid", "protocol", "levels",
-    "gate", "recipe", "speech", "dummy_seed",
+    "gate", "recipe", "census", "speech", "dummy_seed",
 )  # fmt: skip
 """Fields of the manifest that decide what a bundle computes, or what it was judged by."""
 
 
 def record(manifest: bytes) -> dict[str, str]:
-    """Return the SHA-256 of every file but the goldens, and of FIELDS as ``manifest.FIELD``.
+    """Return the SHA-256 of every file but the goldens, of FIELDS as ``manifest.FIELD``, and of the results alike.
+
+    The results are all that the export found but this record: tolerances and tokens that are compared with are of them.
 
     manifest: the text of manifest.json. A field is hashed as it stands there: a later EdgeKit, which knows more fields
     than were written, finds the same hash.
     """
     fields: dict[str, Any] = json.loads(manifest)
     files = {file["path"]: file["sha256"] for file in fields["files"] if not file["path"].startswith(f"{FOLDER}/")}
-    return files | {f"manifest.{name}": _hash(fields.get(name)) for name in FIELDS}
+    results = {name: value for name, value in fields[RESULTS].items() if name != JUDGED}
+    decisive = {name: fields.get(name) for name in FIELDS} | {RESULTS: results}
+    return files | {f"manifest.{name}": _hash(value) for name, value in decisive.items()}
 
 
 def unjudged(manifest: bytes, judged: Mapping[str, str]) -> list[str]:

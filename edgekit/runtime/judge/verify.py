@@ -24,7 +24,10 @@ from edgekit.runtime.judge.golden_clips import FOLDER, golden_clips
 from edgekit.runtime.judge.goldens import (
     COMPARED,
     ITSELF,
+    NOT_RUN,
+    NOTHING,
     TWIN,
+    WHY,
     Results,
     compared_levels,
     distance,
@@ -44,7 +47,6 @@ SURE_LEAD = 1e-3  # a greedy token of a float bundle that leads by less may fall
 _ADAPTED = 2**0.5  # times the error of frames: the adapter, a linear more, adds as much of its own
 _CHEAPER = 2  # times the error of the fullest level: near-ties of experts, that of three steps in four
 _SOUND = 0.1  # no limit of a recipe is in these units
-_NOTHING = "nothing was run: it is too large to have been run when it was made"
 _WORDS = {
     TWIN: "compared with its float twin",
     ITSELF: "compared with its own results when it was made",
@@ -83,20 +85,30 @@ class Verified:
 def verify(path: str | os.PathLike[str], **loading: Any) -> Verified:  # noqa: ANN401 - of edgekit.load
     """Return every comparison of a bundle with its record and its goldens; ``loading``: what else ``load`` takes.
 
-    Raises BundleFormatError or BundleFileError for a damaged bundle, VerifyError if it carries no goldens, or not the
-    clips that they are of and EdgeKit's own recordings are not there either.
+    Raises BundleFormatError or BundleFileError for a damaged bundle, VerifyError if it carries no goldens and does
+    not say why, or not the clips that they are of and EdgeKit's own recordings are not there either.
     """
     bundle = open_bundle(path)
     checks = _record(bundle)
     judged = all(check.passed for check in checks) if checks else None
     verification = bundle.manifest.verification
-    if checks and not verification.get("goldens"):
-        return Verified(tuple(checks), _NOTHING, judged)
+    against = verification.get(COMPARED, {"with": ITSELF})
+    if not verification.get("goldens") and against.get("with") == NOTHING and against.get(WHY) in NOT_RUN:
+        return Verified(tuple(checks), f"nothing was run: {NOT_RUN[against[WHY]]}", judged)
     clips = golden_clips(bundle)
     model = load_opened(bundle, speak=_speaks(bundle.manifest), **loading)
     checks += _checks(model, clips)
-    compared = _WORDS[verification.get(COMPARED, {}).get("with", ITSELF)]
-    return Verified(tuple(checks), compared, judged, model.backend, model.fallback)
+    return Verified(
+        tuple(checks), _WORDS.get(against.get("with"), _WORDS[ITSELF]), judged, model.backend, model.fallback
+    )
+
+
+def rounds(manifest: Manifest) -> bool:
+    """Return whether weights are quantised, or products made in float16: another device then rounds otherwise."""
+    specs = (spec for component in manifest.components.values() for spec in (*component.inputs, *component.outputs))
+    return any(kind != "float32" for kind in manifest.precision.values()) or any(
+        spec.dtype == "float16" for spec in specs
+    )
 
 
 def _record(bundle: Bundle) -> list[Check]:
@@ -130,17 +142,9 @@ def _checks(model: Model, clips: Mapping[str, Array]) -> list[Check]:
         if not differing:
             continue
         # near-ties fall either way; one does so in a clip of a few tokens, too
-        limit = max(_limit(model.manifest, "token_mismatch"), 1 / len(differing)) if _rounds(model.manifest) else 0.0
+        limit = max(_limit(model.manifest, "token_mismatch"), 1 / len(differing)) if rounds(model.manifest) else 0.0
         checks.append(Check(f"tokens at {levels[role]} that differ / tokens", float(np.mean(differing)), limit))
     return [*checks, *([Check("texts of the stored tokens that differ", sum(texts), 0)] if texts else [])]
-
-
-def _rounds(manifest: Manifest) -> bool:
-    """Return whether weights are quantised, or products made in float16: another device then rounds otherwise."""
-    specs = (spec for component in manifest.components.values() for spec in (*component.inputs, *component.outputs))
-    return any(kind != "float32" for kind in manifest.precision.values()) or any(
-        spec.dtype == "float16" for spec in specs
-    )
 
 
 def _limit(manifest: Manifest, name: str) -> float:
@@ -156,7 +160,7 @@ def _tolerance(manifest: Manifest, file: str) -> float:
     a wide limit hides nothing; a bundle whose loss was accepted as far as it was then.
     """
     kind = file.partition(".")[0]
-    if kind == "mel" or not _rounds(manifest):
+    if kind == "mel" or not rounds(manifest):
         return TOLERANCE_FLOAT32
     measured: float | None = manifest.verification.get(COMPARED, {}).get("distance", {}).get(file)
     match file.split("."):
@@ -193,7 +197,7 @@ def _as_version_2(file: str, array: Array) -> Array:
 def _differing(model: Model, told: Answer, stored: Mapping[str, Any]) -> list[bool]:
     """Return for each stored token whether another one is taken here, after the same ones before it."""
     expected = [*stored["tokens"], *([stored["then"]] if stored.get("then") is not None else [])]
-    sure = 0.0 if _rounds(model.manifest) else SURE_LEAD
+    sure = 0.0 if rounds(model.manifest) else SURE_LEAD
     found = []
     for picked, token, logits in zip(told.picked, expected, told.logits, strict=False):
         lead = float(logits[picked] - logits[token])
@@ -219,7 +223,7 @@ def _codes(model: Model, found: Results, said: Spoken | None) -> list[Check]:
     if not any(map(len, found.spoken.picked)):
         return []
     books = [picked[: len(codes)] != codes for picked, codes in zip(found.spoken.picked, said.codes.T, strict=True)]
-    limit = _limit(model.manifest, "code_mismatch") if _rounds(model.manifest) else 0.0
+    limit = _limit(model.manifest, "code_mismatch") if rounds(model.manifest) else 0.0
     return [Check("speech codes that differ / codes", float(np.mean(np.concatenate(books))), limit)]
 
 

@@ -8,12 +8,13 @@ import msgspec
 import pytest
 
 from edgekit.bundle import decode, open_bundle
+from edgekit.errors import VerifyError
 from edgekit.exporter.export import ExportOptions, export
 from edgekit.exporter.pack import write_manifest
 from edgekit.runtime.judge.record import record, unjudged
 from edgekit.runtime.judge.verify import verify
 from tests.exporter.sabotages import SABOTAGES, spoil
-from tests.exporter.test_export import JUDGED
+from tests.exporter.test_export import JUDGED, QUICK
 
 CHECKPOINT = Path(__file__).parents[3] / "models" / "edgekit-tiny" / "edgekit_tiny" / "checkpoint"
 WORDS = "a word that a check clip says and another are swapped in the tokenizer"
@@ -115,10 +116,35 @@ def test_a_file_that_came_or_went_and_a_field_that_a_later_edgekit_knows(good):
     assert unjudged(json.dumps(fields).encode(), judged) == ["manifest.grid", "more.bin"]
 
 
-def test_the_goldens_are_no_part_of_the_record(good):
+def test_the_files_of_goldens_are_no_part_of_the_record(good):
     judged = json.loads((good / "manifest.json").read_bytes())["verification"]["judged"]
     assert not any(name.startswith("goldens/") for name in judged)
-    assert {"tokenizer.json", "backbone.onnx", "backbone.onnx.data", "manifest.protocol"} <= judged.keys()
+    assert {
+        "tokenizer.json",
+        "backbone.onnx",
+        "backbone.onnx.data",
+        "manifest.protocol",
+        "manifest.census",
+    } <= judged.keys()
+
+
+def test_without_check_clips_the_record_alone_is_verified_and_that_is_said(checkpoint, tmp_path):
+    export(checkpoint("whisper-dense"), tmp_path / "b", ExportOptions(recipe=QUICK, precision="int8"))
+    verified = verify(tmp_path / "b")
+    assert verified.compared == "nothing was run: its recipe named no check clip in a language of the checkpoint"
+    assert [check.passed for check in verified.checks] == [True]
+
+
+@pytest.mark.parametrize("compared", [None, {"with": "itself"}, {"with": "nothing", "why": "unheard of"}])
+def test_goldens_that_are_gone_for_no_known_reason_are_missed(compared, good, tmp_path):
+    shutil.copytree(good, tmp_path / "b")
+    manifest = decode((tmp_path / "b" / "manifest.json").read_bytes())
+    verification = manifest.verification | {"goldens": {}, "compared": compared}
+    if compared is None:
+        del verification["compared"]
+    write_manifest(tmp_path / "b", msgspec.structs.replace(manifest, verification=verification))
+    with pytest.raises(VerifyError, match=r"carries no goldens; export it again with a recipe that names check clips$"):
+        verify(tmp_path / "b")
 
 
 def test_a_bundle_too_large_to_have_been_run_is_verified_by_its_record(checkpoint, tmp_path):

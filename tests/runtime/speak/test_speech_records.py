@@ -252,7 +252,7 @@ def test_the_bundle_is_judged_and_verified_by_what_it_says(bundle):
     recipe = Recipe(check=CheckSettings(clips=(CLIP,)))
     stored = store_goldens(Bundle(bundle.folder, bundle.manifest), recipe)
     assert stored["goldens"][CLIP]["spoken"] == 0, "it has no codes"
-    write_manifest(bundle, files=list_files(bundle.folder))
+    write_manifest(bundle, files=list_files(bundle.folder), verification=stored)
     judged = record((bundle.folder / "manifest.json").read_bytes())
     write_manifest(bundle, verification=stored | {"judged": judged})
     verified = verify(bundle.folder)
