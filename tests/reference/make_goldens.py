@@ -21,7 +21,7 @@ from tests.reference.goldens import Golden, Passage
 
 SMALLEST_LEAD = 1e-3  # of a greedy token's logit; ten times what a graph's logits may be off
 SMALLEST_GAP = 1e-4  # between a chosen and an unchosen router score; scores are rounded near 1e-6
-TOLERANCE = 1e-5  # the same torch code on another processor adds up in another order
+TOLERANCE = 5e-5  # the same torch code on another processor adds up in another order: 2e-5 was seen, AVX2 to AVX-512
 
 
 def make(checkpoint: str, folder: Path) -> Golden:
