@@ -5,7 +5,8 @@
     python profiles/bench/words-by-language.py --float bundles/base-float32 --bundle bundles/base-int8 \
         --bundle bundles/base-int4 --peer FOLDER     # the same weights, for CTranslate2
 
-A multilingual bundle hears each prompt with its language given, and once more without; another bundle hears English.
+A multilingual bundle hears each prompt with its language given, every third once more without; another bundle hears
+English.
 A prompt whose float text changes when noise of 1/1000 of its loudness is added stands on the edge: what becomes of it
 says little about rounding, so it is counted apart. Texts are kept in --work: a run that was stopped goes on. Writes
 JSON and Markdown under profiles/<device>/.
@@ -37,6 +38,7 @@ LANGUAGES = ("en", "es", "fr", "it", "ru")
 FLOAT, PEER = "float32", "faster-whisper"
 NOISE = 1e-3  # of the root mean square of a prompt's samples
 REPEATS = 3  # of a phrase at the end of a text: it loops
+EVERY = 3  # prompts of which one is heard without its language
 SHOWN = 20  # prompts of which a report lists both texts
 
 Hear = Callable[[Samples, str | None], Mapping[str, str]]
@@ -135,8 +137,8 @@ def main() -> None:
         definitions={
             "words changed": "Substitutions, deletions and insertions by the words of the float bundle's text.",
             "word errors": "Substitutions, deletions and insertions by the words that a person said.",
-            "language taken for another": "Prompts, heard without a given language, of which the language was taken "
-            "for another than the float bundle took it for.",
+            "language taken for another": "Every third prompt, heard without a given language: the share of which the "
+            "language was taken for another than the float bundle took it for.",
         },
         bundles={key: bundle_facts(model) for key, model in models.items()},
         packages=("faster-whisper", "ctranslate2", "jiwer") if args.peer else ("jiwer",),
@@ -217,7 +219,7 @@ def listen(one: Subject, clips: Sequence[Clip], heard: Heard, *, detects: bool) 
         given = clip.language if detects else None
         at = clip.language, clip.name
         found.texts[at] = ask(one, heard, clip.digest, clip.samples, given)["text"]
-        if detects and one.name != PEER:
+        if detects and one.name != PEER and index % EVERY == 0:
             found.languages[at] = ask(one, heard, clip.digest, clip.samples, None)["language"]
     return found
 
