@@ -67,7 +67,7 @@ test-oldest: .venv-lint/stamp
 	.venv-oldest/bin/edgekit demo -o .venv-oldest/demo
 	.venv-oldest/bin/python -m pytest -q $(SLICE)
 
-# The runtime's tests, and the verification of bundles made here, on emulated 64-bit ARM: half an hour.
+# The runtime's tests, and the verification of bundles made here, on emulated 64-bit ARM: an hour or two.
 test-arm: .venv/test.stamp .venv-arm/stamp
 	.venv/bin/python tests/arm/judge.py .venv-arm --cpu cortex-a76 --cpu max
 	for cpu in cortex-a76 max; do \
