@@ -146,7 +146,9 @@ def _whole(example: Example) -> bool:
     words = example.words
     try:
         command = _command(words)
-        command.make_context(command.name, words[words.index(command.name) + 1 :], obj=Invocation())
+        # below its group: a command keeps the first names of its help option that it is asked for
+        parent = click.Context(edgekit, info_name="edgekit", obj=Invocation(), **edgekit.context_settings)
+        command.make_context(command.name, words[words.index(command.name) + 1 :], parent=parent)
     except (click.UsageError, AssertionError):
         return False
     return True
