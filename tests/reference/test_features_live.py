@@ -19,7 +19,7 @@ GOLDEN = Path(__file__).parents[1] / "runtime" / "hear" / "goldens" / "whisper_m
 
 
 def waveform(samples: int) -> NDArray[np.float32]:
-    """The waveform of tests/runtime/test_features.py."""
+    """The waveform of tests/runtime/hear/test_features.py."""
     rng = np.random.default_rng(0)
     seconds = np.arange(samples) / 16_000
     loudness = 0.02 + 0.3 * np.abs(np.sin(2 * np.pi * 1.3 * seconds))

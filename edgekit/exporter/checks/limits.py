@@ -37,10 +37,10 @@ def pass_or_waive(
     failed = exceeded(found, limits)
     if not failed:
         return {}
-    told = "; ".join(failed.values())
+    message = "; ".join(failed.values())
     if accept_loss is None:
-        raise QualityError(f"{name}: {told}; {_advice(failed, found, precision)}, or pass --accept-loss REASON")
-    return {"waiver": {"reason": accept_loss, "for": told}}
+        raise QualityError(f"{name}: {message}; {_advice(failed, found, precision)}, or pass --accept-loss REASON")
+    return {"waiver": {"reason": accept_loss, "for": message}}
 
 
 def exceeded(found: Mapping[str, Any], limits: Limits) -> dict[str, str]:
@@ -49,11 +49,11 @@ def exceeded(found: Mapping[str, Any], limits: Limits) -> dict[str, str]:
     result = {}
     for key in sorted(measured, key=_ORDER.index):
         value, allowed = measured[key], getattr(limits, key)
-        told = "" if value <= allowed else f"{value:.3g}"  # NaN fails too
+        message = "" if value <= allowed else f"{value:.3g}"  # NaN fails too
         if key == "word_error_rate":
-            told = _words(found, allowed)
-        if told:
-            result[key] = f"{key} {told}, the recipe allows {allowed:.3g}"
+            message = _words(found, allowed)
+        if message:
+            result[key] = f"{key} {message}, the recipe allows {allowed:.3g}"
     return result
 
 

@@ -76,8 +76,8 @@ class _Clip:
 
     def steady(self) -> Tally:
         """Return the words changed at the most capable level that count."""
-        every_word = list(self.tallies.values())[-1]
-        return Tally(every_word.words, every_word.changed - self.unsteady)
+        fullest = list(self.tallies.values())[-1]
+        return Tally(fullest.words, fullest.changed - self.unsteady)
 
 
 def check_clips(recipe: Recipe, rate_hz: int) -> dict[str, Float]:

@@ -105,8 +105,8 @@ class CrossAnswerer:
         """Raise UsageError for a language or task that the bundle does not have."""
         protocol = setting.manifest.protocol
         self.prompt = cross_prompt(protocol, language, task)
-        asked = language or protocol.language
-        self.language = None if asked == DETECTED else asked
+        requested = language or protocol.language
+        self.language = None if requested == DETECTED else requested
         self._languages = {token: name for name, token in protocol.languages.items()}
         self._setting = setting
         self._backbone = setting.backbone()
