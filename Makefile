@@ -1,6 +1,8 @@
 # Thin: each target is a few commands that a person could type. `make demo PYTHON=python3.12` picks the interpreter.
 PYTHON ?= python3
 PYTHON310 ?= python3.10
+# Processes that tests run in side by side.
+JOBS ?= 2
 SPEECH := data/asterisk-en
 SOUNDS := data/sounds
 CALLS := data/calls
@@ -32,7 +34,7 @@ demo: .venv/demo.stamp
 	.venv/bin/edgekit demo
 
 test: .venv/test.stamp
-	.venv/bin/python -m pytest -m "not reference and not engines"
+	.venv/bin/python -m pytest -m "not reference and not engines" -n $(JOBS) --dist worksteal
 
 test-reference: .venv-reference/stamp
 	.venv-reference/bin/python -m pytest -m reference

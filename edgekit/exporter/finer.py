@@ -141,8 +141,8 @@ def _strain(name: str, w: Weights, calls: Sequence[Mapping[str, Array]]) -> Stra
         x = call[ROWS + name]
         largest = np.maximum(np.abs(x).max(axis=1, keepdims=True), np.float32(_NOTHING))
         scaled = x / largest
-        coarse = rounded(x, *call[RANGE + name]) - x
-        by_rows = (rounded(scaled, scaled.min(), scaled.max()) - scaled) * largest
+        coarse = round_trip(x, *call[RANGE + name]) - x
+        by_rows = (round_trip(scaled, scaled.min(), scaled.max()) - scaled) * largest
         columns += [np.square(part @ weight, dtype=np.float64).sum(axis=0) for part in (coarse, by_rows, x)]
         if SUM + name in call:
             sums = (0 if sums is None else sums) + len(x) * call[SUM + name].astype(np.float64)
@@ -167,7 +167,7 @@ def _mean_ratio(part: Columns, whole: Columns) -> float:
     return float(np.mean(part / np.maximum(whole, least)))
 
 
-def rounded(x: Float, low: float, high: float) -> Float:
+def round_trip(x: Float, low: float, high: float) -> Float:
     """Return x after it was a whole number from 0 to 255 on a scale for ``low`` to ``high``, 0 among them.
 
     Source: ONNX, DynamicQuantizeLinear.

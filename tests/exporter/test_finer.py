@@ -15,7 +15,7 @@ from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.dialects.ort_cpu import OrtDialect
 from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.families import find_family
-from edgekit.exporter.finer import BEARABLE, MOST_WORK, Strain, choose, measure, rounded
+from edgekit.exporter.finer import BEARABLE, MOST_WORK, Strain, choose, measure, round_trip
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.observe import observed
 from edgekit.exporter.quantize import SCALE
@@ -215,8 +215,8 @@ def test_every_linear_of_every_familys_ears_is_measured(name, checkpoint, tmp_pa
 def test_a_number_is_rounded_as_onnx_says():
     x = np.array([[-1.0, 0.0, 0.5, 3.0]], np.float32)
     step = 4 / 255
-    np.testing.assert_allclose(rounded(x, -1.0, 3.0), np.rint(x / step) * step, rtol=1e-6)
-    assert (rounded(np.zeros((2, 2), np.float32), 0.0, 0.0) == 0).all()
+    np.testing.assert_allclose(round_trip(x, -1.0, 3.0), np.rint(x / step) * step, rtol=1e-6)
+    assert (round_trip(np.zeros((2, 2), np.float32), 0.0, 0.0) == 0).all()
 
 
 def test_what_saves_most_for_its_work_comes_first_and_what_hardly_helps_not_at_all():
