@@ -4,7 +4,9 @@ Nothing is judged here but the census, which reads every weight back.
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -21,9 +23,11 @@ from edgekit.exporter.quantize import SCALE
 from edgekit.exporter.source import CONFIG, GENERATION, TOKENIZER, Source
 from edgekit.exporter.speech import with_voices
 from edgekit.exporter.tables import JoinedTensors, write_tables, written_bundle
-from edgekit.exporter.weights import Weights
+from edgekit.exporter.weights import Float, Weights
 from edgekit.exporter.written import written_weights
 from edgekit.recipe import Group, Recipe
+
+_NONE: Mapping[str, Float] = MappingProxyType({})
 
 
 def build(
@@ -34,8 +38,11 @@ def build(
     *,
     progress: Progress,
     calibration: Calibration | None = None,
+    smoothing: Mapping[str, Float] = _NONE,
 ) -> Manifest:
     """Write graphs, token tables, tokenizer, configs and voices into ``folder``; return the manifest without results.
+
+    calibration, smoothing: what was measured of the encoder's inputs, see ``Weights``.
 
     Raises CensusError where a weight is not stored as the recipe says.
     """
@@ -51,7 +58,7 @@ def build(
         progress("build", done, total)
 
     ranges = calibration.ranges if calibration else {}
-    w = Weights(JoinedTensors(source.tensors, opened), precision, recipe.quantize, report, ranges)
+    w = Weights(JoinedTensors(source.tensors, opened), precision, recipe.quantize, report, ranges, smoothing)
     components = {}
     for name, group in opened.components.items():
         with GraphWriter(folder, name, dialect, recipe.quantize.activations) as g:

@@ -73,10 +73,14 @@ def _make(source: Source, output: Path, recipe: Recipe, options: ExportOptions, 
     how = msgspec.structs.replace(recipe.quantize, encoder_activations=dialect.encoder_activations)
     recipe = msgspec.structs.replace(recipe, quantize=how)
     with building(output, overwrite=options.overwrite) as folder:
-        recipe, finer = resolve_finer(source, recipe, dialect, folder.parent)
+        finer = resolve_finer(source, recipe, dialect, folder.parent)
+        recipe = finer.recipe
         calibration = calibrated(source, recipe, dialect, folder.parent)
-        manifest = build(source, folder, recipe, dialect, progress=options.progress, calibration=calibration)
-        verification = judge(source, Bundle(folder, manifest), recipe, options, dialect) | rounded(finer)
+        manifest = build(
+            source, folder, recipe, dialect, progress=options.progress, calibration=calibration,
+            smoothing=finer.smoothing,
+        )  # fmt: skip
+        verification = judge(source, Bundle(folder, manifest), recipe, options, dialect) | rounded(finer.told)
         if calibration:
             verification["float_inputs"] = list(calibration.kept_float)
         return _publish(folder, manifest, verification, recipe)

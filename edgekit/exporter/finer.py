@@ -1,14 +1,18 @@
-"""Finer: which linears of an INT8 encoder cannot bear one scale for all rows of their input, and get one for each.
+"""Finer: which linears of an INT8 encoder cannot bear one scale for all of their input, and get a finer form.
 
-A few huge numbers, as GELU makes them in some layers of some checkpoints, make such a scale so coarse that little is
-left of every other row. The float encoder and adapter hear calibration clips once, and for each linear what goes into
-it is rounded both ways: what its output then loses, as a share of what it is added to, says how much it would harm.
+A few huge numbers, as norms and GELU make them in some channels and rows of some checkpoints, make such a scale so
+coarse that little is left of all others. The finer form smooths the input, channel by channel, and gives each of its
+rows a scale. The float encoder and adapter hear calibration clips, and for each linear what goes into it is rounded in
+both forms: what its output then loses, as a share of what it is added to, says which linears come first. How many of
+them, is found by trial: the encoder is written with more and more of them, and hears other clips.
 See docs/decisions/encoder-int8.md.
 """
 
+import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +20,28 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.bundle import Precision
 from edgekit.errors import RecipeError
 from edgekit.exporter.blocks import RANGE, ROW_STRIDE, ROWS, SUM
 from edgekit.exporter.checks.quality import calibration_clips
 from edgekit.exporter.dialects import Dialect
 from edgekit.exporter.families.base import Opened
 from edgekit.exporter.observe import observed
+from edgekit.exporter.quantize import quantize_channels
 from edgekit.exporter.source import Source
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import EncoderFiner, Group, Recipe
 from edgekit.runtime.engine import Array
 
-CLIPS = 2  # heard, the first that calibrate: what makes huge numbers is the checkpoint, not what is said
-BEARABLE = 0.03  # relative error of an encoder's frames that is not worth saving: what the weights' own rounding makes
-MOST_WORK = 1 / 3  # of the multiply-adds: at most 1.45 times as long (docs/decisions/encoder-int8.md) is 15 % of all
+CLIPS = 2  # heard to measure, and as many others to try: what makes huge numbers is the checkpoint, not what is said
+TRIED = (1, 2, 4, 8, 16, 32)  # linears in the finer form, then all that it could help
+NEEDED = 0.04  # relative error of what the backbone hears from which on it is worth saving: weights alone make as much
+ENOUGH = 1.1  # times the least error that was found: so near, fewer linears are better
 LARGEST_MIB = 4096  # of a float encoder that is run: the largest published ones take about 2,500
+# Exponents that are tried of a channel's largest magnitude. Source: Xiao et al. 2023, SmoothQuant (arXiv:2211.10438),
+# which takes 0.5 to 0.9; 0 smooths nothing.
+STRENGTHS = (0.0, 0.5, 0.7, 0.9)
+QUIETEST = 2.0**-5  # of the loudest channel's magnitude: a channel below counts as this, it may be louder elsewhere
 _GROUP: Group = "encoder"
 _LEVELS = 255
 _NOTHING = 1e-30  # in place of zero, to divide by
@@ -41,31 +52,42 @@ Columns = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Strain:
-    """What rounding of a linear's input costs, squared and as a share of what it is added to: by both forms.
+    """What rounding of a linear's input and weights costs, squared and as a share of what it is added to, in each form.
 
-    ``work``: its multiply-adds in the clips that were heard.
+    ``finer``: by strength of smoothing. ``work``: multiply-adds in the clips that were heard. ``input``: the same of
+    linears that share one, whose channels are as loud as ``magnitudes`` (width,) at most.
     """
 
     coarse: float
-    finer: float
+    finer: Mapping[float, float]
     work: float
+    input: str = ""
+    magnitudes: Float = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Linears that get the finer form, their share of the work, and what it could save of the frames' error in all.
+    """Linears that get the finer form, their share of the work, and the error of what the backbone hears by how many.
 
-    ``left``: of that, what it does not save, since it is too little or would take too much work.
+    ``errors``: with none of them, and with each number that was tried, in that order.
     """
 
     names: tuple[str, ...]
     work: float
-    saves: float
-    left: float
+    errors: Mapping[int, float]
 
 
-def resolve_finer(source: Source, recipe: Recipe, dialect: Dialect, beside: Path) -> tuple[Recipe, dict[str, Any]]:
-    """Return a recipe that names the linears with the finer form, and what the manifest says of how they were found.
+@dataclass(frozen=True, slots=True)
+class Finer:
+    """How an encoder is written: the recipe that names linears, their smoothing, and what the manifest says of both."""
+
+    recipe: Recipe
+    smoothing: Mapping[str, Float] = field(default_factory=dict)
+    told: Mapping[str, Any] = field(default_factory=dict)
+
+
+def resolve_finer(source: Source, recipe: Recipe, dialect: Dialect, beside: Path) -> Finer:
+    """Return the recipe that names the linears with the finer form, and their smoothing.
 
     A float encoder's recipe stays as it is: who quantises it later measures then. ``beside``: a folder for graphs.
 
@@ -86,17 +108,27 @@ def resolve_finer(source: Source, recipe: Recipe, dialect: Dialect, beside: Path
                 "recipe"
             )
     if recipe.kind(_GROUP) != "int8" or _GROUP not in opened.groups or requested == "none" or not requested:
-        return recipe, {}
-    if requested != "measured":
-        return recipe, {"encoder_finer": {"linears": len(requested), "by": "the recipe"}}
+        return Finer(recipe)
     if dialect.finer_op is None:
-        return _with(recipe, "none"), {}
-    if reason := _unmeasured(source, recipe):
-        return _with(recipe, ()), {"encoder_finer": f"not measured, {reason}"}
-    w = Weights(source.tensors, dict.fromkeys(opened.groups, "float32"), recipe.quantize, observes="rows")
-    choice = choose(measure(opened, w, recipe, dialect, beside))
-    found = {"linears": len(choice.names), "work": choice.work, "saves": choice.saves, "left": choice.left}
-    return _with(recipe, choice.names), {"encoder_finer": found}
+        return Finer(_with(recipe, "none"))
+    reason = _unmeasured(source, recipe)
+    if reason and requested == "measured":
+        return Finer(_with(recipe, ()), told={"encoder_finer": f"not measured, {reason}"})
+    strains: Mapping[str, Strain] = {}
+    if not reason:
+        w = Weights(source.tensors, dict.fromkeys(opened.groups, "float32"), recipe.quantize, observes="rows")
+        strains = measure(opened, w, recipe, dialect, beside)
+    if requested == "measured":
+        choice = choose(strains, partial(_trial, source, recipe, dialect, beside))
+        told = {
+            "linears": len(choice.names), "work": choice.work,
+            "error": choice.errors[len(choice.names)], "error_without": choice.errors[0],
+        }  # fmt: skip
+        return Finer(_with(recipe, choice.names), smoothing_of(strains, choice.names), {"encoder_finer": told})
+    named: dict[str, Any] = {"linears": len(requested), "by": "the recipe"} | (
+        {"not smoothed": reason} if reason else {}
+    )
+    return Finer(recipe, smoothing_of(strains, tuple(requested)), {"encoder_finer": named})
 
 
 def _with(recipe: Recipe, finer: EncoderFiner) -> Recipe:
@@ -131,24 +163,64 @@ def measure(opened: Opened, w: Weights, recipe: Recipe, dialect: Dialect, beside
 
 
 def _strain(name: str, w: Weights, calls: Sequence[Mapping[str, Array]]) -> Strain:
-    weight = w.read(name).T
-    columns = np.zeros(
-        (3, weight.shape[1])
-    )  # squares of what is lost by both forms and of the output, summed over rows
+    weight = w.read(name)
+    xs = [call[ROWS + name] for call in calls]
+    magnitudes = np.max([np.abs(x).max(axis=0) for x in xs], axis=0)
+    stored = _stored(weight)
+    smoothed = {strength: smooth(magnitudes, strength) for strength in STRENGTHS}
+    held = {strength: _stored(weight / by) for strength, by in smoothed.items()}
+    own = np.zeros(len(weight))  # squares of each column of the output, summed over rows; and of what is lost of it
+    coarse, finer = np.zeros(len(weight)), {strength: np.zeros(len(weight)) for strength in STRENGTHS}
     sums: Columns | None = None
-    rows = 0
-    for call in calls:
-        x = call[ROWS + name]
-        largest = np.maximum(np.abs(x).max(axis=1, keepdims=True), np.float32(_NOTHING))
-        scaled = x / largest
-        coarse = round_trip(x, *call[RANGE + name]) - x
-        by_rows = (round_trip(scaled, scaled.min(), scaled.max()) - scaled) * largest
-        columns += [np.square(part @ weight, dtype=np.float64).sum(axis=0) for part in (coarse, by_rows, x)]
+    for call, x in zip(calls, xs, strict=True):
+        out = x @ weight.T
+        own += _squares(out)
+        coarse += _squares(round_trip(x, *call[RANGE + name]) @ stored.T - out)
+        for strength, by in smoothed.items():
+            finer[strength] += _squares(_by_rows(x * by) @ held[strength].T - out)
         if SUM + name in call:
             sums = (0 if sums is None else sums) + len(x) * call[SUM + name].astype(np.float64)
-        rows += len(x)
-    coarse_share, finer_share = (_share(lost, columns[2], sums) for lost in columns[:2])
-    return Strain(coarse_share, finer_share, float(rows * ROW_STRIDE * weight.size))
+    rows = sum(map(len, xs))
+    return Strain(
+        coarse=_share(coarse, own, sums),
+        finer={strength: _share(lost, own, sums) for strength, lost in finer.items()},
+        work=float(rows * ROW_STRIDE * weight.size),
+        input=hashlib.sha256(b"".join(x.tobytes() for x in xs)).hexdigest(),
+        magnitudes=magnitudes,
+    )
+
+
+def _stored(weight: Float) -> Float:
+    """Return a matrix as INT8 holds it."""
+    codes, scales = quantize_channels(weight)
+    stored: Float = codes.astype(np.float32) * scales.astype(np.float32)[:, None]
+    return stored
+
+
+def _by_rows(x: Float) -> Float:
+    """Return x after each row, scaled to a largest magnitude of 1, became whole numbers."""
+    largest: Float = np.maximum(np.abs(x).max(axis=1, keepdims=True), np.float32(_NOTHING))
+    scaled = x / largest
+    rounded: Float = round_trip(scaled, scaled.min(), scaled.max()) * largest
+    return rounded
+
+
+def _squares(lost: Float) -> Columns:
+    """Return the sum of squares of each column."""
+    squares: Columns = np.square(lost, dtype=np.float64).sum(axis=0)
+    return squares
+
+
+def smooth(magnitudes: Float, strength: float) -> Float:
+    """Return what each channel of an input is multiplied by: its largest magnitude to the power of -strength.
+
+    The loudest gets 1. Powers of two, so that weights divided by them are the same numbers. magnitudes: (width,), those
+    below QUIETEST of the loudest count as that.
+    """
+    loudest = max(float(magnitudes.max(initial=0.0)), _NOTHING)
+    shares = np.maximum(magnitudes / np.float32(loudest), np.float32(QUIETEST))
+    factors: Float = np.exp2(np.rint(-strength * np.log2(shares))).astype(np.float32)
+    return factors
 
 
 def _share(lost: Columns, own: Columns, sums: Columns | None) -> float:
@@ -179,22 +251,70 @@ def round_trip(x: Float, low: float, high: float) -> Float:
     return result
 
 
-def choose(strains: Mapping[str, Strain], bearable: float = BEARABLE, most_work: float = MOST_WORK) -> Choice:
-    """Return the linears whose finer form saves most for its work, until what is left to save is bearable.
+def choose(strains: Mapping[str, Strain], errors: "Trial") -> Choice:
+    """Return the fewest linears, those first that save most for their work, that come near the least error there is.
 
-    Only those of which it takes away half the loss or more count. Losses of linears are taken as independent, so that
-    their squares add. Never is more of the work chosen than ``most_work``.
+    None where the error without them is one that the weights alone make. ``errors``: of what the backbone hears.
     """
-    helped = {name: strain for name, strain in strains.items() if strain.finer <= strain.coarse / 4}  # squares
+    saves = {name: saved for name, saved in savings(strains).items() if saved > 0}
+    order = sorted(saves, key=lambda name: (-saves[name] / strains[name].work, name))
+    trial = errors(strains)
+    found = {0: trial(())}
+    if found[0] > NEEDED:
+        found |= {count: trial(order[:count]) for count in (*(n for n in TRIED if n < len(order)), len(order))}
+    count = next(count for count, error in found.items() if error <= ENOUGH * min(found.values()))
     work = sum(strain.work for strain in strains.values()) or 1.0
-    before = left = sum(strain.coarse - strain.finer for strain in helped.values())
-    used = 0.0
-    names = []
-    for name in sorted(helped, key=lambda name: ((helped[name].finer - helped[name].coarse) / helped[name].work, name)):
-        if left <= bearable**2:
-            break
-        if used + helped[name].work <= most_work * work:
-            names.append(name)
-            used += helped[name].work
-            left -= helped[name].coarse - helped[name].finer
-    return Choice(tuple(sorted(names)), used / work, before**0.5, max(left, 0.0) ** 0.5)
+    names = order[:count]
+    return Choice(tuple(sorted(names)), sum(strains[name].work for name in names) / work, found)
+
+
+Trial = Callable[[Mapping[str, Strain]], Callable[[Sequence[str]], float]]
+"""From Strains to what tells the error that an encoder makes with the finer form of some linears."""
+
+
+def _trial(
+    source: Source, recipe: Recipe, dialect: Dialect, beside: Path, strains: Mapping[str, Strain]
+) -> Callable[[Sequence[str]], float]:
+    """Return a Trial's error: of what a backbone hears of other clips than those that were measured, if there are."""
+    opened = source.opened
+    clips = calibration_clips(recipe, opened.front_end(recipe.grid).sample_rate_hz)
+    clips = clips[CLIPS : 2 * CLIPS] or clips[:CLIPS]
+
+    def heard(kind: Precision, names: Sequence[str]) -> list[Float]:
+        how = _with(recipe, tuple(names)).quantize
+        precision = dict.fromkeys(opened.groups, kind)
+        w = Weights(source.tensors, precision, how, smoothing=smoothing_of(strains, names))
+        with observed(opened, w, recipe, dialect, beside) as hear:
+            return hear(clips, lambda _call: None)
+
+    exact = heard("float32", ())
+
+    def error(names: Sequence[str]) -> float:
+        pairs = list(zip(heard("int8", names), exact, strict=True))
+        lost = sum(float(np.square(ours - right, dtype=np.float64).sum()) for ours, right in pairs)
+        return float((lost / max(sum(float(np.square(right).sum()) for right in exact), _NOTHING)) ** 0.5)
+
+    return error
+
+
+def savings(strains: Mapping[str, Strain]) -> dict[str, float]:
+    """Return what each linear's finer form saves, squared and as a share of what it is added to; below 0: it costs."""
+    strength = _strengths(strains)
+    return {name: strain.coarse - strain.finer[strength[strain.input]] for name, strain in strains.items()}
+
+
+def smoothing_of(strains: Mapping[str, Strain], names: Sequence[str]) -> dict[str, Float]:
+    """Return what the input of each linear is multiplied by, of those that were measured and are named."""
+    strength = _strengths(strains)
+    measured = {name: strains[name] for name in names if name in strains}
+    return {name: smooth(strain.magnitudes, strength[strain.input]) for name, strain in measured.items()}
+
+
+def _strengths(strains: Mapping[str, Strain]) -> dict[str, float]:
+    """Return the strength of smoothing that loses least, for each input: linears that share one smooth it once."""
+    lost: dict[str, dict[float, float]] = {}
+    for strain in strains.values():
+        sums = lost.setdefault(strain.input, dict.fromkeys(strain.finer, 0.0))
+        for strength, loss in strain.finer.items():
+            sums[strength] += loss
+    return {name: min(sums, key=sums.__getitem__) for name, sums in lost.items()}

@@ -1,4 +1,4 @@
-"""Observe: what goes into the linears of a float encoder and adapter while they hear clips as a stream does."""
+"""Observe: an encoder and an adapter while they hear clips as a stream does: what they make, what goes into linears."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ from edgekit.timing import Trace
 Float = NDArray[np.float32]
 See = Callable[[Mapping[str, Array]], None]
 """Told of what one call put out beside its results, by name; see ``blocks.OBSERVED``."""
-Hear = Callable[[Sequence[Float], See], None]
+Hear = Callable[[Sequence[Float], See], list[Float]]
 COMPONENTS = ("encoder", "adapter")
 
 
@@ -32,7 +32,8 @@ COMPONENTS = ("encoder", "adapter")
 def observed(opened: Opened, w: Weights, recipe: Recipe, dialect: Dialect, beside: Path) -> Iterator[Hear]:
     """Give what hears the beginning of clips, as much as one piece of the grid takes, and tells what was observed.
 
-    w: float32 and observing; ``beside``: a folder for the graphs, which are gone in the end.
+    It returns what a backbone would hear of each clip, flat, that of silence added at the end left out. w: its
+    ``observes`` says what is told of; ``beside``: a folder for the graphs, which are gone in the end.
     """
     with TemporaryDirectory(prefix=".observed.", dir=beside) as name:
         folder = Path(name)
@@ -40,16 +41,28 @@ def observed(opened: Opened, w: Weights, recipe: Recipe, dialect: Dialect, besid
         for component in COMPONENTS:
             with GraphWriter(folder, component, dialect) as g:
                 opened.build(component, g, w)
-                engines.append(open_graph(folder, g.close("float32"), threads=1))
+                engines.append(open_graph(folder, g.close(w.precision["encoder"]), threads=1))
 
-        def hear(clips: Sequence[Float], see: See) -> None:
+        def hear(clips: Sequence[Float], see: See) -> list[Float]:
             encoder, adapter = (_Observed(engine, see) for engine in engines)
-            listener = Listener(opened.front_end(recipe.grid), opened.grid(recipe.grid), encoder, adapter, Trace())
-            for samples in clips:
-                for _ in (*listener.push(samples[: listener.room_samples]), *listener.finish()):
-                    pass
+            front_end = opened.front_end(recipe.grid)
+            listener = Listener(front_end, opened.grid(recipe.grid), encoder, adapter, Trace())
+            heard = []
+            for clip in clips:
+                samples, before = clip[: listener.room_samples], listener.frames_computed
+                parts = [part.copy() for part in (*listener.push(samples), *listener.finish())]
+                computed = (listener.frames_computed - before) * front_end.hop_samples
+                heard.append(_spoken(parts, len(samples) / max(computed, 1)))
+            return heard
 
         yield hear
+
+
+def _spoken(parts: Sequence[Array], share: float) -> Float:
+    """Return the first share of the positions that an adapter made, the last axis but one of each part, flat."""
+    whole = np.concatenate(parts, axis=-2)
+    spoken: Float = whole[..., : max(1, round(whole.shape[-2] * min(share, 1.0))), :].ravel()
+    return spoken
 
 
 class _Observed:

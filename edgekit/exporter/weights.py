@@ -36,7 +36,8 @@ class Weights:
     """A source of tensors bound to the precision of each group; ``report`` is told the bytes read so far.
 
     ``ranges``: largest magnitude of what goes into an encoder linear, by the linear's name, where activations have
-    fixed scales. ``observes``: write graphs that also put out what goes into those linears, see ``Observes``.
+    fixed scales. ``smoothing``: of linears in the finer form, by name, what each channel of their input is multiplied
+    by, (width,). ``observes``: write graphs that also put out what goes into those linears, see ``Observes``.
     """
 
     source: Tensors
@@ -44,6 +45,7 @@ class Weights:
     settings: QuantizeSettings
     report: Report = field(default=lambda _bytes: None)
     ranges: Mapping[str, float] = field(default_factory=dict)
+    smoothing: Mapping[str, Float] = field(default_factory=dict)
     observes: Observes | None = None
 
     def read(self, name: str) -> Float:

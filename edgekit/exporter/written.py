@@ -5,7 +5,7 @@ not from what the builder meant to write.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from edgekit.errors import BundleFormatError, CheckpointError
 from edgekit.exporter.graph import Array
 
 Float = NDArray[np.float32]
+_ROUNDS = ("DynamicQuantizeLinear", "Div")  # ops by which an input becomes whole numbers, row by row
 _PASSES = ("Reshape", "Transpose", "Identity", "Unsqueeze", "Squeeze")  # ops that only re-arrange a weight
 
 
@@ -61,6 +62,7 @@ class WrittenWeight:
 
     INT4 is int8 here, two numbers a byte with the first in the low half; ``attributes`` then have ``bits``.
     ``packing``: how the op takes its weights where they are codes; None if the dialect knows none for it.
+    ``smoothing``: what each channel of the op's other input is multiplied by before it, (width,); None if nothing is.
     """
 
     component: str
@@ -73,6 +75,7 @@ class WrittenWeight:
     offset: int | None
     inline: Array | None
     packing: Packing | None = None
+    smoothing: Float | None = None
 
     @property
     def bytes(self) -> int:
@@ -104,7 +107,7 @@ def written_weights(
     found: dict[str, WrittenWeight] = {}
     for name, component in components.items():
         model = onnx.load(str(folder / component.graph), load_external_data=False)
-        uses = _uses(model.graph)
+        uses, smoothing = _uses(model.graph), _smoothing(model.graph)
         for proto in model.graph.initializer:
             if proto.name.startswith("const."):
                 continue
@@ -126,6 +129,24 @@ def written_weights(
                 inline=None if external else numpy_helper.to_array(proto),
                 packing=packings.get(op),
             )
+        for weight, by in smoothing.items():
+            found[weight] = replace(found[weight], smoothing=np.asarray(found[by].read(), np.float32))
+    return found
+
+
+def _smoothing(graph: onnx.GraphProto) -> dict[str, str]:
+    """Return, for weights of products in whole numbers, the initializer that their input is multiplied by before it."""
+    made_by = {output: node for node in graph.node for output in node.output}
+    stored = {proto.name for proto in graph.initializer}
+    found = {}
+    for node in graph.node:
+        if node.op_type != "MatMulIntegerToFloat":
+            continue
+        before = made_by.get(node.input[0])
+        while before is not None and before.op_type in _ROUNDS:
+            before = made_by.get(before.input[0])
+        if before is not None and before.op_type == "Mul" and before.input[1] in stored:
+            found[node.input[1]] = before.input[1]
     return found
 
 

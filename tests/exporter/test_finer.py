@@ -1,4 +1,4 @@
-"""Linears of an INT8 encoder that cannot bear one scale for all rows: measured, chosen, written and checked."""
+"""Linears of an INT8 encoder that cannot bear one scale for all of an input: measured, tried, written and checked."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from edgekit.exporter.dialects import DIALECTS
 from edgekit.exporter.dialects.ort_cpu import OrtDialect
 from edgekit.exporter.export import ExportOptions, export, quantize
 from edgekit.exporter.families import find_family
-from edgekit.exporter.finer import BEARABLE, MOST_WORK, Strain, choose, measure, round_trip
+from edgekit.exporter.finer import NEEDED, Strain, choose, measure, round_trip, savings, smooth, smoothing_of
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.observe import observed
-from edgekit.exporter.quantize import SCALE
+from edgekit.exporter.quantize import SCALE, SMOOTHING
 from edgekit.exporter.sources.checkpoint import open_checkpoint
 from edgekit.exporter.tables import written_bundle
 from edgekit.exporter.weights import Weights
@@ -90,8 +90,9 @@ def test_the_linear_that_cannot_bear_it_gets_a_scale_for_each_row_and_no_other_d
     assert set(ops.values()) == {"MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
     found = manifest.verification["encoder_finer"]
     assert found["linears"] == 1
-    assert 0 < found["work"] <= MOST_WORK
-    assert found["saves"] > BEARABLE > found["left"]
+    assert 0 < found["work"] < 0.5
+    assert found["error"] < 0.7 * found["error_without"]
+    assert found["error_without"] > NEEDED
 
 
 def test_the_frames_come_closer_to_float_and_the_bundle_takes_no_more_room(made, loud, tmp_path):
@@ -103,7 +104,9 @@ def test_the_frames_come_closer_to_float_and_the_bundle_takes_no_more_room(made,
     assert "encoder_finer" not in coarse.verification
     assert coarse.recipe["quantize"]["encoder_finer"] == "none"
     weights = [sum(row.bytes for row in manifest.census) for manifest in (finer, coarse)]
-    assert weights[0] == weights[1]
+    (smoothing,) = (row for row in finer.census if row.tensor.endswith(SMOOTHING))
+    assert weights[0] == weights[1] + smoothing.bytes
+    assert smoothing.tensor == LOUD + SMOOTHING
 
 
 def test_quantising_a_float_bundle_measures_the_same_and_makes_the_same_bytes(made, loud, tmp_path):
@@ -114,10 +117,19 @@ def test_quantising_a_float_bundle_measures_the_same_and_makes_the_same_bytes(ma
 
 
 def test_a_resolved_recipe_names_them_and_makes_the_same_bytes_without_measuring(made, loud, tmp_path):
-    recipe = recipe_with(tmp_path, f'encoder_finer = ["{LOUD}"]', QUICK)
+    recipe = recipe_with(tmp_path, f'encoder_finer = ["{LOUD}"]')
     manifest = export(loud, tmp_path / "b", ExportOptions(recipe=recipe, precision="int8"))
     assert files(tmp_path / "b") == files(made)
     assert manifest.verification["encoder_finer"] == {"linears": 1, "by": "the recipe"}
+
+
+def test_where_nothing_can_be_heard_a_named_linear_is_not_smoothed_and_the_manifest_says_so(loud, tmp_path):
+    recipe = recipe_with(tmp_path, f'encoder_finer = ["{LOUD}"]\n[calibrate]\nclips = []', QUICK)
+    manifest = export(loud, tmp_path / "b", ExportOptions(recipe=recipe, precision="int8"))
+    found = manifest.verification["encoder_finer"]
+    assert found == {"linears": 1, "by": "the recipe", "not smoothed": "the recipe names no calibration clips"}
+    assert not [row for row in manifest.census if row.tensor.endswith(SMOOTHING)]
+    assert {row.tensor for row in manifest.census if row.op == "MatMulIntegerToFloat"} == {LOUD, LOUD + SCALE}
 
 
 def test_an_encoder_that_needs_none_gets_none(checkpoint, tmp_path):
@@ -183,8 +195,9 @@ def test_a_dialect_that_writes_another_form_than_the_recipe_says_fails_the_censu
         export(loud, tmp_path / "b", ExportOptions(recipe=QUICK, precision="int8"))
 
 
-def test_one_scale_of_it_off_by_five_percent_is_rejected(loud, tmp_path):
-    recipe = recipe_with(tmp_path, f'encoder_finer = ["{LOUD}"]', QUICK)
+@pytest.mark.parametrize("name", [SCALE, SMOOTHING])
+def test_one_factor_of_it_off_by_five_percent_is_rejected(name, loud, tmp_path):
+    recipe = recipe_with(tmp_path, f'encoder_finer = ["{LOUD}"]')
     manifest = export(loud, tmp_path / "b", ExportOptions(recipe=recipe, precision="int8"))
     source = open_checkpoint(loud)
     opened = find_family(source.config).open(source.config, source.generation)
@@ -194,11 +207,10 @@ def test_one_scale_of_it_off_by_five_percent_is_rejected(loud, tmp_path):
         return written_bundle(tmp_path / "b", opened, ORT, manifest.components, tables)
 
     check_weights(opened, held(), source, lambda _done, _total: None)
-    scale = held()[LOUD + SCALE]
-    right = scale.read().tobytes()
-    content = scale.file.read_bytes()
+    changed = held()[LOUD + name]
+    content, right = changed.file.read_bytes(), changed.read().tobytes()
     assert content.count(right) == 1
-    scale.file.write_bytes(content.replace(right, np.float32(scale.read()[0] * 1.05).tobytes() + right[4:]))
+    changed.file.write_bytes(content.replace(right, np.float32(changed.read()[0] * 1.05).tobytes() + right[4:]))
     with pytest.raises(QualityError, match=f"{LOUD}: a stored weight is .* half a step"):
         check_weights(opened, held(), source, lambda _done, _total: None)
 
@@ -208,7 +220,10 @@ def test_every_linear_of_every_familys_ears_is_measured(name, checkpoint, tmp_pa
     opened, w = observing(checkpoint(name))
     found = measure(opened, w, load_recipe(JUDGED), ORT, tmp_path)
     assert set(found) == {name for name in opened.expected() if opened.group(name) == "encoder"}
-    assert {name: one for name, one in found.items() if not 0 < one.finer <= one.coarse < 0.01 or one.work <= 0} == {}
+    assert {name: one for name, one in found.items() if not 0 < min(one.finer.values()) < 0.01 or one.work <= 0} == {}
+    assert {name: one for name, one in found.items() if not 0 < one.coarse < 0.01} == {}
+    widths = {name: opened.expected()[name][1] for name in found}
+    assert {name: one.shape[0] for name, one in smoothing_of(found, tuple(found)).items()} == widths
     assert not list(tmp_path.iterdir())
 
 
@@ -219,23 +234,65 @@ def test_a_number_is_rounded_as_onnx_says():
     assert (round_trip(np.zeros((2, 2), np.float32), 0.0, 0.0) == 0).all()
 
 
-def test_what_saves_most_for_its_work_comes_first_and_what_hardly_helps_not_at_all():
+def strain(coarse, finer, work, of="x"):
+    return Strain(coarse, finer, work, of, np.ones(4, np.float32))
+
+
+STRAINS = {
+    "dear": strain(0.02, {0.0: 0.0}, 50.0, "a"),
+    "cheap": strain(0.01, {0.0: 0.0}, 10.0, "b"),
+    "worse": strain(0.01, {0.0: 0.02}, 10.0, "c"),
+    "rest": strain(0.001, {0.0: 0.0}, 30.0, "d"),
+}
+
+
+def chosen(errors):
+    """Return what is chosen where so many linears in the finer form make such an error, and what was tried."""
+    tried = []
+
+    def error(names):
+        tried.append(tuple(names))
+        return errors[len(names)]
+
+    return choose(STRAINS, lambda _strains: error), tried
+
+
+def test_what_saves_most_for_its_work_is_tried_first_and_what_costs_not_at_all():
+    found, tried = chosen([0.1, 0.1, 0.1, 0.05])
+    assert tried == [(), ("cheap",), ("cheap", "dear"), ("cheap", "dear", "rest")]
+    assert found.names == ("cheap", "dear", "rest")
+    assert found.work == pytest.approx(0.9)
+    assert found.errors == {0: 0.1, 1: 0.1, 2: 0.1, 3: 0.05}
+
+
+def test_the_fewest_that_come_near_the_least_error_are_chosen():
+    assert chosen([0.1, 0.054, 0.06, 0.05])[0].names == ("cheap",)
+    assert chosen([0.1, 0.056, 0.05, 0.05])[0].names == ("cheap", "dear")
+    assert chosen([0.05, 0.06, 0.055, 0.05])[0].names == ()
+
+
+def test_an_error_that_weights_alone_make_is_not_worth_a_trial():
+    assert chosen([NEEDED, 0.0, 0.0, 0.0])[1] == [()]
+
+
+def test_linears_that_share_an_input_are_smoothed_alike_by_the_strength_that_helps_both():
     strains = {
-        "dear": Strain(0.02, 0.0, 50.0),
-        "cheap": Strain(0.01, 0.0, 10.0),
-        "hopeless": Strain(1.0, 0.9, 10.0),
-        "quiet": Strain(1e-5, 0.0, 5.0),
-        "rest": Strain(0.0, 0.0, 125.0),
+        "q": strain(1.0, {0.0: 0.5, 0.5: 0.1, 0.9: 0.4}, 1.0),
+        "k": strain(1.0, {0.0: 0.5, 0.5: 0.4, 0.9: 0.2}, 1.0),
+        "up": strain(1.0, {0.0: 0.1, 0.5: 0.2, 0.9: 0.3}, 1.0, "y"),
     }
-    assert choose(strains).names == ("cheap", "dear")
-    assert choose(strains, most_work=0.08).names == ("cheap", "quiet")
-    assert choose(strains, bearable=0.15).names == ("cheap",)
-    assert choose(strains, bearable=1.0).names == ()
-    found = choose(strains)
-    assert found.work == pytest.approx(0.3)
-    assert found.saves == pytest.approx(0.03001**0.5)
-    assert found.left == pytest.approx(1e-5**0.5)
-    assert choose({}).names == ()
+    assert savings(strains) == pytest.approx({"q": 0.9, "k": 0.6, "up": 0.9})
+    found = smoothing_of(strains, ("k", "up", "not measured"))
+    assert set(found) == {"k", "up"}
+    assert (found["up"] == 1).all()
+
+
+def test_smoothing_makes_channels_alike_by_powers_of_two_and_leaves_the_loudest_as_it_is():
+    found = smooth(np.array([64.0, 16.0, 4.0, 0.0], np.float32), 0.5)
+    np.testing.assert_array_equal(found[:3], [1.0, 2.0, 4.0])
+    assert found[3] == 2 ** round(0.5 * 5)  # no more than for a channel of 1/32
+    assert (smooth(np.array([64.0, 1.0], np.float32), 0.0) == 1).all()
+    assert (smooth(np.zeros(3, np.float32), 0.9) > 0).all()
 
 
 def test_one_huge_number_makes_only_its_own_row_coarse(tmp_path):

@@ -24,7 +24,7 @@ from edgekit.exporter.written import WrittenWeight
 from edgekit.recipe import Group
 
 Float = NDArray[np.float32]
-_Pair = tuple[Float, Float, Float]  # source rows, stored rows as numbers, how far each of them may be from its source
+_Pair = tuple[Float, Float, Float]  # source rows as they are multiplied, stored rows, how far these may be from them
 
 
 def check_weights(
@@ -109,6 +109,8 @@ def _pairs(opened: Opened, weight: WrittenWeight, scales: WrittenWeight | None, 
         else:
             given = source.rows(name, start, start + next(row_blocks(layout.rows - start, layout.width * 4))[1])
         stop = start + len(given)
+        if weight.smoothing is not None:
+            given = given / weight.smoothing
         held, steps = weight.packing.unpack(weight, scales, start, stop)
         if given.size != held.size:
             raise _of_another_size(name, held.size, given.size)

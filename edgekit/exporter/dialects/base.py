@@ -53,7 +53,8 @@ class Dialect(GraphForm, Protocol):
 
     ``fixed_shapes``: no shape may depend on a value, and every cache has its full length. ``encoder_activations``: what
     becomes of the inputs of an encoder in INT8; ``static`` ones are calibrated before an export. ``finer_op``: the op
-    of an INT8 linear of the encoder that has a scale for each row of its input, None where there is no such form.
+    of an INT8 linear of the encoder whose input is smoothed and has a scale for each row, None where there is no such
+    form.
     ``packings``: how the weights of each op that takes codes are read back. ``products``: ops that multiply by weights
     that are no codes. ``sound``: blocks of speech. ``head_steps``: heads that attend to a cache must have sizes that
     are multiples of the first, and with rotary positions of the second.

@@ -20,6 +20,7 @@ from edgekit.exporter.graph import GraphWriter, Versions
 from edgekit.exporter.quantize import (
     BITS,
     SCALE,
+    SMOOTHING,
     choose_block,
     choose_expert_block,
     quantize_channels,
@@ -30,6 +31,7 @@ from edgekit.recipe import EncoderActivations, Group
 
 MICROSOFT = "com.microsoft"  # the domain of onnxruntime's own ops
 ACCURACY_INT8_ACTIVATIONS = 4  # MatMulNBits accuracy_level: the only one with a fast 8-bit kernel on a CPU
+_ONE = np.ones(1, np.float32)
 _SMALLEST = 1e-30  # magnitude that a row of zeros is divided by
 _FLOAT, _DOUBLE = 1, 11  # onnx's element types
 
@@ -82,7 +84,7 @@ class ColumnCodes:
 
     def pack(self, g: GraphWriter, w: Weights, name: str) -> None:
         """Store a matrix and its scales under its own name."""
-        codes, scales = quantize_channels(w.read(name))
+        codes, scales = quantize_channels(w.read(name) / w.smoothing.get(name, _ONE))
         g.tensor(name, np.ascontiguousarray(codes.T))
         g.tensor(name + SCALE, scales)
 
@@ -189,7 +191,7 @@ class OrtDialect:
         if precision == "int8" and group == "encoder":
             _COLUMNS.pack(g, w, name)
             if w.settings.finer(name):
-                return _by_rows(g, x, name, bias)
+                return _by_rows(g, _smoothed(g, w, x, name), name, bias)
             return g.node("DynamicQuantizeMatMul", x, name, name + SCALE, "", bias, domain=MICROSOFT)
         bits = BITS[precision]
         block_size = choose_block(width, w.block(group))
@@ -222,6 +224,14 @@ class OrtDialect:
             domain=MICROSOFT, k=bank.chosen, expert_weight_bits=bits, block_size=block,
             accuracy_level=ACCURACY_INT8_ACTIVATIONS, normalize_routing_weights=0, **activation(bank),
         )  # fmt: skip
+
+
+def _smoothed(g: GraphWriter, w: Weights, x: str, name: str) -> str:
+    """Return ``x`` with its channels about equally loud, as the weights of a linear expect it; once for all of them."""
+    by = w.smoothing.get(name)
+    if by is None or (by == 1).all():
+        return x
+    return g.shared(f"smoothed.{x}.{by.tobytes().hex()}", lambda: g.node("Mul", x, g.tensor(name + SMOOTHING, by)))
 
 
 def _by_rows(g: GraphWriter, x: str, name: str, bias: str) -> str:
