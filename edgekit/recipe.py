@@ -34,8 +34,8 @@ class QuantizeSettings(Struct, frozen=True):
     A dialect may have blocks of its own instead, or one scale for each output channel: ``docs/bundle-format.md`` says
     which. ``encoder_activations``, of an encoder in INT8: scaled anew at each call, by fixed scales found on the clips
     of ``calibrate``, or not rounded; the target's dialect decides it. ``encoder_finer``: of dynamic ones, the weights
-    whose inputs get a scale for each row in place of one for all rows: those that an export measures on the same clips,
-    none, or these. A resolved recipe names them. ``activations``, the target's: what is multiplied by a weight or a
+    whose inputs are smoothed and get a scale for each row: those that an export measures on the same clips, none, or
+    these. A resolved recipe names them. ``activations``, the target's: what is multiplied by a weight or a
     cache; norms, sums, softmax and routers stay float32.
     """
 

@@ -124,7 +124,9 @@ def resolve_finer(source: Source, recipe: Recipe, dialect: Dialect, beside: Path
             "linears": len(choice.names), "work": choice.work,
             "error": choice.errors[len(choice.names)], "error_without": choice.errors[0],
         }  # fmt: skip
-        return Finer(_with(recipe, choice.names), smoothing_of(strains, choice.names), {"encoder_finer": told})
+        tried = {str(count): error for count, error in choice.errors.items()}
+        told_all = {"encoder_finer": told, "encoder_finer_tried": tried}
+        return Finer(_with(recipe, choice.names), smoothing_of(strains, choice.names), told_all)
     named: dict[str, Any] = {"linears": len(requested), "by": "the recipe"} | (
         {"not smoothed": reason} if reason else {}
     )
