@@ -93,6 +93,8 @@ def test_the_linear_that_cannot_bear_it_gets_a_scale_for_each_row_and_no_other_d
     assert 0 < found["work"] < 0.5
     assert found["error"] < 0.7 * found["error_without"]
     assert found["error_without"] > NEEDED
+    tried = manifest.verification["encoder_finer_tried"]
+    assert (tried["0"], tried["1"]) == (found["error_without"], found["error"])
 
 
 def test_the_frames_come_closer_to_float_and_the_bundle_takes_no_more_room(made, loud, tmp_path):
