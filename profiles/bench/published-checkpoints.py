@@ -38,6 +38,7 @@ KINDS = ("float32", "int8", "int4")
 LANGUAGES = ("en", "es", "fr", "it", "ru")
 ALLOWED = {"edgekit-tiny": 0.01, "whisper-tiny.en": 0.005, "whisper-base": 0.01}  # words changed, of INT8
 ARM = ("cortex-a76", "max")
+PEERS = ("faster-whisper", "faster-whisper int8")
 MEASURED = "to be measured: nobody should use it"
 
 
@@ -101,6 +102,7 @@ def measure(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "refused": refused[kind],
             "counts": found["counts"][subject],
             "word_errors": found["word_errors"][subject],
+            "peers": {one: found["counts"][one] for one in PEERS if one in found["counts"]},
             "arm": dict(on_arm(folders[kind], folders["float32"], args)),
         }
 
@@ -174,6 +176,12 @@ def table(record: dict[str, Any]) -> str:
     refused = [
         f"- {row['checkpoint']}, {row['precision']}: {row['refused']}" for row in record["rows"] if row["refused"]
     ]
+    beside = [
+        (row["checkpoint"], peer, *(changed(counts.get(language)) for language in LANGUAGES))
+        for row in record["rows"]
+        if row["precision"] == "float32"
+        for peer, counts in row["peers"].items()
+    ]
     edges = [
         f"{row['checkpoint']}: {sum(one['edge'] for one in row['counts'].values())} of "
         f"{sum(one['clips'] for one in row['counts'].values())}"
@@ -190,7 +198,8 @@ def table(record: dict[str, Any]) -> str:
         "",
         (
             f"- **Language columns**: words changed against the float32 bundle on this machine, on {prompts} of "
-            "`profiles/data/README.md`, language given where the checkpoint knows languages; changed / words."
+            "`profiles/data/README.md`, language given where the checkpoint knows languages; changed / words; in "
+            "brackets behind it, where it differs, with numbers in digits read out."
         ),
         (
             "- **On the edge**, and left out: prompts whose float32 text changes at noise of 1/1000 of their loudness "
@@ -207,6 +216,13 @@ def table(record: dict[str, Any]) -> str:
             f"- **{' and '.join(ARM)}**: ran emulated (qemu). Whether `edgekit verify` passes there, and words changed "
             f"against the float32 bundle on this machine, of {record['arm']['prompts']} prompts a language."
         )
+    lines += ["", "## Beside faster-whisper", "", *markdown_table(("Checkpoint", "Peer", *LANGUAGES), beside), ""]
+    lines += [
+        (
+            "The same weights, greedy, language given. `faster-whisper`: its float32 against EdgeKit's; "
+            "`faster-whisper int8`: its INT8 against its own float32."
+        )
+    ]
     lines += ["", "Texts that differ stand in `profiles/<device>/NAME-words-by-language.json`.", ""]
     if refused:
         lines += ["## Refused", "", *refused, ""]
@@ -220,7 +236,9 @@ def changed(counts: dict[str, int] | None) -> str:
     lost = f", {counts['empty']} empty" * bool(counts["empty"]) + f", {counts['looping']} loop" * bool(
         counts["looping"]
     )
-    return share(counts["changed"], counts["words"]) + lost
+    read = counts["changed_read_out"]
+    apart = f" [{read}]" if read != counts["changed"] else ""
+    return share(counts["changed"], counts["words"]) + apart + lost
 
 
 def share(part: int, whole: int) -> str:

@@ -8,18 +8,21 @@
 A multilingual bundle hears each prompt with its language given, every third once more without; another bundle hears
 English.
 A prompt whose float text changes when noise of 1/1000 of its loudness is added stands on the edge: what becomes of it
-says little about rounding, so it is counted apart. Texts are kept in --work: a run that was stopped goes on. Writes
-JSON and Markdown under profiles/<device>/.
+says little about rounding, so it is counted apart. What is left once numbers in digits are read out is counted beside,
+since "7" and "seven" are one word said. faster-whisper's own INT8 is set against its float32. Texts are kept in --work:
+a run that was stopped goes on. Writes JSON and Markdown under profiles/<device>/.
 """
 
 import argparse
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from num2words import num2words
 
 import edgekit
 from edgekit.bundle import hash_file
@@ -35,7 +38,7 @@ from edgekit.runtime.answer.lookup import loop_start
 
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES = ("en", "es", "fr", "it", "ru")
-FLOAT, PEER = "float32", "faster-whisper"
+FLOAT, PEER, PEER_INT8 = "float32", "faster-whisper", "faster-whisper int8"
 NOISE = 1e-3  # of the root mean square of a prompt's samples
 REPEATS = 3  # of a phrase at the end of a text: it loops
 EVERY = 3  # prompts of which one is heard without its language
@@ -56,11 +59,12 @@ class Clip:
 
 @dataclass(frozen=True)
 class Subject:
-    """Something that hears: what could change its answer beside the samples, and how it is asked."""
+    """Something that hears: what could change its answer beside the samples, how it is asked, and its reference."""
 
     name: str
     key: tuple[str, ...]
     hear: Hear
+    against: str = FLOAT
 
 
 @dataclass
@@ -98,7 +102,7 @@ def main() -> None:
     clips = [clip for language in languages for clip in read_clips(args.speech, language, args.limit)]
     subjects = [subject(name, model) for name, model in models.items()]
     if args.peer:
-        subjects.append(peer(args.peer, args.threads))
+        subjects += [peer(args.peer, args.threads, "float32"), peer(args.peer, args.threads, "int8")]
     heard = Heard(args.work)
     found = {one.name: listen(one, clips, heard, detects=bool(claimed)) for one in subjects}
     edge = on_the_edge(subjects[0], clips, heard, found[FLOAT])
@@ -121,7 +125,7 @@ def main() -> None:
             "Word errors": f"against what was said, of {len(sentences)} read English sentences"
             + (" and of English prompts, of which a list of words was given" if args.words else ""),
             "On the edge": f"prompts whose float text changes at noise of {NOISE:g} of their loudness, counted apart",
-            PEER: f"float32, greedy, beam 1, no timestamps, no fallback; {PEER} {version(PEER)}"
+            PEER: f"float32 and int8, greedy, beam 1, no timestamps, no fallback; {PEER} {version(PEER)}"
             if args.peer
             else "not run",
         },
@@ -130,22 +134,26 @@ def main() -> None:
             *(
                 row
                 for one in subjects[1:]
-                for row in rates(one.name, found, clips, edge, languages=languages, allowed=args.allowed)
+                for row in rates(one, found, clips, edge, languages=languages, allowed=args.allowed)
             ),
             *(bootstrap_ratio(f"en, {one}: word errors", *errors[one]) for one in found),
         ],
         definitions={
-            "words changed": "Substitutions, deletions and insertions by the words of the float bundle's text.",
+            "words changed": "Substitutions, deletions and insertions by the words of the float bundle's text; of "
+            f"{PEER_INT8} by those of {PEER}.",
+            "numbers read out": "The same after numbers in digits became words of the language (num2words).",
             "word errors": "Substitutions, deletions and insertions by the words that a person said.",
             "language taken for another": "Every third prompt, heard without a given language: the share of which the "
             "language was taken for another than the float bundle took it for.",
         },
         bundles={key: bundle_facts(model) for key, model in models.items()},
-        packages=("faster-whisper", "ctranslate2", "jiwer") if args.peer else ("jiwer",),
-        notes=[line for one in subjects for line in notes(one.name, found, clips, edge)],
+        packages=("faster-whisper", "ctranslate2", "jiwer", "num2words") if args.peer else ("jiwer", "num2words"),
+        notes=[line for one in subjects for line in notes(one, found, clips, edge)],
         details={
-            "differing": {one.name: differing(found[one.name], found[FLOAT], clips, edge) for one in subjects[1:]},
-            "counts": {one.name: counts(one.name, found, clips, edge, languages) for one in subjects},
+            "differing": {
+                one.name: differing(found[one.name], found[one.against], clips, edge) for one in subjects[1:]
+            },
+            "counts": {one.name: counts(one, found, clips, edge, languages) for one in subjects},
             "word_errors": {one: {"wrong": sum(errors[one][0]), "said": sum(errors[one][1])} for one in found},
         },
     )
@@ -191,15 +199,15 @@ def subject(name: str, model: edgekit.Model) -> Subject:
     return Subject(name, ("EdgeKit", software_digest(), bundle_facts(model).manifest_sha256), hear)
 
 
-def peer(folder: Path, threads: int) -> Subject:
-    """Return faster-whisper with the same weights; loaded only where a text is not known yet."""
+def peer(folder: Path, threads: int, kind: str) -> Subject:
+    """Return faster-whisper with the same weights, in ``kind``; loaded only where a text is not known yet."""
     loaded: list = []
 
     def hear(samples: Samples, language: str | None) -> dict[str, str]:
         from faster_whisper import WhisperModel
 
         if not loaded:
-            loaded.append(WhisperModel(str(folder), device="cpu", compute_type="float32", cpu_threads=threads))
+            loaded.append(WhisperModel(str(folder), device="cpu", compute_type=kind, cpu_threads=threads))
         segments, info = loaded[0].transcribe(
             samples, language=language, beam_size=1, temperature=0.0, vad_filter=False, without_timestamps=True,
             condition_on_previous_text=False, no_speech_threshold=None, log_prob_threshold=None,
@@ -207,7 +215,8 @@ def peer(folder: Path, threads: int) -> Subject:
         return {"text": "".join(segment.text for segment in segments), "language": info.language}
 
     versions = f"{version(PEER)}/{version('ctranslate2')}"
-    return Subject(PEER, (PEER, hash_file(folder / "model.bin"), versions), hear)
+    name, against = (PEER, FLOAT) if kind == "float32" else (PEER_INT8, PEER)
+    return Subject(name, (name, hash_file(folder / "model.bin"), versions), hear, against)
 
 
 def listen(one: Subject, clips: Sequence[Clip], heard: Heard, *, detects: bool) -> Found:
@@ -219,7 +228,7 @@ def listen(one: Subject, clips: Sequence[Clip], heard: Heard, *, detects: bool) 
         given = clip.language if detects else None
         at = clip.language, clip.name
         found.texts[at] = ask(one, heard, clip.digest, clip.samples, given)["text"]
-        if detects and one.name != PEER and index % EVERY == 0:
+        if detects and PEER not in one.name and index % EVERY == 0:
             found.languages[at] = ask(one, heard, clip.digest, clip.samples, None)["language"]
     return found
 
@@ -243,16 +252,23 @@ def on_the_edge(one: Subject, clips: Iterable[Clip], heard: Heard, found: Found)
     return edge
 
 
-def tallies(name: str, found: Mapping[str, Found], clips: Iterable[Clip]) -> list[Tally]:
-    """Return words and changed words of each prompt."""
-    return [
-        tally(found[FLOAT].texts[clip.language, clip.name], found[name].texts[clip.language, clip.name])
-        for clip in clips
-    ]
+def tallies(one: Subject, found: Mapping[str, Found], clips: Iterable[Clip], *, read: bool = False) -> list[Tally]:
+    """Return words and changed words of each prompt; ``read``: with numbers read out."""
+
+    def text(name: str, clip: Clip) -> str:
+        written = found[name].texts[clip.language, clip.name]
+        return read_out(written, clip.language) if read else written
+
+    return [tally(text(one.against, clip), text(one.name, clip)) for clip in clips]
+
+
+def read_out(text: str, language: str) -> str:
+    """Return a text in which numbers in digits are words of its language."""
+    return re.sub(r"\d+", lambda number: str(num2words(int(number[0]), lang=language)), text)
 
 
 def rates(
-    name: str,
+    one: Subject,
     found: Mapping[str, Found],
     clips: Sequence[Clip],
     edge: set[tuple[str, str]],
@@ -261,13 +277,19 @@ def rates(
     allowed: float | None,
 ) -> list[Ratio]:
     """Return the share of words changed in each language, and of languages taken for others."""
-    rows = []
+    rows, name = [], one.name
     for language in languages:
         own = [clip for clip in clips if clip.language == language]
         firm = [clip for clip in own if (language, clip.name) not in edge]
-        rows.append((f"{language}, {name}: words changed", tallies(name, found, firm), allowed))
+        title = f"{language}, {name}: words changed"
+        rows.append((title, tallies(one, found, firm), allowed))
+        rows.append((f"{title}, numbers read out", tallies(one, found, firm, read=True), None))
         if edge_clips := [clip for clip in own if clip not in firm]:
-            rows.append((f"{language}, {name}: words changed, on the edge", tallies(name, found, edge_clips), None))
+            rows.append((f"{title}, on the edge", tallies(one, found, edge_clips), None))
+    firm = [clip for clip in clips if (clip.language, clip.name) not in edge]
+    title = f"all languages, {name}: words changed"
+    rows.append((title, tallies(one, found, firm), allowed))
+    rows.append((f"{title}, numbers read out", tallies(one, found, firm, read=True), None))
     ratios = [
         bootstrap_ratio(title, [one.changed for one in counted], [one.words for one in counted], limit=limit)
         for title, counted, limit in rows
@@ -280,19 +302,26 @@ def rates(
 
 
 def counts(
-    name: str, found: Mapping[str, Found], clips: Sequence[Clip], edge: set[tuple[str, str]], languages: Sequence[str]
+    one: Subject,
+    found: Mapping[str, Found],
+    clips: Sequence[Clip],
+    edge: set[tuple[str, str]],
+    languages: Sequence[str],
 ) -> dict[str, dict[str, int]]:
     """Return for each language: prompts, words, changed words, prompts on the edge, and empty answers."""
+    name = one.name
     rows = {}
     for language in languages:
         own = [clip for clip in clips if clip.language == language]
         firm = [clip for clip in own if (language, clip.name) not in edge]
-        counted = sum(tallies(name, found, firm), Tally(0, 0))
+        counted = sum(tallies(one, found, firm), Tally(0, 0))
+        read = sum(tallies(one, found, firm, read=True), Tally(0, 0))
         rows[language] = {
             "clips": len(own),
             "edge": len(own) - len(firm),
             "words": counted.words,
             "changed": counted.changed,
+            "changed_read_out": read.changed,
             "empty": sum(not found[name].texts[language, clip.name].strip() for clip in own),
             "looping": sum(loops(found[name].texts[language, clip.name]) for clip in own),
         }
@@ -305,20 +334,20 @@ def loops(text: str) -> bool:
     return loop_start([numbers.setdefault(word, len(numbers)) for word in words_of(text)], REPEATS) is not None
 
 
-def notes(name: str, found: Mapping[str, Found], clips: Sequence[Clip], edge: set[tuple[str, str]]) -> Iterable[str]:
+def notes(one: Subject, found: Mapping[str, Found], clips: Sequence[Clip], edge: set[tuple[str, str]]) -> Iterable[str]:
     """Yield what a reader must know of a subject."""
-    texts = found[name].texts
+    name, texts = one.name, found[one.name].texts
     for what, is_so in (("empty", lambda text: not text.strip()), ("looping", loops)):
         chosen = [f"{language}/{prompt}" for (language, prompt), text in texts.items() if is_so(text)]
         yield f"{name}: {len(chosen)} {what} answers" + (f": {', '.join(chosen)}." if chosen else ".")
     if name == FLOAT:
         yield f"{len(edge)} of {len(clips)} prompts stand on the edge."
         return
-    rows = differing(found[name], found[FLOAT], clips, edge)
+    rows = differing(found[name], found[one.against], clips, edge)
     yield f"{name}: {len(rows)} of {len(clips)} prompts have a changed word; the JSON lists them all."
     for row in rows[:SHOWN]:
         edge_clip = " (on the edge)" if row["edge"] else ""
-        yield f"{name}, {row['clip']}{edge_clip}: `{row['float32']}` became `{row['text']}`."
+        yield f"{name}, {row['clip']}{edge_clip}: `{row['reference']}` became `{row['text']}`."
 
 
 def differing(
@@ -329,7 +358,7 @@ def differing(
     for clip in clips:
         at = clip.language, clip.name
         if tally(reference.texts[at], ours.texts[at]).changed:
-            texts = {"float32": reference.texts[at].strip(), "text": ours.texts[at].strip()}
+            texts = {"reference": reference.texts[at].strip(), "text": ours.texts[at].strip()}
             rows.append({"clip": "/".join(at), "edge": at in edge, **texts})
     return rows
 
