@@ -68,7 +68,7 @@ def test_an_unknown_command_is_answered_with_the_nearest(cli):
     ("arguments", "line"),
     [
         (("run",), "edgekit run: Missing argument 'BUNDLE'; see `edgekit run --help`\n"),
-        (("verify", "b", "--jsn"), "edgekit verify: No such option '--jsn'."),
+        (("verify", "b", "--jsn"), "edgekit verify: No such option"),
         (("run", "b", "f", "--threads", "0"), "edgekit run: Invalid value for '--threads': 0 is not in the range x>=1"),
         (("export", "c", "-o", "b", "--encoder", "int2"), "edgekit export: Invalid value for '--encoder': 'int2'"),
         (("export", "c", "-o", "b", "--precision", "int2"), "edgekit export: Invalid value for '--precision': 'int2'"),
