@@ -54,6 +54,9 @@ def main() -> None:
     parser.add_argument("--words", type=Path, help="words of the English prompts, see words-by-language.py")
     parser.add_argument("--limit", type=int, help="take the first prompts of each language only, to try it out")
     parser.add_argument("--arm", type=Path, default=ROOT / ".venv-arm", help="a folder that tests/arm/root.sh made")
+    parser.add_argument(
+        "--arm-kinds", nargs="+", choices=KINDS, default=["int8"], help="precisions that are heard there"
+    )
     parser.add_argument("--arm-limit", type=int, default=2, help="prompts of each language that are heard there")
     parser.add_argument("--output", type=Path, default=ROOT / "profiles")
     parser.add_argument("--table", type=Path, default=ROOT / "docs/compatibility.md")
@@ -103,7 +106,7 @@ def measure(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "counts": found["counts"][subject],
             "word_errors": found["word_errors"][subject],
             "peers": {one: found["counts"][one] for one in PEERS if one in found["counts"]},
-            "arm": dict(on_arm(folders[kind], folders["float32"], args)),
+            "arm": dict(on_arm(folders[kind], folders["float32"], args)) if kind in args.arm_kinds else {},
         }
 
 
