@@ -36,7 +36,7 @@ from edgekit.runtime.engine import Array
 CLIPS = 2  # heard to measure, and as many others to try: what makes huge numbers is the checkpoint, not what is said
 TRIED = (1, 2, 4, 8, 16, 32)  # linears in the finer form, then all that it could help
 NEEDED = 0.04  # relative error of what the backbone hears from which on it is worth saving: weights alone make as much
-ENOUGH = 1.1  # times the least error that was found: so near, fewer linears are better
+ENOUGH = 1.05  # times the least error that was found: so near, fewer linears are better
 LARGEST_MIB = 4096  # of a float encoder that is run: the largest published ones take about 2,500
 # Exponents that are tried of a channel's largest magnitude. Source: Xiao et al. 2023, SmoothQuant (arXiv:2211.10438),
 # which takes 0.5 to 0.9; 0 smooths nothing.
