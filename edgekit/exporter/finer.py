@@ -284,7 +284,7 @@ def _trial(
 
     def heard(kind: Precision, names: Sequence[str]) -> list[Float]:
         how = _with(recipe, tuple(names)).quantize
-        precision = dict.fromkeys(opened.groups, kind)
+        precision: dict[Group, Precision] = dict.fromkeys(opened.groups, kind)
         w = Weights(source.tensors, precision, how, smoothing=smoothing_of(strains, names))
         with observed(opened, w, recipe, dialect, beside) as hear:
             return hear(clips, lambda _call: None)
