@@ -37,7 +37,7 @@ test: .venv/test.stamp
 	.venv/bin/python -m pytest -m "not reference and not engines" -n $(JOBS) --dist worksteal
 
 test-reference: .venv-reference/stamp
-	.venv-reference/bin/python -m pytest -m reference
+	.venv-reference/bin/python -m pytest -m reference -n $(JOBS) --dist worksteal
 
 # Builds plans without a GPU and executes none.
 test-engines: .venv-engines/stamp
