@@ -82,9 +82,9 @@ class OrtSound:
 class ColumnCodes:
     """Signed codes (width, rows) with a scale for each of the rows, as ops take them that multiply whole numbers."""
 
-    def pack(self, g: GraphWriter, w: Weights, name: str) -> None:
-        """Store a matrix and its scales under its own name."""
-        codes, scales = quantize_channels(w.read(name) / w.smoothing.get(name, _ONE))
+    def pack(self, g: GraphWriter, w: Weights, name: str, smoothing: Float = _ONE) -> None:
+        """Store a matrix, divided by what its input is multiplied by, and its scales under its own name."""
+        codes, scales = quantize_channels(w.read(name) / smoothing)
         g.tensor(name, np.ascontiguousarray(codes.T))
         g.tensor(name + SCALE, scales)
 
@@ -189,9 +189,11 @@ class OrtDialect:
         if precision == "float32":
             return g.node("Gemm", x, w.matrix(g, name), bias, transB=1)
         if precision == "int8" and group == "encoder":
-            _COLUMNS.pack(g, w, name)
             if w.settings.finer(name):
-                return _by_rows(g, _smoothed(g, w, x, name), name, bias)
+                smoothing = w.smoothing.get(name, _ONE)
+                _COLUMNS.pack(g, w, name, smoothing)
+                return _by_rows(g, _smoothed(g, x, name, smoothing), name, bias)
+            _COLUMNS.pack(g, w, name)
             return g.node("DynamicQuantizeMatMul", x, name, name + SCALE, "", bias, domain=MICROSOFT)
         bits = BITS[precision]
         block_size = choose_block(width, w.block(group))
@@ -226,10 +228,9 @@ class OrtDialect:
         )  # fmt: skip
 
 
-def _smoothed(g: GraphWriter, w: Weights, x: str, name: str) -> str:
+def _smoothed(g: GraphWriter, x: str, name: str, by: Float) -> str:
     """Return ``x`` with its channels about equally loud, as the weights of a linear expect it; once for all of them."""
-    by = w.smoothing.get(name)
-    if by is None or (by == 1).all():
+    if (by == 1).all():
         return x
     return g.shared(f"smoothed.{x}.{by.tobytes().hex()}", lambda: g.node("Mul", x, g.tensor(name + SMOOTHING, by)))
 
