@@ -60,6 +60,8 @@ def observed(opened: Opened, w: Weights, recipe: Recipe, dialect: Dialect, besid
 
 def _spoken(parts: Sequence[Array], share: float) -> Float:
     """Return the first share of the positions that an adapter made, the last axis but one of each part, flat."""
+    if not parts:  # a clip too short for a frame
+        return np.zeros(0, np.float32)
     whole = np.concatenate(parts, axis=-2)
     spoken: Float = whole[..., : max(1, round(whole.shape[-2] * min(share, 1.0))), :].ravel()
     return spoken

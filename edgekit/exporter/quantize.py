@@ -24,6 +24,7 @@ SMALLEST_BLOCK = 16
 BITS: dict[Precision, int] = {"int8": 8, "int4": 4, "float32": 32}
 SCALE = ".scale"  # a weight's scales are stored under its name and this
 SMOOTHING = ".smoothing"  # and what its input is multiplied by, where it is smoothed
+MOST_SMOOTHING = 32.0  # that: powers of two from 1 to this, so that no column of a weight is lost beside another
 LOWEST_INT4, HIGHEST_INT4 = -8, 7
 # INT4: steps from 0 to a block's largest weight that are tried. Beyond 8 that weight is cut, and all others are rounded
 # finer. In blocks of 32 the best loses 15 % less than 7 steps do: docs/decisions/int4.md.

@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 from edgekit.bundle import Component
 from edgekit.errors import BundleFormatError, CheckpointError
 from edgekit.exporter.graph import Array
+from edgekit.exporter.quantize import SMOOTHING
 
 Float = NDArray[np.float32]
 _ROUNDS = ("DynamicQuantizeLinear", "Div")  # ops by which an input becomes whole numbers, row by row
@@ -137,7 +138,6 @@ def written_weights(
 def _smoothing(graph: onnx.GraphProto) -> dict[str, str]:
     """Return, for weights of products in whole numbers, the initializer that their input is multiplied by before it."""
     made_by = {output: node for node in graph.node for output in node.output}
-    stored = {proto.name for proto in graph.initializer}
     found = {}
     for node in graph.node:
         if node.op_type != "MatMulIntegerToFloat":
@@ -145,7 +145,7 @@ def _smoothing(graph: onnx.GraphProto) -> dict[str, str]:
         before = made_by.get(node.input[0])
         while before is not None and before.op_type in _ROUNDS:
             before = made_by.get(before.input[0])
-        if before is not None and before.op_type == "Mul" and before.input[1] in stored:
+        if before is not None and before.op_type == "Mul" and before.input[1].endswith(SMOOTHING):
             found[node.input[1]] = before.input[1]
     return found
 

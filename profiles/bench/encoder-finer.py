@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Measure what the finer form of encoder linears saves and costs: the curve that an export chooses from.
+"""Measure what the finer form of encoder linears saves and costs, by how many have it.
 
     python profiles/bench/encoder-finer.py CHECKPOINT
 
 Encoders of a checkpoint are written as an export writes them: in float32, in INT8 with one scale for all of an input,
-with more linears in the finer form at each step in the order of the estimate, as an export chooses, and with all. Each
-hears the first check clip of each of --languages, in interleaved rounds. Writes JSON and Markdown under
+with more linears in the finer form at each step, in the order in which an export tries them, as it chooses, and with
+all. Each hears the first check clip of each of --languages, in interleaved rounds. Writes JSON and Markdown under
 profiles/<device>/.
 """
 
@@ -67,10 +67,12 @@ def main() -> None:
             outputs = {spec.name for spec in g.close("float32").outputs}
         inside = {key: strain for key, strain in strains.items() if ROWS + key in outputs}  # not of the adapter
         saves = savings(strains)
-        order = sorted(inside, key=lambda key: -saves[key])
+        order = sorted(inside, key=lambda key: -saves[key] / inside[key].work)
         forms: dict[str, EncoderFiner] = {COARSE: "none"}
         forms |= {f"{count} finer": tuple(order[:count]) for count in args.steps}
         finer = resolve_finer(source, recipe, DIALECT, folder)
+        if not isinstance(told := finer.told.get("encoder_finer"), dict):
+            raise SystemExit(f"{args.checkpoint}: encoder_finer: {told or 'the recipe asks for none'}")
         chosen = tuple(finer.recipe.quantize.encoder_finer)
         forms |= {CHOSEN: chosen, ALL: tuple(inside)}
         engines, found, findings = {}, {}, Findings()
@@ -89,7 +91,6 @@ def main() -> None:
             print(f"round {index} of {args.rounds}", flush=True)
         for form, frames in found.items():
             findings.add(ERROR, form, "ratio", *errors(frames, found[FLOAT]))
-    told = finer.told["encoder_finer"]
     comparison = make_comparison(
         title=f"The finer form of linears in {source.name}'s encoder",
         question="What does it save, what does it cost, and what does an export choose?",

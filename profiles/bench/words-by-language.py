@@ -22,7 +22,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from num2words import num2words
 
 import edgekit
 from edgekit.bundle import hash_file
@@ -264,6 +263,8 @@ def tallies(one: Subject, found: Mapping[str, Found], clips: Iterable[Clip], *, 
 
 def read_out(text: str, language: str) -> str:
     """Return a text in which numbers in digits are words of its language."""
+    from num2words import num2words
+
     return re.sub(r"\d+", lambda number: str(num2words(int(number[0]), lang=language)), text)
 
 

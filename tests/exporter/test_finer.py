@@ -201,8 +201,17 @@ def test_a_dialect_that_writes_another_form_than_the_recipe_says_fails_the_censu
         export(loud, tmp_path / "b", ExportOptions(recipe=QUICK, precision="int8"))
 
 
-@pytest.mark.parametrize("name", [SCALE, SMOOTHING])
-def test_one_factor_of_it_off_by_five_percent_is_rejected(name, loud, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "by", "why"),
+    [
+        (SCALE, 1.05, "a stored weight is .* half a step"),
+        (SMOOTHING, 1.05, "other numbers than powers of two"),
+        (SMOOTHING, 2.0**-20, "other numbers than powers of two from 1 to 32"),
+        (SMOOTHING, 2.0**20, "other numbers than powers of two from 1 to 32"),
+        (SMOOTHING, np.inf, "other numbers than powers of two from 1 to 32"),
+    ],
+)
+def test_a_factor_that_is_another_is_rejected(name, by, why, loud, tmp_path):
     recipe = recipe_with(tmp_path, f'encoder_finer = ["{LOUD}"]')
     manifest = export(loud, tmp_path / "b", ExportOptions(recipe=recipe, precision="int8"))
     source = open_checkpoint(loud)
@@ -216,8 +225,8 @@ def test_one_factor_of_it_off_by_five_percent_is_rejected(name, loud, tmp_path):
     changed = held()[LOUD + name]
     content, right = changed.file.read_bytes(), changed.read().tobytes()
     assert content.count(right) == 1
-    changed.file.write_bytes(content.replace(right, np.float32(changed.read()[0] * 1.05).tobytes() + right[4:]))
-    with pytest.raises(QualityError, match=f"{LOUD}: a stored weight is .* half a step"):
+    changed.file.write_bytes(content.replace(right, np.float32(changed.read()[0] * by).tobytes() + right[4:]))
+    with pytest.raises(QualityError, match=f"{LOUD}: .*{why}"):
         check_weights(opened, held(), source, lambda _done, _total: None)
 
 

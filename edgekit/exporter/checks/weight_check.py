@@ -16,7 +16,7 @@ from edgekit.bundle import Precision
 from edgekit.errors import QualityError
 from edgekit.exporter.families.base import Opened
 from edgekit.exporter.graph import Array
-from edgekit.exporter.quantize import SCALE, allowed_distance, half_float16_step
+from edgekit.exporter.quantize import MOST_SMOOTHING, SCALE, allowed_distance, half_float16_step
 from edgekit.exporter.sources.checkpoint import Tensors, read
 from edgekit.exporter.tables import COPY, JoinedTensors
 from edgekit.exporter.weights import row_blocks
@@ -32,7 +32,8 @@ def check_weights(
 ) -> dict[str, Any]:
     """Return how many tensors were compared and how far each group's quantised weights are from the source.
 
-    ``error`` is, for each group of weights, the root mean square of the differences / that of the source's weights.
+    ``error`` is, for each group of weights, the root mean square of the differences / that of the source's weights,
+    both as they are multiplied: divided by what smooths their input, where something does.
     ``report`` is told tensors done and in all.
 
     Raises QualityError naming the first tensor of which a stored number is further from its source than its format
@@ -110,12 +111,25 @@ def _pairs(opened: Opened, weight: WrittenWeight, scales: WrittenWeight | None, 
             given = source.rows(name, start, start + next(row_blocks(layout.rows - start, layout.width * 4))[1])
         stop = start + len(given)
         if weight.smoothing is not None:
+            _check_smoothing(name, weight.smoothing, layout.width)
             given = given / weight.smoothing
         held, steps = weight.packing.unpack(weight, scales, start, stop)
         if given.size != held.size:
             raise _of_another_size(name, held.size, given.size)
         yield given, held, allowed_distance(given.reshape(held.shape), steps, layout.bits)
         start, expert = stop, expert + 1
+
+
+def _check_smoothing(name: str, factors: Float, width: int) -> None:
+    """Raise QualityError unless dividing by these factors is exact and hides no column of a weight beside another."""
+    if factors.shape != (width,):
+        raise QualityError(f"{name}: smoothing of {factors.shape}, its input has {width} channels; export it again")
+    powers = np.frexp(factors)[0] == 0.5
+    if not (powers & (factors >= 1) & (factors <= MOST_SMOOTHING)).all():
+        raise QualityError(
+            f"{name}: its input is multiplied by other numbers than powers of two from 1 to {MOST_SMOOTHING:.0f}; "
+            "export it again"
+        )
 
 
 def _allowed_of_float(held: Array) -> Float:
