@@ -246,7 +246,8 @@ def table(record: dict[str, Any]) -> str:
     if record["arm"]:
         lines.append(
             f"- **{' and '.join(ARM)}**: ran emulated (qemu). Whether `edgekit verify` passes there, and words changed "
-            f"against the float32 bundle on this machine, of {record['arm']['prompts']} prompts a language. A dash: not heard there."
+            f"against the float32 bundle on this machine, of {record['arm']['prompts']} prompts a language. "
+            "A dash: not heard there."
         )
     lines += [
         "",
