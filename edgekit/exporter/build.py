@@ -6,7 +6,6 @@ Nothing is judged here but the census, which reads every weight back.
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 import msgspec
 
@@ -27,8 +26,6 @@ from edgekit.exporter.weights import Float, Weights
 from edgekit.exporter.written import written_weights
 from edgekit.recipe import Group, Recipe
 
-_NONE: Mapping[str, Float] = MappingProxyType({})
-
 
 def build(
     source: Source,
@@ -38,7 +35,7 @@ def build(
     *,
     progress: Progress,
     calibration: Calibration | None = None,
-    smoothing: Mapping[str, Float] = _NONE,
+    smoothing: Mapping[str, Float] | None = None,
 ) -> Manifest:
     """Write graphs, token tables, tokenizer, configs and voices into ``folder``; return the manifest without results.
 
@@ -58,7 +55,7 @@ def build(
         progress("build", done, total)
 
     ranges = calibration.ranges if calibration else {}
-    w = Weights(JoinedTensors(source.tensors, opened), precision, recipe.quantize, report, ranges, smoothing)
+    w = Weights(JoinedTensors(source.tensors, opened), precision, recipe.quantize, report, ranges, smoothing or {})
     components = {}
     for name, group in opened.components.items():
         with GraphWriter(folder, name, dialect, recipe.quantize.activations) as g:

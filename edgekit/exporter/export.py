@@ -80,7 +80,7 @@ def _make(source: Source, output: Path, recipe: Recipe, options: ExportOptions, 
             source, folder, recipe, dialect, progress=options.progress, calibration=calibration,
             smoothing=finer.smoothing,
         )  # fmt: skip
-        verification = judge(source, Bundle(folder, manifest), recipe, options, dialect) | rounded(finer.told)
+        verification = judge(source, Bundle(folder, manifest), recipe, options, dialect) | rounded(finer.results)
         if calibration:
             verification["float_inputs"] = list(calibration.kept_float)
         return _publish(folder, manifest, verification, recipe)

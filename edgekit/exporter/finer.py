@@ -12,7 +12,6 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +40,7 @@ LARGEST_MIB = 4096  # of a float encoder that is run: the largest published ones
 # Exponents that are tried of a channel's largest magnitude. Source: Xiao et al. 2023, SmoothQuant (arXiv:2211.10438),
 # which takes 0.5 to 0.9; 0 smooths nothing.
 STRENGTHS = (0.0, 0.5, 0.7, 0.9)
-QUIETEST = (
-    1 / MOST_SMOOTHING
-)  # of the loudest channel's magnitude: a channel below counts as this, it may be louder elsewhere
+QUIETEST = 1 / MOST_SMOOTHING  # of the loudest channel: one below counts as this, it may be louder elsewhere
 _GROUP: Group = "encoder"
 _LEVELS = 255
 _NOTHING = 1e-30  # in place of zero, to divide by
@@ -81,59 +78,62 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Finer:
-    """How an encoder is written: the recipe that names linears, their smoothing, and what the manifest says of both."""
+    """How an encoder is written: the recipe that names linears, their smoothing, and results for the manifest."""
 
     recipe: Recipe
     smoothing: Mapping[str, Float] = field(default_factory=dict)
-    told: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
 
 
 def resolve_finer(source: Source, recipe: Recipe, dialect: Dialect, beside: Path) -> Finer:
     """Return the recipe that names the linears with the finer form, and their smoothing.
 
     A float encoder's recipe stays as it is: who quantises it later measures then. ``beside``: a folder for graphs.
-    Encoder and adapter are written up to ten times and hear four clips: 25 s for Whisper base on two cores.
+    Encoder and adapter are written up to ten times, and hear up to four clips.
 
     Raises RecipeError where the recipe names what is no linear of the encoder, or the dialect has no finer form.
     """
     requested, opened = recipe.quantize.encoder_finer, source.opened
-    linears = [name for name in opened.expected() if opened.group(name) == _GROUP]
     if not isinstance(requested, str):
-        for name in requested:
-            if name not in linears:
-                raise RecipeError(
-                    f"quantize.encoder_finer: '{name}' is no linear of the encoder, {linears[0]} is one; "
-                    "change the recipe"
-                )
-        if requested and dialect.finer_op is None:
-            raise RecipeError(
-                f"quantize.encoder_finer: dialect '{dialect.name}' has no finer form of a linear; leave it out of the "
-                "recipe"
-            )
+        _check_named(requested, opened, dialect)
     if recipe.kind(_GROUP) != "int8" or _GROUP not in opened.groups or requested == "none" or not requested:
         return Finer(recipe)
     if dialect.finer_op is None:
         return Finer(_with(recipe, "none"))
     reason = _unmeasured(source, recipe)
     if reason and requested == "measured":
-        return Finer(_with(recipe, ()), told={"encoder_finer": f"not measured, {reason}"})
+        return Finer(_with(recipe, ()), results={"encoder_finer": f"not measured, {reason}"})
     strains: Mapping[str, Strain] = {}
     if not reason:
         w = Weights(source.tensors, dict.fromkeys(opened.groups, "float32"), recipe.quantize, observes="rows")
         strains = measure(opened, w, recipe, dialect, beside)
     if requested == "measured":
-        choice = choose(strains, partial(_trial, source, recipe, dialect, beside))
-        told = {
+        choice = choose(strains, _trial(source, recipe, dialect, beside, strains))
+        summary = {
             "linears": len(choice.names), "work": choice.work,
             "error": choice.errors[len(choice.names)], "error_without": choice.errors[0],
         }  # fmt: skip
         tried = {str(count): error for count, error in choice.errors.items()}
-        told_all = {"encoder_finer": told, "encoder_finer_tried": tried}
-        return Finer(_with(recipe, choice.names), smoothing_of(strains, choice.names), told_all)
-    named: dict[str, Any] = {"linears": len(requested), "by": "the recipe"} | (
-        {"not smoothed": reason} if reason else {}
-    )
+        results = {"encoder_finer": summary, "encoder_finer_tried": tried}
+        return Finer(_with(recipe, choice.names), smoothing_of(strains, choice.names), results)
+    named: dict[str, Any] = {"linears": len(requested), "by": "the recipe"}
+    if reason:
+        named["not smoothed"] = reason
     return Finer(recipe, smoothing_of(strains, tuple(requested)), {"encoder_finer": named})
+
+
+def _check_named(names: Sequence[str], opened: Opened, dialect: Dialect) -> None:
+    """Raise RecipeError for a name that is no linear of the encoder, and where the dialect has no finer form."""
+    linears = [name for name in opened.expected() if opened.group(name) == _GROUP]
+    for name in names:
+        if name not in linears:
+            raise RecipeError(
+                f"quantize.encoder_finer: '{name}' is no linear of the encoder, {linears[0]} is one; change the recipe"
+            )
+    if names and dialect.finer_op is None:
+        raise RecipeError(
+            f"quantize.encoder_finer: dialect '{dialect.name}' has no finer form of a linear; leave them out"
+        )
 
 
 def _with(recipe: Recipe, finer: EncoderFiner) -> Recipe:
@@ -173,7 +173,7 @@ def _strain(name: str, w: Weights, calls: Sequence[Mapping[str, Array]]) -> Stra
     magnitudes = np.max([np.abs(x).max(axis=0) for x in xs], axis=0)
     stored = _stored(weight)
     smoothed = {strength: smooth(magnitudes, strength) for strength in STRENGTHS}
-    held = {strength: _stored(weight / by) for strength, by in smoothed.items()}
+    stored_smoothed = {strength: _stored(weight / by) for strength, by in smoothed.items()}
     own = np.zeros(len(weight))  # squares of each column of the output, summed over rows; and of what is lost of it
     coarse, finer = np.zeros(len(weight)), {strength: np.zeros(len(weight)) for strength in STRENGTHS}
     sums: Columns | None = None
@@ -182,7 +182,7 @@ def _strain(name: str, w: Weights, calls: Sequence[Mapping[str, Array]]) -> Stra
         own += _squares(out)
         coarse += _squares(round_trip(x, *call[RANGE + name]) @ stored.T - out)
         for strength, by in smoothed.items():
-            finer[strength] += _squares(_by_rows(x * by) @ held[strength].T - out)
+            finer[strength] += _squares(_by_rows(x * by) @ stored_smoothed[strength].T - out)
         if SUM + name in call:
             sums = (0 if sums is None else sums) + len(x) * call[SUM + name].astype(np.float64)
     rows = sum(map(len, xs))
@@ -256,31 +256,27 @@ def round_trip(x: Float, low: float, high: float) -> Float:
     return result
 
 
-def choose(strains: Mapping[str, Strain], errors: "Trial") -> Choice:
+def choose(strains: Mapping[str, Strain], error: Callable[[Sequence[str]], float]) -> Choice:
     """Return the fewest linears, those first that save most for their work, that come near the least error there is.
 
-    None where the error without them is one that the weights alone make. ``errors``: of what the backbone hears.
+    None where the error without them is one that the weights alone make. ``error``: of what the backbone hears where
+    these linears have the finer form.
     """
     saves = {name: saved for name, saved in savings(strains).items() if saved > 0}
     order = sorted(saves, key=lambda name: (-saves[name] / strains[name].work, name))
-    trial = errors(strains)
-    found = {0: trial(())}
-    if order and found[0] > NEEDED:
-        found |= {count: trial(order[:count]) for count in (*(n for n in TRIED if n < len(order)), len(order))}
-    count = next(count for count, error in found.items() if error <= ENOUGH * min(found.values()))
+    errors = {0: error(())}
+    if order and errors[0] > NEEDED:
+        errors |= {count: error(order[:count]) for count in (*(n for n in TRIED if n < len(order)), len(order))}
+    count = next(count for count, one in errors.items() if one <= ENOUGH * min(errors.values()))
     work = sum(strain.work for strain in strains.values()) or 1.0
     names = order[:count]
-    return Choice(tuple(sorted(names)), sum(strains[name].work for name in names) / work, found)
-
-
-Trial = Callable[[Mapping[str, Strain]], Callable[[Sequence[str]], float]]
-"""From Strains to what tells the error that an encoder makes with the finer form of some linears."""
+    return Choice(tuple(sorted(names)), sum(strains[name].work for name in names) / work, errors)
 
 
 def _trial(
     source: Source, recipe: Recipe, dialect: Dialect, beside: Path, strains: Mapping[str, Strain]
 ) -> Callable[[Sequence[str]], float]:
-    """Return a Trial's error: of what a backbone hears of other clips than those that were measured, if there are."""
+    """Return what tries linears: the error of what a backbone hears, of other clips than those measured if possible."""
     opened = source.opened
     clips = calibration_clips(recipe, opened.front_end(recipe.grid).sample_rate_hz)
     clips = clips[CLIPS : 2 * CLIPS] or clips[:CLIPS]

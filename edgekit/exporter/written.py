@@ -138,7 +138,7 @@ def written_weights(
 def _smoothing(graph: onnx.GraphProto) -> dict[str, str]:
     """Return, for weights of products in whole numbers, the initializer that their input is multiplied by before it."""
     made_by = {output: node for node in graph.node for output in node.output}
-    found = {}
+    smoothing = {}
     for node in graph.node:
         if node.op_type != "MatMulIntegerToFloat":
             continue
@@ -146,8 +146,8 @@ def _smoothing(graph: onnx.GraphProto) -> dict[str, str]:
         while before is not None and before.op_type in _ROUNDS:
             before = made_by.get(before.input[0])
         if before is not None and before.op_type == "Mul" and before.input[1].endswith(SMOOTHING):
-            found[node.input[1]] = before.input[1]
-    return found
+            smoothing[node.input[1]] = before.input[1]
+    return smoothing
 
 
 def _uses(graph: onnx.GraphProto) -> dict[str, tuple[str, Mapping[str, Any]]]:

@@ -71,8 +71,8 @@ def main() -> None:
         forms: dict[str, EncoderFiner] = {COARSE: "none"}
         forms |= {f"{count} finer": tuple(order[:count]) for count in args.steps}
         finer = resolve_finer(source, recipe, DIALECT, folder)
-        if not isinstance(told := finer.told.get("encoder_finer"), dict):
-            raise SystemExit(f"{args.checkpoint}: encoder_finer: {told or 'the recipe asks for none'}")
+        if not isinstance(result := finer.results.get("encoder_finer"), dict):
+            raise SystemExit(f"{args.checkpoint}: encoder_finer: {result or 'the recipe asks for none'}")
         chosen = tuple(finer.recipe.quantize.encoder_finer)
         forms |= {CHOSEN: chosen, ALL: tuple(inside)}
         engines, found, findings = {}, {}, Findings()
@@ -115,9 +115,9 @@ def main() -> None:
         packages=("onnx",),
         notes=[
             (
-                f"An export chooses {told['linears']} linears, {told['work']:.0%} of the work: what the backbone hears "
-                f"is {told['error']:.3f} from float's, and {told['error_without']:.3f} without, on two calibration "
-                "clips."
+                f"An export chooses {result['linears']} linears, {result['work']:.0%} of the work: what the backbone "
+                f"hears is {result['error']:.3f} from float's, and {result['error_without']:.3f} without, on two "
+                "calibration clips."
             )
         ],
     )

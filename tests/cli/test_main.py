@@ -68,7 +68,6 @@ def test_an_unknown_command_is_answered_with_the_nearest(cli):
     ("arguments", "line"),
     [
         (("run",), "edgekit run: Missing argument 'BUNDLE'; see `edgekit run --help`\n"),
-        (("verify", "b", "--jsn"), "edgekit verify: No such option"),
         (("run", "b", "f", "--threads", "0"), "edgekit run: Invalid value for '--threads': 0 is not in the range x>=1"),
         (("export", "c", "-o", "b", "--encoder", "int2"), "edgekit export: Invalid value for '--encoder': 'int2'"),
         (("export", "c", "-o", "b", "--precision", "int2"), "edgekit export: Invalid value for '--precision': 'int2'"),
@@ -86,6 +85,14 @@ def test_wrong_usage_is_one_line_and_exits_2(cli, arguments, line):
     code, out, err = cli(*arguments)
     assert (code, out) == (2, "")
     assert err.startswith(line)
+    assert err.count("\n") == 1
+
+
+def test_an_unknown_option_is_named_in_one_line(cli):
+    code, out, err = cli("verify", "b", "--jsn")
+    assert (code, out) == (2, "")
+    assert err.startswith("edgekit verify: No such option")  # click 8.2 has a colon behind it, 8.3 quotes the name
+    assert "--jsn" in err
     assert err.count("\n") == 1
 
 

@@ -269,7 +269,7 @@ def chosen(errors):
         tried.append(tuple(names))
         return errors[len(names)]
 
-    return choose(STRAINS, lambda _strains: error), tried
+    return choose(STRAINS, error), tried
 
 
 def test_what_saves_most_for_its_work_is_tried_first_and_what_costs_not_at_all():
