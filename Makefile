@@ -215,9 +215,10 @@ clean:
 	.venv-lint/bin/python $(PIP) --require-hashes -r requirements/lint.txt
 	touch $@
 
+# docopt has no wheel.
 .venv-bench/stamp: requirements/bench.txt pyproject.toml $(TINY)
 	$(call venv,.venv-bench)
-	.venv-bench/bin/python $(PIP) --require-hashes -r requirements/bench.txt
+	.venv-bench/bin/python $(PIP) --no-binary=docopt --require-hashes -r requirements/bench.txt
 	.venv-bench/bin/python $(EDGEKIT) -e . ./models/edgekit-tiny
 	touch $@
 
