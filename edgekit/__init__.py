@@ -54,12 +54,15 @@ if TYPE_CHECKING:
         Interrupted,
         Lag,
         LevelChanged,
+        Segment,
         SpeechStarted,
         SpeechStopped,
         Text,
+        TextCut,
         Thought,
+        Word,
     )
-    from edgekit.runtime.model import Model, Segment, Transcript, load
+    from edgekit.runtime.model import Model, Transcript, load
     from edgekit.runtime.options import StreamOptions
     from edgekit.runtime.policy import Budget
     from edgekit.runtime.stream import Stream
@@ -75,9 +78,9 @@ _NAMES = {
     ),
     "runtime.events": (
         "events", "Audio", "AudioCut", "AudioEnded", "Event", "Forgot", "Interrupted", "Lag", "LevelChanged",
-        "SpeechStarted", "SpeechStopped", "Text", "Thought",
+        "Segment", "SpeechStarted", "SpeechStopped", "Text", "TextCut", "Thought", "Word",
     ),
-    "runtime.model": ("Model", "Segment", "Transcript", "load"),
+    "runtime.model": ("Model", "Transcript", "load"),
     "runtime.options": ("StreamOptions",),
     "runtime.policy": ("Budget",),
     "runtime.stream": ("Stream",),
@@ -115,10 +118,12 @@ __all__ = [
     "Stream",
     "StreamOptions",
     "Text",
+    "TextCut",
     "Thought",
     "Transcript",
     "UsageError",
     "VerifyError",
+    "Word",
     "__version__",
     "errors",
     "events",

@@ -60,4 +60,5 @@ PREFILL = register("prefill", "tokens", "what the backbone reads before the firs
 DRAFT = register("draft", "drafts", "a text of what was heard so far, all its runs of the backbone")
 PREPARE = register("prepare", "preparations", "work for the end of speech, done while the user talks")
 DECODE = register("decode", "tokens", "a run of the backbone for the next token, and the choice of it")
+ALIGN = register("align", "tokens", "finding when each word of an answer was said")
 SPEAK = register("speak", "pieces", "making sound of an answer's tokens")

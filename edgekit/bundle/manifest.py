@@ -184,6 +184,18 @@ class Thinking(Struct, frozen=True):
     usual: bool = False
 
 
+class Timestamps(Struct, frozen=True):
+    """Tokens that are times in an answer, one after another: ``first`` is 0 s, each next one ``step_s`` later.
+
+    ``latest_start`` of them at most are before the first word. Whisper's, in which an answer is of 30 s.
+    """
+
+    first: int
+    count: int = 1501
+    step_s: float = 0.02
+    latest_start: int = 50
+
+
 class TokenProtocol(Struct, frozen=True):
     """What surrounds the audio in the backbone's input, and when decoding ends.
 
@@ -198,6 +210,10 @@ class TokenProtocol(Struct, frozen=True):
 
     An answer ends at a ``stop`` token, after ``max_tokens`` or ``max_tokens_per_s`` of sound, when the conversation has
     ``max_length`` positions, the answer's included, or when a phrase was said ``max_repeats`` times in a row.
+
+    ``timestamps``: of a model that writes times where ``start_tail`` is left out. ``alignment``: layer and head of each
+    row of the backbone's output ``queries``, whose attention follows the words. ``no_speech``: the token that is likely
+    after ``start`` where nobody speaks.
     """
 
     attention: Literal["cross", "prefix"]
@@ -231,10 +247,17 @@ class TokenProtocol(Struct, frozen=True):
     max_tokens_per_s: float | None = None
     max_repeats: int | None = None
     max_length: int | None = None
+    timestamps: Timestamps | None = None
+    alignment: tuple[tuple[int, int], ...] = ()
+    no_speech: int | None = None
 
     def ids(self) -> frozenset[int]:
         """Return every token that the protocol names."""
-        lists = (self.start, self.start_tail, self.stop, self.suppress, self.begin_suppress)
+        lists = [self.start, self.start_tail, self.stop, self.suppress, self.begin_suppress]
+        if self.timestamps is not None:
+            lists.append((self.timestamps.first, self.timestamps.first + self.timestamps.count - 1))
+        if self.no_speech is not None:
+            lists.append((self.no_speech,))
         return frozenset().union(*lists, self.languages.values(), self.tasks.values())
 
 

@@ -78,6 +78,7 @@ def make_answerer(
         trace=trace,
         context_tokens=loaded.context_tokens,
         max_tokens=max_tokens,
+        any_sound=gate_settings(loaded.manifest.gate, options, protocol).kind != "speech",
     )
     driver = driver_of(protocol)
     return driver.make(setting, driver.options(options), speaker)

@@ -34,16 +34,49 @@ class SpeechStopped:
     decided_at_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word as it stands in the text, punctuation beside it included, and when it was said."""
+
+    text: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Segment:
+    """A stretch of sound and what was said in it, or answered to it.
+
+    The bounds are the model's own times where it wrote some (``times`` of StreamOptions, and speech that went on longer
+    than the encoder hears at once), else those of the utterance: from where the sound began to count, pre-roll
+    included, to where it ceased to. ``text`` is empty where sound counted and no word came of it. ``words``: with the
+    times of each, if they were asked for. ``language``: see Text.
+    """
+
+    start_s: float
+    end_s: float
+    text: str
+    tokens: tuple[int, ...] = ()
+    language: str | None = None
+    words: tuple[Word, ...] = ()
+
+    def __repr__(self) -> str:
+        return fields_line(self)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Text:
     """Text of one utterance so far (``final`` False) or whole (``final`` True), with the bounds of what it is about.
 
     Each one replaces the one before. While the user talks a text is a partial, which the next may revise; ``stable`` is
     the number of its first characters that the partial before had too, so they will probably stay. After the end of
-    speech ``stable`` is the whole length, and only the end may still go: a repeat. Source: local agreement of two,
-    Machacek et al. 2023, Turning Whisper into Real-Time Transcription System (arXiv:2307.14743).
+    speech ``stable`` is the whole length, and only the end may still go: a repeat, or what belongs to the next text.
+    Source: local agreement of two, Machacek et al. 2023, Turning Whisper into Real-Time Transcription System
+    (arXiv:2307.14743).
 
     ``language``: of a multilingual model that writes down speech, the one that was given or detected; else None.
+    ``language_probability``: of a detected one, after all that the stream has heard. ``segments``: of a final text
+    whose times are known. ``truncated``: the text was ended before the model ended it; TextCut says why.
     """
 
     kind: ClassVar[str] = "text"
@@ -55,9 +88,33 @@ class Text:
     stable: int = 0
     answer: int = 0
     language: str | None = None
+    language_probability: float | None = None
+    segments: tuple[Segment, ...] = ()
+    truncated: bool = False
 
     def __repr__(self) -> str:
         return fields_line(self)
+
+
+def whole_segment(text: Text) -> Segment:
+    """Return a text as one segment, where its times are not known more closely."""
+    return Segment(text.start_s, text.end_s, text.text, text.tokens, text.language)
+
+
+@dataclass(frozen=True, slots=True)
+class TextCut:
+    """Words may be missing from the answer's text, which came just before.
+
+    The model did not end it: it has as many tokens as an answer may have (``max_tokens``) or a conversation
+    (``max_length``), the KV cache is full (``context``), nobody says so many in that time (``rate``), or it began to
+    repeat itself (``repeats``). Or the model did, but it is ``empty`` though speech goes on behind it; or it answers
+    the first part of what was said alone, of which the KV cache holds no more (``sound``).
+    """
+
+    kind: ClassVar[str] = "text_cut"
+    reason: Literal["max_tokens", "max_length", "context", "rate", "repeats", "empty", "sound"]
+    at_s: float
+    answer: int = 0
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -158,6 +215,7 @@ Event = (
     | SpeechStopped
     | Thought
     | Text
+    | TextCut
     | Audio
     | AudioCut
     | AudioEnded

@@ -15,7 +15,7 @@ from edgekit.bundle import Bundle, open_bundle
 from edgekit.errors import EdgeKitError, UsageError
 from edgekit.reprs import fields_line
 from edgekit.runtime.audio.inputs import Recording, Source, checked, pieces
-from edgekit.runtime.events import Text
+from edgekit.runtime.events import Segment, Text, whole_segment
 from edgekit.runtime.loading import Loaded, check_threads, load_bundle
 from edgekit.runtime.options import RecordingFields, StreamFields, StreamOptions, stream_options
 from edgekit.runtime.stream import Stream
@@ -27,24 +27,6 @@ if sys.version_info >= (3, 11):
 
 Recordings = list[Any] | tuple[Any, ...]
 """Recordings in a list; Any, for a list of paths is no list of Recording to a type checker."""
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Segment:
-    """One utterance or answer, and the sound that it is about: from where it began to count to where it ceased to.
-
-    The bounds are the gate's, pre-roll included, or those of the encoder's longest piece; no word has a time of its
-    own. ``text`` is empty where sound counted and no word came of it. ``language``: see Transcript.
-    """
-
-    start_s: float
-    end_s: float
-    text: str
-    tokens: tuple[int, ...] = ()
-    language: str | None = None
-
-    def __repr__(self) -> str:
-        return fields_line(self)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -67,6 +49,10 @@ class Transcript:
             {
                 "start_s": round(one.start_s, 6), "end_s": round(one.end_s, 6), "text": one.text,
                 "language": one.language, "tokens": list(one.tokens),
+                "words": [
+                    {"text": word.text, "start_s": round(word.start_s, 6), "end_s": round(word.end_s, 6)}
+                    for word in one.words
+                ],
             }
             for one in self.segments
         ]  # fmt: skip
@@ -153,7 +139,7 @@ class Model(Loaded):
             audio_s += len(piece.samples) / piece.sample_rate_hz
         assert stream is not None, "there is at least one piece"
         texts += [event for event in stream.finish() if isinstance(event, Text) and event.final]
-        segments = [Segment(one.start_s, one.end_s, one.text, one.tokens, one.language) for one in texts]
+        segments = [segment for one in texts for segment in one.segments or (whole_segment(one),)]
         return _joined(segments, audio_s, stream.trace)
 
 

@@ -19,6 +19,7 @@ from edgekit.reprs import fields_line
 from edgekit.runtime.hear.resampler import MAX_CHANNELS
 from edgekit.runtime.policy import Budget
 
+Times = Literal["segments", "words"]
 _LOWEST_TEMPERATURE = 0.001  # below it weights overflow or all but one are 0, which is what 0 is for
 _SAMPLING: dict[str, tuple[type, Callable[[float], bool], str]] = {
     "temperature": (float, lambda value: value == 0 or value >= _LOWEST_TEMPERATURE, "0, or 0.001 or more"),
@@ -45,6 +46,7 @@ class StreamOptions:
     budget: Budget | None = None
     language: str | None = None  # of a multilingual model, or auto; None: what the bundle fixes, else auto
     task: str | None = None  # cross-attention models, such as transcribe or translate
+    times: Times | None = None  # of segments as the model writes them, or of words; models that write down speech only
     partials: bool = False  # text while the user talks; cross-attention models only
     floor: Floor | None = None  # of features: below the maximum so far (`running`), or of all of it, known at its end
     # Answering, for models that converse
@@ -73,6 +75,7 @@ class StreamOptions:
             _check_type(name, getattr(self, name), bool)
         _check_type("budget", self.budget, Budget, optional=True)
         _check_choice("gate", self.gate, get_args(GateKind))
+        _check_choice("times", self.times, get_args(Times))
         _check_choice("floor", self.floor, get_args(Floor))
         if self.floor == "clip" and self.partials:
             raise UsageError("floor: 'clip' is known at the end of an utterance, partials come before; leave one out")
@@ -98,6 +101,7 @@ class RecordingFields(TypedDict, total=False):
     budget: Budget | None
     language: str | None
     task: str | None
+    times: Times | None
     partials: bool
     floor: Floor | None
     system: str | None

@@ -1,14 +1,17 @@
 """Policy: which ComputeLevel is affordable now.
 
-``choose`` is a pure function; Costs remembers what levels cost, and for how long that is believed. Neither measures.
+``choose`` is a pure function; Costs remembers what levels cost, and for how long that is believed; Levels asks both for
+a stream. None of them measures.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from edgekit.bundle.manifest import ComputeLevel
 
 SKIP = "skip"
+WorkKind = Literal["hear", "answer"]
 DRAFT_SHARE = 0.25  # of the time: the rest is for hearing, and for what else the device does
 _FIRST_WAIT = 4  # decisions until a level that cost too much is tried again
 _LONGEST_WAIT = 64
@@ -94,3 +97,46 @@ class Costs:
     def measured(self, level: ComputeLevel, ms: float) -> None:
         """Keep what the level cost just now."""
         self.ms[level.name] = ms
+
+
+class Levels:
+    """The level of one stream's work: ``pinned``, or the Policy's choice before each piece of work.
+
+    levels: the bundle's, cheapest first, of which ``working`` do something. ``current``: in use while there is sound.
+    """
+
+    def __init__(
+        self,
+        levels: tuple[ComputeLevel, ...],
+        working: Sequence[ComputeLevel],
+        pinned: ComputeLevel | None,
+        budget: Budget | None,
+    ) -> None:
+        self._levels, self._best, self._pinned = levels, working[-1], pinned
+        self._budget = budget or Budget()
+        self.current = pinned or working[-1]
+        self._costs: dict[WorkKind, Costs] = {"hear": Costs(levels), "answer": Costs(levels)}
+
+    @property
+    def resting(self) -> ComputeLevel:
+        """The level while there is no sound: ``skip``, if the bundle has it and none is pinned."""
+        skip = [level for level in self._levels if level.name == SKIP]
+        return skip[0] if skip and self._pinned is None else self.current
+
+    def choose(self, work: WorkKind, lag_ms: float | None) -> bool:
+        """Choose the level for what is due now; say whether it changed. lag_ms: None where nothing is live or late."""
+        if self._pinned is not None:
+            return False
+        before = self.current
+        if lag_ms is None:
+            self.current = self._best
+        else:
+            costs = self._costs[work]
+            observation = Observation(sounding=True, lag_ms=lag_ms)
+            self.current = choose(self._levels, observation, self._budget, costs.ms)
+            costs.decided(self.current)
+        return self.current != before
+
+    def measured(self, work: WorkKind, ms: float) -> None:
+        """Keep what a piece of work just cost at the current level."""
+        self._costs[work].measured(self.current, ms)

@@ -24,11 +24,12 @@ from edgekit.reprs import line
 from edgekit.runtime.assemble import assemble, gate_settings
 from edgekit.runtime.engine import Array
 from edgekit.runtime.events import Event
-from edgekit.runtime.hear.gate import Gate, Output, counting, joined
+from edgekit.runtime.hear.gate import Gate, counting, joined
+from edgekit.runtime.hear.items import Asked, Lost
 from edgekit.runtime.hear.resampler import Resampler, as_samples
 from edgekit.runtime.loading import Loaded
 from edgekit.runtime.options import StreamOptions, check_dropped, check_heard, check_lag
-from edgekit.runtime.work import Asked, Lost, Work, WorkMark
+from edgekit.runtime.work import Work, WorkMark
 from edgekit.spans import GATE, RESAMPLE
 from edgekit.timing import Clock, Trace
 
@@ -49,15 +50,13 @@ class Stream:
         """Raise UsageError for an option that the bundle does not offer."""
         self.options, self._name = options, loaded.manifest.name
         self._take_trace, self._work_trace = Trace(), Trace()
-        self._hop = loaded.manifest.front_end.hop_samples
-        self._rate = loaded.manifest.front_end.sample_rate_hz
+        self._hop, self._rate = loaded.manifest.front_end.hop_samples, loaded.manifest.front_end.sample_rate_hz
         parts = assemble(loaded, options, self._work_trace)
         self._gate, self._listener, self._answerer = parts.gate, parts.listener, parts.answerer
         self._resampler = Resampler(options.sample_rate_hz, options.channels, rate_out=self._rate)
         self._gate_settings = gate_settings(loaded.manifest.gate, options, loaded.manifest.protocol)
         self._work = Work(loaded, options, parts, self._work_trace)
-        self._received = 0
-        self._pushed = 0  # samples at the caller's rate, dropped ones included
+        self._received = self._pushed = 0  # samples; the latter at the caller's rate, dropped ones included
         self._taking, self._working = threading.Lock(), threading.Lock()
         self._failed = ""  # what ended it, in words
         self._error: Exception | None = None  # of a step, to be raised after that step's events
@@ -114,7 +113,7 @@ class Stream:
             turn = self._answerer.turn(role, text)
             with self._taken("ask"):
                 at_sample = self._gate.passed_samples + self._gate.gated_samples
-                self._work.ask(Asked(turn, at_sample), first=role == "tool")
+                self._work.queue.ask(Asked(turn, at_sample), first=role == "tool")
         return self.events()
 
     def finish(self) -> Iterator[Event]:
@@ -126,7 +125,7 @@ class Stream:
                     self._queue(self._resampler.finish())
                     with self._take_trace.span(GATE, 0):
                         decisions = self._gate.finish()
-                    self._put(decisions)
+                    self._work.put(*joined(decisions))
         return self.events()
 
     def events(self) -> Iterator[Event]:
@@ -256,8 +255,8 @@ class Stream:
 
     def __repr__(self) -> str:
         state = "failed" if self._failed else "closed" if self._closing else "finished" if self._finished else "open"
-        received_s = round(self._received / self._rate, 3)
-        return line(self, bundle=self._name, state=state, received_s=received_s, waiting_s=round(self.waiting_s, 3))
+        seconds = {"received_s": round(self._received / self._rate, 3), "waiting_s": round(self.waiting_s, 3)}
+        return line(self, bundle=self._name, state=state, **seconds)
 
     @property
     def sample_rate_hz(self) -> int:
@@ -267,7 +266,7 @@ class Stream:
     @property
     def level(self) -> ComputeLevel:
         """The ComputeLevel in use; ``skip``, if the bundle has it and none is pinned, while the Gate is closed."""
-        return self._work.level if self._gate.is_open or self._work.waits else self._work.resting_level
+        return self._work.levels.current if self.talking or self._work.waits else self._work.levels.resting
 
     @property
     def speech_probability(self) -> float:
@@ -283,6 +282,11 @@ class Stream:
     def samples_heard(self) -> int:
         """Samples that went to the listener."""
         return self._work.heard_samples
+
+    @property
+    def samples_heard_again(self) -> int:
+        """Samples that the listener heard once more, where speech went on for longer than it hears at once."""
+        return self._work.heard_again
 
     @property
     def samples_gated(self) -> int:
@@ -335,8 +339,7 @@ class Stream:
         return not self._failed and not self._closed
 
     def _outstanding(self) -> int:
-        # In this order no thread in between makes the account negative.
-        settled = self._work.heard_samples + self._gate.gated_samples
+        settled = self._work.heard_samples + self._gate.gated_samples  # first: no thread makes the account negative
         return self._received - settled
 
     @contextmanager
@@ -380,11 +383,7 @@ class Stream:
         self._received += len(sound)  # before any of it is gated: what is outstanding is never negative
         with self._take_trace.span(GATE, len(sound)):
             decisions = self._gate.push(sound)
-        self._put(decisions)
-
-    def _put(self, decisions: list[Output]) -> None:
-        for item in joined(decisions):
-            self._work.put(item)
+        self._work.put(*joined(decisions))
 
     def _check_room(self, sound: Array) -> None:
         """Raise UsageError if more than MOST_WAITING_S of sound that counts would wait, as far as is known before."""

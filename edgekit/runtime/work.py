@@ -11,51 +11,31 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from copy import copy
 from dataclasses import dataclass
-from typing import Literal
 
-from edgekit.bundle import ComputeLevel
+from edgekit.runtime.answer.answerer import Own
 from edgekit.runtime.answer.partials import Partials
 from edgekit.runtime.answer.reply import About, Reply
 from edgekit.runtime.answer.text import UNFINISHED
 from edgekit.runtime.assemble import Parts, find_level, working_levels
 from edgekit.runtime.engine import Array
-from edgekit.runtime.events import Event, Forgot, Lag, LevelChanged, SpeechStarted, SpeechStopped, Text
+from edgekit.runtime.events import Event, Forgot, Lag, LevelChanged, SpeechStarted, SpeechStopped, Text, TextCut
 from edgekit.runtime.hear.gate import Closed, Opened, Sound
+from edgekit.runtime.hear.items import Asked, Item, Lost, Queue
 from edgekit.runtime.hear.listener import ListenerMark
-from edgekit.runtime.hear.timeline import Timeline
+from edgekit.runtime.hear.piece import Piece, PieceMark, quietest
+from edgekit.runtime.hear.timeline import AnswerSound, Timeline
 from edgekit.runtime.loading import Loaded
 from edgekit.runtime.options import StreamOptions
-from edgekit.runtime.policy import SKIP, Budget, Costs, Observation, choose
+from edgekit.runtime.policy import Levels, WorkKind
 from edgekit.spans import PREPARE
 from edgekit.timing import Trace
 
-_Kind = Literal["hear", "answer"]
 _ALL = -1.0  # seconds of an answer's sound: as much as there is
+# A full piece of a model that writes no times is cut in these last seconds of it, and its two sides share some sound:
+# long enough for a word, so that each is heard whole by one of them.
+_LAST_S, _SHARED_S = 5.0, 1.6
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The caller dropped samples: ``lost_s`` seconds before sample ``at_sample`` of the stream, at stream time at_s.
-
-    ``settled``: no later item names a sample before this one.
-    """
-
-    at_sample: int
-    settled: int
-    lost_s: float
-    dropped_samples: int
-    at_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A turn in text, its tokens; ``at_sample``: of the stream, when it was asked."""
-
-    turn: Sequence[int]
-    at_sample: int
-
-
-Item = Opened | Sound | Closed | Lost | Asked
 _Task = Generator[Event | None, None, None]
 
 
@@ -69,17 +49,17 @@ class WorkMark:
     reply: object
     partials: Partials
     turn_open: bool
-    piece_start: int
-    piece_end: int
+    piece: PieceMark
+    own_start: int
 
 
 class Work:
-    """The working side of one stream. ``step`` belongs to one thread at a time; ``put``, ``ask`` and ``interrupt`` to
+    """The working side of one stream. ``step`` belongs to one thread at a time; ``put``, ``queue`` and ``interrupt`` to
     any other.
 
     ``made``: events not handed out yet. ``queued_samples`` and ``heard_samples``: sound that counts, put in and taken
-    out. ``reply``: what writes and speaks answers. ``lag_ms``: of the newest sound, None where nothing is live.
-    ``level``: in use while there is sound.
+    out; ``heard_again``: heard once more. ``reply``: what writes and speaks answers. ``lag_ms``: of the newest sound,
+    None where nothing is live. ``levels``: of all work.
     """
 
     def __init__(self, loaded: Loaded, options: StreamOptions, parts: Parts, trace: Trace) -> None:
@@ -88,6 +68,7 @@ class Work:
         self.made: deque[Event] = deque()
         self.queued_samples = 0  # who puts writes it, who works reads it
         self.heard_samples = 0  # the other way round
+        self.heard_again = 0
         self.lag_ms: float | None = None
         self.answering: int | None = None
         self._manifest, self._partial_texts = manifest, options.partials
@@ -103,45 +84,38 @@ class Work:
             interruption=self._take_interruption,
         )
         self._partials = Partials(self._rate, manifest.grid.chunk_frames * manifest.front_end.hop_samples)
-        self._budget = options.budget or Budget()
         working = working_levels(manifest.levels)
-        self._pinned = None if options.level is None else find_level(working, options.level)
-        self.level = self._working = self._pinned or working[-1]
-        self._costs: dict[_Kind, Costs] = {"hear": Costs(manifest.levels), "answer": Costs(manifest.levels)}
-        self._items: deque[Item] = deque()
-        self._tools: deque[Asked] = deque()  # before sound that waits
-        self._deferred: deque[Asked] = deque()  # asked while the user talked
+        pinned = None if options.level is None else find_level(working, options.level)
+        self.levels = Levels(manifest.levels, working, pinned, options.budget)
+        self.queue = Queue()
         self._interruptions: deque[tuple[int, float]] = deque()
         self._task: _Task | None = None
         self._unheard = 0  # samples of the item under way
         self._worked_s, self._begun_s = 0.0, 0.0  # in steps that ended; when this one began
         self._turn_open = False  # sound of an utterance was heard that is not over
         self._time = Timeline(self._rate)
-        self._piece_start = self._piece_end = 0  # samples: what the Listener heard since it last finished
-        self._answer_start = 0  # sample where the sound of the next answer began
+        self._piece = Piece()  # what the Listener heard since it last finished
+        longest = manifest.grid.max_frames * manifest.front_end.hop_samples
+        self._last, shared = round(_LAST_S * self._rate), round(_SHARED_S * self._rate / 2)
+        self._shared = shared if parts.answerer.aligns else 0
+        leaves = (
+            parts.answerer.converses or parts.answerer.resumes
+        )  # what to the next piece: to its answers, or nothing
+        self._cuts = not leaves and longest >= 2 * self._last
+        self._sound = AnswerSound(self._time, self._rate)  # of the next answer
         self._answer = 0  # number of the latest answer, or of the one to come
-
-    @property
-    def resting_level(self) -> ComputeLevel:
-        """The level while the Gate is closed: ``skip``, if the bundle has it and none is pinned."""
-        skip = [level for level in self._manifest.levels if level.name == SKIP]
-        return skip[0] if skip and self._pinned is None else self._working
 
     @property
     def waits(self) -> bool:
         """Whether there is work to do."""
-        asked = not self._turn_open and (self._tools or self._deferred)
-        return bool(self._task or self._items or self._interruptions or asked)
+        return bool(self._task or self._interruptions or self.queue.waits(turn_open=self._turn_open))
 
-    def put(self, item: Item) -> None:
-        """Append an item to the queue."""
-        if isinstance(item, Sound):
-            self.queued_samples += len(item.samples)
-        self._items.append(item)
-
-    def ask(self, item: Asked, *, first: bool) -> None:
-        """Put in a turn in text, to be answered after the present one; ``first``: before sound that waits."""
-        (self._tools if first else self._items).append(item)
+    def put(self, *items: Item) -> None:
+        """Append items to the queue."""
+        for item in items:
+            if isinstance(item, Sound):
+                self.queued_samples += len(item.samples)
+            self.queue.put(item)
 
     def interrupt(self, answer: int, heard_s: float | None) -> None:
         """End an answer at the next step, or shorten it if it is whole and the latest turn."""
@@ -166,22 +140,16 @@ class Work:
 
     def stop(self) -> None:
         """Drop all work that waits or is under way."""
-        if self._task is not None:
-            self._task.close()
-        self._task, self.answering = None, None
-        for waiting in (self._items, self._tools, self._deferred, self._interruptions):
-            waiting.clear()
+        self._drop_task()
+        self.queue.clear()
+        self._interruptions.clear()
 
     def mark(self) -> WorkMark:
-        """Return where the turn stands, between two items: no piece of work may be under way.
-
-        A mark is good until its turn is over and the next begins, or the next piece of a longer utterance.
-        """
+        """Return where the turn stands, between two items; good until it is over, or the next piece of it begins."""
         assert self._task is None, "a mark is made between two items"
         return WorkMark(
-            answer=self._answer, listener=self._listener.mark(), answerer=self._answerer.mark(),
-            reply=self.reply.mark(), partials=copy(self._partials), turn_open=self._turn_open,
-            piece_start=self._piece_start, piece_end=self._piece_end,
+            self._answer, self._listener.mark(), self._answerer.mark(), self.reply.mark(), copy(self._partials),
+            self._turn_open, self._piece.mark(), self._sound.own_start,
         )  # fmt: skip
 
     def back(self, mark: WorkMark) -> None:
@@ -191,33 +159,25 @@ class Work:
         costs, levels; events that were made stay made.
         """
         assert mark.answer == self._answer, "a mark dies with its turn"
-        if self._task is not None:
-            self._task.close()
-        self._task, self.answering = None, None
+        self._drop_task()
         self.heard_samples, self._unheard = self.heard_samples + self._unheard, 0  # they wait no more
         self._listener.back(mark.listener)
         self._answerer.back(mark.answerer)
         self.reply.back(mark.reply)  # type: ignore[arg-type]  # its own
         self._partials = copy(mark.partials)
-        self._turn_open, self._piece_start, self._piece_end = mark.turn_open, mark.piece_start, mark.piece_end
+        self._turn_open, self._sound.own_start = mark.turn_open, mark.own_start
+        self._piece.back(mark.piece)
+
+    def _drop_task(self) -> None:
+        if self._task is not None:
+            self._task.close()
+        self._task, self.answering = None, None
 
     def _next_task(self) -> _Task | None:
         if self._interruptions:
             return self._shorten(*self._interruptions.popleft())
-        item = self._next_item()
+        item = self.queue.next(turn_open=self._turn_open)
         return None if item is None else self._work_on(item)
-
-    def _next_item(self) -> Item | None:
-        for asked in (self._tools, self._deferred):
-            if asked and not self._turn_open:
-                return asked.popleft()
-        while self._items:
-            item = self._items.popleft()
-            if isinstance(item, Asked) and self._turn_open:  # its turn comes after what the user is saying
-                self._deferred.append(item)
-                continue
-            return item
-        return None
 
     def _work_on(self, item: Item) -> _Task:
         match item:
@@ -225,14 +185,13 @@ class Work:
                 self._turn_open = True
                 self._time.settle(at_sample)
                 yield SpeechStarted(self._time.seconds(at_sample))
-                self._piece_start = self._piece_end = at_sample
+                self._piece.begin(at_sample)
                 yield from self._begin_answer(at_sample)
             case Sound(samples, sounding):
                 yield from self._hear(samples, sounding=sounding)
             case Closed(end_sample, decided_sample):
                 yield SpeechStopped(self._time.seconds(end_sample), self._time.seconds(decided_sample))
-                yield from self._finish_piece()
-                yield from self._answer_sound(end_sample)
+                yield from self._end_piece(end_sample)
                 self._turn_open = False
             case Lost():
                 self._time.lose(item.at_sample, item.lost_s)
@@ -256,31 +215,80 @@ class Work:
         return None
 
     def _hear(self, samples: Array, *, sounding: bool) -> _Task:
-        """Pass sound on; where the Grid's longest piece is full, the next begins with the very next sample."""
+        """Pass sound on; where the Grid's longest piece is full, the next one begins."""
         self._unheard = len(samples)
         while len(samples):
             if self._listener.room_samples <= 0:
                 yield from self._next_piece()
             size = min(self._listener.room_samples, self._partials.chunk_samples)
             taken, samples = samples[:size], samples[size:]
-            if sounding:
-                self._partials.hear(self._piece_end, self._piece_end + len(taken))
-            self._piece_end += len(taken)
             self.heard_samples, self._unheard = self.heard_samples + len(taken), len(samples)
-            for heard in self._listener.push(taken):
-                yield from self._tell(heard)
-                if self._partial_texts:
-                    yield from self._partial()
-                with self._trace.span(PREPARE):
-                    self._answerer.prepare()
-                yield None
+            yield from self._listen(taken, sounding=sounding)
+
+    def _listen(self, taken: Array, *, sounding: bool = True, partials: bool = True) -> _Task:
+        piece = self._piece
+        if sounding:
+            self._partials.hear(piece.end, piece.end + len(taken))
+        if self._cuts and piece.before is None and self._listener.room_samples - len(taken) < self._last:
+            piece.set_before(self._listener.mark(), self._answerer.mark())
+        piece.append(taken)
+        for heard in self._listener.push(taken):
+            yield from self._tell(heard)
+            if partials and self._partial_texts:
+                yield from self._partial()
+            with self._trace.span(PREPARE):
+                self._answerer.prepare()
+            yield None
 
     def _next_piece(self) -> _Task:
+        """Go on behind a full piece: right there, or with the sound whose words its answer leaves to the next one."""
+        piece = self._piece
+        sound, start, end = piece.samples(), piece.start, piece.end
+        cut = yield from self._cut(sound)
         yield from self._finish_piece()
-        self._piece_start = self._piece_end
-        if not self._answerer.next_piece():
-            yield from self._answer_sound(self._piece_end)
-            yield from self._begin_answer(self._piece_end)
+        if self._answerer.next_piece():
+            piece.begin(end)
+            return
+        again = yield from self._answer_sound(cut, full=True)
+        if again is not None or cut == end:
+            yield from self._go_on(sound, start, end if again is None else again)
+        else:
+            yield from self._go_on(sound, start, cut - self._shared, own_start=cut)
+
+    def _end_piece(self, end_sample: int) -> _Task:
+        """Answer the last piece, and what its answer leaves of it."""
+        while True:
+            sound, start = self._piece.samples(), self._piece.start
+            yield from self._finish_piece()
+            again = yield from self._answer_sound(end_sample)
+            if again is None:
+                return
+            yield from self._go_on(sound, start, again)
+
+    def _go_on(self, sound: Array, start: int, again: int, *, own_start: int | None = None) -> _Task:
+        """Begin the next piece with the sound from sample ``again`` on, of one that began at ``start``."""
+        self._piece.begin(again)
+        yield from self._begin_answer(again)
+        self._sound.own_start = again if own_start is None else own_start
+        rest, chunk = sound[again - start :], self._partials.chunk_samples
+        self.heard_again += len(rest)
+        for at in range(0, len(rest), chunk):
+            yield from self._listen(rest[at : at + chunk])
+
+    def _cut(self, sound: Array) -> Generator[Event | None, None, int]:
+        """Return the sample where a full piece is to be cut, and hear no more than that of it; its end if nowhere."""
+        piece, start, before = self._piece, self._piece.start, self._piece.before
+        if before is None:
+            return piece.end
+        earliest = len(sound) - self._last
+        cut = start + earliest + quietest(sound[earliest : len(sound) - self._shared], self._rate)
+        self._listener.back(before.listener)
+        self._answerer.back(before.answerer)
+        piece.go_back()
+        last = sound[piece.end - start : cut + self._shared - start]
+        self.heard_again += len(last)
+        yield from self._listen(last, partials=False)
+        return cut
 
     def _finish_piece(self) -> _Task:
         for heard in self._listener.finish():
@@ -294,89 +302,88 @@ class Work:
         rest = yield from self._hear_at_level(heard)
         while rest is not None:
             told = total - len(rest)
-            cut = min(self._piece_end, self._piece_start + first + (last - first) * told // total)
+            cut = min(self._piece.end, self._piece.start + first + (last - first) * told // total)
             yield from self._answer_sound(cut)
+            yield TextCut("sound", self._time.seconds(cut), self._answer)
             yield from self._begin_answer(cut)
             rest = yield from self._hear_at_level(rest)
 
     def _hear_at_level(self, heard: Array) -> Generator[Event | None, None, Array | None]:
         yield from self._choose_level("hear")
         begun_s = self._work_s()
-        rest = self._answerer.hear(heard, self.level)
+        rest = self._answerer.hear(heard, self.levels.current)
         self._measured("hear", begun_s)
         return rest
 
     def _begin_answer(self, at_sample: int) -> _Task:
         yield from self._choose_level("hear")
         self.reply.forget()
-        forgotten = self._answerer.open(self.level)
+        forgotten = self._answerer.open(self.levels.current)
         if forgotten:
             yield Forgot(forgotten, self._time.seconds(at_sample))
-        self._answer_start = at_sample
+        self._sound.begin(at_sample)
         self._answer += 1
         self._partials.open(at_sample)
 
     def _partial(self) -> Iterator[Event]:
         """Yield the text of all that was heard so far, if there is time for it and it differs from the last."""
-        end_sample = min(self._piece_end, self._piece_start + self._listener.chunk_samples[1])
+        end_sample = min(self._piece.end, self._piece.start + self._listener.chunk_samples[1])
         if not self._partials.due(end_sample, self._lag()):
             return
         begun_s = self._work_s()
-        heard_s = (end_sample - self._answer_start) / self._rate
-        tokens = self._answerer.partial(self.level, heard_s, self._partials.max_steps(end_sample))
+        heard_s = self._sound.seconds(end_sample)
+        tokens = self._answerer.partial(self.levels.current, heard_s, self._partials.max_steps(end_sample))
         text = self._tokenizer.decode(self.reply.without_loop(tokens)).rstrip(UNFINISHED).strip()
         stable = self._partials.write(text, end_sample, (self._work_s() - begun_s) * 1000)
         if stable is not None:
-            bounds = self._time.seconds(self._answer_start), self._time.seconds(end_sample)
-            language = self._answerer.language
-            yield Text(text, False, *bounds, stable=stable, answer=self._answer, language=language)
+            bounds = self._time.seconds(self._sound.own_start), self._time.seconds(end_sample)
+            yield Text(
+                text, False, *bounds, stable=stable, answer=self._answer, language=self._answerer.language,
+                language_probability=self._answerer.language_probability,
+            )  # fmt: skip
 
-    def _answer_sound(self, end_sample: int) -> _Task:
-        """Yield the reply to what was heard since the last one; nothing if no sound came."""
-        if end_sample <= self._answer_start:  # the longest piece was full in the silence before the Gate closed
-            return
-        yield from self._reply_to((end_sample - self._answer_start) / self._rate, end_sample)
+    def _answer_sound(self, end_sample: int, *, full: bool = False) -> Generator[Event | None, None, int | None]:
+        """Yield the reply to what was heard since the last one; nothing if no sound came.
+
+        Return the sample from where the rest of it is to be heard again, if so.
+        """
+        sound, heard_end = self._sound, self._piece.end if full else end_sample
+        if end_sample <= sound.own_start:  # the longest piece was full in the silence before the Gate closed
+            return None
+        own = sound.own(end_sample, heard_end, full=full)
+        yield from self._reply_to(sound.seconds(heard_end), end_sample, full=full, own=own)
+        resume_s = self._answerer.outcome.resume_s
+        return None if resume_s is None else min(sound.sample(resume_s), heard_end)
 
     def _answer_text(self, turn: Sequence[int], at_sample: int) -> _Task:
         """Yield the reply to a turn in text."""
-        at_sample = max(at_sample, self._piece_end)
-        self._piece_start = self._piece_end = at_sample
+        at_sample = max(at_sample, self._piece.end)
+        self._piece.begin(at_sample)
         yield from self._begin_answer(at_sample)
-        if forgotten := self._answerer.tell(turn, self.level):
+        if forgotten := self._answerer.tell(turn, self.levels.current):
             yield Forgot(forgotten, self._time.seconds(at_sample))
         yield None
         yield from self._reply_to(None, at_sample)
 
-    def _reply_to(self, heard_s: float | None, end_sample: int) -> _Task:
+    def _reply_to(self, heard_s: float | None, end_sample: int, *, full: bool = False, own: Own | None = None) -> _Task:
         yield from self._choose_level("answer")
         begun_s = self._work_s()
-        bounds = self._time.seconds(self._answer_start), self._time.seconds(end_sample)
+        bounds = self._time.seconds(self._sound.own_start), self._time.seconds(end_sample)
         self.answering = self._answer
-        about = About(self._answer, *bounds, heard_s, self._partials.shown)
-        with closing(self.reply.events(self.level, about)) as reply:
+        about = About(self._answer, *bounds, heard_s, self._partials.shown, full, own, self._sound.time_s)
+        with closing(self.reply.events(self.levels.current, about)) as reply:
             for event in reply:
                 if isinstance(event, Text) and event.final:  # what is still to be spoken is no part of its cost
                     self._measured("answer", begun_s)
                 yield event
         self.answering = None
 
-    def _choose_level(self, work: _Kind) -> Iterator[LevelChanged]:
+    def _choose_level(self, work: WorkKind) -> Iterator[LevelChanged]:
         """Ask the Policy before work that the level changes: one that attends by a cross-KV hears for nothing."""
-        if self._pinned is not None:
+        if work == "hear" and not self._answerer.converses and self.lag_ms is not None:
             return
-        if self.lag_ms is None:  # nothing is live, so nothing is late
-            self.level = working_levels(self._manifest.levels)[-1]
-        elif work == "hear" and not self._answerer.converses:
-            self.level = self._working
-            return
-        else:
-            costs = self._costs[work]
-            observation = Observation(sounding=True, lag_ms=self._lag())
-            self.level = choose(self._manifest.levels, observation, self._budget, costs.ms)
-            costs.decided(self.level)
-        if self.level != self._working:
-            self._working = self.level
-            yield LevelChanged(self.level.name, self._time.seconds(self._piece_end))
+        if self.levels.choose(work, None if self.lag_ms is None else self._lag()):
+            yield LevelChanged(self.levels.current.name, self._time.seconds(self._piece.end))
 
     def _lag(self) -> float:
         """Return how late the present chunk is, in ms: the newest sound's lag, and the sound taken behind it."""
@@ -388,5 +395,5 @@ class Work:
         """Return the time spent in steps so far, never between them."""
         return self._worked_s + (self._trace.clock() - self._begun_s)
 
-    def _measured(self, work: _Kind, begun_s: float) -> None:
-        self._costs[work].measured(self.level, (self._work_s() - begun_s) * 1000)
+    def _measured(self, work: WorkKind, begun_s: float) -> None:
+        self.levels.measured(work, (self._work_s() - begun_s) * 1000)

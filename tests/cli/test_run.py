@@ -26,7 +26,10 @@ def test_json_lines_hold_every_event_and_the_last_text_is_final(cli, bundle, wav
     code, out, _ = cli("run", bundle, wav(), "--json")
     events = [json.loads(line) for line in out.splitlines()]
     assert code == 0
-    assert [event["event"] for event in events if event["event"] != "text"] == ["speech_started", "speech_stopped"]
+    assert [event["event"] for event in events if event["event"] != "text"] == [
+        "speech_started", "speech_stopped", "text_cut",
+    ]  # fmt: skip
+    assert events[-1]["reason"] == "rate"
     texts = [event for event in events if event["event"] == "text"]
     assert [text["final"] for text in texts] == [False] * (len(texts) - 1) + [True]
     assert texts[-1]["tokens"]

@@ -62,6 +62,7 @@ WINDOW = {"sliding_window": 8, "max_window_layers": 1, "num_hidden_layers": 2}
 # A value of each key that may be refused, which is, in a config with the other keys.
 REFUSED = {
     "activation_function": ("relu", {}),
+    "median_filter_width": (9, {}),
     "attention_bias": (True, {}),
     "bad_words_ids": ([[3]], {}),
     "cache_implementation": ("quantized", {}),

@@ -50,6 +50,14 @@ class LoggedCall:
         """Reset the call that is logged."""
         self._call.reset()
 
+    def save(self) -> dict[str, np.ndarray]:
+        """Return the state of the call that is logged."""
+        return self._call.save()
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Load the state of the call that is logged."""
+        self._call.load(state)
+
 
 def logged(model: Model) -> tuple[Model, dict[str, Logged]]:
     engines = {name: Logged(engine) for name, engine in model.engines.items()}

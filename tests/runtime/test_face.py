@@ -22,7 +22,8 @@ import edgekit
 from edgekit import errors, events, reprs
 from edgekit.bundle import FrontEnd
 from edgekit.errors import AudioError, UsageError
-from edgekit.runtime.model import Model, Segment, Transcript
+from edgekit.runtime.events import Segment, Word
+from edgekit.runtime.model import Model, Transcript
 from edgekit.runtime.options import RecordingFields, StreamFields, StreamOptions
 from tests.runtime.streams import CHUNK, HOP, PIECE, RATE, final_texts, logged, run, sound_of
 
@@ -336,10 +337,13 @@ def test_a_model_without_languages_tells_none(load: Callable, codes: np.ndarray,
 
 
 def test_a_transcript_is_json_and_comes_back() -> None:
-    transcript = Transcript("Grüße", (Segment(0.5, 1.1234567, "Grüße", (1, 2), "de"),), 2.0, "de")
+    transcript = Transcript(
+        "Grüße", (Segment(0.5, 1.1234567, "Grüße", (1, 2), "de", (Word("Grüße", 0.5, 1.0),)),), 2.0, "de"
+    )
     plain = {
         "text": "Grüße", "language": "de", "audio_s": 2.0,
-        "segments": [{"start_s": 0.5, "end_s": 1.123457, "text": "Grüße", "language": "de", "tokens": [1, 2]}],
+        "segments": [{"start_s": 0.5, "end_s": 1.123457, "text": "Grüße", "language": "de", "tokens": [1, 2],
+                      "words": [{"text": "Grüße", "start_s": 0.5, "end_s": 1.0}]}],
     }  # fmt: skip
     assert transcript.to_dict() == json.loads(transcript.to_json()) == json.loads(transcript.to_json(indent=2)) == plain
     assert "Grüße" in transcript.to_json()

@@ -194,7 +194,7 @@ def test_the_text_is_whole_before_the_sound_is_and_what_cut_it_is_told_before_it
     events = list(short.stream(level="full", speak=True).ask("0"))
     kinds = kinds_of(events)
     assert kinds[:2] == ["thought", "thought whole"]
-    assert kinds[-4:] == ["text whole", "audio", "audio_cut", "audio_ended"]
+    assert kinds[-5:] == ["text whole", "text_cut", "audio", "audio_cut", "audio_ended"]
     assert {event.answer for event in events if hasattr(event, "answer")} == {1}
     (cut,) = [event for event in events if isinstance(event, AudioCut)]
     assert cut.reason == "frames"
@@ -210,7 +210,7 @@ def test_a_voice_that_is_hushed_stops_within_a_step_and_the_text_goes_on(load: C
             events.append(event)
             if len(events) == at:
                 stream.hushed = True
-            if len(events) == at + 2:
+            if len(events) == at + 3:  # a step later: what cut a text comes with it
                 stream.hushed = False  # an answer that was hushed stays so
         assert final_texts(events) == final_texts(expected)
         sounds = [event for event in events[at:] if isinstance(event, Audio)]

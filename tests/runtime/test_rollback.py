@@ -38,9 +38,9 @@ def anything(stream: Stream, samples: int, seed: int, *, closes: bool, steps: in
     for part in np.array_split(sound_of(samples, seed), 3):
         work.put(Sound(part, sounding=True))
     if closes:
-        end = work._piece_end + samples
+        end = work._piece.end + samples
         work.put(Closed(end, end))
-    while work._items:  # the last of them is begun and not ended
+    while work.queue.waits(turn_open=work._turn_open):  # the last of them is begun and not ended
         work.step()
     for _ in range(steps):
         if work._task is not None:

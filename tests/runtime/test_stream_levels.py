@@ -97,7 +97,9 @@ def test_a_slow_first_answer_does_not_keep_full_away_for_good(load: Callable, at
                 shown.extend([stream.level.name] if isinstance(event, Text) and event.final else [])
     for event in stream.finish():
         events.append(event)
-        shown.extend([event.answer and stream._work.level.name] if isinstance(event, Text) and event.final else [])
+        shown.extend(
+            [event.answer and stream._work.levels.current.name] if isinstance(event, Text) and event.final else []
+        )
     assert len(shown) >= 10
     assert shown[:6] == ["full", *["light"] * 4, "full"]
     assert set(shown[5:]) == {"full"}

@@ -4,7 +4,7 @@ Tensor names are Hugging Face's. Experts of layer i: rows of ``fc1`` and columns
 ``model.decoder.layers.{i}.router`` with weight 1 each, so that all of them together are the dense layer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -32,7 +32,13 @@ from edgekit.exporter.families.config import check_parts, section, value
 from edgekit.exporter.families.keys import Config
 from edgekit.exporter.families.levels import expert_levels
 from edgekit.exporter.families.whisper_keys import WHISPER, WHISPER_GENERATION
-from edgekit.exporter.families.whisper_tokens import NO_TIMESTAMPS, published_generation, whisper_protocol, written
+from edgekit.exporter.families.whisper_tokens import (
+    NO_TIMESTAMPS,
+    alignment_heads,
+    published_generation,
+    whisper_protocol,
+    written,
+)
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.sources.checkpoint import Tensors
 from edgekit.exporter.weights import Weights, stored_expert
@@ -178,17 +184,21 @@ class WhisperEars(Part):
 
 
 class WhisperBackbone(Part):
-    """The component ``backbone``: writes, and attends to what the ears made of the sound."""
+    """The component ``backbone``: writes, and attends to what the ears made of the sound.
+
+    ``aligned``: layer and head of the cross-attentions whose queries are written too, as (tokens, heads, head_dim).
+    """
 
     components: Mapping[str, Group | None] = {"backbone": "backbone"}
 
-    def __init__(self, config: Config, ears: WhisperEars) -> None:
+    def __init__(self, config: Config, ears: WhisperEars, aligned: Sequence[tuple[int, int]] = ()) -> None:
         extra = section(config, "edgekit") if "edgekit" in config else {}
         self.width, self.heads, self.layers = ears.size.width, ears.heads, ears.heard_by
         self.attends = (Heads("d_model / decoder_attention_heads", self.width // self.heads, turned=False),)
         self.inner = value(config, "decoder_ffn_dim", int)
         self.vocabulary = value(config, "vocab_size", int)
         self.max_context = value(config, "max_target_positions", int)
+        self.aligned = tuple(aligned)
         self.experts = value(extra, "num_experts", int, 0)
         self.chosen = value(extra, "num_experts_per_tok", int, self.experts)
         if self.experts and self.inner % self.experts:
@@ -258,12 +268,18 @@ class WhisperBackbone(Part):
         rows = g.input("logit_rows", "int64", ("rows",))
         count = g.input("experts_per_token", "int64", (1,)) if self.experts else ""
         x = g.node("Add", x, rows_at(g, w.plain(g, POSITIONS), at))
+        queries: list[str] = []
         for layer in range(self.layers):
-            x = self._decoder_layer(g, w, layer, x, at, count)
+            x = self._decoder_layer(g, w, layer, x, at, count, queries)
+        if queries:
+            shape = ("tokens", len(self.aligned), self.width // self.heads)
+            g.output(g.node("Concat", *queries, axis=1), "queries", g.activations, shape)
         x = layer_norm(g, w, g.node("Gather", x, rows), "model.decoder.layer_norm")
         g.output(linear(g, w, x, TOKENS, "head"), "logits", "float32", ("rows", self.vocabulary))
 
-    def _decoder_layer(self, g: GraphWriter, w: Weights, layer: int, x: str, at: Steps, count: str) -> str:
+    def _decoder_layer(
+        self, g: GraphWriter, w: Weights, layer: int, x: str, at: Steps, count: str, queries: list[str]
+    ) -> str:
         root = f"model.decoder.layers.{layer}"
         head_dim = self.width // self.heads
 
@@ -279,7 +295,11 @@ class WhisperBackbone(Part):
         )  # fmt: skip
         x = g.node("Add", x, project(attended, "self_attn.out_proj"))
         normed = layer_norm(g, w, x, f"{root}.encoder_attn_layer_norm")
-        heard = cross_attention(g, project(normed, "encoder_attn.q_proj"), layer, heads=self.heads, head_dim=head_dim)
+        query = project(normed, "encoder_attn.q_proj")
+        if heads := [head for aligned, head in self.aligned if aligned == layer]:
+            split = g.node("Reshape", g.narrow(query), g.constant([-1, self.heads, head_dim]))
+            queries.append(g.node("Gather", split, g.constant(heads), axis=1))
+        heard = cross_attention(g, query, layer, heads=self.heads, head_dim=head_dim)
         x = g.node("Add", x, project(heard, "encoder_attn.out_proj"))
         normed = layer_norm(g, w, x, f"{root}.final_layer_norm")
         if self.experts:
@@ -308,7 +328,7 @@ def open_whisper(config: Config, generation: Config) -> Opened:
     """Return Whisper bound to one config."""
     whole = written(config, generation)
     ears = WhisperEars(whole.config)
-    backbone = WhisperBackbone(whole.config, ears)
+    backbone = WhisperBackbone(whole.config, ears, alignment_heads(whole))
     return Opened(
         parts=(ears, backbone),
         embedding=TOKENS,

@@ -20,7 +20,6 @@ ALIASES = {
 """Other names of keys of config.json. Source: WhisperConfig.attribute_map."""
 
 _OTHER_HEAD = unused("of a head that sorts sounds, which is not read")
-_TIMES = unused("of word times, which are not written")
 _LONG = unused("of a prompt made of the text before; no text precedes an utterance, which has 30 s at most")
 
 
@@ -56,7 +55,7 @@ WHISPER = Keys(
         "num_hidden_layers": unused("encoder_layers and decoder_layers say it"),
         "classifier_proj_size": _OTHER_HEAD,
         "use_weighted_layer_sum": _OTHER_HEAD,
-        "median_filter_width": _TIMES,
+        "median_filter_width": refused("only 7 is supported", 7, default=7),
         "edgekit": used("WhisperEars and WhisperBackbone: chunks, experts, the recipe"),
     },
 )
@@ -71,12 +70,14 @@ WHISPER_GENERATION = GENERATION.with_rows(
     lang_to_id=used("TokenProtocol.languages; else the tokens' names"),
     task_to_id=used("TokenProtocol.tasks; else the tokens' names"),
     no_timestamps_token_id=used("TokenProtocol.start_tail; else <|notimestamps|>"),
-    return_timestamps=refused("a stream writes words without times", False),
+    return_timestamps=refused("whether a stream writes times is said when it is made", False),
     logprob_threshold=refused("a stream decodes once and keeps what it wrote"),
     no_speech_threshold=refused("a stream's voice detector decides what is speech"),
     compression_ratio_threshold=unused("it asks for the next temperature, and a config names none"),
     **dict.fromkeys(("condition_on_prev_tokens", "prev_sot_token_id", "prompt_condition_type"), _LONG),
-    **dict.fromkeys(("alignment_heads", "max_initial_timestamp_index", "return_token_timestamps"), _TIMES),
+    alignment_heads=used("TokenProtocol.alignment and the backbone's output queries; else heads of the later layers"),
+    max_initial_timestamp_index=used("TokenProtocol.timestamps"),
+    return_token_timestamps=unused("whether a stream writes the times of words is said when it is made"),
 )
 
 

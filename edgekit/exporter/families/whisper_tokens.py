@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgekit.bundle import TokenProtocol
+from edgekit.bundle import Timestamps, TokenProtocol
 from edgekit.errors import CheckpointError
 from edgekit.exporter.families.config import value
 from edgekit.exporter.families.generation import ids
@@ -24,6 +24,7 @@ from edgekit.exporter.sources.tokenizer import marks_of
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 START, END, NO_TIMESTAMPS = "<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>"
+_NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # the name that it has, and the one that it had first
 TASKS = ("transcribe", "translate")
 MAX_REPEATS = 8
 """Of every Whisper: people say a word and read out a digit fewer times; a loop of the longest phrase fits an answer."""
@@ -121,7 +122,35 @@ def whisper_protocol(whole: Written, tokenizer: str) -> TokenProtocol:
         max_tokens=context // 2,  # as published: the other half is for a text prompt
         context_tokens=context,
         max_repeats=MAX_REPEATS,
+        timestamps=said.timestamps(no_timestamps),
+        alignment=alignment_heads(whole),
+        no_speech=next((said.marks[name] for name in _NO_SPEECH if name in said.marks), None),
     )
+
+
+def alignment_heads(whole: Written) -> tuple[tuple[int, int], ...]:
+    """Return layer and head of the cross-attentions that follow the words, in order: the published ones.
+
+    Where no file names them all heads of the layers' later half stand for them. Source: Whisper, model.py, Whisper.
+    Raises CheckpointError for heads that there are none of.
+    """
+    layers, heads = (value(whole.config, f"decoder_{name}", int) for name in ("layers", "attention_heads"))
+    given = whole.generation.get("alignment_heads")
+    if given is None:
+        return tuple((layer, head) for layer in range(layers // 2, layers) for head in range(heads))
+    pairs = given if isinstance(given, list | tuple) else ()
+    for pair in pairs or (given,):
+        if not (
+            isinstance(pair, list | tuple)
+            and [type(number) for number in pair] == [int, int]
+            and 0 <= pair[0] < layers
+            and 0 <= pair[1] < heads
+        ):
+            raise CheckpointError(
+                f"{whole.file}: alignment_heads has {str(pair)[:60]}, must be [layer, head] pairs below "
+                f"[{layers}, {heads}]; take the published file, or take the key out"
+            )
+    return tuple(sorted((layer, head) for layer, head in pairs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +194,18 @@ class _Said:
         if self.marks.get(NO_TIMESTAMPS, token) != token:
             raise self._other_tokenizer("no_timestamps_token_id", token, NO_TIMESTAMPS)
         return token
+
+    def timestamps(self, no_timestamps: int) -> Timestamps | None:
+        """Return the tokens that are times, which follow the one for none; None if the weights have no such tokens."""
+        first = no_timestamps + 1
+        if self._vocabulary - first < _TIMESTAMPS:
+            return None
+        latest = self.generation.get("max_initial_timestamp_index")
+        if latest is None:
+            return Timestamps(first, _TIMESTAMPS)
+        if type(latest) is not int or not 0 <= latest < _TIMESTAMPS:
+            raise self.wrong("max_initial_timestamp_index", latest, f"a whole number from 0, below {_TIMESTAMPS}")
+        return Timestamps(first, _TIMESTAMPS, latest_start=latest)
 
     def mark(self, name: str) -> int:
         """Return the id of a token that only the tokenizer knows. Raises CheckpointError if it cannot be right."""

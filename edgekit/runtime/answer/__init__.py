@@ -57,10 +57,15 @@ def _prefix(setting: Setting, options: Options, speaker: Speaker | None) -> Pref
 DRIVERS: Mapping[str, Driver] = {
     "cross": Driver(
         CrossAnswerer.converses,
-        takes=("language", "task"),
+        takes=("language", "task", "times"),
         make=_cross,
         lacks={"turns": "writes down speech and remembers no turns"},
     ),
-    "prefix": Driver(PrefixAnswerer.converses, takes=("turns", "system", "prompt", "tools", "think"), make=_prefix),
+    "prefix": Driver(
+        PrefixAnswerer.converses,
+        takes=("turns", "system", "prompt", "tools", "think"),
+        make=_prefix,
+        lacks={"times": "answers what it hears and knows no times of words"},
+    ),
 }
 """By the manifest's ``protocol.attention``."""

@@ -4,10 +4,10 @@ Two ways to attend to sound, by the bundle's protocol: CrossAnswerer (``cross.py
 here is what both need. Knows nothing of samples, utterance bounds or text output.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from edgekit.timing import Trace
 _SPARE_TOKENS = 8  # an answer to a very short sound may still be a word
 
 _NO_GUESS = Guess()
+CutReason = Literal["max_tokens", "max_length", "context", "rate", "repeats"]
+"""Why an answer ended before the model ended it; see TextCut."""
+Own = tuple[float, float]
 Span = Callable[[str, int], AbstractContextManager[None]]
 
 
@@ -33,16 +36,58 @@ def untimed(_name: str, _count: int = 1) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+@dataclass(frozen=True, slots=True)
+class TimedWord:
+    """A word of an answer, and when it was said, in seconds of its sound."""
+
+    text: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TimedPart:
+    """Tokens ``start`` to ``stop`` of those that stand, when they were said, in seconds of the sound, their words."""
+
+    start: int
+    stop: int
+    start_s: float
+    end_s: float
+    words: tuple[TimedWord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an answer that is whole.
+
+    ``kept``: bounds of its tokens that stand, None for all. ``resume_s``: second of its sound where the next answer is
+    to begin, None: at its end. ``parts``: of the tokens that stand, where their times are known. ``speech``: whether
+    anybody spoke.
+    """
+
+    cut: CutReason | None = None
+    kept: tuple[int, int] | None = None
+    resume_s: float | None = None
+    parts: tuple[TimedPart, ...] = ()
+    speech: bool = True
+
+
 class Answerer(Protocol):
     """What drives the backbone: one stream's conversation with it.
 
     ``converses``: it takes turns in text, and an answer may be interrupted; else it writes down every word, and
-    partials of that. ``language``: of its latest answer or partial, as it was given or detected; None where it has no
-    choice of one.
+    partials of that. ``language``: of its latest answer or partial, as it was given or detected, with its probability
+    if detected; None where it has no choice of one. ``outcome``: of its latest answer that is whole. ``resumes``:
+    whether it tells where to go on after an answer to a piece of sound that was full; ``aligns``: whether it knows when
+    each word was said.
     """
 
     converses: bool
+    resumes: bool
+    aligns: bool
     language: str | None
+    language_probability: float | None
+    outcome: Outcome
 
     @property
     def prompt(self) -> CrossPrompt | PrefixPrompt:
@@ -88,10 +133,14 @@ class Answerer(Protocol):
         """Yield the tokens of a thought that precedes the answer, the end of it included; none if there is none."""
         ...
 
-    def answer(self, level: ComputeLevel, heard_s: float | None) -> Generator[int, None, None]:
+    def answer(
+        self, level: ComputeLevel, heard_s: float | None, *, full: bool = False, own: Own | None = None
+    ) -> Generator[int, None, None]:
         """Yield the tokens of the answer to a turn, without the one that ends it; heard_s: seconds of sound, if any.
 
-        Closed before its end, the turn keeps what was yielded.
+        full: the piece of sound is, and speech goes on behind it. own: where words that are said count, in seconds of
+        the sound; others stand in the answer before or behind. Closed before its end, the turn keeps what was yielded;
+        at its end ``outcome`` says what of it stands.
         """
         ...
 
@@ -157,6 +206,10 @@ class Backbone:
         """Add embeddings (n, hidden) and return the logits (last, vocabulary) after each of the ``last`` ones."""
         return self.step(embeds, level, last)[0]
 
+    def queries(self, embeds: Array, level: ComputeLevel) -> Array:
+        """Add embeddings (n, hidden) and return what ``alignment`` asks sound for: (n, heads, head_dim)."""
+        return self._run(embeds, self._no_rows, level)["queries"]
+
     def step(self, embeds: Array, level: ComputeLevel, last: int = 1) -> tuple[Array, Array | None]:
         """Add embeddings (n, hidden); return ``logits`` and (last, hidden) what it writes as ``hidden``, if so."""
         if len(embeds) == 1:
@@ -185,9 +238,23 @@ class Step:
     row: Array | None = None
 
 
+def tokens_of(
+    steps: Generator[Step, None, CutReason | None], said: list[Step]
+) -> Generator[int, None, CutReason | None]:
+    """Yield the tokens of steps, which are appended to ``said``, and return what these return."""
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            cut: CutReason | None = end.value
+            return cut
+        said.append(step)
+        yield step.token
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What every answerer of a stream needs."""
+    """What every answerer of a stream needs. ``any_sound``: what is heard may hold no speech at all."""
 
     manifest: Manifest
     engine: Engine
@@ -197,6 +264,7 @@ class Setting:
     trace: Trace
     context_tokens: int
     max_tokens: int
+    any_sound: bool = False
 
     def backbone(self) -> Backbone:
         """Return a Backbone with a KV cache of its own."""
@@ -212,10 +280,10 @@ class Setting:
         guess: Guess = _NO_GUESS,
         at_most: int | None = None,
         sampler: Sampler | None = None,
-    ) -> Iterator[int]:
-        """Yield the tokens of ``steps`` where no speaker leads."""
-        for step in self.steps(backbone, prompt, level, heard_s, guess=guess, at_most=at_most, sampler=sampler):
-            yield step.token
+    ) -> Generator[int, None, CutReason | None]:
+        """Yield the tokens of ``steps`` where no speaker leads, and return what these return."""
+        steps = self.steps(backbone, prompt, level, heard_s, guess=guess, at_most=at_most, sampler=sampler)
+        return (yield from tokens_of(steps, []))
 
     def steps(
         self,
@@ -228,8 +296,10 @@ class Setting:
         at_most: int | None = None,
         sampler: Sampler | None = None,
         speaker: Speaker | None = None,
-    ) -> Iterator[Step]:
+    ) -> Generator[Step, None, CutReason | None]:
         """Prefill the prompt's rows (n, hidden) and yield Steps until one of the protocol's ends is met.
+
+        Return why it is none that the model wrote, if so.
 
         heard_s: seconds of sound that limit how much is said about them, if they do; at_most: tokens in place of
         ``max_tokens``; sampler: one in place of the answers' own; speaker: is asked for the row that each token
@@ -242,19 +312,23 @@ class Setting:
         assert speaker is None or not guess.tokens, "what a speaker feeds cannot be guessed"
         protocol, span = self.manifest.protocol, self.trace.span if guess.timed else untimed
         sampler = sampler or self.sampler
-        limit = self._limit(backbone, len(prompt), heard_s, at_most)
+        limit, limited_by = self._limit(backbone, len(prompt), heard_s, at_most)
+        cut: CutReason | None = None
         said = list(guess.tokens[: guess.settled])
         lookup = Lookup(guess.tokens, len(said))
         answer_start = backbone.position + len(prompt)
 
         def take(rows: Array, checked: Sequence[int]) -> int | None:
             """Choose the token after each row while those that were checked are right; return how many, None to end."""
+            nonlocal cut
             for right, logits in enumerate(rows):
                 token = sampler.pick(logits, said)
                 if token in protocol.stop:
                     return None
                 said.append(token)
-                if len(said) >= limit or loop_start(said, protocol.max_repeats) is not None:
+                repeats = loop_start(said, protocol.max_repeats) is not None
+                if repeats or len(said) >= limit:
+                    cut = "repeats" if repeats else limited_by
                     return None
                 if token not in checked[right : right + 1]:
                     return right
@@ -276,15 +350,22 @@ class Setting:
                 row = None if speaker is None else speaker.next_row(token, None if hidden is None else hidden[at])
                 yield Step(token, row)
             if right is None:
-                return
+                return cut
             lookup.follow(said, right)
             first, steps, checked = False, steps + (name == DECODE), lookup.next(limit - len(said) - 1)
+        return None
 
-    def _limit(self, backbone: Backbone, prompt: int, heard_s: float | None, at_most: int | None) -> int:
-        """Return how many tokens an answer has at most after ``prompt`` rows that are not in the KV cache yet."""
-        protocol, limit = self.manifest.protocol, self.max_tokens if at_most is None else at_most
-        limit = min(limit, backbone.room - prompt + 1)  # the last token is not read back
+    def _limit(
+        self, backbone: Backbone, prompt: int, heard_s: float | None, at_most: int | None
+    ) -> tuple[int, CutReason]:
+        """Return how many tokens an answer has at most after ``prompt`` rows that the KV cache lacks, and why."""
+        protocol = self.manifest.protocol
+        limits: list[tuple[int, CutReason]] = [
+            (self.max_tokens if at_most is None else at_most, "max_tokens"),
+            (backbone.room - prompt + 1, "context"),  # the last token is not read back
+        ]
         if protocol.max_length is not None:
-            limit = min(limit, max(1, protocol.max_length - backbone.position - prompt))
-        per_s = protocol.max_tokens_per_s
-        return limit if per_s is None or heard_s is None else min(limit, int(per_s * heard_s) + _SPARE_TOKENS)
+            limits.append((max(1, protocol.max_length - backbone.position - prompt), "max_length"))
+        if protocol.max_tokens_per_s is not None and heard_s is not None:
+            limits.append((int(protocol.max_tokens_per_s * heard_s) + _SPARE_TOKENS, "rate"))
+        return min(limits, key=lambda limit: limit[0])

@@ -3,20 +3,27 @@
 The KV caches of encoder and backbone are in-place state of their Calls; what is gathered here is the cross-KV.
 """
 
+import math
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.bundle import ComputeLevel
+from edgekit.bundle import ComputeLevel, Timestamps
 from edgekit.errors import BundleFormatError, UsageError
-from edgekit.runtime.answer.answerer import Setting, Span, untimed
-from edgekit.runtime.answer.lookup import Guess, agreed
+from edgekit.runtime.answer.answerer import CutReason, Outcome, Own, Setting, Span, TimedPart, TimedWord, untimed
+from edgekit.runtime.answer.lookup import Guess, agreed, loop
 from edgekit.runtime.answer.prompt import DETECTED, cross_prompt
-from edgekit.runtime.answer.sampler import Greedy, Sampler, likeliest
+from edgekit.runtime.answer.sampler import Greedy, likeliest
+from edgekit.runtime.answer.times.alignment import WordSpan, attention, timed_words, words
+from edgekit.runtime.answer.times.standing import Standing, before_edge, before_loop, of_segments, of_words
+from edgekit.runtime.answer.times.timestamps import TextSpan, TimedSampler, log_sum, seconds, spans
 from edgekit.runtime.engine import Array
-from edgekit.spans import DRAFT, PREFILL
+from edgekit.runtime.hear.languages import LanguageBelief
+from edgekit.spans import ALIGN, DRAFT, PREFILL
 
+_SILENT, _UNSURE = 0.6, -1.0  # probability of no speech, mean log-probability of the tokens; Whisper, transcribe.py
 OPEN_TOKENS = 12  # of a partial, checked again by the next: what ordinary speech says in three seconds
 
 
@@ -83,12 +90,13 @@ class CrossCache:
 
 @dataclass(frozen=True, slots=True)
 class CrossMark:
-    """Where a CrossAnswerer stood: positions heard, what is known of the last partial, and the draws."""
+    """Where a CrossAnswerer stood: positions heard, what is known of the last partial and the language, the draws."""
 
     positions: int
     prompt: tuple[int, ...]
     partial: tuple[int, ...]
     agreed: int
+    belief: Array
     draws: object
 
 
@@ -101,13 +109,24 @@ class CrossAnswerer:
 
     converses = False
 
-    def __init__(self, setting: Setting, language: str | None, task: str | None) -> None:
-        """Raise UsageError for a language or task that the bundle does not have."""
+    def __init__(self, setting: Setting, language: str | None, task: str | None, times: str | None = None) -> None:
+        """Raise UsageError for a language, a task or times that the bundle does not have."""
         protocol = setting.manifest.protocol
         self.prompt = cross_prompt(protocol, language, task)
         requested = language or protocol.language
         self.language = None if requested == DETECTED else requested
+        self.language_probability: float | None = None
+        self.outcome = Outcome()
+        self.resumes, self.aligns = protocol.timestamps is not None, bool(protocol.alignment)
         self._languages = {token: name for name, token in protocol.languages.items()}
+        self._belief = LanguageBelief(len(self.prompt.languages))
+        self._weighed: Array | None = None  # with the sound of the latest answer or partial
+        self._silent = 0.0  # probability that nobody speaks in it
+        self._times = times
+        if (times == "segments" and protocol.timestamps is None) or (times == "words" and not protocol.alignment):
+            raise UsageError(
+                f"times: '{times}', this bundle writes none of these; export the checkpoint again, or leave it out"
+            )
         self._setting = setting
         self._backbone = setting.backbone()
         (cross,) = (spec for spec in setting.manifest.components["adapter"].outputs if spec.name == "cross")
@@ -150,10 +169,12 @@ class CrossAnswerer:
     def partial(self, level: ComputeLevel, heard_s: float, max_steps: int) -> tuple[int, ...]:
         """Return tokens; see Answerer. Only the last ones of the former are checked again, to bound the cost."""
         with self._setting.trace.span(DRAFT):
-            former, self._prompt = self._prompt, self._begin(level, untimed)
+            former, self._prompt = self._prompt, self._begin(level, untimed, heard_s)
             settled = max(0, self._agreed - OPEN_TOKENS) if self._prompt == former else 0
             guess = Guess(self._partial, settled, max_steps, timed=False)
-            partial = (*self._partial[:settled], *self._answer(level, heard_s, guess, self._likeliest))
+            rows = self._setting.table.rows(self._prompt)
+            answer = self._setting.tokens(self._backbone, rows, level, heard_s, guess=guess, sampler=self._likeliest)
+            partial = (*self._partial[:settled], *answer)
             self._partial, self._agreed = partial, agreed(self._partial, partial)
         return self._partial
 
@@ -176,38 +197,158 @@ class CrossAnswerer:
     def mark(self) -> "CrossMark":
         """Return where the utterance stands; see Answerer."""
         return CrossMark(
-            self._cache.positions, tuple(self._prompt), self._partial, self._agreed, self._setting.sampler.mark()
-        )
+            self._cache.positions, tuple(self._prompt), self._partial, self._agreed, self._belief.mark(),
+            self._setting.sampler.mark(),
+        )  # fmt: skip
 
     def back(self, mark: "CrossMark") -> None:
         """Go back to a mark; see Answerer."""
         self._cache.back(mark.positions)
         self._prompt, self._partial, self._agreed = list(mark.prompt), mark.partial, mark.agreed
+        self._belief.back(mark.belief)
         self._setting.sampler.back(mark.draws)
 
     def think(self, level: ComputeLevel) -> Generator[int, None, None]:  # noqa: ARG002 - as Answerer has it
         """Yield nothing: such a model has no thoughts."""
         yield from ()
 
-    def answer(self, level: ComputeLevel, heard_s: float | None) -> Generator[int, None, None]:
-        """Yield tokens; see Answerer. Without a given language the likeliest one is chosen first."""
-        self._prompt = self._begin(level, self._setting.trace.span)
-        yield from self._answer(level, heard_s, Guess(self._partial))
+    def answer(
+        self, level: ComputeLevel, heard_s: float | None, *, full: bool = False, own: Own | None = None
+    ) -> Generator[int, None, None]:
+        """Yield the tokens of text; see Answerer. Without a given language the likeliest one is chosen first.
 
-    def _begin(self, level: ComputeLevel, span: Span) -> list[int]:
+        A full piece is written down with times, which say where its last whole segment ends.
+        """
+        assert heard_s is not None, "such a model hears sound only"
+        self.outcome = Outcome()
+        self._prompt = self._begin(level, self._setting.trace.span, heard_s)
+        if self._weighed is not None:
+            self._belief.note(self._weighed)
+        protocol, sampler, prompt = self._setting.manifest.protocol, self._setting.sampler, self._prompt
+        times = protocol.timestamps if full or self._times == "segments" else None
+        if times is not None:
+            prompt = prompt[: len(prompt) - len(protocol.start_tail)]
+            sampler = TimedSampler(sampler, times, protocol.stop, protocol.start_tail)
+        rows, guess = self._setting.table.rows(prompt), Guess(self._partial)
+        tokens = self._setting.tokens(self._backbone, rows, level, heard_s, guess=guess, sampler=sampler)
+        written = _Written(tokens, times)
+        yield from written
+        if not written.text or self._nobody_spoke(prompt, written.said, level):
+            self.outcome = Outcome(written.cut, (0, 0), speech=bool(written.text) or not self._is_silent)
+        else:
+            self.outcome = self._outcome(written, level, heard_s, full=full, own=own)
+
+    def _outcome(
+        self, written: "_Written", level: ComputeLevel, heard_s: float, *, full: bool, own: Own | None
+    ) -> Outcome:
+        """Return what of an answer stands, and when it was said."""
+        text, times = written.text, written.times
+        segments = [TextSpan(0, len(text), 0.0, heard_s)] if times is None else spans(written.said, times, heard_s)
+        phrase = loop(text, self._setting.manifest.protocol.max_repeats)
+        stands = of_segments(segments, heard_s) if full and times is not None and phrase is None else None
+        timed: list[WordSpan] = []
+        if self._times == "words" or (self.aligns and (own or full or phrase is not None) and stands is None):
+            timed = self._words(text, level, heard_s)
+        if stands is None and phrase is not None:
+            stands = before_loop(timed, phrase, own, heard_s)
+        elif stands is None and full and times is not None:
+            stands = before_edge(timed, len(text), heard_s)
+        elif stands is None and own is not None:
+            stands = of_words(timed, len(text), heard_s, own, full=full)
+        stands = stands or Standing(0, len(text))
+        parts: tuple[TimedPart, ...] = ()
+        if times is not None or self._times is not None:
+            parts = tuple(self._parts(segments, timed, stands))
+        cut = written.cut if stands.resume_s is None else None
+        return Outcome(cut, (stands.start, stands.stop), stands.resume_s, parts)
+
+    def _parts(self, segments: Sequence[TextSpan], timed: Sequence[WordSpan], stands: Standing) -> Iterator[TimedPart]:
+        """Yield the segments of the tokens that stand, with their words where these are asked for."""
+        for one in segments:
+            first, last = max(stands.start, one.start), min(stands.stop, one.stop)
+            if first >= last:
+                continue
+            inside = [word for word in timed if first <= word.start < last]
+            start_s, end_s = one.start_s, min(one.end_s, math.inf if stands.resume_s is None else stands.resume_s)
+            if inside and len(segments) == 1:  # the bounds are those of the sound, silence at its ends included
+                start_s, end_s = inside[0].start_s, inside[-1].end_s
+            kept = inside if self._times == "words" else []
+            words = tuple(TimedWord(word.text, word.start_s, word.end_s) for word in kept)
+            yield TimedPart(first - stands.start, last - stands.start, start_s, end_s, words)
+
+    def _words(self, text: Sequence[int], level: ComputeLevel, heard_s: float) -> list[WordSpan]:
+        """Return when each word of a text was said."""
+        grid, front_end = self._setting.manifest.grid, self._setting.manifest.front_end
+        protocol = self._setting.manifest.protocol
+        chosen = [token for token, name in self._languages.items() if name == self.language and self.prompt.languages]
+        before = [*self.prompt.start, *chosen, *self.prompt.rest]
+        fed = [*before, *text, protocol.stop[0]][: self._setting.context_tokens]
+        position_s = grid.frames_per_position * front_end.hop_samples / front_end.sample_rate_hz
+        positions = min(self._cache.positions, max(1, math.ceil(heard_s / position_s)))
+        cross = self._cache.packed()
+        with self._setting.trace.span(ALIGN, len(fed)):
+            self._backbone.reset(cross)
+            queries = self._backbone.queries(self._setting.table.rows(fed), level)
+            keys = [cross[2 * layer][0, head] for layer, head in protocol.alignment]
+            picture = attention(queries, keys, positions)[len(before) - 1 :][: len(text) + 1]
+            picture = np.pad(picture, ((0, len(text) + 1 - len(picture)), (0, 0)), mode="edge")
+            pieces = words(text, self._setting.tokenizer.decode, self.language)
+            return timed_words(picture, pieces, position_s)
+
+    def _nobody_spoke(self, prompt: Sequence[int], said: Sequence[int], level: ComputeLevel) -> bool:
+        """Return whether an answer was made of no speech; see ``_SILENT``. ``prompt``: what was read before it."""
+        if not self._is_silent:
+            return False
+        end = self._setting.manifest.protocol.stop[:1]
+        self._backbone.seek(len(self.prompt.start) if self.prompt.languages else 0)
+        fed = [*prompt, *said, *end]
+        logits = self._backbone.logits(self._setting.table.rows(fed[:-1]), level, last=len(said) + 1)
+        scores = [float(row[token] - log_sum(row)) for row, token in zip(logits, fed[len(prompt) :], strict=True)]
+        return sum(scores) / len(scores) < _UNSURE
+
+    @property
+    def _is_silent(self) -> bool:
+        return self._silent > _SILENT
+
+    def _begin(self, level: ComputeLevel, span: Span, heard_s: float) -> list[int]:
         """Attend to all that was heard and return the prompt that is still to be read."""
         self._backbone.reset(self._cache.packed())
-        prompt = self.prompt
-        if not prompt.languages:
+        prompt, no_speech = self.prompt, self._setting.manifest.protocol.no_speech
+        doubts = self._setting.any_sound and no_speech is not None
+        if not prompt.languages and not doubts:
             return [*prompt.start, *prompt.rest]
         with span(PREFILL, len(prompt.start)):
             (logits,) = self._backbone.logits(self._setting.table.rows(prompt.start), level)
-        likeliest = prompt.languages[int(np.argmax(logits[list(prompt.languages)]))]
-        self.language = self._languages[likeliest]
-        return [likeliest, *prompt.rest]
+        if doubts:
+            self._silent = float(np.exp(logits[no_speech] - log_sum(logits)))
+        if not prompt.languages:
+            self._backbone.seek(0)
+            return [*prompt.start, *prompt.rest]
+        self._weighed = self._belief.weighed(logits[list(prompt.languages)], heard_s)
+        place = int(np.argmax(self._weighed))
+        self.language, self.language_probability = self._languages[prompt.languages[place]], float(self._weighed[place])
+        return [prompt.languages[place], *prompt.rest]
 
-    def _answer(
-        self, level: ComputeLevel, heard_s: float | None, guess: Guess, sampler: Sampler | None = None
-    ) -> Iterator[int]:
-        rows = self._setting.table.rows(self._prompt)
-        return self._setting.tokens(self._backbone, rows, level, heard_s, guess=guess, sampler=sampler)
+
+class _Written:
+    """The tokens of an answer as they come: those of ``text`` are handed out, ``said`` has its times too."""
+
+    def __init__(self, tokens: Generator[int, None, CutReason | None], times: Timestamps | None) -> None:
+        self.times = times
+        self.said: list[int] = []
+        self.text: list[int] = []
+        self.cut: CutReason | None = None
+        self._tokens = tokens
+
+    def __iter__(self) -> Generator[int, None, None]:
+        with closing(self._tokens) as tokens:
+            while True:
+                try:
+                    token = next(tokens)
+                except StopIteration as end:
+                    self.cut = end.value
+                    return
+                self.said.append(token)
+                if self.times is None or seconds(token, self.times) is None:
+                    self.text.append(token)
+                    yield token

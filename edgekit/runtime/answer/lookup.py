@@ -60,10 +60,16 @@ def agreed(one: Sequence[object], other: Sequence[object]) -> int:
 
 
 def loop_start(tokens: Sequence[int], repeats: int | None) -> int | None:
-    """Return how many tokens to keep if the last ones are a phrase said ``repeats`` times in a row, else None.
+    """Return how many tokens to keep if the last ones are a ``loop``: the phrase is kept once."""
+    phrase = loop(tokens, repeats)
+    return None if phrase is None else phrase.stop
 
-    Those of a phrase below four tokens must be as long together as if it had four. The phrase is kept once. The
-    shortest phrase that fits is meant. ``repeats`` None looks for no loop.
+
+def loop(tokens: Sequence[int], repeats: int | None) -> range | None:
+    """Return the places of the first of the last tokens' phrases if it was said ``repeats`` times in a row, else None.
+
+    Those of a phrase below four tokens must be as long together as if it had four. The shortest phrase that fits is
+    meant. ``repeats`` None looks for no loop.
     """
     if repeats is None:
         return None
@@ -73,5 +79,5 @@ def loop_start(tokens: Sequence[int], repeats: int | None) -> int | None:
             continue
         tail = tokens[-span:]
         if all(tail[at] == tail[at % size] for at in range(size, span)):
-            return len(tokens) - span + size
+            return range(len(tokens) - span, len(tokens) - span + size)
     return None

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgekit.bundle import ComputeLevel, Thinking
 from edgekit.errors import UsageError
-from edgekit.runtime.answer.answerer import Setting, Step
+from edgekit.runtime.answer.answerer import Outcome, Own, Setting, Step, tokens_of
 from edgekit.runtime.answer.prompt import Asking, check_text, filled, prefix_prompt
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.answer.text import Detokenizer
@@ -52,7 +52,9 @@ class PrefixAnswerer:
     """
 
     converses = True
+    resumes = aligns = False
     language: str | None = None
+    language_probability: float | None = None
 
     def __init__(self, setting: Setting, asking: Asking, speaker: Speaker | None = None) -> None:
         """Raise UsageError for a name the bundle does not have, or if the texts around it leave no room for sound."""
@@ -78,6 +80,7 @@ class PrefixAnswerer:
         self._told = False
         self._turn_open = False  # begun, and neither answered nor undone
         self._begun: list[int] | None = None  # what the answer goes on from where a thought came first
+        self.outcome = Outcome()
 
     def open(self, level: ComputeLevel) -> int:
         """Begin a turn; see Answerer. The conversation's opening is read once and kept."""
@@ -170,21 +173,29 @@ class PrefixAnswerer:
         unread = thought[self._backbone.position - start :]
         self._begun = unread + self._setting.tokenizer.encode(("" if closed else thinking.close) + then + speak)
 
-    def answer(self, level: ComputeLevel, heard_s: float | None) -> Generator[int, None, None]:
+    def answer(
+        self,
+        level: ComputeLevel,
+        heard_s: float | None,
+        *,
+        full: bool = False,  # noqa: ARG002 - as Answerer has it
+        own: Own | None = None,  # noqa: ARG002 - as Answerer has it
+    ) -> Generator[int, None, None]:
         """Yield tokens; see Answerer. A thought before them is not remembered, as the published templates have it."""
+        self.outcome = Outcome()
         if not self._told and not self._heard_any():
             return
         thought = self._begun is not None
         prompt = self._begun if self._begun is not None else [*self._ask(), *self.prompt.lead]
         start = self._backbone.position + len(prompt)
         rows, said = self._setting.table.rows(prompt), list[Step]()
+        steps = self._setting.steps(self._backbone, rows, level, heard_s, speaker=self._speaker)
         try:
-            for step in self._setting.steps(self._backbone, rows, level, heard_s, speaker=self._speaker):
-                said.append(step)
-                yield step.token
+            cut = yield from tokens_of(steps, said)
         except GeneratorExit:  # who listens has heard enough
             self._remember(said, start, thought=thought)
             raise
+        self.outcome = Outcome(cut)
         self._remember(said, start, thought=thought)
 
     def shorten(self, tokens: int) -> None:

@@ -9,12 +9,12 @@ from copy import copy
 from dataclasses import dataclass, field
 
 from edgekit.bundle import ComputeLevel, TokenProtocol
-from edgekit.runtime.answer.answerer import Answerer
+from edgekit.runtime.answer.answerer import Answerer, Own, TimedPart
 from edgekit.runtime.answer.lookup import loop_start
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.answer.text import Detokenizer, Tokenizer
 from edgekit.runtime.engine import Array
-from edgekit.runtime.events import Audio, AudioCut, AudioEnded, Interrupted, Text, Thought
+from edgekit.runtime.events import Audio, AudioCut, AudioEnded, Interrupted, Segment, Text, TextCut, Thought, Word
 from edgekit.spans import SPEAK
 from edgekit.timing import Trace
 
@@ -23,7 +23,8 @@ from edgekit.timing import Trace
 class About:
     """What an answer is to: its number, the bounds of what was heard and its seconds of sound, None for a text.
 
-    ``shown``: the partial that the caller knows.
+    ``shown``: the partial that the caller knows. ``full``, ``own``: see Answerer.answer.
+    ``at``: the stream time of a second of the sound.
     """
 
     answer: int
@@ -31,6 +32,9 @@ class About:
     end_s: float
     heard_s: float | None
     shown: str
+    full: bool
+    own: Own | None
+    at: Callable[[float], float]
 
 
 @dataclass(slots=True)
@@ -50,7 +54,7 @@ class Reply:
     is to end, else None; a negative number stands for all that was said.
     """
 
-    Event = Thought | Text | Audio | AudioCut | AudioEnded | Interrupted
+    Event = Thought | Text | TextCut | Audio | AudioCut | AudioEnded | Interrupted
 
     def __init__(
         self,
@@ -105,7 +109,7 @@ class Reply:
         assert self._said is not None, "events() begins it"
         shown, detokenizer = about.shown, Detokenizer(self._tokenizer)
         text, tokens = "", list[int]()
-        with closing(self._answerer.answer(level, about.heard_s)) as answer:
+        with closing(self._answerer.answer(level, about.heard_s, full=about.full, own=about.own)) as answer:
             for token in answer:
                 self._said.tokens.append(token)
                 if self._speaker is None or not self._speaker.takes(token):
@@ -118,12 +122,7 @@ class Reply:
                 if self._speaker is not None and not self._silent():
                     yield from self._sound(self._speaker.say(token))
                 yield from self._pause()
-        text += detokenizer.finish()
-        kept = self.without_loop(tokens)
-        if len(kept) < len(tokens):
-            text = self._tokenizer.decode(kept)
-        text = text.strip()
-        yield self._text(text, about, tuple(kept))
+        yield from self._whole(text + detokenizer.finish(), tokens, about)
         yield from self._pause()  # nobody waits for what comes after it
         if self._speaker is not None and not self._silent():
             yield from self._sound(self._speaker.finish())
@@ -132,12 +131,36 @@ class Reply:
             if self._said.sounded_s and not self._silent():
                 yield AudioEnded(about.end_s, about.answer)
 
-    def _text(self, text: str, about: About, tokens: tuple[int, ...] | None = None) -> Text:
-        """Return the answer's text so far, or whole with its tokens."""
+    def _text(self, text: str, about: About) -> Text:
+        """Return the answer's text so far."""
         return Text(
-            text, tokens is not None, about.start_s, about.end_s, tokens or (), len(text), about.answer,
-            self._answerer.language,
+            text, False, about.start_s, about.end_s, stable=len(text), answer=about.answer,
+            language=self._answerer.language, language_probability=self._answerer.language_probability,
         )  # fmt: skip
+
+    def _whole(self, text: str, tokens: Sequence[int], about: About) -> Iterator[Text | TextCut]:
+        """Yield the answer's text, whole, and what it lacks."""
+        outcome, language = self._answerer.outcome, self._answerer.language
+        kept = self.without_loop(tokens if outcome.kept is None else tokens[slice(*outcome.kept)])
+        if len(kept) < len(tokens):
+            text = self._tokenizer.decode(kept)
+        text = text.strip()
+        end_s = about.end_s if outcome.resume_s is None else about.at(outcome.resume_s)
+        segments = tuple(self._segment(part, kept, about) for part in outcome.parts if part.start < len(kept))
+        yield Text(
+            text, True, about.start_s, end_s, tuple(kept), len(text), about.answer, language,
+            self._answerer.language_probability, segments, outcome.cut is not None,
+        )  # fmt: skip
+        if outcome.cut is not None:
+            yield TextCut(outcome.cut, end_s, about.answer)
+        elif about.full and not text and outcome.speech:
+            yield TextCut("empty", end_s, about.answer)
+
+    def _segment(self, part: TimedPart, tokens: Sequence[int], about: About) -> Segment:
+        own = tokens[part.start : part.stop]
+        words = (Word(word.text.strip(), about.at(word.start_s), about.at(word.end_s)) for word in part.words)
+        bounds = about.at(part.start_s), about.at(part.end_s)
+        return Segment(*bounds, self._tokenizer.decode(own).strip(), tuple(own), self._answerer.language, tuple(words))
 
     def _think(self, level: ComputeLevel, about: About) -> Iterator[Thought | None]:
         detokenizer, bounds = Detokenizer(self._tokenizer), (about.start_s, about.end_s)

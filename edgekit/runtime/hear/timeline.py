@@ -1,4 +1,6 @@
-"""Timeline: the stream time of samples, where some were lost before others."""
+"""Timeline: the stream time of samples, where some were lost before others; and where an answer's sound lies."""
+
+import math
 
 
 class Timeline:
@@ -25,3 +27,39 @@ class Timeline:
     def seconds(self, sample: int) -> float:
         """Return the time of a sample."""
         return sample / self._rate + self._lost_s + sum(lost for at, lost in self._drops if at <= sample)
+
+
+class AnswerSound:
+    """The sound that an answer is to: from sample ``start`` of the stream, its own words from ``own_start``.
+
+    What comes between was heard for the answer before, and is heard again so that no word is cut.
+    """
+
+    def __init__(self, time: Timeline, rate: int) -> None:
+        self.start = self.own_start = 0
+        self._time, self._rate = time, rate
+
+    def begin(self, start: int) -> None:
+        """Begin another answer's."""
+        self.start = self.own_start = start
+
+    def seconds(self, sample: int) -> float:
+        """Return a sample as seconds of the sound."""
+        return (sample - self.start) / self._rate
+
+    def sample(self, seconds: float) -> int:
+        """Return the sample that a second of the sound is."""
+        return self.start + round(seconds * self._rate)
+
+    def time_s(self, seconds: float) -> float:
+        """Return the stream time of a second of the sound."""
+        return self._time.seconds(self.sample(seconds))
+
+    def own(self, end_sample: int, heard_end: int, *, full: bool) -> tuple[float, float] | None:
+        """Return where its own words are, in seconds; None where all that was heard is its own.
+
+        Unless it is ``full`` its end was decided by a pause, and a word that seems to come later counts.
+        """
+        if self.own_start == self.start and heard_end == end_sample:
+            return None
+        return self.seconds(self.own_start), self.seconds(end_sample) if full else math.inf

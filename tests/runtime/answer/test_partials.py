@@ -201,7 +201,7 @@ def test_a_draft_does_not_change_the_level_nor_its_cost(load: Callable) -> None:
     stream = _stream(model, level=None)
     events = list(stream.push(sound_of(FOUR)))
     assert stream.level.name == "full"
-    assert stream._work._costs["answer"].ms == {}
+    assert stream._work.levels._costs["answer"].ms == {}
     assert len(_texts(events, final=False)) == 4
 
 

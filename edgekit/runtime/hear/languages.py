@@ -1,0 +1,46 @@
+"""Languages: which language a stream is in, from what each utterance sounds like.
+
+One utterance alone is often too short to tell: Whisper takes every sixth sentence of two seconds for another language.
+So a stream's language is the state of a hidden Markov model (Rabiner 1989): it seldom changes from one utterance to the
+next, and an utterance counts as much as its length allows. Knows probabilities; nothing of tokens or sound.
+"""
+
+import numpy as np
+
+from edgekit.runtime.engine import Array
+
+_CHANGES = 0.05  # of utterances that are in another language than the one before
+_ENOUGH_S = 4.0  # of speech that tells a language by itself; less counts for its share
+
+
+class LanguageBelief:
+    """What a stream's utterances so far say of its language: a probability for each."""
+
+    def __init__(self, count: int) -> None:
+        self._belief: Array = np.full(count, 1 / max(1, count))
+
+    def weighed(self, logits: Array, heard_s: float) -> Array:
+        """Return the probabilities (count,) with one more utterance, which is not taken note of.
+
+        logits: (count,) of the utterance's language, from the model; heard_s: its length in seconds.
+        """
+        share = min(1.0, heard_s / _ENOUGH_S)
+        scores = logits.astype(np.float64)
+        count = len(self._belief)
+        before = self._belief * (1 - _CHANGES) + (1 - self._belief) * (_CHANGES / max(1, count - 1))
+        likely = np.log(before) + share * (scores - scores.max())
+        likely = np.exp(likely - likely.max())
+        probabilities: Array = likely / likely.sum()
+        return probabilities
+
+    def note(self, belief: Array) -> None:
+        """Take note of what ``weighed`` returned."""
+        self._belief = belief
+
+    def mark(self) -> Array:
+        """Return where it stands; see ``back``."""
+        return self._belief
+
+    def back(self, mark: Array) -> None:
+        """Forget what was noted since the mark."""
+        self._belief = mark
