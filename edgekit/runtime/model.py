@@ -14,7 +14,7 @@ from typing import Any, TypeGuard, overload
 from edgekit.bundle import Bundle, open_bundle
 from edgekit.errors import EdgeKitError, UsageError
 from edgekit.reprs import fields_line
-from edgekit.runtime.audio.inputs import Recording, Source, checked, pieces
+from edgekit.runtime.audio.inputs import Recording, Source, checked, name_of, pieces
 from edgekit.runtime.events import Text
 from edgekit.runtime.loading import Loaded, check_threads, load_bundle
 from edgekit.runtime.options import RecordingFields, StreamFields, StreamOptions, stream_options
@@ -147,7 +147,7 @@ class Model(Loaded):
             if stream is None:
                 channels = piece.samples.shape[1] if piece.samples.ndim == 2 else 1
                 own = {"sample_rate_hz": piece.sample_rate_hz, "channels": channels, "floor": floor}
-                stream = self.stream(stream_options({**options, **own}))
+                stream = Stream(self, stream_options({**options, **own}), source=name_of(source))
                 stream.measure(limit=sys.maxsize)  # the caller gets them, and a recording has an end
             texts += [event for event in stream.push(piece.samples) if isinstance(event, Text) and event.final]
             audio_s += len(piece.samples) / piece.sample_rate_hz
