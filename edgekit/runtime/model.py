@@ -116,9 +116,10 @@ class Model(Loaded):
         """Return the Transcript of a recording, or a list of them for a list or tuple of recordings.
 
         audio: the path of an audio file, the bytes of one, a binary file that is open, or an array of samples, (n,) or
-        (n, channels), float in [-1, 1] or int16; channels are averaged. sample_rate_hz: of arrays, 16,000 unless given;
-        a file says its own. ``options``: the other fields of StreamOptions, without ``channels``; ``floor`` is the one
-        that the checkpoint was trained with, unless partials are asked for.
+        (n, channels), float in [-1, 1] or int16; channels are averaged, or one is heard where they cancel.
+        sample_rate_hz: of arrays, 16,000 unless given; a file says its own. ``options``: the other fields of
+        StreamOptions, without ``channels``; ``floor`` is the one that the checkpoint was trained with, unless partials
+        are asked for.
 
         Of a list every item is looked at before the first is heard. An item that fails ends the call, no Transcript is
         returned, and the error names its index. Raises AudioError for a file that cannot be read to its end, UsageError
