@@ -48,7 +48,7 @@ test-engines: .venv-engines/stamp
 test-newest:
 	rm -rf .venv-newest .venv-newest-3.10
 	$(call venv,.venv-newest)
-	.venv-newest/bin/python -m pip install -q '.[cpu,export,mic,report]'
+	.venv-newest/bin/python -m pip install -q '.[cpu,export,media,mic,report]'
 	.venv-newest/bin/python -m pip install -q ./models/edgekit-tiny hypothesis pytest safetensors
 	.venv-newest/bin/python -m pip freeze
 	.venv-newest/bin/edgekit demo -o .venv-newest/demo
@@ -63,7 +63,7 @@ test-newest:
 test-oldest: .venv-lint/stamp
 	rm -rf .venv-oldest
 	$(call venv,.venv-oldest)
-	.venv-lint/bin/uv pip install -q -p .venv-oldest/bin/python --resolution lowest-direct '.[cpu,export,mic,report]'
+	.venv-lint/bin/uv pip install -q -p .venv-oldest/bin/python --resolution lowest-direct '.[cpu,export,media,mic,report]'
 	.venv-oldest/bin/python -m pip install -q ./models/edgekit-tiny hypothesis pytest safetensors
 	.venv-oldest/bin/python -m pip freeze
 	.venv-oldest/bin/edgekit demo -o .venv-oldest/demo

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 )
 @click.argument("bundle", required=False, metavar="[BUNDLE]", type=click.Path(path_type=Path))
 @click.option("--device", metavar="NAME|NUMBER", help="The microphone; the system's default if absent.")
-@click.option("--simulate", metavar="FILE", type=click.Path(path_type=Path), help="Play a file in real time instead.")
+@click.option(
+    "--simulate",
+    metavar="FILE",
+    type=click.Path(path_type=Path, readable=False),
+    help="Play a file in real time instead.",
+)
 @click.option(
     "--partials/--no-partials",
     default=True,
@@ -51,8 +56,10 @@ def listen(
     """
     import edgekit
     from edgekit.bundle import open_bundle
+    from edgekit.cli.notices import show_notices
     from edgekit.cli.printer import Printer, marks, warn
     from edgekit.cli.speech import speaker
+    from edgekit.runtime.audio.files import shown
     from edgekit.runtime.audio.playback import TurnTaking
     from edgekit.runtime.daemon import Daemon, stopped_by_signals
 
@@ -62,7 +69,7 @@ def listen(
     model = edgekit.load(chosen, threads=threads, speak=speak, **loading(options))
     warn(model)
     printer = Printer(as_json=as_json, marks=marks(model))
-    with speaker(model.manifest, speak=speak) as playback:
+    with show_notices(), speaker(model.manifest, speak=speak) as playback:
         stream = model.stream(
             sample_rate_hz=source.sample_rate_hz, channels=source.channels, speak=speak, **stream_settings(options)
         )
@@ -82,7 +89,8 @@ def listen(
         # An answer to a question about the sound is what was asked for, however the sound goes on.
         interrupts = stream.converses and stream.options.prompt is None
         daemon = Daemon(source, stream, show, talked if interrupts else None)
-        click.echo(f"edgekit: {chosen} listens to {simulate or 'the microphone'}; ^C ends it", err=True)
+        heard = shown(simulate) if simulate else "the microphone"
+        click.echo(f"edgekit: {chosen} listens to {heard}; ^C ends it", err=True)
         try:
             with stopped_by_signals(daemon):
                 daemon.run()

@@ -5,13 +5,14 @@ from typing import Any
 
 import click
 
+from edgekit.cli.notices import show_notices
 from edgekit.cli.options import backend_options, bundle_argument, loading, warn_fallback
 from edgekit.cli.progress import show_progress
 
 
 @click.command("profile", epilog="\b\nExample: edgekit profile bundles/base-int8 -o profile.json")
 @bundle_argument
-@click.argument("files", metavar="[FILE...]", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("files", metavar="[FILE...]", nargs=-1, type=click.Path(path_type=Path, readable=False))
 @click.option(
     "-o", "--output", required=True, metavar="PROFILE", type=click.Path(path_type=Path), help="The JSON file to write."
 )
@@ -47,7 +48,7 @@ def profile(
     from edgekit.resources import resource
 
     clips = files or tuple(sorted(resource("export/clips").glob("*.flac")))
-    with show_progress() as progress:
+    with show_notices(), show_progress() as progress:
         measured = profile_bundle(
             bundle, clips, paced=realtime, repeat=repeat, warmup=warmup, level=level, threads=threads,
             progress=lambda done, total, _: progress("measuring", done, total), **loading(options),

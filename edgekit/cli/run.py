@@ -21,7 +21,7 @@ _BLOCK_S = 1.0
 
 @click.command(epilog="\b\nExample: edgekit run bundles/base-int8 talk.wav")
 @bundle_argument
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False))
 @click.option("--realtime", is_flag=True, help="Play the files in real time, like a microphone.")
 @click.option(
     "--partials/--no-partials",
@@ -50,12 +50,15 @@ def run(
     """Print what a bundle hears in audio files.
 
     One line of text for each utterance, when it ends; a terminal shows it word by word before. FILE is WAV, FLAC, OGG
-    or MP3 of any rate and length. A file that cannot be read is reported, the others are still run, and the exit code
-    is 1. --speak takes one FILE to hear; what cannot be finished is not written.
+    or MP3 of any rate and length, a pipe, or - for standard input; with the extra `media` also M4A, AMR, WMA and the
+    sound of videos. A file that cannot be read to its end is reported, the others are still run, and the exit code is
+    1. --speak takes one FILE to hear; what cannot be finished is not written.
     """
     import edgekit
+    from edgekit.cli.notices import show_notices
     from edgekit.cli.printer import Printer, marks, warn
     from edgekit.cli.speech import speech_file
+    from edgekit.runtime.audio.files import shown
 
     if speak and len(files) > 1:
         raise UsageError(f"--speak: {speak} for {len(files)} files, it holds the answers to one; run them one by one")
@@ -68,10 +71,10 @@ def run(
     settings.setdefault("floor", "running" if live else model.manifest.front_end.floor)
     warn(model)
     failed = 0
-    with speech_file(speak, model.manifest) as speech:
+    with show_notices(), speech_file(speak, model.manifest) as speech:
         for file in files:
-            printer = Printer(str(file) if len(files) > 1 else "", as_json=as_json, marks=marks(model))
-            failed += not _run_file(model, _chunks(file, realtime), printer, speech, settings)
+            printer = Printer(shown(file) if len(files) > 1 else "", as_json=as_json, marks=marks(model))
+            failed += not _run_file(model, file, _chunks(file, realtime), printer, speech, settings)
         if speech and not speech.samples and not failed:
             click.echo(f"edgekit: nothing was spoken; {speak} holds no sound", err=True)
         if failed:
@@ -80,6 +83,7 @@ def run(
 
 def _run_file(
     model: "Model",
+    file: Path,
     chunks: "Iterator[tuple[Block, float | None]]",
     printer: "Printer",
     speech: "SpeechFile | None",
@@ -87,7 +91,10 @@ def _run_file(
 ) -> bool:
     """Show what the model hears in one file; return False, having said why, if it cannot be read to its end."""
     from edgekit.errors import AudioError
+    from edgekit.runtime.audio.files import shown
     from edgekit.runtime.events import Audio
+    from edgekit.runtime.options import StreamOptions
+    from edgekit.runtime.stream import Stream
 
     def show(events: "Iterator[Event]") -> None:
         for event in events:
@@ -100,11 +107,14 @@ def _run_file(
         for chunk, lag_ms in chunks:
             if stream is None:
                 rate, channels = chunk.sample_rate_hz, chunk.samples.shape[1]
-                stream = model.stream(sample_rate_hz=rate, channels=channels, **settings)
+                options = StreamOptions(sample_rate_hz=rate, channels=channels, **settings)
+                stream = Stream(model, options, source=shown(file))
             show(stream.push(chunk.samples, lag_ms=lag_ms))
         assert stream is not None, "a file without samples is an AudioError"
         show(stream.finish())
     except AudioError as error:
+        if stream is not None:  # what was said before the file ended is heard to its end
+            show(stream.finish())
         printer.clear()
         click.echo(f"edgekit: {error}", err=True)
         return False
@@ -114,10 +124,12 @@ def _run_file(
 
 
 def _chunks(file: Path, realtime: bool) -> "Iterator[tuple[Block, float | None]]":
+    from edgekit.runtime.audio.files import standard_input
     from edgekit.runtime.audio.pace import chunks, paced
 
+    source = standard_input() if str(file) == "-" else file
     if realtime:
-        yield from paced(file)
+        yield from paced(source)
     else:
-        for chunk in chunks(file, _BLOCK_S):
+        for chunk in chunks(source, _BLOCK_S):
             yield chunk, None

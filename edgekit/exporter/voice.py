@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from edgekit.errors import AudioError, CheckpointError, MissingPackageError
 from edgekit.runtime.audio.files import read_audio
+from edgekit.runtime.hear.downmix import Downmix
 from edgekit.runtime.hear.features import mel_filters
-from edgekit.runtime.hear.resampler import to_mono
 from edgekit.runtime.speak.voice import FRAMES_PER_CODE, LEAST_CODES, Voice
 
 SPEECH_TOKENIZER = "speech_tokenizer_v2_25hz.onnx"
@@ -50,7 +50,7 @@ def prepare_voice(folder: Path, recording: Path) -> Voice:
         raise AudioError(
             f"{recording}: {length_s:.2f} s, a voice needs {SHORTEST_S:.0f} to {LONGEST_S:.0f}; cut or record it anew"
         )
-    mono = to_mono(audio.samples)
+    mono = Downmix(audio.samples.shape[1], str(recording)).mix(audio.samples)
     heard = _resampled(mono, audio.sample_rate_hz, HEARING_RATE_HZ)
     codes = speech_codes(folder / SPEECH_TOKENIZER, heard)
     mel = log_mel(_resampled(mono, audio.sample_rate_hz, RATE_HZ))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgekit.errors import AudioError
 from edgekit.profiler.pacing import block_samples
 from edgekit.profiler.profiles import ClipFacts
-from edgekit.runtime.audio.files import read_mono
+from edgekit.runtime.audio.files import read_mono, shown
 
 Samples = NDArray[np.float32]
 SPEECH_RANGE_DB = 30.0
@@ -63,7 +63,7 @@ def read_clip(path: str | os.PathLike[str], rate_hz: int) -> Clip:
 
     Raises AudioError for one without sound.
     """
-    return make_clip(Path(path).name, read_mono(Path(path), rate_hz), rate_hz)
+    return make_clip(shown(Path(path).name), read_mono(Path(path), rate_hz), rate_hz)
 
 
 def make_clip(name: str, samples: Samples, rate_hz: int) -> Clip:

@@ -14,7 +14,7 @@ from typing import Any, TypeGuard, overload
 from edgekit.bundle import Bundle, open_bundle
 from edgekit.errors import EdgeKitError, UsageError
 from edgekit.reprs import fields_line
-from edgekit.runtime.audio.inputs import Recording, Source, checked, pieces
+from edgekit.runtime.audio.inputs import Recording, Source, checked, name_of, pieces
 from edgekit.runtime.events import Segment, Text, whole_segment
 from edgekit.runtime.loading import Loaded, check_threads, load_bundle
 from edgekit.runtime.options import RecordingFields, StreamFields, StreamOptions, stream_options
@@ -102,9 +102,10 @@ class Model(Loaded):
         """Return the Transcript of a recording, or a list of them for a list or tuple of recordings.
 
         audio: the path of an audio file, the bytes of one, a binary file that is open, or an array of samples, (n,) or
-        (n, channels), float in [-1, 1] or int16; channels are averaged. sample_rate_hz: of arrays, 16,000 unless given;
-        a file says its own. ``options``: the other fields of StreamOptions, without ``channels``; ``floor`` is the one
-        that the checkpoint was trained with, unless partials are asked for.
+        (n, channels), float in [-1, 1] or int16; channels are averaged, or one is heard where they cancel.
+        sample_rate_hz: of arrays, 16,000 unless given; a file says its own. ``options``: the other fields of
+        StreamOptions, without ``channels``; ``floor`` is the one that the checkpoint was trained with, unless partials
+        are asked for.
 
         Of a list every item is looked at before the first is heard. An item that fails ends the call, no Transcript is
         returned, and the error names its index. Raises AudioError for a file that cannot be read to its end, UsageError
@@ -133,7 +134,7 @@ class Model(Loaded):
             if stream is None:
                 channels = piece.samples.shape[1] if piece.samples.ndim == 2 else 1
                 own = {"sample_rate_hz": piece.sample_rate_hz, "channels": channels, "floor": floor}
-                stream = self.stream(stream_options({**options, **own}))
+                stream = Stream(self, stream_options({**options, **own}), source=name_of(source))
                 stream.measure(limit=sys.maxsize)  # the caller gets them, and a recording has an end
             texts += [event for event in stream.push(piece.samples) if isinstance(event, Text) and event.final]
             audio_s += len(piece.samples) / piece.sample_rate_hz

@@ -46,14 +46,14 @@ class Stream:
     ``frames_computed`` that went through the encoder (silence added at the end of an utterance included).
     """
 
-    def __init__(self, loaded: Loaded, options: StreamOptions) -> None:
-        """Raise UsageError for an option that the bundle does not offer."""
+    def __init__(self, loaded: Loaded, options: StreamOptions, *, source: str = "input") -> None:
+        """Raise UsageError for an option that the bundle does not offer. ``source``: what errors call the sound."""
         self.options, self._name = options, loaded.manifest.name
         self._take_trace, self._work_trace = Trace(), Trace()
         self._hop, self._rate = loaded.manifest.front_end.hop_samples, loaded.manifest.front_end.sample_rate_hz
         parts = assemble(loaded, options, self._work_trace)
         self._gate, self._listener, self._answerer = parts.gate, parts.listener, parts.answerer
-        self._resampler = Resampler(options.sample_rate_hz, options.channels, rate_out=self._rate)
+        self._resampler = Resampler(options.sample_rate_hz, options.channels, source, rate_out=self._rate)
         self._gate_settings = gate_settings(loaded.manifest.gate, options, loaded.manifest.protocol)
         self._work = Work(loaded, options, parts, self._work_trace)
         self._received = self._pushed = 0  # samples; the latter at the caller's rate, dropped ones included
@@ -69,8 +69,8 @@ class Stream:
         these samples at the source; None where nothing is live, so that no compute level falls. dropped_samples: how
         many were lost just before them, at the caller's rate; times count them.
 
-        Raises AudioError if a sample is not finite, UsageError for a wrong value, after ``finish`` or ``close``, where
-        another thread is taking, or if more than 60 s of sound that counts would wait; the stream is then as before.
+        Raises AudioError if a sample is not finite or above 16, UsageError for a wrong value, after ``finish`` or
+        ``close``, where another thread is taking, or if 60 s of sound that counts would wait; it is then as before.
         """
         with self._take("push"):
             if self._finished:
@@ -390,7 +390,7 @@ class Stream:
         waiting_s = self.waiting_s + self._gate.pending_samples / self._rate
         if waiting_s + len(sound) / self.options.sample_rate_hz <= MOST_WAITING_S:
             return
-        resampler = Resampler(self.options.sample_rate_hz, self.options.channels, rate_out=self._rate)
+        resampler = Resampler(self.options.sample_rate_hz, self.options.channels, "", rate_out=self._rate)
         waiting_s = self.waiting_s + counting(Gate(self._gate_settings, self._rate), resampler, sound) / self._rate
         if waiting_s > MOST_WAITING_S:
             raise UsageError(

@@ -163,8 +163,10 @@ def test_interleaved_streams_do_not_disturb_each_other(load: Callable, attention
     assert together == alone
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_push_that_is_not_finite_is_refused_and_changes_nothing(load: Callable, bad: float) -> None:
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 32_767.0, -17.0, 1e18])
+def test_a_push_that_is_not_finite_or_far_beyond_full_scale_is_refused_and_changes_nothing(
+    load: Callable, bad: float
+) -> None:
     model = load()
     samples = sound_of(PIECE)
     expected = run(model.stream(level="full"), [samples])

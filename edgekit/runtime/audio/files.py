@@ -1,24 +1,34 @@
-"""Audio files, by path or open: read piece by piece, or whole and resampled. What leaves here is float32 and finite."""
+"""Audio files, by path or open: read piece by piece, or whole and resampled. What leaves here is float32 and finite.
+
+A file is heard to its end, or an AudioError or a warning in the log says what was left out.
+"""
 
 import io
+import logging
+import os
+import stat
+import sys
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import AudioError, MissingPackageError
+from edgekit.errors import AudioError
 from edgekit.rates import DEFAULT_HZ, rate_fault
-from edgekit.runtime.hear.resampler import MAX_CHANNELS, Resampler, check_finite
-
-if TYPE_CHECKING:
-    import soundfile
+from edgekit.runtime.audio.containers import Passage, Splice, passages
+from edgekit.runtime.audio.decoders import media
+from edgekit.runtime.audio.decoders.base import DamagedError, Decoder, RefusedError
+from edgekit.runtime.audio.decoders.sndfile import Sndfile
+from edgekit.runtime.hear.resampler import MAX_CHANNELS, Resampler, check_sound
 
 Samples = NDArray[np.float32]
 
-_UNKNOWN_FRAMES = 1 << 62  # libsndfile's count for a file that does not say
+_LOG = logging.getLogger(__name__)
+_SCALE = "scale it first, e.g. `ffmpeg -i {name} -af volume=1/32768 talk.wav`"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +37,17 @@ class Block:
 
     samples: Samples
     sample_rate_hz: int
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """An open file. ``shown``: what errors call it; ``name``: what a command line may; ``path``: if it has one."""
+
+    data: BinaryIO
+    size: int
+    shown: str
+    name: str
+    path: Path | None
 
 
 def read_audio(path: Path | str) -> Block:
@@ -38,133 +59,187 @@ def read_audio(path: Path | str) -> Block:
 def blocks(source: Path | str | BinaryIO, seconds: float) -> Iterator[Block]:
     """Yield an audio file piece by piece, ``seconds`` long but for the last, holding one piece. Errors as read_audio.
 
-    source: its path, or a binary file that can seek, which stays open. A file that ends early may be found out only at
-    its end, after the pieces that it does have.
+    source: its path, which may be a pipe's, or a binary file that can seek, which stays open. A file that ends early
+    may be found out only at its end, after the pieces that it does have. Of files joined into one, each begins a piece.
     """
-    path, name = _named(source)
-    with _open(source) as file:
-        rate, position = file.samplerate, 0
-        if fault := rate_fault(rate):
-            raise AudioError(f"{path}: {fault}; resample it first, e.g. `ffmpeg -i {name} -ar {DEFAULT_HZ} talk.wav`")
-        if file.channels > MAX_CHANNELS:
-            raise AudioError(f"{path}: {file.channels} channels, at most {MAX_CHANNELS} are heard; mix it down first")
-        while True:
-            try:
-                samples = file.read(max(1, round(seconds * rate)), dtype="float32", always_2d=True)
-            except RuntimeError as error:
-                raise AudioError(
-                    f"{path}: damaged after {position} samples: {error}; record or copy it again"
-                ) from error
-            if not len(samples):
-                break
-            check_finite(samples, str(path), position)
-            yield Block(samples, rate)
-            position += len(samples)
+    with _opened(source) as file:
+        rate, channels, position = 0, 0, 0
+        for passage in _passages(file):
+            with closing(_decoder(file, passage)) as decoder:
+                if rate and (decoder.sample_rate_hz, decoder.channels) != (rate, channels):
+                    raise AudioError(
+                        f"{file.shown}: after {position} samples of {rate} Hz and {channels} channels, "
+                        f"{decoder.sample_rate_hz} Hz and {decoder.channels} follow; split it, or convert it first, "
+                        f"e.g. `ffmpeg -i {file.name} talk.wav`"
+                    )
+                rate, channels = decoder.sample_rate_hz, decoder.channels
+                while len(samples := _read(file, decoder, max(1, round(seconds * rate)))):
+                    check_sound(samples, file.shown, position, _SCALE.format(name=file.name))
+                    yield Block(samples, rate)
+                    position += len(samples)
+                if decoder.damaged:
+                    _LOG.warning("%s: damaged frames, silent or wrong: %d", file.shown, decoder.damaged)
+            if passage.notice:
+                _LOG.warning("%s: %s", file.shown, passage.notice)
+            if passage.cut:
+                raise AudioError(f"{file.shown}: truncated, {passage.cut}; copy or record it again")
         if position == 0:
-            raise AudioError(f"{path}: no samples in it, at least one is needed; record it again")
-        if position < file.frames < _UNKNOWN_FRAMES and file.format != "MP3":  # an MP3 only estimates its length
-            raise AudioError(f"{path}: truncated, {position} of {file.frames} samples are there; copy it again")
+            raise AudioError(f"{file.shown}: no samples in it, at least one is needed; record it again")
 
 
-def check_file(source: Path | BinaryIO) -> None:
-    """Raise AudioError for a file that is missing, empty, truncated by its header, or not audio."""
-    with _open(source):
-        pass
+def check_file(source: Path | str | BinaryIO) -> None:
+    """Raise AudioError for a file that is missing, empty, truncated by its header, not audio, or of no rate heard."""
+    with _opened(source) as file:
+        _decoder(file, _passages(file)[0]).close()
 
 
 def read_mono(path: Path | str, rate_hz: int) -> Samples:
     """Return a whole audio file as mono samples at ``rate_hz``, (n,) float32. Errors as read_audio."""
     audio = read_audio(path)
-    resampler = Resampler(audio.sample_rate_hz, audio.samples.shape[1], str(path), rate_out=rate_hz)
+    resampler = Resampler(audio.sample_rate_hz, audio.samples.shape[1], shown(path), rate_out=rate_hz)
     return np.concatenate([resampler.push(audio.samples), resampler.finish()])
 
 
-def _named(source: Path | str | BinaryIO) -> tuple[str, str]:
-    """Return what errors call a file, and what a command line may."""
-    if isinstance(source, (str, Path)):
-        return str(source), Path(source).name
-    name = getattr(source, "name", None)  # a number, where it was opened by its descriptor
-    return (name, Path(name).name) if isinstance(name, str) else ("audio", "FILE")
+def shown(path: Path | str) -> str:
+    """Return a path as text for any terminal: what is no UTF-8 and what is no sign as backslash escapes."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
-def _open(source: Path | str | BinaryIO) -> "soundfile.SoundFile":
-    if isinstance(source, (str, Path)):
-        whole = _is_whole_path(Path(source))
+def kept(file: BinaryIO, name: object) -> BinaryIO:
+    """Return the rest of a file that cannot seek, such as a pipe, in memory; ``name``: what errors call it."""
+    copy = io.BytesIO(file.read())
+    copy.name = name
+    return copy
+
+
+def at_rest(path: Path) -> Path | BinaryIO:
+    """Return a path as it is, or what a pipe holds, since that can be read only once. Raises AudioError."""
+    with _system_errors(shown(path)):
+        if path.is_fifo():
+            with path.open("rb") as pipe:
+                return kept(pipe, str(path))
+    return path
+
+
+def standard_input() -> BinaryIO:
+    """Return what is piped into this process, in memory. Raises AudioError."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise AudioError("-: nothing is piped in, a recording is needed; e.g. `edgekit run BUNDLE - < talk.wav`")
+    with _system_errors("-"):
+        return kept(sys.stdin.buffer, "-")
+
+
+@contextmanager
+def _opened(source: Path | str | BinaryIO) -> Iterator[_File]:
+    path = Path(source) if isinstance(source, (str, Path)) else None
+    found = source if path is None else at_rest(path)
+    if isinstance(found, (str, Path)):
+        path = Path(found)
+        with _system_errors(shown(path)):
+            _check_kind(path)
+            data = path.open("rb")
+        with data:
+            yield _measured(data, shown(path), shown(path.name), path)
+        return
+    name = getattr(found, "name", None)  # a number, where it was opened by its descriptor
+    if isinstance(name, str) and name:
+        yield _measured(found, shown(name), shown(Path(name).name), None)
     else:
-        size = source.seek(0, io.SEEK_END)
-        source.seek(0)
-        if size == 0:
-            raise AudioError(f"{_named(source)[0]}: empty, a recording is needed; record it again")
-        whole = _is_whole(source, size)
-        source.seek(0)
-    path, name = _named(source)
-    if not whole:
-        raise AudioError(f"{path}: truncated, it is shorter than its header says; copy or record it again")
-    try:
-        import soundfile
-    except (ImportError, OSError) as error:
-        raise MissingPackageError(f"soundfile: {error}; `pip install soundfile`") from error
-    try:
-        return soundfile.SoundFile(source)
-    except TypeError as error:  # by a name that ends in .raw
-        raise AudioError(
-            f"{path}: samples without a header, a file that says its rate is needed; convert it first, e.g. "
-            f"`ffmpeg -f s16le -ar {DEFAULT_HZ} -i {name} talk.wav`"
-        ) from error
-    except soundfile.LibsndfileError as error:
-        step = f"convert it first, e.g. `ffmpeg -i {name} talk.wav`"
-        if not isinstance(source, (str, Path)):
-            step += "; samples are given as an array, with sample_rate_hz"
-        raise AudioError(f"{path}: {error.error_string.rstrip('.')}; {step}") from error
+        yield _measured(found, "audio", "FILE", None)
 
 
-def _is_whole_path(path: Path) -> bool:
-    """Return whether a file holds what its header promises. Raises AudioError where there is nothing to read."""
+def _measured(data: BinaryIO, shown_as: str, name: str, path: Path | None) -> _File:
+    with _system_errors(shown_as):
+        size = data.seek(0, io.SEEK_END)
+    if size == 0:
+        raise AudioError(f"{shown_as}: empty, a recording is needed; record it again")
+    return _File(data, size, shown_as, name, path)
+
+
+@contextmanager
+def _system_errors(shown_as: str) -> Iterator[None]:
+    """Raise what the system says against a file as an AudioError."""
     try:
-        size = path.stat().st_size
-        if path.is_dir():
-            raise AudioError(f"{path}: is a folder, a recording is needed; give the files in it: {path}/*")
-        if not path.is_file():
-            raise AudioError(f"{path}: no such file, a recording is needed; check the path")
-        if size == 0:
-            raise AudioError(f"{path}: empty, a recording is needed; record it again")
-        with path.open("rb") as stream:
-            return _is_whole(stream, size)
+        yield
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise AudioError(f"{path}: no such file, a recording is needed; check the path") from error
+        raise AudioError(f"{shown_as}: no such file, a recording is needed; check the path") from error
     except OSError as error:
         raise AudioError(
-            f"{path}: {error.strerror}, a readable file is needed; check its path and permissions"
+            f"{shown_as}: {error.strerror}, a readable file is needed; check its path and permissions"
         ) from error
 
 
-def _is_whole(stream: BinaryIO, size: int) -> bool:
-    """Return whether a file holds what its header promises; libsndfile would quietly make do with less."""
-    magic = stream.read(12)
-    if magic[:4] == b"RIFF" and magic[8:] == b"WAVE":
-        return _is_whole_wave(stream, size)
-    if magic[:4] == b"OggS":
-        return _is_whole_ogg(stream, size)
-    return True
+def _check_kind(path: Path) -> None:
+    """Raise AudioError for what is neither a file nor a pipe, OSError for what is not there."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise AudioError(f"{shown(path)}: is a folder, a recording is needed; give the files in it: {shown(path)}/*")
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        raise AudioError(f"{shown(path)}: is a device, a recording is needed; pipe its sound in, or record a file")
 
 
-def _is_whole_wave(stream: BinaryIO, size: int) -> bool:
-    while len(header := stream.read(8)) == 8:
-        length = int.from_bytes(header[4:], "little")
-        if header[:4] == b"data":
-            streamed = length == 0 or length >= 0x7FFF_0000  # a program writing to a pipe does not know yet
-            return streamed or stream.tell() + length <= size
-        stream.seek(length + length % 2, 1)
-    return False
+def _passages(file: _File) -> list[Passage]:
+    with _system_errors(file.shown):
+        found = passages(file.data, file.size)
+    for passage in found:
+        if passage.truncated:
+            fault = f"truncated, it is shorter than its header says: {passage.truncated}"
+            raise AudioError(f"{file.shown}: {fault}; copy or record it again")
+    return found
 
 
-def _is_whole_ogg(stream: BinaryIO, size: int) -> bool:
-    """Return whether the last page is complete and marked as the last. Source: RFC 3533, section 6."""
-    stream.seek(max(0, size - 66_000))  # a page is at most 65,307 bytes
-    tail = stream.read()
-    start = tail.rfind(b"OggS")
-    if start < 0 or len(tail) < start + 27:
-        return False
-    segments = tail[start + 27 : start + 27 + tail[start + 26]]
-    body = start + 27 + tail[start + 26] + sum(segments)
-    return bool(tail[start + 5] & 4) and len(segments) == tail[start + 26] and body <= len(tail)
+def _decoder(file: _File, passage: Passage) -> Decoder:
+    decoder = _chosen(file, passage)
+    fault = rate_fault(decoder.sample_rate_hz)
+    if fault or decoder.channels > MAX_CHANNELS:
+        decoder.close()
+    if fault:
+        raise AudioError(
+            f"{file.shown}: {fault}; resample it first, e.g. `ffmpeg -i {file.name} -ar {DEFAULT_HZ} talk.wav`"
+        )
+    if decoder.channels > MAX_CHANNELS:
+        raise AudioError(
+            f"{file.shown}: {decoder.channels} channels, at most {MAX_CHANNELS} are heard; mix it down first"
+        )
+    return decoder
+
+
+def _chosen(file: _File, passage: Passage) -> Decoder:
+    """Return what decodes a recording: libsndfile, or else FFmpeg's libraries where they are installed."""
+    sound = Splice(file.data, passage.pieces)
+    try:
+        return Sndfile(sound, passage, file.path)
+    except RefusedError as error:
+        refusal = error
+    if sound.error:
+        raise AudioError(f"{file.shown}: {sound.error}; check its disk and copy it again") from sound.error
+    if Path(file.name).suffix.lower() == ".raw":
+        raise AudioError(
+            f"{file.shown}: samples without a header, a file that says its rate is needed; convert it first, e.g. "
+            f"`ffmpeg -f s16le -ar {DEFAULT_HZ} -i {file.name} talk.wav`"
+        ) from refusal
+    step = f"convert it first, e.g. `ffmpeg -i {file.name} talk.wav`"
+    if file.path is None:
+        step += "; samples are given as an array, with sample_rate_hz"
+    file.data.seek(0)
+    kind = media.kind(file.data.read(16))
+    if not media.is_installed():
+        if kind:
+            refused = f"{kind}, libsndfile does not read it; `pip install '{media.EXTRA}'`, or {step}"
+            raise AudioError(f"{file.shown}: {refused}") from refusal
+        raise AudioError(f"{file.shown}: {refusal}; {step}") from refusal
+    try:
+        file.data.seek(0)
+        return media.Media(file.data, file.shown)
+    except RefusedError as error:
+        raise AudioError(f"{file.shown}: {error if kind else refusal}; {step}") from error
+
+
+def _read(file: _File, decoder: Decoder, samples: int) -> Samples:
+    try:
+        return decoder.read(samples)
+    except DamagedError as error:
+        raise AudioError(f"{file.shown}: {error}; copy or record it again") from error
+    except (OSError, ValueError) as error:
+        raise AudioError(f"{file.shown}: {error}; check its disk and copy it again") from error

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from edgekit.errors import UsageError
 from edgekit.rates import DEFAULT_HZ
-from edgekit.runtime.audio.files import Block, blocks, check_file
-from edgekit.runtime.hear.resampler import MAX_CHANNELS
+from edgekit.runtime.audio.files import Block, at_rest, blocks, check_file, kept, shown
+from edgekit.runtime.hear.resampler import LOUDEST, MAX_CHANNELS
 
 _BLOCK_S = 1.0  # of sound taken at once: no more than that waits
-_LOUDEST = 16.0  # 24 dB above full scale: no recording, but integers that became floats
 _FORMS = "a path, an audio file's bytes, an open binary file or an array of samples"
 
 
@@ -52,6 +51,8 @@ def checked(audio: object, sample_rate_hz: int | None) -> Source:
         return _samples(audio)
     if sample_rate_hz is not None:
         raise UsageError(f"sample_rate_hz: {sample_rate_hz}, but a file says its own rate; leave it out")
+    if isinstance(source, Path):
+        source = at_rest(source)
     check_file(source)
     return source
 
@@ -74,11 +75,21 @@ def pieces(source: Source, sample_rate_hz: int | None) -> Iterator[Block]:
         yield Block(source[start : start + size], rate)
 
 
+def name_of(source: Source) -> str:
+    """Return what the log calls a recording."""
+    if isinstance(source, Path):
+        return shown(source)
+    if isinstance(source, np.ndarray):
+        return "input"
+    name = getattr(source, "name", None)
+    return shown(name) if isinstance(name, str) and name else "audio"
+
+
 def _from_start(file: BinaryIO) -> BinaryIO:
     if isinstance(file, io.TextIOBase):
         raise UsageError("audio: a file opened as text, bytes are needed; open it with mode 'rb'")
     seeks = hasattr(file, "seekable") and file.seekable()
-    return file if seeks and file.tell() == 0 else io.BytesIO(file.read())
+    return file if seeks and file.tell() == 0 else kept(file, getattr(file, "name", ""))
 
 
 def _samples(audio: object) -> NDArray[Any]:
@@ -94,7 +105,7 @@ def _samples(audio: object) -> NDArray[Any]:
             f"audio: shape {samples.shape}, {samples.shape[1]} channels, at most {MAX_CHANNELS} are heard; transpose "
             "it to (n, channels)"
         )
-    if samples.dtype.kind == "f" and samples.size and (loudest := float(np.abs(samples).max())) > _LOUDEST:
+    if samples.dtype.kind == "f" and samples.size and (loudest := float(np.abs(samples).max())) > LOUDEST:
         raise UsageError(
             f"audio: values up to {loudest:.6g} in {samples.dtype}, [-1, 1] is full scale; divide what was int16 by "
             "32768, or give it as int16"

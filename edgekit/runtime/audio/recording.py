@@ -9,6 +9,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.runtime.audio.files import at_rest
 from edgekit.runtime.audio.pace import chunks, paced
 from edgekit.runtime.audio.ring import Ring
 from edgekit.timing import Clock
@@ -29,13 +30,14 @@ class Recording:
         clock: Clock = time.perf_counter,
         sleep: Callable[[float], object] | None = None,
     ) -> None:
-        first = next(chunks(path))
+        self._file = at_rest(path)
+        first = next(chunks(self._file))
         self.sample_rate_hz = first.sample_rate_hz
         self.channels: int = first.samples.shape[1]
         self.overflows = 0
         self.ring = Ring(max(1, round(buffer_s * self.sample_rate_hz)) * self.channels)
         self._stop = threading.Event()
-        self._path, self._clock, self._sleep = path, clock, sleep or self._stop.wait
+        self._clock, self._sleep = clock, sleep or self._stop.wait
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._play, name="edgekit-recording", daemon=True)
 
@@ -68,7 +70,7 @@ class Recording:
 
     def _play(self) -> None:
         try:
-            for chunk, _ in paced(self._path, self._clock, self._sleep):
+            for chunk, _ in paced(self._file, self._clock, self._sleep):
                 if self._stop.is_set():
                     break
                 self.ring.write(chunk.samples.reshape(-1))

@@ -8,29 +8,31 @@ from numpy.typing import ArrayLike, NDArray
 
 from edgekit.errors import AudioError, MissingPackageError, UsageError
 from edgekit.rates import rate_fault
+from edgekit.runtime.hear.downmix import Downmix
 
 Samples = NDArray[np.float32]
 
 _INT16_SCALE = 32_768
 MAX_CHANNELS = 64  # more is an array (channels, n), not a recording
+LOUDEST = 16.0  # 24 dB above full scale: no recording, but integers that became floats
+_SCALE = f"divide what was int16 by {_INT16_SCALE}, or give it as int16"
 
 
-def to_mono(samples: Samples) -> Samples:
-    """Return the mean of the channels, (n,) float32; ``samples``: (n, channels)."""
-    if samples.shape[1] == 1:
-        return samples[:, 0]
-    mean: NDArray[np.float64] = samples.mean(axis=1, dtype=np.float64)
-    return mean.astype(np.float32)
+def check_sound(samples: Samples, name: str, position: int, step: str) -> None:
+    """Raise AudioError if a sample is NaN, infinite or beyond LOUDEST, naming the first.
 
-
-def check_finite(samples: Samples, name: str, position: int) -> None:
-    """Raise AudioError if a sample is NaN or infinite, naming the first; ``position`` is that of ``samples[0]``."""
-    if not np.isfinite(samples).all():
-        finite = np.isfinite(samples).reshape(len(samples), -1).all(axis=1)
-        index = position + int(finite.argmin())
+    position: that of ``samples[0]``. step: what to do where it is too loud.
+    """
+    fits = np.abs(samples) <= LOUDEST  # of NaN it is False
+    if fits.all():
+        return
+    at = int(fits.reshape(len(samples), -1).all(axis=1).argmin())
+    found = samples[at].flat[int(fits[at].argmin())]
+    if not np.isfinite(found):
         raise AudioError(
-            f"{name}: sample {index} is NaN or infinite, finite ones are needed; repair or record it again"
+            f"{name}: sample {position + at} is NaN or infinite, finite ones are needed; repair or record it again"
         )
+    raise AudioError(f"{name}: sample {position + at} is {found:.6g}, [-1, 1] is full scale; {step}")
 
 
 def as_samples(samples: ArrayLike, channels: int) -> Samples:
@@ -60,8 +62,9 @@ def as_samples(samples: ArrayLike, channels: int) -> Samples:
 class Resampler:
     """Turns sound of any rate and channels into mono of ``rate_out``, in blocks of 20 ms counted from the first sample.
 
-    Because the blocks are fixed, every split of the input gives the same bits. ``name`` is what errors call the sound.
-    Raises UsageError for a rate or a number of channels that is not heard.
+    Because the blocks are fixed, every split of the input gives the same bits. ``name`` is what errors and the log call
+    the sound, which is empty where the log shall say nothing. Raises UsageError for a rate or a number of channels that
+    is not heard.
     """
 
     def __init__(self, rate_in: int, channels: int, name: str = "input", *, rate_out: int) -> None:
@@ -75,13 +78,15 @@ class Resampler:
             )
         self._rate, self._rate_out, self._name = rate_in, rate_out, name
         self._block = np.zeros((rate_in // 50, channels), np.float32)
+        self._downmix = Downmix(channels, name)
         self._soxr = _soxr() if rate_in != rate_out else None
         self._reset()
 
     def push(self, samples: Samples) -> Samples:
         """Return the mono samples, (n,) float32, that new ``samples``, (n, channels) or mono (n,), complete.
 
-        Raises AudioError at a NaN or an infinity, naming its position since the first sample.
+        Raises AudioError at a NaN, an infinity or what is far beyond full scale, naming its position since the first
+        sample.
         """
         samples = self.check(samples)
         self._pushed += len(samples)
@@ -103,7 +108,7 @@ class Resampler:
             samples = samples[:, None]
         if samples.ndim != 2 or samples.shape[1] != channels:
             raise UsageError(f"{self._name}: shape {samples.shape}, (n, {channels}) was announced; push that")
-        check_finite(samples, self._name, self._pushed)
+        check_sound(samples, self._name, self._pushed, _SCALE)
         return samples
 
     def finish(self) -> Samples:
@@ -114,11 +119,12 @@ class Resampler:
 
     def _reset(self) -> None:
         self._pushed = self._filled = 0
+        self._downmix.reset()
         if self._soxr is not None:
             self._stream = self._soxr.ResampleStream(self._rate, self._rate_out, 1, dtype="float32", quality="HQ")
 
     def _convert(self, *, last: bool) -> Samples:
-        mono = to_mono(self._block[: self._filled])
+        mono = self._downmix.mix(self._block[: self._filled])
         self._filled = 0
         if self._soxr is None:
             return mono.copy()

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from edgekit.errors import AudioError, DeviceError, MissingPackageError, UsageError
 from edgekit.runtime.audio.files import blocks, read_audio, read_mono
 from edgekit.runtime.audio.microphone import Microphone
-from edgekit.runtime.hear.resampler import Resampler, to_mono
+from edgekit.runtime.hear.downmix import to_mono
+from edgekit.runtime.hear.resampler import Resampler
 from tests.runtime.audio.portaudio import FakePortAudio
 
 Samples = NDArray[np.float32]

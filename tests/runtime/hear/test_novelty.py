@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from edgekit.bundle import GateSettings
 from edgekit.runtime.hear.gate import Closed, Gate, Opened, Output
 from edgekit.runtime.hear.novelty import Novelty
+from edgekit.runtime.hear.resampler import LOUDEST
 
 RATE = 16_000
 SETTINGS = GateSettings(kind="sound", start=9.0, stop=5.0, min_silence_ms=320)
@@ -97,6 +98,14 @@ def test_a_second_sound_over_a_hum_is_news_again() -> None:
     opened = [output.at_sample for output in listen(sound) if isinstance(output, Opened)]
     assert len(opened) == 2
     assert 14.5 * RATE < opened[1] < 15 * RATE
+
+
+def test_after_the_loudest_burst_that_a_stream_takes_it_hears_again_within_seconds() -> None:
+    sound = noise(10, 1e-3)
+    sound[2 * RATE : 3 * RATE] = noise(1, LOUDEST).clip(-LOUDEST, LOUDEST)
+    sound[6 * RATE : 7 * RATE] += tone(1, 0.02, 1000)
+    opened = [output.at_sample for output in listen(sound) if isinstance(output, Opened)]
+    assert 5.5 * RATE < opened[-1] < 6 * RATE
 
 
 def test_a_clip_that_begins_with_its_sound_is_not_missed() -> None:
