@@ -19,8 +19,9 @@ import numpy as np
 from edgekit.bundle import Manifest, hash_file, open_bundle
 from edgekit.bundle.folder import MANIFEST
 from edgekit.errors import UsageError
+from edgekit.limits import available_cores
 from edgekit.profiler.clips import Clip, faint_noise, read_clip
-from edgekit.profiler.device import available_cores, describe_device, describe_software
+from edgekit.profiler.device import describe_device, describe_software
 from edgekit.profiler.fresh import Job, measure_fresh, measure_import
 from edgekit.profiler.pacing import BLOCK_MS, Pacer
 from edgekit.profiler.passes import Latency, Pass, latency_of, run_pass, timeline_of
