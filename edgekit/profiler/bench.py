@@ -37,6 +37,7 @@ from edgekit.profiler.profiles import (
     summarise,
 )
 from edgekit.runtime.answer import driver_of
+from edgekit.runtime.assemble import writes_partials
 from edgekit.runtime.model import Model, load_opened
 from edgekit.runtime.policy import SKIP
 from edgekit.spans import ADAPTER, DECODE, DRAFT, ENCODER, PREFILL
@@ -270,9 +271,8 @@ class Bench:
 
     @property
     def _drafts(self) -> bool:
-        """Whether the bundle writes drafts: not where all of the sound is one chunk."""
-        manifest = self.model.manifest
-        return not driver_of(manifest.protocol).converses and manifest.grid.chunk_frames < manifest.grid.max_frames
+        """Whether the bundle writes drafts."""
+        return writes_partials(self.model.manifest)
 
     @property
     def _rate_hz(self) -> int:
