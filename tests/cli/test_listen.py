@@ -38,7 +38,7 @@ def test_listening_shows_drafts_unless_told_not_to(cli, bundle, wav):
     assert told == {"--partials": True, "--no-partials": False, None: True}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_in_good_order(program, bundle, wav, number):
     path = wav("long.wav", np.random.default_rng(1).uniform(-0.3, 0.3, 16_000 * 60))
     process = program("listen", bundle, "--simulate", path, "--json")
