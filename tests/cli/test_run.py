@@ -34,6 +34,16 @@ def test_json_lines_hold_every_event_and_the_last_text_is_final(cli, bundle, wav
     assert texts[-1]["end_s"] == pytest.approx(0.5)
 
 
+def test_the_end_of_speech_is_told_before_the_text_of_what_was_said(cli, bundle, wav):
+    sound = np.random.default_rng(3).uniform(-0.3, 0.3, 16_000)
+    path = wav(samples=np.concatenate([sound, np.zeros(32_000), sound]))
+    for command in (("run", bundle, path), ("run", bundle, path, "--partials"), ("listen", bundle, "--simulate", path)):
+        _, out, _ = cli(*command, "--json", "--gate", "sound")
+        events = [json.loads(line) for line in out.splitlines()]
+        order = [event["event"] for event in events if event["event"] != "text" or event["final"]]
+        assert order == ["speech_started", "speech_stopped", "text"] * 2
+
+
 def test_partials_come_in_order_while_it_is_spoken_and_leave_the_text_as_it_is(cli, bundle, wav):
     path = wav(samples=np.random.default_rng(3).uniform(-0.3, 0.3, 32_000))
     _, expected, _ = cli("run", bundle, path)
