@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import click
 
 from edgekit.cli.group import Invocation, edgekit
+from edgekit.cli.output import ReaderGoneError, open_output
 from edgekit.errors import EdgeKitError, MissingPackageError
 
 BUG = 70  # EX_SOFTWARE of sysexits.h
@@ -26,18 +27,27 @@ _EXTRAS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 an error of EdgeKit, 2 wrong usage, 70 a bug, 130 ^C.
+    """Run the command line and exit: 0 done, 1 an error of EdgeKit, 2 wrong usage, 70 a bug, 128 + a signal's number.
 
     An error is one line on stderr; ``--debug`` before the command lets the traceback through.
     """
+    with open_output():
+        code = _run(arguments)
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     invocation = Invocation()
     try:
         code = edgekit.main(arguments, prog_name="edgekit", obj=invocation, standalone_mode=False)
+        sys.stdout.flush()  # while it can still be told that this fails
     except (Exception, KeyboardInterrupt) as error:
-        if invocation.debug and not isinstance(error, (click.ClickException, click.Abort, KeyboardInterrupt)):
+        if invocation.debug and not isinstance(
+            error, (click.ClickException, click.Abort, KeyboardInterrupt, ReaderGoneError)
+        ):
             raise
-        code = _report(error)
-    sys.exit(code if isinstance(code, int) else 0)
+        return _report(error)
+    return code if isinstance(code, int) else 0
 
 
 def _report(error: BaseException) -> int:
@@ -46,6 +56,8 @@ def _report(error: BaseException) -> int:
         error = error.__cause__
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         return INTERRUPTED
+    if isinstance(error, ReaderGoneError):
+        return error.exit_code
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return error.exit_code

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.options import loading, stream_options, stream_settings
-from edgekit.errors import BundleFileError
+from edgekit.errors import BundleFileError, UsageError
 
 if TYPE_CHECKING:
     from edgekit.runtime.daemon import Source
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    epilog="\b\nExit codes: 0 stopped by a signal, or the simulated file is over; 1 no bundle, no microphone;\n"
-    "            2 wrong usage; 70 a bug; 130 a second ^C.\nExample:    edgekit listen"
+    epilog="\b\nExit codes: 0 stopped by a signal, or the simulated file is over; 1 no bundle, no microphone,\n"
+    "            nowhere to write; 2 wrong usage; 70 a bug; 130 a second ^C.\nExample:    edgekit listen"
 )
 @click.argument("bundle", required=False, metavar="[BUNDLE]", type=click.Path(path_type=Path))
 @click.option("--device", metavar="NAME|NUMBER", help="The microphone; the system's default if absent.")
@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--partials/--no-partials",
-    default=True,
-    show_default=True,
-    help="Write partial text while it is spoken, revised as more is heard.",
+    default=None,
+    help="Write partial text while it is spoken, revised as more is heard; by default where the bundle can.",
 )
 @click.option(
     "--speak",
@@ -44,6 +43,7 @@ def listen(
     bundle: Path | None,
     device: str | None,
     simulate: Path | None,
+    partials: bool | None,
     speak: bool,
     threads: int | None,
     as_json: bool,
@@ -51,28 +51,32 @@ def listen(
 ) -> None:
     """Print what a bundle hears from the microphone.
 
-    Without BUNDLE: the one that EDGEKIT_BUNDLE names, else the newest under ./bundles. ^C or SIGTERM ends it in good
-    order: what was recorded is finished, and an account of every sample goes to stderr.
+    Without BUNDLE: the one that EDGEKIT_BUNDLE names, else the newest under ./bundles. ^C, SIGTERM or SIGHUP ends
+    it in good order: what was recorded is finished, and an account of every sample goes to stderr.
     """
     import edgekit
     from edgekit.bundle import open_bundle
     from edgekit.cli.notices import show_notices
     from edgekit.cli.printer import Printer, marks, warn
     from edgekit.cli.speech import speaker
+    from edgekit.runtime.assemble import writes_partials
     from edgekit.runtime.audio.files import shown
     from edgekit.runtime.audio.playback import TurnTaking
     from edgekit.runtime.daemon import Daemon, stopped_by_signals
 
+    if device is not None and simulate is not None:
+        raise UsageError(f"--device {device}: --simulate plays {simulate} in place of a microphone; leave one out")
     chosen = bundle or default_bundle()
     front_end = open_bundle(chosen, check_hashes=False).manifest.front_end  # loading it checks them
     source = _source(device, simulate, front_end.sample_rate_hz)
     model = edgekit.load(chosen, threads=threads, speak=speak, **loading(options))
     warn(model)
     printer = Printer(as_json=as_json, marks=marks(model))
-    with show_notices(), speaker(model.manifest, speak=speak) as playback:
+    with speaker(model.manifest, speak=speak) as playback:
         stream = model.stream(
-            sample_rate_hz=source.sample_rate_hz, channels=source.channels, speak=speak, **stream_settings(options)
-        )
+            sample_rate_hz=source.sample_rate_hz, channels=source.channels, speak=speak,
+            partials=writes_partials(model.manifest) if partials is None else partials, **stream_settings(options),
+        )  # fmt: skip
         turns = TurnTaking(playback, stream.interrupt) if playback else None
 
         def show(event: "Event") -> None:
@@ -92,7 +96,7 @@ def listen(
         heard = shown(simulate) if simulate else "the microphone"
         click.echo(f"edgekit: {chosen} listens to {heard}; ^C ends it", err=True)
         try:
-            with stopped_by_signals(daemon):
+            with stopped_by_signals(daemon), show_notices(printer.clear):
                 daemon.run()
                 if playback and not daemon.stopping:
                     playback.drain(lambda: daemon.stopping)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 def terminal() -> bool:
     """Return whether stderr is a terminal that can rewrite a line."""
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 @contextmanager

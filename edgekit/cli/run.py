@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.options import bundle_argument, loading, stream_options, stream_settings
+from edgekit.cli.stopping import SIGNALLED, Stopping
 from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ _BLOCK_S = 1.0
 @click.option(
     "--partials/--no-partials",
     default=None,
-    help="Write partial text while it is spoken, revised as more is heard; by default with --realtime.",
+    help="Write partial text while it is spoken, revised as more is heard; by default with --realtime, "
+    "where the bundle can.",
 )
 @click.option(
     "--floor",
@@ -52,13 +54,16 @@ def run(
     One line of text for each utterance, when it ends; a terminal shows it word by word before. FILE is WAV, FLAC, OGG
     or MP3 of any rate and length, a pipe, or - for standard input; with the extra `media` also M4A, AMR, WMA and the
     sound of videos. A file that cannot be read to its end is reported, the others are still run, and the exit code is
-    1. --speak takes one FILE to hear; what cannot be finished is not written.
+    1. --speak takes one FILE to hear; what cannot be finished is not written. ^C, SIGTERM or SIGHUP ends it after the
+    text of what was heard until then.
     """
     import edgekit
     from edgekit.cli.notices import show_notices
     from edgekit.cli.printer import Printer, marks, warn
     from edgekit.cli.speech import speech_file
+    from edgekit.runtime.assemble import writes_partials
     from edgekit.runtime.audio.files import shown
+    from edgekit.runtime.daemon import stopped_by_signals
 
     if speak and len(files) > 1:
         raise UsageError(f"--speak: {speak} for {len(files)} files, it holds the answers to one; run them one by one")
@@ -66,15 +71,24 @@ def run(
         raise UsageError(f"--speak: {speak} is the recording itself; write the answers to another file")
     model = edgekit.load(bundle, threads=threads, speak=speak is not None, **loading(options))
     settings = stream_settings(options)
-    settings |= {"partials": realtime if partials is None else partials, "speak": speak is not None}
+    partials = realtime and writes_partials(model.manifest) if partials is None else partials
+    settings |= {"partials": partials, "speak": speak is not None}
     live = realtime or settings["partials"]
     settings.setdefault("floor", "running" if live else model.manifest.front_end.floor)
     warn(model)
-    failed = 0
-    with show_notices(), speech_file(speak, model.manifest) as speech:
-        for file in files:
+    failed, stopping = 0, Stopping()
+    with stopped_by_signals(stopping) as signal, show_notices(), speech_file(speak, model.manifest) as speech:
+        for number, file in enumerate(files, 1):
             printer = Printer(shown(file) if len(files) > 1 else "", as_json=as_json, marks=marks(model))
-            failed += not _run_file(model, file, _chunks(file, realtime), printer, speech, settings)
+            failed += not _run_file(model, file, _chunks(file, realtime), printer, speech, settings, stopping)
+            if stopping.stopped:
+                if rest := files[number:]:
+                    click.echo(
+                        f"edgekit: not run: {len(rest)} of {len(files)} files, from {shown(rest[0])} on", err=True
+                    )
+                if speech:
+                    click.echo(f"edgekit: {speak}: not written, its answers are not whole", err=True)
+                raise click.exceptions.Exit(SIGNALLED + signal.number)
         if speech and not speech.samples and not failed:
             click.echo(f"edgekit: nothing was spoken; {speak} holds no sound", err=True)
         if failed:
@@ -88,6 +102,7 @@ def _run_file(
     printer: "Printer",
     speech: "SpeechFile | None",
     settings: dict[str, Any],
+    stopping: Stopping,
 ) -> bool:
     """Show what the model hears in one file; return False, having said why, if it cannot be read to its end."""
     from edgekit.errors import AudioError
@@ -102,24 +117,35 @@ def _run_file(
                 speech.audio(event)
             printer.event(event)
 
-    stream = None
+    stream, heard_s = None, 0.0
     try:
-        for chunk, lag_ms in chunks:
+        for chunk, lag_ms in stopping.until(chunks):
             if stream is None:
                 rate, channels = chunk.sample_rate_hz, chunk.samples.shape[1]
                 options = StreamOptions(sample_rate_hz=rate, channels=channels, **settings)
                 stream = Stream(model, options, source=shown(file))
+            heard_s += len(chunk.samples) / chunk.sample_rate_hz
             show(stream.push(chunk.samples, lag_ms=lag_ms))
-        assert stream is not None, "a file without samples is an AudioError"
-        show(stream.finish())
+        if stream is not None:
+            show(stream.finish())
+        assert stream is not None or stopping.stopped, "a file without samples is an AudioError"
     except AudioError as error:
         if stream is not None:  # what was said before the file ended is heard to its end
             show(stream.finish())
         printer.clear()
         click.echo(f"edgekit: {error}", err=True)
         return False
+    except KeyboardInterrupt:
+        printer.clear()
+        click.echo(
+            f"edgekit: {shown(file)}: ended within {heard_s:.1f} s, what was heard since its last text is lost",
+            err=True,
+        )
+        raise
     finally:
         printer.clear()
+    if stopping.stopped:
+        click.echo(f"edgekit: {shown(file)}: stopped after {heard_s:.1f} s, its text is of these", err=True)
     return True
 
 

@@ -19,8 +19,9 @@ import numpy as np
 from edgekit.bundle import Manifest, hash_file, open_bundle
 from edgekit.bundle.folder import MANIFEST
 from edgekit.errors import UsageError
+from edgekit.limits import available_cores
 from edgekit.profiler.clips import Clip, faint_noise, read_clip
-from edgekit.profiler.device import available_cores, describe_device, describe_software
+from edgekit.profiler.device import describe_device, describe_software
 from edgekit.profiler.fresh import Job, measure_fresh, measure_import
 from edgekit.profiler.pacing import BLOCK_MS, Pacer
 from edgekit.profiler.passes import Latency, Pass, latency_of, run_pass, timeline_of
@@ -36,6 +37,7 @@ from edgekit.profiler.profiles import (
     summarise,
 )
 from edgekit.runtime.answer import driver_of
+from edgekit.runtime.assemble import writes_partials
 from edgekit.runtime.model import Model, load_opened
 from edgekit.runtime.policy import SKIP
 from edgekit.spans import ADAPTER, DECODE, DRAFT, ENCODER, PREFILL
@@ -269,9 +271,8 @@ class Bench:
 
     @property
     def _drafts(self) -> bool:
-        """Whether the bundle writes drafts: not where all of the sound is one chunk."""
-        manifest = self.model.manifest
-        return not driver_of(manifest.protocol).converses and manifest.grid.chunk_frames < manifest.grid.max_frames
+        """Whether the bundle writes drafts."""
+        return writes_partials(self.model.manifest)
 
     @property
     def _rate_hz(self) -> int:

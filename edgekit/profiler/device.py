@@ -4,19 +4,18 @@ Every fact that cannot be read is "unknown"; nothing is guessed and no program i
 """
 
 import hashlib
-import os
 import platform
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import edgekit
+from edgekit.limits import ROOT, available_cores, read_text
 from edgekit.profiler.profiles import Device, Software
 from edgekit.runtime.memory import total_mib
 from edgekit.versions import installed
 
 UNKNOWN = "unknown"
-_ROOT = Path("/")
 _RUNTIME = Path(edgekit.__file__).parent / "runtime"
 _CPUINFO_MODEL = re.compile(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", re.MULTILINE)
 _CPUINFO_FLAGS = re.compile(r"^(?:flags|Features)\s*:\s*(.+)$", re.MULTILINE)
@@ -27,16 +26,16 @@ _FAMILIES = (("amx", ("amx_int8",)), ("avx512", ("avx512f",)), ("avx2", ("avx2",
 _ARM_FAMILIES = (("sve", ("sve",)), ("i8mm", ("i8mm",)), ("dotprod", ("asimddp",)), ("neon", ("asimd",)))
 
 
-def describe_device(root: Path = _ROOT, machine: str | None = None, cores: int | None = None) -> Device:
+def describe_device(root: Path = ROOT, machine: str | None = None, cores: int | None = None) -> Device:
     """Return the Device. ``root``, ``machine`` and ``cores`` are this machine's unless a test says otherwise."""
     machine = platform.machine() if machine is None else machine
-    cores = available_cores() if cores is None else cores
-    info = _read(root / "proc/cpuinfo")
+    cores = available_cores(root) if cores is None else cores
+    info = read_text(root / "proc/cpuinfo")
     flags = set(found.group(1).split()) if (found := _CPUINFO_FLAGS.search(info)) else set()
     arm = machine.startswith(("aarch64", "arm"))
     architecture = "arm" if arm else "x86" if machine in ("x86_64", "AMD64", "i686") else machine or UNKNOWN
     instructions = tuple(name for name in (_ARM if arm else _X86) if name in flags)
-    board = _read(root / "proc/device-tree/model").strip("\0\n ")
+    board = read_text(root / "proc/device-tree/model").strip("\0\n ")
     model = _CPUINFO_MODEL.search(info)
     return Device(
         slug=_slug(board, architecture, cores, instructions),
@@ -77,11 +76,6 @@ def software_digest(software: Software | None = None, runtime: Path = _RUNTIME) 
     return digest.hexdigest()
 
 
-def available_cores() -> int:
-    """Return the cores this process may use, which a container or taskset may have limited."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _slug(board: str, architecture: str, cores: int, instructions: tuple[str, ...]) -> str:
     if board:
         return re.sub(r"[^a-z0-9]+", "-", board.lower()).strip("-")
@@ -91,27 +85,19 @@ def _slug(board: str, architecture: str, cores: int, instructions: tuple[str, ..
 
 
 def _os_name(root: Path) -> str:
-    found = re.search(r'^PRETTY_NAME="?([^"\n]+)', _read(root / "etc/os-release"), re.MULTILINE)
+    found = re.search(r'^PRETTY_NAME="?([^"\n]+)', read_text(root / "etc/os-release"), re.MULTILINE)
     return found.group(1) if found else platform.system() or UNKNOWN
 
 
 def _power_mode(root: Path) -> str:
     """Return a Jetson's power mode if it has one, else the first core's frequency governor."""
-    mode = _read(root / "var/lib/nvpmodel/status").strip()
-    return mode or _read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or UNKNOWN
+    mode = read_text(root / "var/lib/nvpmodel/status").strip()
+    return mode or read_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or UNKNOWN
 
 
 def _environment(root: Path, flags: set[str]) -> str:
     where = ["virtual machine"] if "hypervisor" in flags else []
     inside = (root / ".dockerenv").exists() or (root / "run/.containerenv").exists()
-    if inside or re.search(r"docker|containerd|kubepods|lxc", _read(root / "proc/1/cgroup")):
+    if inside or re.search(r"docker|containerd|kubepods|lxc", read_text(root / "proc/1/cgroup")):
         where.append("container")
     return ", ".join(where) or "no sign of a virtual machine or container"
-
-
-def _read(path: Path) -> str:
-    """Return a system file's text, or "" where the machine does not have it or does not let us read it."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

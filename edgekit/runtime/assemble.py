@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from edgekit.bundle import ComputeLevel, Floor, GateSettings, Sampling, TokenProtocol
+from edgekit.bundle import ComputeLevel, Floor, GateSettings, Manifest, Sampling, TokenProtocol
 from edgekit.errors import UsageError
 from edgekit.runtime.answer import driver_of
 from edgekit.runtime.answer.answerer import Answerer, Setting
@@ -38,6 +38,8 @@ class Parts:
 def assemble(loaded: Loaded, options: StreamOptions, trace: Trace) -> Parts:
     """Return the parts of a stream. Raises UsageError for an option that the bundle does not offer."""
     manifest = loaded.manifest
+    if options.partials and not writes_partials(manifest):
+        raise UsageError(f"partials: {manifest.name} writes nothing before an utterance is over; leave them out")
     settings = gate_settings(manifest.gate, options, manifest.protocol)
     speaker = make_speaker(loaded, options, trace)
     return Parts(
@@ -46,6 +48,12 @@ def assemble(loaded: Loaded, options: StreamOptions, trace: Trace) -> Parts:
         answerer=make_answerer(loaded, options, trace, speaker),
         speaker=speaker,
     )
+
+
+def writes_partials(manifest: Manifest) -> bool:
+    """Return whether a bundle has text to show while the user talks: it writes down speech, and hears it in chunks."""
+    chunks = manifest.grid.chunk_frames < manifest.grid.max_frames
+    return chunks and not driver_of(manifest.protocol).converses
 
 
 def make_listener(loaded: Loaded, trace: Trace, floor: Floor = "running") -> Listener:

@@ -8,6 +8,7 @@ Policy can choose a cheaper level; beyond a limit no more is taken, and the Ring
 is printed, nor of bundles.
 """
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -25,7 +26,8 @@ from edgekit.runtime.stream import Stream
 PUSH_S = 0.1  # at most this much sound in one push: the next one sees a fresh lag
 WAIT_S = 1.0  # a stop signal is noticed at the next sample, or after this if the device has gone silent
 MOST_WAITING_S = 20.0  # of sound that counts: the source's ring holds what comes beside, and drops what is too old
-DEAF_S = 10.0  # no sample for so long is a failure: better to restart than to listen to nothing
+DEAF_S = 10.0  # no sample for so long is a failure, and nothing but zeros for so long is worth a word
+_log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -100,29 +102,33 @@ class Daemon:
         assert (options.sample_rate_hz, options.channels) == (source.sample_rate_hz, source.channels)
         self._source, self._stream, self._show, self._talked = source, stream, show, talked
         self._stopping = False
-        self._pushed = self._dropped = self._refused = 0
+        self._read = self._pushed = 0  # samples per channel, taken from the source and by the stream
+        self._dropped = self._zeros = 0
+        self._counting = threading.Lock()  # held while samples are on the way from one to the other
         self._taken, self._worked = threading.Event(), threading.Event()  # what wakes either thread
         self._ended = self._broken = False  # nothing more is taken; nobody works
         self._failure: BaseException | None = None
 
     @property
     def tally(self) -> Tally:
-        """The account so far; it balances once ``run`` has ended."""
+        """The account so far; it balances once ``run`` has ended, however it did."""
         source, stream = self._source, self._stream
-        received, gated, abandoned = stream.samples_received, stream.samples_gated, stream.samples_abandoned
-        if source.sample_rate_hz != stream.sample_rate_hz and received:
-            # The Gate counts after resampling: its share of the samples is exact, their number is not.
-            gated = round(self._pushed * gated / received)
-            abandoned = round(self._pushed * abandoned / received)
-            received = self._pushed
-        return Tally(
-            captured=source.ring.written_samples // source.channels,
-            processed=received - gated - abandoned,
-            gated=gated,
-            dropped=source.dropped_samples + self._refused + abandoned,
-            overflows=source.overflows,
-            sample_rate_hz=source.sample_rate_hz,
-        )
+        with self._counting:
+            captured = source.ring.written_samples // source.channels  # first: a source that goes on drops more
+            dropped = source.dropped_samples
+            left = captured - dropped - self._read if self._broken else 0  # in the ring, where nobody takes any more
+            # The Stream counts after resampling: its shares of the samples are exact, their number is not.
+            share = self._pushed / max(1, stream.samples_received)
+            gated = round(stream.samples_gated * share)
+            abandoned = min(round(stream.samples_abandoned * share), self._pushed - gated)
+            return Tally(
+                captured=captured,
+                processed=self._pushed - gated - abandoned,
+                gated=gated,
+                dropped=dropped + left + self._read - self._pushed + abandoned,
+                overflows=source.overflows,
+                sample_rate_hz=source.sample_rate_hz,
+            )
 
     @property
     def stopping(self) -> bool:
@@ -137,7 +143,8 @@ class Daemon:
     def run(self) -> None:
         """Listen until ``stop`` or the end of the source, then finish what was recorded.
 
-        Raises DeviceError when the source fails; what it recorded until then has been shown.
+        Raises DeviceError when the source fails; what it recorded until then has been shown. Raises what ``show``
+        raises, at once; what was not heard until then is dropped.
         """
         taker = threading.Thread(target=self._take, name="edgekit-taker", daemon=True)
         taker.start()
@@ -146,6 +153,7 @@ class Daemon:
         finally:
             self._broken = True  # for a taker that waits for work to be done
             self._worked.set()
+            self._stream.close()  # what still waits there was not heard and never will be
             taker.join()
         if self._failure is not None:
             raise self._failure
@@ -205,38 +213,80 @@ class Daemon:
         while self._stream.waiting_s > MOST_WAITING_S and not self._broken:
             self._worked.wait(WAIT_S)
             self._worked.clear()
-        dropped = source.dropped_samples
-        samples = source.read(round(PUSH_S * source.sample_rate_hz))
-        waiting = source.ring.available_samples // source.channels
-        lost, self._dropped = dropped - self._dropped, dropped
-        lag_ms = waiting * 1000 / source.sample_rate_hz
-        self._refused += len(samples)  # until the stream has them: an error in `push` leaves it as before
-        if self._broken:
-            return
-        self._stream.push(samples, lag_ms=lag_ms, dropped_samples=lost)
-        self._refused -= len(samples)
-        self._pushed += len(samples)
+        with self._counting:
+            dropped = source.dropped_samples
+            samples = source.read(round(PUSH_S * source.sample_rate_hz))
+            self._read += len(samples)
+            waiting = source.ring.available_samples // source.channels
+            lost, self._dropped = dropped - self._dropped, dropped
+            if self._broken:
+                return
+            self._look_for_zeros(samples)
+            lag_ms = waiting * 1000 / source.sample_rate_hz
+            self._stream.push(samples, lag_ms=lag_ms, dropped_samples=lost)  # an error in it leaves it as before
+            self._pushed += len(samples)
         if self._talked is not None and self._stream.talking:
             self._talked()  # before who works wakes, and begins the next turn
         self._taken.set()
 
+    def _look_for_zeros(self, samples: Samples) -> None:
+        """Say once that nothing but zeros comes, until something else does: what a microphone hears is never exact."""
+        if samples.any():
+            self._zeros = 0
+            return
+        limit = round(DEAF_S * self._source.sample_rate_hz)
+        before, self._zeros = self._zeros, self._zeros + len(samples)
+        if before < limit <= self._zeros:
+            _log.warning(
+                "microphone: only zeros for %.0f s: is it muted, or is another one meant (--device)? it goes on", DEAF_S
+            )
+
+
+class Stoppable(Protocol):
+    """What a signal stops; a Daemon is one."""
+
+    def stop(self) -> None:
+        """End soon, in good order. Called from a signal handler."""
+        ...
+
+
+@dataclass(slots=True)
+class Received:
+    """The first signal that came; 0 while none did."""
+
+    number: int = 0
+
 
 @contextmanager
-def stopped_by_signals(daemon: Daemon) -> Iterator[None]:
-    """Let SIGINT and SIGTERM stop the daemon in good order; a second one ends the program at once."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def stopped_by_signals(work: Stoppable) -> Iterator[Received]:
+    """Let SIGINT, SIGTERM and SIGHUP stop the work in good order; a second one of the first two ends the program.
+
+    A terminal that is closed sends SIGHUP more than once, and a program that is to survive it (``nohup``) ignores it
+    from the start. Off the main thread, where no signal arrives, nothing is changed.
+    """
+    received = Received()
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, hangup) if number}
+    if hangup and before[hangup] is signal.SIG_IGN:
+        del before[hangup]
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        restore()
-        daemon.stop()
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if number != hangup:
+            for other in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(other, before[other])
+        received.number = received.number or number
+        work.stop()
 
     for number in before:
         signal.signal(number, stop)
     try:
-        yield
+        yield received
     finally:
         restore()

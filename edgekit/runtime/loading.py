@@ -1,6 +1,6 @@
 """Loaded: an opened bundle whose engines are loaded, checked as a whole. Holds no conversation state.
 
-Knows which components a bundle needs and how many cores this process may use; which backend runs them is theirs.
+Knows which components a bundle needs; which backend runs them is theirs.
 """
 
 import os
@@ -10,6 +10,7 @@ from typing import TypeGuard
 
 from edgekit.bundle import Bundle, Manifest
 from edgekit.errors import BundleFormatError, UsageError
+from edgekit.limits import available_cores
 from edgekit.reprs import line
 from edgekit.runtime.answer.embedding import TokenTable
 from edgekit.runtime.answer.text import Tokenizer, load_tokenizer
@@ -87,7 +88,7 @@ def load_bundle(
             raise UsageError(f"speak: {name} writes and does not speak; leave it out or choose another bundle")
         names += kind_of(bundle.manifest.speech).components
     settings = LoadSettings(
-        threads or _cores(), context_tokens or limit, backend, allow_fallback, Path(plans) if plans else None
+        threads or available_cores(), context_tokens or limit, backend, allow_fallback, Path(plans) if plans else None
     )
     engines = load_engines(bundle, names, settings)
     loaded = Loaded(
@@ -96,11 +97,6 @@ def load_bundle(
     )  # fmt: skip
     _check(loaded)
     return loaded
-
-
-def _cores() -> int:
-    """Return the cores this process may use, which a container or taskset may have limited."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check(loaded: Loaded) -> None:

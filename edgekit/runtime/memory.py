@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, get_args
 
 import msgspec
@@ -19,6 +19,7 @@ import numpy as np
 from edgekit.bundle import Bundle, Component, Manifest
 from edgekit.bundle.manifest import Precision, Struct
 from edgekit.errors import BackendError, ProfileError
+from edgekit.limits import ROOT, control_groups, read_text
 from edgekit.resources import resource
 
 FILE = "runtimes/memory.toml"
@@ -26,15 +27,13 @@ SCHEMA_VERSION = 1
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 _Factor = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
-ROOT = Path("/")
 MIB = 1 << 20
 _FIELD = re.compile(r"^(\w+):\s+(\d+) kB$", re.MULTILINE)
-# Version 2 and version 1 of control groups: where they lie, limit, use, and what of the use are pages of files.
-_GROUPS = (
-    ("sys/fs/cgroup", "memory.max", "memory.current", ("inactive_file", "active_file")),
-    ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
-     ("total_inactive_file", "total_active_file")),
-)  # fmt: skip
+# Of a control group, by version: its limit, its use, and what of the use are pages of files.
+_GROUPS = {
+    2: ("memory.max", "memory.current", ("inactive_file", "active_file")),
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
+}
 
 
 class Provenance(Struct, frozen=True):
@@ -217,26 +216,15 @@ def _advice(manifest: Manifest, *, caches: bool = False) -> str:
 
 
 def _meminfo(root: Path) -> dict[str, int]:
-    return {key: int(kib) for key, kib in _FIELD.findall(_read(root / "proc/meminfo"))}
+    return {key: int(kib) for key, kib in _FIELD.findall(read_text(root / "proc/meminfo"))}
 
 
 def _groups(root: Path) -> Iterator[tuple[int, int]]:
     """Yield limit and use in bytes of every control group that limits this process; pages of files are no use."""
-    own = {line.split(":", 2)[1]: line.split(":", 2)[2] for line in _read(root / "proc/self/cgroup").splitlines()}
-    for (mount, limit_file, used_file, dropped), controllers in zip(_GROUPS, ("", "memory"), strict=True):
-        path = PurePosixPath(own.get(controllers, "/").lstrip("/"))
-        for folder in dict.fromkeys((path, *path.parents)):
-            here = root / mount / folder
-            limit, used = _read(here / limit_file).strip(), _read(here / used_file).strip()
-            if limit.isdigit():
-                stat = dict(line.split(" ", 1) for line in _read(here / "memory.stat").splitlines() if " " in line)
-                files = sum(int(stat.get(name, "0")) for name in dropped)
-                yield int(limit), (int(used) - files if used.isdigit() else 0)
-
-
-def _read(path: Path) -> str:
-    """Return a system file's text, or "" where the machine does not have it or does not let us read it."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+    for version, folder in control_groups(root, "memory"):
+        limit_file, used_file, dropped = _GROUPS[version]
+        limit, used = read_text(folder / limit_file).strip(), read_text(folder / used_file).strip()
+        if limit.isdigit():
+            stat = dict(line.split(" ", 1) for line in read_text(folder / "memory.stat").splitlines() if " " in line)
+            files = sum(int(stat.get(name, "0")) for name in dropped)
+            yield int(limit), (int(used) - files if used.isdigit() else 0)

@@ -47,7 +47,7 @@ class StreamOptions:
     language: str | None = None  # of a multilingual model, or auto; None: what the bundle fixes, else auto
     task: str | None = None  # cross-attention models, such as transcribe or translate
     times: Times | None = None  # of segments as the model writes them, or of words; models that write down speech only
-    partials: bool = False  # text while the user talks; cross-attention models only
+    partials: bool = False  # text while the user talks; of what writes down speech and hears it in chunks
     floor: Floor | None = None  # of features: below the maximum so far (`running`), or of all of it, known at its end
     # Answering, for models that converse
     system: str | None = None
@@ -79,6 +79,8 @@ class StreamOptions:
         _check_choice("floor", self.floor, get_args(Floor))
         if self.floor == "clip" and self.partials:
             raise UsageError("floor: 'clip' is known at the end of an utterance, partials come before; leave one out")
+        if self.level is not None and self.budget is not None:
+            raise UsageError(f"budget: level '{self.level}' is pinned, none is chosen within it; leave one out")
         if self.turns != "all":
             _check_int("turns", self.turns, 0, None, "correct it, or say 'all'")
         if self.think is not None and not isinstance(self.think, bool):

@@ -30,9 +30,10 @@ import edgekit
 from edgekit.bundle import Bundle, open_bundle
 from edgekit.errors import EdgeKitError, ProfileError
 from edgekit.exporter.export import ExportOptions, export
+from edgekit.limits import available_cores
 from edgekit.profiler.clips import join_speech, read_clip
 from edgekit.profiler.comparison import Comparison, Findings, Ratio, make_comparison, save_comparison
-from edgekit.profiler.device import available_cores, describe_device
+from edgekit.profiler.device import describe_device
 from edgekit.profiler.traffic import token_bytes
 from edgekit.rates import DEFAULT_HZ
 from edgekit.runtime.backends.ort import HOST, OrtEngine, load_component

@@ -27,10 +27,11 @@ import numpy as np
 
 from edgekit.bundle import Bundle, hash_file, open_bundle
 from edgekit.errors import EdgeKitError, ProfileError
+from edgekit.limits import available_cores
 from edgekit.profiler.bench import bundle_facts
 from edgekit.profiler.clips import join_speech, read_clip
 from edgekit.profiler.comparison import Comparison, Findings, Ratio, load_record, make_comparison, save_comparison
-from edgekit.profiler.device import available_cores, describe_device, describe_software, software_digest
+from edgekit.profiler.device import describe_device, describe_software, software_digest
 from edgekit.profiler.footprint import Footprint, measure_footprint, memory_of
 from edgekit.profiler.profiles import BundleFacts
 from edgekit.profiler.traffic import token_bytes, weight_bytes

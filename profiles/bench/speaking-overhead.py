@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle, open_bundle
 from edgekit.exporter.export import ExportOptions, export
+from edgekit.limits import available_cores
 from edgekit.profiler.bench import bundle_facts
 from edgekit.profiler.clips import read_clip
 from edgekit.profiler.comparison import Findings, make_comparison, save_comparison
-from edgekit.profiler.device import available_cores
 from edgekit.rates import DEFAULT_HZ
 from edgekit.runtime.model import Model, load_opened
 from edgekit.runtime.speak.frames import CODE_PREDICTOR, DECODER, TALKER

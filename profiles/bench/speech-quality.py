@@ -29,10 +29,10 @@ from edgekit.exporter.checks.speech_quality import (
     root_mean_square,
     sound_distance_db,
 )
+from edgekit.limits import available_cores
 from edgekit.profiler.bench import bundle_facts
 from edgekit.profiler.clips import read_clip
 from edgekit.profiler.comparison import Findings, Ratio, bootstrap_ratio, make_comparison, save_comparison
-from edgekit.profiler.device import available_cores
 from edgekit.profiler.profiles import BundleFacts
 from edgekit.runtime.audio.speech_file import SpeechFile
 from edgekit.runtime.events import Audio

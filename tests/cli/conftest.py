@@ -74,6 +74,20 @@ def bundle(checkpoint, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def exact_bundle(tmp_path_factory):
+    """Export a checkpoint of random weights with its family's own window, which is one chunk."""
+    folder = tmp_path_factory.mktemp("exact")
+    source = checkpoints.write(folder / "checkpoint", "whisper-dense")
+    done = CliRunner().invoke(
+        edgekit,
+        ["export", str(source), "-o", str(folder / "bundle"), "--recipe", str(RECIPE), "--mode", "exact"],
+        obj=Invocation(),
+    )
+    assert done.exit_code == 0, done.output
+    return folder / "bundle"
+
+
 @pytest.fixture
 def wav(tmp_path):
     """Write a file of samples, by default half a second of noise, and return its path."""

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def test_listening_shows_drafts_unless_told_not_to(cli, bundle, wav):
     assert told == {"--partials": True, "--no-partials": False, None: True}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_in_good_order(program, bundle, wav, number):
     path = wav("long.wav", np.random.default_rng(1).uniform(-0.3, 0.3, 16_000 * 60))
     process = program("listen", bundle, "--simulate", path, "--json")
@@ -95,9 +96,16 @@ class NoMicrophone:
     PortAudioError = PortAudioError
 
     @staticmethod
-    def query_devices(device, kind):
+    def query_devices(device=None, kind=None):
         """Find nothing."""
+        if kind is None:
+            return []
         raise PortAudioError(f"Error querying device {device or -1} for {kind}")
+
+    @staticmethod
+    def query_hostapis():
+        """Return the one system by which devices would be reached."""
+        return [{"name": "ALSA"}]
 
 
 class BusyMicrophone(NoMicrophone):
@@ -143,3 +151,67 @@ def test_without_portaudio_it_says_what_to_install(program, bundle, tmp_path):
         "edgekit: microphone: PortAudio library not found, the PortAudio library is needed; "
         "`apt install libportaudio2`\n"
     )
+
+
+BROKEN = "import sys\nclass PortAudioError(Exception): pass\n"
+
+
+def test_a_portaudio_that_does_not_start_is_one_line_that_says_where_to_look(program, bundle, tmp_path):
+    (tmp_path / "sounddevice.py").write_text(
+        BROKEN + "raise PortAudioError('Error initializing PortAudio: Unanticipated host error', -9999)\n"
+    )
+    out, err = (process := program("listen", bundle)).communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert err == (
+        "edgekit: microphone: PortAudio does not start (Error initializing PortAudio: Unanticipated host error); "
+        "correct ~/.asoundrc if there is one, then `edgekit doctor`\n"
+    )
+
+
+def test_an_error_of_the_module_itself_is_a_bug(program, bundle, tmp_path):
+    (tmp_path / "sounddevice.py").write_text(BROKEN + "raise ZeroDivisionError('x')\n")
+    _, err = (process := program("listen", bundle)).communicate(timeout=60)
+    assert process.returncode == 70
+    assert err.startswith("edgekit: bug: ZeroDivisionError: x; ")
+
+
+SEVERAL = """
+pcm.usb_one { type null hint { show on description "one" } }
+pcm.usb_two { type null hint { show on description "two" } }
+"""
+
+
+@pytest.fixture
+def alsa(program, tmp_path):
+    """Return a function that runs ``listen`` with an ALSA of its own, where there is a real PortAudio on ALSA."""
+
+    def run(asoundrc, *arguments):
+        (tmp_path / ".asoundrc").write_text(asoundrc)
+        process = program("listen", *arguments, env={"HOME": str(tmp_path)})
+        out, err = process.communicate(timeout=60)
+        return process.returncode, out, err
+
+    pytest.importorskip("sounddevice", exc_type=(ImportError, OSError))
+    if not Path("/usr/share/alsa/alsa.conf").exists():
+        pytest.skip("no ALSA here")
+    return run
+
+
+def test_a_real_portaudio_lists_the_microphones_that_match_and_those_there_are(alsa, bundle):
+    listed = r"\d+ \(usb_one, ALSA\), \d+ \(usb_two, ALSA\)"
+    for name, why in (
+        ("usb", rf"microphone 'usb': several match; name one with --device by its number: {listed}"),
+        ("no such", rf"microphone 'no such': none has this name; name one with --device: .*{listed}.*"),
+        ("7777", rf"microphone 7777: none has this number; name one with --device: .*{listed}.*"),
+    ):
+        code, out, err = alsa(SEVERAL, bundle, "--device", name)
+        assert (code, out) == (1, "")
+        assert re.fullmatch(f"edgekit: {why}\n", err), err
+
+
+def test_a_real_portaudio_does_not_start_with_a_broken_configuration(alsa, bundle):
+    code, out, err = alsa('pcm.mic {\n  type plug\n  hint { show on description "Mic" }\n', bundle)
+    assert (code, out) == (1, "")
+    assert err.startswith("edgekit: microphone: PortAudio does not start (")
+    assert err.endswith("; correct ~/.asoundrc if there is one, then `edgekit doctor`\n")
+    assert err.count("\n") == 1

@@ -1,6 +1,7 @@
 """`edgekit run`: text of files, the same as the library's, and every kind of bad file."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -34,6 +35,16 @@ def test_json_lines_hold_every_event_and_the_last_text_is_final(cli, bundle, wav
     assert [text["final"] for text in texts] == [False] * (len(texts) - 1) + [True]
     assert texts[-1]["tokens"]
     assert texts[-1]["end_s"] == pytest.approx(0.5)
+
+
+def test_the_end_of_speech_is_told_before_the_text_of_what_was_said(cli, bundle, wav):
+    sound = np.random.default_rng(3).uniform(-0.3, 0.3, 16_000)
+    path = wav(samples=np.concatenate([sound, np.zeros(32_000), sound]))
+    for command in (("run", bundle, path), ("run", bundle, path, "--partials"), ("listen", bundle, "--simulate", path)):
+        _, out, _ = cli(*command, "--json", "--gate", "sound")
+        events = [json.loads(line) for line in out.splitlines()]
+        order = [event["event"] for event in events if event["event"] != "text" or event["final"]]
+        assert order == ["speech_started", "speech_stopped", "text"] * 2
 
 
 def test_partials_come_in_order_while_it_is_spoken_and_leave_the_text_as_it_is(cli, bundle, wav):
@@ -195,3 +206,45 @@ def test_one_file_of_speech_for_several_recordings_is_refused(cli, bundle, wav, 
     assert (code, out) == (2, "")
     assert err.startswith(f"edgekit: --speak: {tmp_path / 'out.wav'} for 2 files, it holds the answers to one; ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_after_the_text_of_what_was_heard(program, bundle, wav, number):
+    path = wav("long.wav", np.random.default_rng(1).uniform(-0.3, 0.3, 16_000 * 60))
+    process = program("run", bundle, path, path, path, "--realtime", "--json")
+    first = json.loads(process.stdout.readline())
+    assert first["event"] == "speech_started"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    last = json.loads(out.splitlines()[-1])
+    assert (last["event"], last["final"], last["file"]) == ("text", True, str(path))
+    stopped, left = err.splitlines()
+    heard_s = float(stopped.removeprefix(f"edgekit: {path}: stopped after ").removesuffix(" s, its text is of these"))
+    assert heard_s == pytest.approx(last["end_s"], abs=0.06)
+    assert left == f"edgekit: 2 files were not run, from {path} on"
+
+
+def test_an_option_without_effect_is_refused(cli, bundle, wav, tmp_path):
+    path = wav()
+    plans = f"edgekit: plans: {tmp_path}, onnxruntime-cpu runs the bundle as it is; leave them out\n"
+    for command in (
+        ("run", bundle, path),
+        ("listen", bundle, "--simulate", path),
+        ("verify", bundle),
+        ("profile", bundle, path, "-o", tmp_path / "profile.json"),
+    ):
+        assert cli(*command, "--plans", tmp_path) == (2, "", plans)
+    assert cli("listen", bundle, "--device", "usb", "--simulate", path) == (
+        2, "", f"edgekit: --device usb: --simulate plays {path} in place of a microphone; leave one out\n",
+    )  # fmt: skip
+
+
+def test_partials_of_a_bundle_that_hears_all_at_once_are_refused_where_they_are_asked_for(cli, exact_bundle, wav):
+    path = wav()
+    line = "edgekit: partials: tiny writes nothing before an utterance is over; leave them out\n"
+    for command in (("run", exact_bundle, path), ("listen", exact_bundle, "--simulate", path)):
+        assert cli(*command, "--partials") == (2, "", line)
+        code, out, _ = cli(*command, *(["--realtime"] if "run" in command else []))
+        assert code == 0
+        assert out.strip()

@@ -294,12 +294,32 @@ def test_microphone_and_loudspeaker_are_the_defaults_of_portaudio(machine, libra
         assert named(found, name).fix.startswith(fix)
 
 
+def test_a_portaudio_that_does_not_start_is_wrong_and_not_missing(machine, library):
+    library(
+        "sounddevice",
+        """
+        class PortAudioError(Exception): pass
+        raise PortAudioError("Error initializing PortAudio: Unanticipated host error", -9999)
+        """,
+    )
+    (found,) = [finding for finding in _devices(machine({}), ask(SOUND)) if finding.name == "PortAudio"]
+    assert found.state == "wrong"
+    assert found.text == "does not start (Error initializing PortAudio: Unanticipated host error)"
+    assert found.fix.startswith("cat ~/.asoundrc")
+
+
+def test_a_portaudio_that_crashes_is_wrong(machine, library):
+    library("sounddevice", "import os; os.abort()")
+    found = _devices(machine({}), ask(SOUND))
+    assert [(one.state, one.text) for one in found] == [("wrong", "crashed (SIGABRT)")]
+
+
 def test_missing_packages_are_told_with_what_to_type(machine, library):
     library("sounddevice", "raise OSError('PortAudio library not found')")
     library("soxr", "raise ModuleNotFoundError(\"No module named 'soxr'\")")
     library("onnxruntime", "raise ModuleNotFoundError(\"No module named 'onnxruntime'\")")
     found = _sound(machine({}))
-    assert named(found, "PortAudio").fix == "apt install libportaudio2"
+    assert (named(found, "PortAudio").state, named(found, "PortAudio").fix) == ("missing", "apt install libportaudio2")
     assert (named(found, "soxr").state, named(found, "soxr").fix) == ("missing", "pip install soxr")
     (only,) = of("onnxruntime-cpu", machine({}), gpu=False).findings
     assert (only.state, only.fix) == ("missing", "pip install 'edgekit-audio[cpu]'")

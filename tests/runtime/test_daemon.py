@@ -115,6 +115,14 @@ def test_silence_behind_a_closed_gate_is_counted_as_gated(model, rate):
     assert not [event for event in events if isinstance(event, Text)]
 
 
+def test_the_account_of_a_sound_too_short_to_be_resampled_balances(model):
+    source = Played(np.ones(1), rate=192_000)
+    daemon = Daemon(source, model.stream(sample_rate_hz=192_000), ignore)
+    daemon.run()
+    assert daemon.tally.captured == 1
+    assert_balanced(daemon.tally)
+
+
 @pytest.mark.parametrize(("rate", "channels"), [(48_000, 2), (44_100, 1), (16_000, 3)])
 def test_the_account_balances_at_any_rate_and_number_of_channels(model, rate, channels):
     plan = [1, 4, 30, 2, 7]
@@ -215,6 +223,82 @@ def test_a_second_interrupt_ends_the_program_at_once(model):
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_terminal_that_is_closed_ends_it_in_good_order_however_often_it_says_so(model):
+    daemon = Daemon(Script([]), model.stream(), ignore)
+    with stopped_by_signals(daemon) as received:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGHUP)
+        assert daemon.stopping
+        signal.raise_signal(signal.SIGTERM)  # as a session's end sends it behind
+        assert received.number == signal.SIGHUP
+
+
+def test_a_program_that_is_to_survive_its_terminal_does(model):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        daemon = Daemon(Script([]), model.stream(), ignore)
+        with stopped_by_signals(daemon) as received:
+            signal.raise_signal(signal.SIGHUP)
+        assert (received.number, daemon.stopping) == (0, False)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_off_the_main_thread_no_signal_is_touched(model):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run():
+        with stopped_by_signals(Daemon(Script([]), model.stream(), ignore)):
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    found = []
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [before]
+
+
+class Played(Script):
+    """A Source whose sound is given, in blocks of one wait each."""
+
+    def __init__(self, *blocks, rate=16_000):
+        super().__init__([], rate=rate, buffer=1_000_000)
+        self._blocks = list(blocks)
+
+    def wait(self, timeout_s):
+        """Record the next block."""
+        if self._blocks:
+            self.ring.write(self._blocks.pop(0).astype(np.float32))
+        elif not self.ring.available_samples:
+            self.ring.close()
+        return self.ring.available_samples > 0
+
+
+ZEROS, SOUND = np.zeros(1000), np.append(np.zeros(999), 1e-4)
+MUTED = "microphone: only zeros for 10 s: is it muted, or is another one meant (--device)? it goes on"
+
+
+@pytest.mark.parametrize(
+    ("blocks", "times"),
+    [
+        ([ZEROS] * 159, 0),
+        ([ZEROS] * 160, 1),
+        ([ZEROS] * 500, 1),
+        ([*[ZEROS] * 159, SOUND, *[ZEROS] * 159], 0),
+        ([SOUND, *[ZEROS] * 170, SOUND, *[ZEROS] * 161, SOUND], 2),
+        ([1e-30 * np.ones(1000)] * 200, 0),
+    ],
+)
+def test_a_microphone_that_gives_nothing_but_zeros_is_told_of_once_until_something_else_comes(
+    model, caplog, blocks, times
+):
+    daemon, _, _ = listen(model, Played(*blocks), gate="sound")
+    assert [record.getMessage() for record in caplog.records] == [MUTED] * times
+    assert daemon.tally.captured == 1000 * len(blocks)
+    assert_balanced(daemon.tally)
 
 
 class FakeClock:

@@ -1,5 +1,6 @@
 """The daemon's two threads: who talks into an answer, what ends either side, and that both always end."""
 
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -197,6 +198,52 @@ def test_what_is_left_in_the_ring_when_nobody_works_any_more_is_counted_as_dropp
         daemon.run()
     assert_over(daemon, source)
     assert daemon.tally.dropped > 0
+
+
+def test_what_waits_to_be_heard_when_the_consumer_raises_is_counted_as_dropped(load: Callable) -> None:
+    taken = threading.Event()
+
+    def show(_event: Event) -> None:
+        assert taken.wait(WAIT_S)
+        raise OSError(28, "No space left on device")
+
+    def sound() -> Iterator[np.ndarray]:
+        yield from blocks(QUIET, *[LOUD] * 8, QUIET)
+        taken.set()
+
+    source = Scripted(sound())
+    daemon = Daemon(source, stream_of(load(), turns=0), show)
+    with pytest.raises(OSError, match="No space"):
+        daemon.run()
+    assert_over(daemon, source)
+    assert daemon.tally.dropped > 4 * len(LOUD)
+    assert daemon.tally.processed < 4 * len(LOUD)
+
+
+def test_the_account_balances_where_the_end_itself_is_interrupted(load: Callable) -> None:
+    raised, read = threading.Event(), threading.Event()
+
+    def show(_event: Event) -> None:
+        raised.set()
+        raise RuntimeError("no more")
+
+    def talked() -> None:
+        if raised.wait(WAIT_S) and not read.is_set():
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            assert read.wait(WAIT_S)
+
+    source = Scripted(iter([np.concatenate([QUIET, LOUD, LOUD, LOUD, LOUD])]))
+    daemon = Daemon(source, stream_of(conversing(load)), show, talked)
+    with pytest.raises(KeyboardInterrupt):
+        daemon.run()
+    tally = daemon.tally
+    read.set()
+    assert tally.captured == tally.processed + tally.gated + tally.dropped
+    assert tally.dropped > 0
+    for thread in threading.enumerate():
+        if thread.name == "edgekit-taker":
+            thread.join(WAIT_S)
+    assert daemon.tally == tally
 
 
 def test_what_fails_in_a_step_is_raised_and_what_was_not_taken_is_counted_as_dropped(load: Callable) -> None:

@@ -25,6 +25,7 @@ from edgekit.errors import AudioError, UsageError
 from edgekit.runtime.events import Segment, Word
 from edgekit.runtime.model import Model, Transcript
 from edgekit.runtime.options import RecordingFields, StreamFields, StreamOptions
+from edgekit.runtime.policy import Budget
 from tests.runtime.streams import CHUNK, HOP, PIECE, RATE, final_texts, logged, run, sound_of
 
 ROOT = Path(__file__).parents[2]
@@ -396,6 +397,17 @@ def test_an_unknown_floor_and_one_that_partials_cannot_wait_for_are_refused() ->
         StreamOptions(floor="low")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="floor: 'clip' is known at the end of an utterance, partials come before"):
         StreamOptions(floor="clip", partials=True)
+
+
+def test_a_budget_within_which_nothing_is_chosen_is_refused() -> None:
+    assert StreamOptions(budget=Budget(deadline_ms=50.0)).level is None
+    with pytest.raises(UsageError, match="budget: level 'full' is pinned, none is chosen within it; leave one out"):
+        StreamOptions(level="full", budget=Budget(deadline_ms=50.0))
+
+
+def test_partials_of_a_bundle_that_answers_are_refused(load: Callable) -> None:
+    with pytest.raises(UsageError, match="partials: tiny writes nothing before an utterance is over; leave them out"):
+        load("prefix").stream(partials=True)
 
 
 def test_partials_of_a_whole_file_take_the_running_floor(load: Callable, codes: np.ndarray) -> None:

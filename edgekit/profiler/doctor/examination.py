@@ -130,9 +130,12 @@ def _sound_package(module: str) -> Finding:
 
 
 def _devices(root: Path, answer: Answer) -> list[Finding]:
-    if not answer.said:
+    if answer.error:
         text, _, step = answer.error.partition("; ")
-        return [Finding("PortAudio", "missing", text, step.strip("`"))]
+        if answer.said.get("missing"):
+            return [Finding("PortAudio", "missing", text, step.strip("`"))]
+        text = text.removeprefix("microphone: PortAudio ")
+        return [Finding("PortAudio", "wrong", text, "cat ~/.asoundrc /etc/asound.conf, and correct what is there")]
     findings = [Finding("PortAudio", "ok", answer.said["portaudio"].partition(",")[0])]
     pairs: tuple[tuple[str, str, str], ...] = (("microphone", "input", "c"), ("loudspeaker", "output", "p"))
     for name, kind, letter in pairs:

@@ -9,8 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from edgekit.limits import read_text
 from edgekit.recipe import Stack, Target, load_target, target_names
-from edgekit.runtime.backends.examining import APT, Finding, jetson_release, read_text
+from edgekit.runtime.backends.examining import APT, Finding, jetson_release
 from edgekit.versions import begins, numbers, older
 
 _SMI_TIMEOUT_S = 30

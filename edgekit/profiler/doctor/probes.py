@@ -8,13 +8,15 @@ from edgekit.errors import EdgeKitError
 
 
 def sound(_argument: str) -> dict[str, Any]:
-    """Return the names of the default devices, "" where there is none."""
-    from edgekit.runtime.audio.portaudio import load_portaudio
+    """Return the names of the default devices, "" where there is none; ``missing``: whether something is to install."""
+    from edgekit.runtime.audio.portaudio import NotStartedError, load_portaudio
 
     try:
         portaudio = load_portaudio("microphone")
-    except EdgeKitError as error:
+    except NotStartedError as error:
         return {"error": str(error)}
+    except EdgeKitError as error:
+        return {"error": str(error), "missing": True}
     names = {kind: _device_name(portaudio, kind) for kind in ("input", "output")}
     return {"portaudio": portaudio.get_portaudio_version()[1], **names}
 

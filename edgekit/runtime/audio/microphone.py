@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import DeviceError
 from edgekit.rates import DEFAULT_HZ
-from edgekit.runtime.audio.portaudio import is_busy, load_portaudio
+from edgekit.runtime.audio.portaudio import find_device, is_busy, load_portaudio
 from edgekit.runtime.audio.ring import Ring
 
 Samples = NDArray[np.float32]
@@ -88,10 +88,7 @@ class Microphone:
         return self.ring.read(max_samples * self.channels).reshape(-1, self.channels)
 
     def _choose_rate(self, device: int | str | None, rate_hz: int) -> int:
-        try:
-            facts = self._portaudio.query_devices(device, "input")
-        except (ValueError, self._portaudio.PortAudioError) as error:
-            raise DeviceError(f"microphone: none found ({error}); plug one in or name one with --device") from error
+        facts = find_device(self._portaudio, device, "input")
         if facts["max_input_channels"] < self.channels:
             raise DeviceError(
                 f"microphone '{facts['name']}': {facts['max_input_channels']} channels, {self.channels} asked for; "

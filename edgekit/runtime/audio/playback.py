@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import DeviceError
-from edgekit.runtime.audio.portaudio import is_busy, load_portaudio
+from edgekit.runtime.audio.portaudio import find_device, is_busy, load_portaudio
 from edgekit.runtime.audio.ring import Ring
 from edgekit.runtime.events import Audio, AudioEnded, Event
 from edgekit.runtime.hear.resampler import Resampler
@@ -154,10 +154,7 @@ class Playback:
 
     def _choose(self, device: int | str | None, sample_rate_hz: int) -> tuple[int, int]:
         """Return the rate and the number of channels to open the device with, mono at ``sample_rate_hz`` first."""
-        try:
-            facts = self._portaudio.query_devices(device, "output")
-        except (ValueError, self._portaudio.PortAudioError) as error:
-            raise DeviceError(f"speaker: none found ({error}); plug one in, or run without --speak") from error
+        facts = find_device(self._portaudio, device, "output")
         rates = (sample_rate_hz, int(facts["default_samplerate"]))
         choices = [
             (rate, channels) for rate in rates for channels in (1, 2) if channels <= facts["max_output_channels"]

@@ -54,11 +54,13 @@ def twin_of(dialect: str) -> str:
 def load_engines(bundle: Bundle, names: Iterable[str], settings: LoadSettings) -> LoadedEngines:
     """Return the Engine of each named component, all on one backend.
 
-    Raises UsageError for a backend that does not run the bundle's dialect, BackendError or MissingPackageError if the
-    backend is not there, does not take a component, or has not the memory for it. Where ``allow_fallback`` is set these
-    two make one run it that needs no device.
+    Raises UsageError for a backend that does not run the bundle's dialect, and for ``plans`` of one that is no Builder;
+    BackendError or MissingPackageError if the backend is not there, does not take a component, or has not the memory
+    for it. Where ``allow_fallback`` is set these two make one run it that needs no device.
     """
     backend, names = _requested(bundle, settings.backend), tuple(names)
+    if settings.plans is not None and not isinstance(backend, Builder):
+        raise UsageError(f"plans: {settings.plans}, {backend.name} runs the bundle as it is; leave them out")
     try:
         return LoadedEngines(dict(backend.load(bundle, names, settings)), backend.name)
     except (BackendError, MissingPackageError) as error:

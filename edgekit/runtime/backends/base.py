@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from edgekit.bundle import Bundle
+from edgekit.limits import ROOT
 from edgekit.recipe import Target
 from edgekit.runtime.backends.examining import Examined, Machine
 from edgekit.runtime.engine import Engine
-from edgekit.runtime.memory import ROOT, Need
+from edgekit.runtime.memory import Need
 
 Progress = Callable[[str, int, int], None]
 """Called with the component, work done and work in all."""

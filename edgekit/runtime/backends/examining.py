@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from edgekit.limits import read_text
+
 State = Literal["ok", "missing", "wrong"]
 APT = "sudo apt install nvidia-jetpack"
 DRIVER_LIBRARY = "in a container: docker run --gpus all; else install the driver again"
@@ -60,11 +62,3 @@ def jetson_release(root: Path) -> str:
     """Return the release of Jetson Linux, such as 36.4.3, or "" where this is no Jetson."""
     found = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", read_text(root / "etc/nv_tegra_release"))
     return f"{found[1]}.{found[2]}" if found else ""
-
-
-def read_text(path: Path) -> str:
-    """Return a system file's text, or "" where the machine does not have it or does not let us read it."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -77,12 +77,21 @@ class FakePortAudio(ModuleType):
         super().__init__("sounddevice")
         self.present, self.busy, self.rates, self.channels = present, busy, rates, channels
 
-    def query_devices(self, device: object, kind: str) -> dict[str, object]:
-        """Return facts of the one device."""
+    def query_devices(
+        self, device: object = None, kind: str | None = None
+    ) -> dict[str, object] | list[dict[str, object]]:
+        """Return facts of the one device, or of all that there are where none is asked for."""
+        counts = {"max_input_channels": 2, "max_output_channels": max(self.channels)}
+        facts = {"name": "fake", "default_samplerate": 48_000.0, "hostapi": 0} | counts
+        if kind is None:
+            return [facts] if self.present else []
         if not self.present:
             raise PortAudioError(f"Error querying device {device} as {kind}")
-        counts = {"max_input_channels": 2, "max_output_channels": max(self.channels)}
-        return {"name": "fake", "default_samplerate": 48_000.0} | counts
+        return facts
+
+    def query_hostapis(self) -> list[dict[str, object]]:
+        """Return the one system by which devices are reached."""
+        return [{"name": "ALSA"}]
 
     def check_input_settings(self, *, samplerate: int, **others: object) -> None:
         """Fail for a rate that the device lacks."""

@@ -1,5 +1,6 @@
 """A backend as a stranger adds it: one object, registered once; nothing of EdgeKit is changed for it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,6 +192,16 @@ def test_its_plans_are_built_for_a_target_that_names_it(tiny_bundle, tmp_path, c
     assert f"encoder: 0.0 MB, all layers in wax, built in 0.0 s: {tmp_path / 'encoder.wax'}\n" in printed
     assert '"wax": "encoder"' in as_json
     assert (tmp_path / "encoder.wax").read_text() == "enc"
+
+
+def test_who_builds_plans_is_handed_them_and_who_does_not_refuses_them(tiny_bundle, tmp_path):
+    folder = tiny_bundle().folder
+    settings = {"backend": "abacus", "plans": tmp_path}
+    with registered(Waxing()):
+        assert edgekit.load(folder, **settings).backend == "abacus"
+    line = f"plans: {tmp_path}, abacus runs the bundle as it is; leave them out"
+    with registered(Abacus()), pytest.raises(UsageError, match=re.escape(line)):
+        edgekit.load(folder, **settings)
 
 
 def test_one_without_plans_needs_none(tiny_bundle):

@@ -16,6 +16,7 @@ import msgspec
 
 from edgekit.bundle import Bundle, Manifest
 from edgekit.errors import BackendError, UsageError
+from edgekit.limits import ROOT
 from edgekit.recipe import Target
 from edgekit.runtime.backends.base import Progress
 from edgekit.runtime.backends.device import device_capability
@@ -25,7 +26,7 @@ from edgekit.runtime.backends.trt.layers import count_layers, take_layer_census
 from edgekit.runtime.backends.trt.library import Kind, load_library, make_logger, one_line
 from edgekit.runtime.backends.trt.plan_stream import stream_reader, write_plan
 from edgekit.runtime.backends.trt.plans import PORTABLE, PlanDraft, PlanNote, PlanStore, plan_key
-from edgekit.runtime.memory import MIB, ROOT, available_mib, build_peak_mib, check_build
+from edgekit.runtime.memory import MIB, available_mib, build_peak_mib, check_build
 
 
 @dataclass(frozen=True, slots=True)
