@@ -117,13 +117,15 @@ def _run_file(
                 speech.audio(event)
             printer.event(event)
 
+    def opened(chunk: "Block") -> Stream:
+        rate, channels = chunk.sample_rate_hz, chunk.samples.shape[1]
+        options = StreamOptions(sample_rate_hz=rate, channels=channels, **settings)
+        return Stream(model, options, source=shown(file))
+
     stream, heard_s = None, 0.0
     try:
         for chunk, lag_ms in stopping.until(chunks):
-            if stream is None:
-                rate, channels = chunk.sample_rate_hz, chunk.samples.shape[1]
-                options = StreamOptions(sample_rate_hz=rate, channels=channels, **settings)
-                stream = Stream(model, options, source=shown(file))
+            stream = stream or opened(chunk)
             heard_s += len(chunk.samples) / chunk.sample_rate_hz
             show(stream.push(chunk.samples, lag_ms=lag_ms))
         if stream is not None:
@@ -137,10 +139,8 @@ def _run_file(
         return False
     except KeyboardInterrupt:
         printer.clear()
-        click.echo(
-            f"edgekit: {shown(file)}: ended within {heard_s:.1f} s, what was heard since its last text is lost",
-            err=True,
-        )
+        lost = "what was heard since its last text is lost"
+        click.echo(f"edgekit: {shown(file)}: ended within {heard_s:.1f} s, {lost}", err=True)
         raise
     finally:
         printer.clear()

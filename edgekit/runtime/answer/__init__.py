@@ -10,7 +10,7 @@ from typing import Any
 from edgekit.bundle import TokenProtocol
 from edgekit.errors import UsageError
 from edgekit.runtime.answer.answerer import Answerer, Setting
-from edgekit.runtime.answer.cross import CrossAnswerer
+from edgekit.runtime.answer.cross.driver import CrossAnswerer
 from edgekit.runtime.answer.prefix import PrefixAnswerer
 from edgekit.runtime.answer.prompt import Asking
 from edgekit.runtime.answer.speaker import Speaker

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgekit.runtime.answer.cross import CrossCache
+from edgekit.runtime.answer.cross.cache import CrossCache
 
 LAYERS, HEADS, HEAD_DIM = 3, 2, 4
 
