@@ -174,6 +174,8 @@ def make_sounds(args: argparse.Namespace) -> "tuple[list[Recording], dict[str, L
 
     english = args.speech / "en"
     if args.words:
+        if not args.words.is_file():
+            raise SystemExit(f"{args.words}: not there; make speech-data WORDS=FILE makes it")
         listed = read_references(args.words)
     else:
         names = [path.relative_to(english).with_suffix("").as_posix() for path in english.rglob("*.wav")]
