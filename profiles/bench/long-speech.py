@@ -460,6 +460,8 @@ DEFINITIONS = {
 TIME_DEFINITIONS = {
     "checked": "Each segment or word lies in the recordings that its words are of, and one that begins or ends with a "
     "recording begins or ends there; only words that were written as said can be checked.",
+    "words": "Times of words by faster-whisper's word_timestamps, whisper.cpp's token_timestamps cut at words, and "
+    "EdgeKit's segments where they tell them; Moonshine's need a model that its package lacks.",
     "impossible": "Ends before it begins, begins before the one before, or lies outside of the sound.",
 }
 EDGEKIT, FASTER = ("edgekit-audio", "edgekit"), ("faster-whisper", "faster_whisper")
