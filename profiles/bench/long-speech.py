@@ -418,9 +418,9 @@ def open_whisper_cpp(args: argparse.Namespace, weights: str) -> Opened:
         return [(one.text, one.t0 / 100, one.t1 / 100) for one in model.transcribe(str(path), **options)]
 
     def times(path: Path) -> Times:
-        segments = timed(path)
-        words = timed(path, token_timestamps=True, max_len=1, split_on_word=True)  # stays so: words come last
-        return Times(segments, words)
+        # An option stays set: every call names them.
+        segments = timed(path, token_timestamps=False, max_len=0, split_on_word=False)
+        return Times(segments, timed(path, token_timestamps=True, max_len=1, split_on_word=True))
 
     return Opened(lambda path: " ".join(text for text, _, _ in timed(path)), times)
 
