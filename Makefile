@@ -28,7 +28,7 @@ SLICE310 := tests/runtime/audio $(addprefix tests/runtime/answer/test_,cache.py 
 	$(addprefix tests/runtime/hear/test_,features.py gate.py novelty.py) tests/runtime/test_policy.py \
 	$(addprefix tests/runtime/backends/trt/test_,engine.py layers.py plans.py) tests/test_light_imports.py
 
-.PHONY: demo test test-reference test-engines test-arm test-newest test-oldest lint bench bench-words bench-languages bench-real-size bench-gpu bench-memory bench-reference speech-data prompt-data sound-data train-tiny requirements clean FORCE
+.PHONY: demo test test-reference test-engines test-arm test-newest test-oldest lint bench bench-words bench-languages bench-long-speech bench-real-size bench-gpu bench-memory bench-reference speech-data prompt-data sound-data train-tiny requirements clean FORCE
 
 demo: .venv/demo.stamp
 	.venv/bin/edgekit demo
@@ -106,6 +106,11 @@ bench-words: .venv-bench/stamp speech-data sound-data bundles/edgekit-tiny-int8
 # Published checkpoints of ordinary packages, in float32, INT8 and INT4: hours on two cores; a run that was stopped goes on.
 bench-languages: .venv-bench/stamp prompt-data
 	$(BENCH)/published-checkpoints.py
+
+# What is lost of speech without pauses, beside its peers: half an hour on two cores. `make bench-long-speech WORDS=FILE`
+# as for speech-data; without a list what Whisper base hears in single prompts counts as said.
+bench-long-speech: .venv-bench/stamp prompt-data $(if $(WORDS),speech-data)
+	$(BENCH)/long-speech.py --times $(if $(WORDS),--words $(SPEECH)/words.tsv)
 
 # 24 GB of memory, 25 GB of disk, an hour on two cores; systems that are done are left out, one at a time by --only NAME.
 bench-real-size: .venv-bench/stamp

@@ -49,6 +49,29 @@ class WordErrors:
     said: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class WordCounts:
+    """Words said, and what became of them: said = hits + substitutions + deletions; ``insertions`` came besides."""
+
+    said: int
+    substitutions: int
+    deletions: int
+    insertions: int
+
+    def __add__(self, other: "WordCounts") -> "WordCounts":
+        return WordCounts(
+            self.said + other.said,
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+        )
+
+    @property
+    def wrong(self) -> int:
+        """Substitutions, deletions and insertions."""
+        return self.substitutions + self.deletions + self.insertions
+
+
 def words_of(text: str) -> list[str]:
     """Return the words that Whisper's English normaliser leaves of a text; to it, an ellipsis is one too."""
     return str(_normaliser()(text.replace("...", " "))).split()
@@ -59,16 +82,36 @@ def count_errors(references: Sequence[str], heard: Sequence[str]) -> WordErrors:
 
     Raises ProfileError for a reference without a word. Needs jiwer and whisper-normalizer.
     """
+    counts = [count_words(reference, text) for reference, text in zip(references, heard, strict=True)]
+    return WordErrors(tuple(one.wrong for one in counts), tuple(one.said for one in counts))
+
+
+def count_words(reference: str, heard: str) -> WordCounts:
+    """Return the WordCounts of one text; normalised and refused as ``count_errors`` does."""
     import jiwer
 
-    wrong, said = [], []
-    for reference, text in zip(references, heard, strict=True):
-        if not (words := words_of(reference)):
-            raise ProfileError(f"reference '{reference}': no word is left after normalising; leave the clip out")
-        count = jiwer.process_words(" ".join(words), " ".join(words_of(text)))
-        wrong.append(count.substitutions + count.deletions + count.insertions)
-        said.append(count.hits + count.substitutions + count.deletions)
-    return WordErrors(tuple(wrong), tuple(said))
+    if not (words := words_of(reference)):
+        raise ProfileError(f"reference '{reference}': no word is left after normalising; leave the clip out")
+    count = jiwer.process_words(" ".join(words), " ".join(words_of(heard)))
+    return WordCounts(len(words), count.substitutions, count.deletions, count.insertions)
+
+
+def same_words(reference: Sequence[str], heard: Sequence[str]) -> list[tuple[int, int]]:
+    """Return the places (in reference, in heard) of the words that both have, in order; needs jiwer.
+
+    By one of the alignments with the fewest substitutions, deletions and insertions.
+    """
+    import jiwer
+
+    if not reference or not heard:
+        return []
+    chunks = jiwer.process_words(" ".join(reference), " ".join(heard)).alignments[0]
+    return [
+        (chunk.ref_start_idx + step, chunk.hyp_start_idx + step)
+        for chunk in chunks
+        if chunk.type == "equal"
+        for step in range(chunk.ref_end_idx - chunk.ref_start_idx)
+    ]
 
 
 def bootstrap_difference(

@@ -53,6 +53,34 @@ def test_a_peer_that_is_not_installed_is_named_with_the_way_round_it():
     )
 
 
+def test_long_speech_names_a_peer_that_is_not_installed_and_what_remains():
+    if importlib.util.find_spec("pywhispercpp") is not None:
+        pytest.skip("pywhispercpp is installed here")
+    done = run(ROOT / "profiles/bench/long-speech.py", "--only", "whisper.cpp base", "Moonshine tiny")
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        "whisper.cpp base: package pywhispercpp is missing; pip install -r requirements/bench.txt, or --only 'EdgeKit "
+    )
+    assert "'whisper.cpp" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [None, "hello\thello\n"])
+def test_long_speech_without_recordings_names_what_fetches_them(words, tmp_path):
+    options = ["--only", "EdgeKit edgekit-tiny INT8", "--speech", str(tmp_path), "--work", str(tmp_path / "work")]
+    if words:
+        (tmp_path / "words.tsv").write_text(words, encoding="utf-8")
+        options += ["--words", str(tmp_path / "words.tsv")]
+    done = run(ROOT / "profiles/bench/long-speech.py", *options)
+    assert done.returncode == 1
+    assert done.stderr.strip() == (
+        f"{tmp_path / 'en'}: 0 WAV files, of none the words are known; `make prompt-data` fetches the files, "
+        "profiles/data/README.md names the list of words"
+    )
+    assert not (tmp_path / "work").exists()
+    done = run(ROOT / "profiles/bench/long-speech.py", *options, "--words", str(tmp_path / "none.tsv"))
+    assert done.stderr.strip() == f"{tmp_path / 'none.tsv'}: not there; make speech-data WORDS=FILE makes it"
+
+
 def test_a_sample_of_more_recordings_than_have_words_is_refused(tmp_path):
     (tmp_path / "one.wav").touch()
     (tmp_path / "wordless.wav").touch()

@@ -6,10 +6,13 @@ from edgekit.errors import ProfileError
 from edgekit.profiler.words import (
     Heard,
     Reference,
+    WordCounts,
     WordErrors,
     bootstrap_difference,
     count_errors,
+    count_words,
     read_references,
+    same_words,
     words_of,
 )
 
@@ -45,6 +48,18 @@ def test_an_ellipsis_is_no_word():
 def test_a_reference_without_a_word_is_refused():
     with pytest.raises(ProfileError, match=r"no word is left"):
         count_errors(["[beep]"], [""])
+
+
+def test_what_became_of_each_word_is_counted_by_kind():
+    assert count_words("press one now please", "dress 1 please please go") == WordCounts(4, 2, 0, 1)
+    assert count_words("seven eight nine", "nine") == WordCounts(1, 1, 0, 0)  # digits in a row are one number
+    assert count_words("hold the line", "") == WordCounts(3, 0, 3, 0)
+    assert (WordCounts(4, 2, 0, 1) + WordCounts(3, 0, 3, 0)).wrong == 6
+
+
+def test_words_that_both_have_are_paired_in_order():
+    assert same_words(["a", "b", "c", "d", "e"], ["b", "c", "x", "e", "f"]) == [(1, 0), (2, 1), (4, 3)]
+    assert same_words([], ["a"]) == same_words(["a"], []) == []
 
 
 def test_a_difference_is_of_the_rates_and_its_sign_is_ours_minus_theirs():
