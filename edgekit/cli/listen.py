@@ -66,6 +66,8 @@ def listen(
 
     if device is not None and simulate is not None:
         raise UsageError(f"--device {device}: --simulate plays {simulate} in place of a microphone; leave one out")
+    if options["times"] and not as_json:
+        raise UsageError(f"--times {options['times']}: text alone shows no times; add --json")
     chosen = bundle or default_bundle()
     front_end = open_bundle(chosen, check_hashes=False).manifest.front_end  # loading it checks them
     source = _source(device, simulate, front_end.sample_rate_hz)

@@ -152,6 +152,11 @@ def stream_options(command: _Command) -> _Command:
         click.option(
             "--language", metavar="CODE", help="Spoken language, or auto. Default: the checkpoint's, else auto."
         ),
+        click.option(
+            "--times",
+            type=click.Choice(["segments", "words"]),
+            help="When segments or words were said, in --json; of bundles that write it down.",
+        ),
         click.option("--task", metavar="NAME", help="What to do with speech, such as transcribe or translate."),
         click.option("--system", metavar="TEXT", help="System text, for models that take one."),
         click.option("--prompt", metavar="TEXT", help="What to ask about the sound, or a question's name."),

@@ -12,7 +12,7 @@ import click
 
 from edgekit.cli.options import warn_fallback
 from edgekit.cli.progress import terminal
-from edgekit.runtime.events import AudioCut, Event, Forgot, Interrupted, Lag, Text, Thought, to_json
+from edgekit.runtime.events import AudioCut, Event, Forgot, Interrupted, Lag, Text, TextCut, Thought, is_result, to_json
 
 if TYPE_CHECKING:
     from edgekit.bundle import Manifest
@@ -40,14 +40,48 @@ def warn_dummy(bundle: "Manifest | BundleFacts") -> None:
         click.echo(f"edgekit: {bundle.name} holds dummy weights: its text means nothing", err=True)
 
 
+_CUT = {
+    "max_tokens": "text cut at {:.2f} s: an answer has no more tokens",
+    "max_length": "text cut at {:.2f} s: a conversation has no more tokens",
+    "context": "text cut at {:.2f} s: the context is full",
+    "rate": "text cut at {:.2f} s: nobody says so much in that time",
+    "repeats": "text cut at {:.2f} s: it began to repeat itself",
+    "empty": "no text up to {:.2f} s, though speech goes on there",
+    "sound": "answered in parts, at {:.2f} s: the context holds no more of the sound",
+}
+
+
+def _warning(event: Event) -> str | None:
+    """Return what a reader must know of an event that takes words or sound away, None of any other."""
+    match event:
+        case Lag():
+            return f"{event.dropped_samples} samples lost at {event.at_s:.2f} s: too slow to keep up"
+        case TextCut():
+            return _CUT[event.reason].format(event.at_s)
+        case AudioCut():
+            limit = "the longest there can be" if event.reason == "frames" else "its context is full"
+            return f"speech cut short at {event.at_s:.2f} s: {limit}"
+        case Forgot():
+            return f"the oldest {event.turns} turns forgotten at {event.at_s:.2f} s: the context is full"
+        case _:
+            return None
+
+
 class Printer:
     """Shows the events of one stream; ``name``, if not empty, stands before each line.
 
-    ``marks``: what each line of JSON says beside the event.
+    ``marks``: what each line of JSON says beside the event. ``results``: takes final texts in place of stdout.
     """
 
-    def __init__(self, name: str = "", *, as_json: bool = False, marks: Mapping[str, Any] | None = None) -> None:
-        self._name, self._json, self._marks = name, as_json, marks or {}
+    def __init__(
+        self,
+        name: str = "",
+        *,
+        as_json: bool = False,
+        marks: Mapping[str, Any] | None = None,
+        results: list[Event] | None = None,
+    ) -> None:
+        self._name, self._json, self._marks, self._results = name, as_json, marks or {}, results
         self._live = terminal() and not as_json
         self._shown = False
         self._written = 0  # the latest answer whose text is whole
@@ -57,18 +91,17 @@ class Printer:
         if self._json:
             self._print_json(event)
             return
+        if self._results is not None and is_result(event):
+            self._results.append(event)
+        if (warning := _warning(event)) is not None:
+            self.clear()
+            click.echo(f"edgekit: {self._name}: {warning}" if self._name else f"edgekit: {warning}", err=True)
+            return
         match event:
             case Thought():
                 self._think(event)
             case Text():
                 self._write(event)
-            case Lag():
-                self._warn(f"{event.dropped_samples} samples lost at {event.at_s:.2f} s: too slow to keep up")
-            case AudioCut():
-                limit = "the longest there can be" if event.reason == "frames" else "its context is full"
-                self._warn(f"speech cut short at {event.at_s:.2f} s: {limit}")
-            case Forgot():
-                self._warn(f"the oldest {event.turns} turns forgotten at {event.at_s:.2f} s: the context is full")
             case Interrupted():
                 self.clear()
                 if event.text and event.answer != self._written:
@@ -82,15 +115,11 @@ class Printer:
             click.echo(_CLEAR_LINE, nl=False, err=True)
             self._shown = False
 
-    def _warn(self, message: str) -> None:
-        self.clear()
-        click.echo(f"edgekit: {message}", err=True)
-
     def _write(self, text: Text) -> None:
         if text.final:
             self.clear()
             self._written = text.answer
-            if text.text:
+            if text.text and self._results is None:
                 click.echo(f"{self._name}: {text.text}" if self._name else text.text)
         elif self._live:
             self._rewrite(text.text, text.stable)

@@ -1,6 +1,7 @@
 """``edgekit run``."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,12 @@ from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
     from edgekit.cli.printer import Printer
+    from edgekit.cli.transcripts import Transcripts
     from edgekit.runtime.audio.files import Block
     from edgekit.runtime.audio.speech_file import SpeechFile
     from edgekit.runtime.events import Event
     from edgekit.runtime.model import Model
+    from edgekit.runtime.stream import Stream
 
 _BLOCK_S = 1.0
 
@@ -37,6 +40,18 @@ _BLOCK_S = 1.0
     "running with --realtime and --partials.",
 )
 @click.option("--speak", metavar="FILE", type=click.Path(path_type=Path), help="Write the spoken answers as WAV.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["txt", "srt", "vtt", "json"]),
+    help="What to write of each FILE once it is heard: text, subtitles, or all in JSON; else text as it comes.",
+)
+@click.option(
+    "--output-dir",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write a file for each FILE there, of the same name, in place of stdout; text unless --format says other.",
+)
 @stream_options
 def run(
     *,
@@ -47,6 +62,8 @@ def run(
     speak: Path | None,
     threads: int | None,
     as_json: bool,
+    form: str | None,
+    output_dir: Path | None,
     **options: Any,
 ) -> None:
     """Print what a bundle hears in audio files.
@@ -54,33 +71,36 @@ def run(
     One line of text for each utterance, when it ends; a terminal shows it word by word before. FILE is WAV, FLAC, OGG
     or MP3 of any rate and length, a pipe, or - for standard input; with the extra `media` also M4A, AMR, WMA and the
     sound of videos. A file that cannot be read to its end is reported, the others are still run, and the exit code is
-    1. --speak takes one FILE to hear; what cannot be finished is not written. ^C, SIGTERM or SIGHUP ends it after the
-    text of what was heard until then.
+    1. Subtitles follow the words where the bundle knows when they were said, else utterances. --speak takes one FILE to
+    hear; what cannot be finished is not written. ^C, SIGTERM or SIGHUP ends it after the text of what was heard until
+    then.
     """
     import edgekit
     from edgekit.cli.notices import show_notices
-    from edgekit.cli.printer import Printer, marks, warn
+    from edgekit.cli.printer import marks, warn
     from edgekit.cli.speech import speech_file
+    from edgekit.cli.transcripts import TIMED, Transcripts
     from edgekit.runtime.assemble import writes_partials
     from edgekit.runtime.audio.files import shown
     from edgekit.runtime.daemon import stopped_by_signals
 
-    if speak and len(files) > 1:
-        raise UsageError(f"--speak: {speak} for {len(files)} files, it holds the answers to one; run them one by one")
-    if speak and speak.exists() and files and files[0].exists() and speak.samefile(files[0]):
-        raise UsageError(f"--speak: {speak} is the recording itself; write the answers to another file")
+    form = form or ("txt" if output_dir else None)
+    _check(files, speak, form, options["times"], as_json=as_json)
     model = edgekit.load(bundle, threads=threads, speak=speak is not None, **loading(options))
     settings = stream_settings(options)
+    if form in TIMED and model.manifest.protocol.alignment:
+        settings.setdefault("times", "words")
     partials = realtime and writes_partials(model.manifest) if partials is None else partials
     settings |= {"partials": partials, "speak": speak is not None}
     live = realtime or settings["partials"]
     settings.setdefault("floor", "running" if live else model.manifest.front_end.floor)
+    transcripts = Transcripts(form, output_dir, files, marks(model)) if form else None
     warn(model)
     failed, stopping = 0, Stopping()
     with stopped_by_signals(stopping) as signal, show_notices(), speech_file(speak, model.manifest) as speech:
+        running = _Run(model, settings, speech, transcripts, stopping, several=len(files) > 1, as_json=as_json)
         for number, file in enumerate(files, 1):
-            printer = Printer(shown(file) if len(files) > 1 else "", as_json=as_json, marks=marks(model))
-            failed += not _run_file(model, file, _chunks(file, realtime), printer, speech, settings, stopping)
+            failed += not running.hear(file, _chunks(file, realtime))
             if stopping.stopped:
                 if rest := files[number:]:
                     click.echo(
@@ -95,58 +115,81 @@ def run(
             raise click.exceptions.Exit(1)
 
 
-def _run_file(
-    model: "Model",
-    file: Path,
-    chunks: "Iterator[tuple[Block, float | None]]",
-    printer: "Printer",
-    speech: "SpeechFile | None",
-    settings: dict[str, Any],
-    stopping: Stopping,
-) -> bool:
-    """Show what the model hears in one file; return False, having said why, if it cannot be read to its end."""
-    from edgekit.errors import AudioError
-    from edgekit.runtime.audio.files import shown
-    from edgekit.runtime.events import Audio
-    from edgekit.runtime.options import StreamOptions
-    from edgekit.runtime.stream import Stream
+def _check(files: tuple[Path, ...], speak: Path | None, form: str | None, times: str | None, *, as_json: bool) -> None:
+    """Raise UsageError for options that do not go together."""
+    if speak and len(files) > 1:
+        raise UsageError(f"--speak: {speak} for {len(files)} files, it holds the answers to one; run them one by one")
+    if speak and speak.exists() and files and files[0].exists() and speak.samefile(files[0]):
+        raise UsageError(f"--speak: {speak} is the recording itself; write the answers to another file")
+    if as_json and form:
+        raise UsageError(f"--json: prints events as they come, --format {form} writes files once heard; leave one out")
+    if times and not as_json and form in {None, "txt"}:
+        raise UsageError(f"--times {times}: text alone shows no times; add --json, or --format srt, vtt or json")
 
-    def show(events: "Iterator[Event]") -> None:
-        for event in events:
-            if speech and isinstance(event, Audio):
-                speech.audio(event)
-            printer.event(event)
 
-    def opened(chunk: "Block") -> Stream:
+@dataclass
+class _Run:
+    """What hears one file after another."""
+
+    model: "Model"
+    settings: dict[str, Any]
+    speech: "SpeechFile | None"
+    transcripts: "Transcripts | None"
+    stopping: Stopping
+    several: bool
+    as_json: bool
+
+    def hear(self, file: Path, chunks: "Iterator[tuple[Block, float | None]]") -> bool:
+        """Show what the model hears in one file; return False, having said why, if it cannot be read to its end."""
+        from edgekit.cli.printer import Printer, marks
+        from edgekit.errors import AudioError
+        from edgekit.runtime.audio.files import shown
+
+        results: list[Event] | None = [] if self.transcripts else None
+        name = shown(file)
+        printer = Printer(name if self.several else "", as_json=self.as_json, marks=marks(self.model), results=results)
+        stream, heard_s, whole = None, 0.0, True
+        try:
+            for chunk, lag_ms in self.stopping.until(chunks):
+                stream = stream or self._opened(chunk, name)
+                heard_s += len(chunk.samples) / chunk.sample_rate_hz
+                self._show(stream.push(chunk.samples, lag_ms=lag_ms), printer)
+            if stream is not None:
+                self._show(stream.finish(), printer)
+            assert stream is not None or self.stopping.stopped, "a file without samples is an AudioError"
+        except AudioError as error:
+            if stream is not None:  # what was said before the file ended is heard to its end
+                self._show(stream.finish(), printer)
+            printer.clear()
+            click.echo(f"edgekit: {error}", err=True)
+            whole = False
+        except KeyboardInterrupt:
+            printer.clear()
+            lost = "what was heard since its last text is lost"
+            click.echo(f"edgekit: {name}: ended within {heard_s:.1f} s, {lost}", err=True)
+            raise
+        finally:
+            printer.clear()
+            if self.transcripts and results is not None and stream is not None:
+                self.transcripts.write(file, results, heard_s)
+        if self.stopping.stopped:
+            click.echo(f"edgekit: {name}: stopped after {heard_s:.1f} s, its text is of these", err=True)
+        return whole
+
+    def _opened(self, chunk: "Block", name: str) -> "Stream":
+        from edgekit.runtime.options import StreamOptions
+        from edgekit.runtime.stream import Stream
+
         rate, channels = chunk.sample_rate_hz, chunk.samples.shape[1]
-        options = StreamOptions(sample_rate_hz=rate, channels=channels, **settings)
-        return Stream(model, options, source=shown(file))
+        return Stream(self.model, StreamOptions(sample_rate_hz=rate, channels=channels, **self.settings), source=name)
 
-    stream, heard_s = None, 0.0
-    try:
-        for chunk, lag_ms in stopping.until(chunks):
-            stream = stream or opened(chunk)
-            heard_s += len(chunk.samples) / chunk.sample_rate_hz
-            show(stream.push(chunk.samples, lag_ms=lag_ms))
-        if stream is not None:
-            show(stream.finish())
-        assert stream is not None or stopping.stopped, "a file without samples is an AudioError"
-    except AudioError as error:
-        if stream is not None:  # what was said before the file ended is heard to its end
-            show(stream.finish())
-        printer.clear()
-        click.echo(f"edgekit: {error}", err=True)
-        return False
-    except KeyboardInterrupt:
-        printer.clear()
-        lost = "what was heard since its last text is lost"
-        click.echo(f"edgekit: {shown(file)}: ended within {heard_s:.1f} s, {lost}", err=True)
-        raise
-    finally:
-        printer.clear()
-    if stopping.stopped:
-        click.echo(f"edgekit: {shown(file)}: stopped after {heard_s:.1f} s, its text is of these", err=True)
-    return True
+    def _show(self, events: "Iterator[Event]", printer: "Printer") -> None:
+        from edgekit.runtime.events import Audio
+
+        for event in events:
+            if self.speech and isinstance(event, Audio):
+                self.speech.audio(event)
+            printer.event(event)
 
 
 def _chunks(file: Path, realtime: bool) -> "Iterator[tuple[Block, float | None]]":

@@ -226,6 +226,11 @@ Event = (
 )
 
 
+def is_result(event: Event) -> bool:
+    """Return whether an event is a final Text, or says what one lacks."""
+    return isinstance(event, TextCut) or (isinstance(event, Text) and event.final)
+
+
 def to_json(event: Event) -> dict[str, Any]:
     """Return an event as plain data for JSON: ``event``, its kind, then its fields.
 

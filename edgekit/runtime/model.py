@@ -6,7 +6,7 @@ Holds no conversation state: any number of Streams share one Model.
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeGuard, overload
@@ -14,8 +14,9 @@ from typing import Any, TypeGuard, overload
 from edgekit.bundle import Bundle, open_bundle
 from edgekit.errors import EdgeKitError, UsageError
 from edgekit.reprs import fields_line
+from edgekit.runtime.answer.times.subtitles import srt, vtt
 from edgekit.runtime.audio.inputs import Recording, Source, checked, name_of, pieces
-from edgekit.runtime.events import Segment, Text, whole_segment
+from edgekit.runtime.events import Event, Segment, Text, TextCut, is_result, whole_segment
 from edgekit.runtime.loading import Loaded, check_threads, load_bundle
 from edgekit.runtime.options import RecordingFields, StreamFields, StreamOptions, stream_options
 from edgekit.runtime.stream import Stream
@@ -34,13 +35,14 @@ class Transcript:
     """What a recording says. ``audio_s``: its length; ``trace``: where the time went.
 
     ``language``: of a multilingual model that writes down speech, the one that was given, or that of the segments which
-    are longest together; None where the model tells none.
+    are longest together; None where the model tells none. ``truncated``: words may be missing; see TextCut.
     """
 
     text: str
     segments: tuple[Segment, ...]
     audio_s: float
     language: str | None = None
+    truncated: bool = False
     trace: Trace = field(default_factory=Trace, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,12 +59,21 @@ class Transcript:
             for one in self.segments
         ]  # fmt: skip
         return {
-            "text": self.text, "language": self.language, "audio_s": round(self.audio_s, 6), "segments": segments,
+            "text": self.text, "language": self.language, "audio_s": round(self.audio_s, 6),
+            "truncated": self.truncated, "segments": segments,
         }  # fmt: skip
 
     def to_json(self, *, indent: int | None = None) -> str:
         """Return ``to_dict()`` as a JSON text in UTF-8 letters; in one line unless ``indent`` is given."""
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent)
+
+    def to_srt(self) -> str:
+        """Return the segments as a file of SubRip: by words where they have them, else each as one cue."""
+        return srt(self.segments)
+
+    def to_vtt(self) -> str:
+        """Return the segments as a file of WebVTT; see ``to_srt``."""
+        return vtt(self.segments)
 
     def __repr__(self) -> str:
         return fields_line(self)
@@ -128,7 +139,7 @@ class Model(Loaded):
     def _transcript(self, source: Source, sample_rate_hz: int | None, options: RecordingFields) -> Transcript:
         floor = options.get("floor") or ("running" if options.get("partials") else self.manifest.front_end.floor)
         stream: Stream | None = None
-        texts: list[Text] = []
+        events: list[Event] = []
         audio_s = 0.0
         for piece in pieces(source, sample_rate_hz):
             if stream is None:
@@ -136,12 +147,11 @@ class Model(Loaded):
                 own = {"sample_rate_hz": piece.sample_rate_hz, "channels": channels, "floor": floor}
                 stream = Stream(self, stream_options({**options, **own}), source=name_of(source))
                 stream.measure(limit=sys.maxsize)  # the caller gets them, and a recording has an end
-            texts += [event for event in stream.push(piece.samples) if isinstance(event, Text) and event.final]
+            events += [event for event in stream.push(piece.samples) if is_result(event)]
             audio_s += len(piece.samples) / piece.sample_rate_hz
         assert stream is not None, "there is at least one piece"
-        texts += [event for event in stream.finish() if isinstance(event, Text) and event.final]
-        segments = [segment for one in texts for segment in one.segments or (whole_segment(one),)]
-        return _joined(segments, audio_s, stream.trace)
+        events += [event for event in stream.finish() if is_result(event)]
+        return transcript_of(events, audio_s, stream.trace)
 
 
 def load(
@@ -177,14 +187,21 @@ def load_opened(bundle: Bundle, **loading: Any) -> Model:  # noqa: ANN401 - of l
     return Model(**{one.name: getattr(loaded, one.name) for one in fields(Loaded)})
 
 
-def _joined(segments: Sequence[Segment], audio_s: float, trace: Trace) -> Transcript:
-    """Return the Transcript of a recording's segments."""
+def transcript_of(events: Iterable[Event], audio_s: float, trace: Trace | None = None) -> Transcript:
+    """Return the Transcript of a recording of ``audio_s`` seconds by the events of its stream, in order."""
+    segments: list[Segment] = []
+    truncated = False
+    for event in events:
+        if isinstance(event, Text) and event.final:
+            segments += event.segments or (whole_segment(event),)
+        truncated = truncated or isinstance(event, TextCut)
     lengths: dict[str, float] = {}
     for one in segments:
         if one.language is not None:
             lengths[one.language] = lengths.get(one.language, 0.0) + one.end_s - one.start_s
     text = " ".join(one.text for one in segments if one.text)
-    return Transcript(text, tuple(segments), audio_s, max(lengths, key=lengths.__getitem__, default=None), trace)
+    language = max(lengths, key=lengths.__getitem__, default=None)
+    return Transcript(text, tuple(segments), audio_s, language, truncated, trace or Trace())
 
 
 def _is_list(audio: object) -> TypeGuard[Recordings]:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.cli.conftest import uncut
+
 
 @pytest.fixture
 def heard(cli, bundle, wav):
@@ -33,13 +35,14 @@ def test_sound_is_read_from_what_is_piped_in(program, bundle, heard, name, kind)
     process = program("run", bundle, name, stdin=-1)
     process.stdin.buffer.write(_sound(kind))
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (0, heard, "")
+    assert (process.returncode, out, uncut(err)) == (0, heard, "")
 
 
 def test_standard_input_from_a_file_and_closed(program, bundle, heard, tmp_path):
     with (tmp_path / "talk.wav").open("rb") as file:
         process = program("run", bundle, "-", stdin=file)
-        assert process.communicate(timeout=60) == (heard, "")
+        out, err = process.communicate(timeout=60)
+        assert (out, uncut(err)) == (heard, "")
     with Path(os.devnull).open("rb") as file:
         process = program("run", bundle, "-", stdin=file)
         assert process.communicate(timeout=60) == ("", "edgekit: -: empty, a recording is needed; record it again\n")

@@ -324,12 +324,13 @@ def test_the_language_is_the_one_given_or_detected(load: Callable, codes: np.nda
 
 
 def test_the_language_of_a_transcript_is_that_of_most_of_its_sound() -> None:
-    from edgekit.runtime.model import _joined
-    from edgekit.timing import Trace
+    from edgekit.runtime.events import Text
+    from edgekit.runtime.model import transcript_of
 
-    segments = [Segment(0, 3, "a", (), "de"), Segment(3, 5, "b", (), "en"), Segment(5, 7, "c", (), "en")]
-    assert _joined(segments, 7.0, Trace()).language == "en"
-    assert _joined([Segment(0, 1, "a")], 7.0, Trace()).language is None
+    texts = [Text("a", True, 0, 3, language="de"), Text("b", True, 3, 5, language="en")]
+    texts += [Text("c", True, 5, 7, language="en"), Text("partial", False, 7, 99, language="fr")]
+    assert transcript_of(texts, 7.0).language == "en"
+    assert transcript_of([Text("a", True, 0, 1)], 7.0).language is None
 
 
 @pytest.mark.parametrize("attention", ["cross", "prefix"])
@@ -342,7 +343,7 @@ def test_a_transcript_is_json_and_comes_back() -> None:
         "Grüße", (Segment(0.5, 1.1234567, "Grüße", (1, 2), "de", (Word("Grüße", 0.5, 1.0),)),), 2.0, "de"
     )
     plain = {
-        "text": "Grüße", "language": "de", "audio_s": 2.0,
+        "text": "Grüße", "language": "de", "audio_s": 2.0, "truncated": False,
         "segments": [{"start_s": 0.5, "end_s": 1.123457, "text": "Grüße", "language": "de", "tokens": [1, 2],
                       "words": [{"text": "Grüße", "start_s": 0.5, "end_s": 1.0}]}],
     }  # fmt: skip

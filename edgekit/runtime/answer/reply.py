@@ -9,7 +9,7 @@ from copy import copy
 from dataclasses import dataclass, field
 
 from edgekit.bundle import ComputeLevel, TokenProtocol
-from edgekit.runtime.answer.answerer import Answerer, Own, TimedPart
+from edgekit.runtime.answer.answerer import Answerer, Own, TimedPart, TimedWord
 from edgekit.runtime.answer.lookup import loop_start
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.answer.text import Detokenizer, Tokenizer
@@ -146,7 +146,7 @@ class Reply:
             text = self._tokenizer.decode(kept)
         text = text.strip()
         end_s = about.end_s if outcome.resume_s is None else about.at(outcome.resume_s)
-        segments = tuple(self._segment(part, kept, about) for part in outcome.parts if part.start < len(kept))
+        segments = tuple(self._segment(part, kept, about, end_s) for part in outcome.parts if part.start < len(kept))
         yield Text(
             text, True, about.start_s, end_s, tuple(kept), len(text), about.answer, language,
             self._answerer.language_probability, segments, outcome.cut is not None,
@@ -156,11 +156,17 @@ class Reply:
         elif about.full and not text and outcome.speech:
             yield TextCut("empty", end_s, about.answer)
 
-    def _segment(self, part: TimedPart, tokens: Sequence[int], about: About) -> Segment:
+    def _segment(self, part: TimedPart, tokens: Sequence[int], about: About, end_s: float) -> Segment:
+        """Return a part with stream times, none beyond those of the whole text: what comes there is another text's."""
+
+        def bounds(timed: TimedPart | TimedWord) -> tuple[float, float]:
+            start_s, stop_s = (min(max(about.at(one), about.start_s), end_s) for one in (timed.start_s, timed.end_s))
+            return start_s, max(start_s, stop_s)
+
         own = tokens[part.start : part.stop]
-        words = (Word(word.text.strip(), about.at(word.start_s), about.at(word.end_s)) for word in part.words)
-        bounds = about.at(part.start_s), about.at(part.end_s)
-        return Segment(*bounds, self._tokenizer.decode(own).strip(), tuple(own), self._answerer.language, tuple(words))
+        words = tuple(Word(word.text.strip(), *bounds(word)) for word in part.words)
+        text = self._tokenizer.decode(own).strip()
+        return Segment(*bounds(part), text, tuple(own), self._answerer.language, words)
 
     def _think(self, level: ComputeLevel, about: About) -> Iterator[Thought | None]:
         detokenizer, bounds = Detokenizer(self._tokenizer), (about.start_s, about.end_s)

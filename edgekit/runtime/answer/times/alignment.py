@@ -86,7 +86,8 @@ def timed_words(picture: Array, pieces: Sequence[tuple[str, int]], position_s: f
     """Return when each word was said. picture: (tokens + 1, positions), the last row of the end of the answer.
 
     pieces: words with their numbers of tokens. A word holds no silence: none is longer than twice the median, the first
-    one ends where it does, and each other one begins where it does.
+    one ends where it does, and each other one begins where it does. One that seems to take no time began in the silence
+    before it.
     """
     starts = token_starts(-picture) * position_s
     edges = np.concatenate(([0], np.cumsum([count for _, count in pieces], dtype=np.int64)))
@@ -98,6 +99,8 @@ def timed_words(picture: Array, pieces: Sequence[tuple[str, int]], position_s: f
         start_s, end_s = float(begun[index]), float(ended[index])
         if longest and end_s - start_s > longest:
             start_s, end_s = (end_s - longest, end_s) if index == 0 else (start_s, start_s + longest)
+        if found and end_s - start_s < position_s:
+            start_s = max(found[-1].end_s, start_s - longest / 2)
         found.append(WordSpan(text, int(edges[index]), int(edges[index + 1]), start_s, end_s))
     return found
 
