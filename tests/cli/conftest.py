@@ -21,7 +21,7 @@ RECIPE = Path(__file__).parent / "quick.toml"
 
 
 def uncut(err: str) -> str:
-    """Return what stands on stderr without the lines that an answer was cut: random weights never stop by themselves."""
+    """Return stderr without the lines that say that an answer was cut: random weights never stop by themselves."""
     return "".join(line for line in err.splitlines(keepends=True) if not CUT.search(line))
 
 
