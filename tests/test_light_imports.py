@@ -1,6 +1,7 @@
 """The runtime side stays light: importing it loads no heavy package, and it keeps to Python 3.10's grammar."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,3 +49,12 @@ def test_the_export_side_says_in_one_line_that_python_3_10_is_too_old_for_it():
     code = "import sys; sys.version_info = (3, 10, 12); import edgekit.exporter"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[-1].startswith("edgekit.errors.MissingPackageError: Python 3.10: runs bundles only")
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
+def test_onnxruntime_sends_nothing_unless_the_user_lets_it(given, expected):
+    script = "import os, edgekit.runtime.backends.ort; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"ORT_DISABLE_TELEMETRY": given} if given else {}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == expected

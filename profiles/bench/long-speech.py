@@ -371,8 +371,9 @@ def open_edgekit(args: argparse.Namespace) -> Opened:
     model = edgekit.load(bundle_folder(args, args.worker), threads=args.threads)
 
     def times(path: Path) -> Times:
-        segments = model.transcribe(path).segments
-        words = [word for segment in segments for word in getattr(segment, "words", ())]
+        aligns = bool(model.manifest.protocol.alignment)
+        segments = model.transcribe(path, times="words" if aligns else None).segments
+        words = [word for segment in segments for word in segment.words]
         return Times(
             [(one.text, one.start_s, one.end_s) for one in segments],
             [(one.text, one.start_s, one.end_s) for one in words],
