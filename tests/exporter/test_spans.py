@@ -27,7 +27,9 @@ def _spans(name, folder):
     speaks = export(checkpoint, folder / "b", options).speech is not None
     model = edgekit.load(folder / "b", threads=1, speak=speaks)
     cross = model.manifest.protocol.attention == "cross"
-    stream = model.stream(gate="off", max_tokens=40, **({"partials": True} if cross else {"speak": speaks}))
+    stream = model.stream(
+        gate="off", max_tokens=40, **({"partials": True, "times": "words"} if cross else {"speak": speaks})
+    )
     if not cross:
         list(stream.ask("what was that"))
     for part in np.array_split(np.random.default_rng(0).normal(0, 0.1, 3 * RATE).astype(np.float32), 7):

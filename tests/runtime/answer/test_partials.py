@@ -205,13 +205,6 @@ def test_a_draft_does_not_change_the_level_nor_its_cost(load: Callable) -> None:
     assert len(_texts(events, final=False)) == 4
 
 
-def test_a_prefix_model_writes_no_drafts(load: Callable) -> None:
-    model = load("prefix")
-    samples = sound_of(PIECE + CHUNK)
-    plain = run(model.stream(level="full"), [samples])
-    assert run(_stream(model), [samples]) == plain
-
-
 def test_a_multilingual_model_may_change_its_mind_about_the_language(load: Callable) -> None:
     plain = load()
     languages = {f"l{token}": token for token in range(60)}  # any tokens do: the likeliest is taken
