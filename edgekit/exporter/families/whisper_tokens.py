@@ -131,15 +131,16 @@ def whisper_protocol(whole: Written, tokenizer: str) -> TokenProtocol:
 def alignment_heads(whole: Written) -> tuple[tuple[int, int], ...]:
     """Return layer and head of the cross-attentions that follow the words, in order: the published ones.
 
-    Where no file names them all heads of the layers' later half stand for them. Source: Whisper, model.py, Whisper.
+    Where no file names them all heads of the layers' later half stand for them; an empty list says that there are none.
+    Source: Whisper, model.py, Whisper.
     Raises CheckpointError for heads that there are none of.
     """
     layers, heads = (value(whole.config, f"decoder_{name}", int) for name in ("layers", "attention_heads"))
     given = whole.generation.get("alignment_heads")
     if given is None:
         return tuple((layer, head) for layer in range(layers // 2, layers) for head in range(heads))
-    pairs = given if isinstance(given, list | tuple) else ()
-    for pair in pairs or (given,):
+    pairs = given if isinstance(given, list | tuple) else (given,)
+    for pair in pairs:
         if not (
             isinstance(pair, list | tuple)
             and [type(number) for number in pair] == [int, int]

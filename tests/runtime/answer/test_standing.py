@@ -46,6 +46,14 @@ def test_words_that_end_well_before_the_edge_stand():
     assert before_edge(said, 120, HEARD_S) == Standing(0, 2 * 59, 29.5)
 
 
+def test_a_word_whose_end_no_other_word_tells_is_heard_again():
+    """An answer that ended early, or was cut there: of its last word only the beginning is known."""
+    assert before_edge(words(*speech(0.0, 12.0)), 48, HEARD_S) == Standing(0, 46, 11.5)
+    assert before_edge(words(*speech(0.0, 12.0), (12.4, 30.0)), 50, HEARD_S) == Standing(0, 46, 11.5)
+    assert before_edge(words(*speech(0.0, 5.0), (5.0, 5.5)), 50, HEARD_S) == Standing(0, 20, 5.0)
+    assert before_edge(words(*speech(0.0, 4.8), (4.8, 5.5)), 50, HEARD_S) == Standing(0, 22, 5.5)  # too little
+
+
 def test_where_no_word_ends_before_the_edge_all_of_it_stands():
     assert before_edge(words((29.0, 29.9)), 5, HEARD_S) == Standing(0, 5)
     assert before_edge([], 5, HEARD_S) == Standing(0, 5)
@@ -76,7 +84,7 @@ def test_an_answer_without_words_of_its_own_stands_nowhere():
 
 def test_what_was_skipped_in_the_midst_is_heard_again():
     said = words(*speech(0.0, 10.0), *speech(12.1, 20.0))
-    assert of_words(said, 99, HEARD_S, (0.0, 20.0), full=True) == Standing(0, 40, 10.0)
+    assert of_words(said, 99, HEARD_S, (0.0, 20.0), full=True) == Standing(0, 38, 9.5)
     kept = words(*speech(0.0, 10.0), *speech(12.0, 20.0))
     assert of_words(kept, 99, HEARD_S, (0.0, 20.0), full=True) == Standing(0, 72)
 
@@ -90,16 +98,16 @@ def test_what_was_skipped_before_enough_is_behind_is_heard_again_as_far_as_it_go
 
 def test_only_where_speech_goes_on_words_may_lack_at_the_end():
     said = words(*speech(0.0, 10.0))
-    assert of_words(said, 40, HEARD_S, (0.0, 20.0), full=True) == Standing(0, 40, 10.0)
+    assert of_words(said, 40, HEARD_S, (0.0, 20.0), full=True) == Standing(0, 38, 9.5)
     assert of_words(said, 40, HEARD_S, (0.0, 20.0), full=False) == Standing(0, 40)
     assert of_words(words((0.5, 1.0)), 2, HEARD_S, (0.0, 28.0), full=True) == Standing(0, 2, 5.0, skips=True)
 
 
 def test_what_came_before_a_loop_stands_and_the_rest_is_heard_again():
     said = words(*speech(0.0, 8.0), *[(8.0, 8.0)] * 8)
-    assert before_loop(said, range(32, 34), None, HEARD_S) == Standing(0, 32, 8.0)
-    assert before_loop(said, range(33, 35), None, HEARD_S) == Standing(0, 32, 8.0)  # it begins in a word
-    assert before_loop(said, range(32, 34), (0.8, 27.0), HEARD_S) == Standing(4, 32, 8.0)
+    assert before_loop(said, range(32, 34), None, HEARD_S) == Standing(0, 30, 7.5)
+    assert before_loop(said, range(33, 35), None, HEARD_S) == Standing(0, 30, 7.5)  # it begins in a word
+    assert before_loop(said, range(32, 34), (0.8, 27.0), HEARD_S) == Standing(4, 30, 7.5)
 
 
 def test_a_loop_from_the_beginning_is_kept_once():

@@ -55,35 +55,42 @@ def of_words(words: Sequence[WordSpan], tokens: int, heard_s: float, own: Own | 
     if not inside:
         return Standing(0, 0)
     ends = [word.start_s for word in inside[1:]] + ([min(end_s, heard_s)] if full else [])
-    for word, next_s in zip(inside, ends, strict=False):
-        if next_s - max(word.end_s, _least_s(heard_s)) > _GAP_S:
-            return _up_to(word, inside[0].start, heard_s)
+    for at, next_s in enumerate(ends):
+        if next_s - max(inside[at].end_s, _least_s(heard_s)) > _GAP_S:
+            return _up_to(inside[: at + 1], next_s, heard_s)
     return Standing(inside[0].start, inside[-1].stop)
 
 
 def before_edge(words: Sequence[WordSpan], tokens: int, heard_s: float) -> Standing:
     """Return what stands where the end of the sound cuts a word: those that end well before it."""
     whole = [word for word in words if word.end_s <= heard_s - EDGE_S]
-    return _up_to(whole[-1], 0, heard_s) if whole else Standing(0, tokens)
+    next_s = words[len(whole)].start_s if len(whole) < len(words) else heard_s
+    return _up_to(whole, next_s, heard_s) if whole else Standing(0, tokens)
 
 
 def before_loop(words: Sequence[WordSpan], loop: range, own: Own | None, heard_s: float) -> Standing:
-    """Return what stands of an answer that began to repeat tokens ``loop``: what came before.
+    """Return what stands of an answer that began to repeat tokens ``loop``: the words that came before.
 
     Where that is too little the phrase stands once, and its sound is not heard again.
     """
     counted = [word for word in words if own is None or own[0] <= _middle(word)]
-    start = 0 if own is None or not words else min([loop.start, *(word.start for word in counted)])
     before = [word for word in counted if word.stop <= loop.start]
     if not before or before[-1].end_s < _least_s(heard_s):
-        return Standing(start, loop.stop)
-    return _up_to(before[-1], start, heard_s)
+        first = counted[0].start if counted else loop.start
+        return Standing(0 if own is None or not words else min(first, loop.start), loop.stop)
+    return _up_to(before, heard_s, heard_s)
 
 
-def _up_to(last: WordSpan, start: int, heard_s: float) -> Standing:
-    """Return that tokens from ``start`` to the end of a word stand; the sound behind it is to be heard again."""
-    least_s = _least_s(heard_s)
-    return Standing(start, last.stop, max(last.end_s, least_s), skips=last.end_s < least_s)
+def _up_to(words: Sequence[WordSpan], next_s: float, heard_s: float) -> Standing:
+    """Return that words stand, and the sound behind them is to be heard again.
+
+    next_s: where the next word begins. Where none follows at once, nobody knows the end of the last one, only where it
+    begins: it is heard again as well.
+    """
+    last, least_s = words[-1], _least_s(heard_s)
+    if len(words) > 1 and next_s > last.end_s and last.start_s >= least_s:
+        return Standing(words[0].start, words[-2].stop, last.start_s)
+    return Standing(words[0].start, last.stop, max(last.end_s, least_s), skips=last.end_s < least_s)
 
 
 def _middle(word: WordSpan) -> float:
