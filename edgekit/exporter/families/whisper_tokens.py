@@ -24,6 +24,7 @@ from edgekit.exporter.sources.tokenizer import marks_of
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 START, END, NO_TIMESTAMPS = "<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>"
+_FIRST_TIME = "<|0.00|>"  # right behind NO_TIMESTAMPS
 _NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # the name that it has, and the one that it had first
 TASKS = ("transcribe", "translate")
 MAX_REPEATS = 8
@@ -201,6 +202,8 @@ class _Said:
         first = no_timestamps + 1
         if self._vocabulary - first < _TIMESTAMPS:
             return None
+        if self.marks.get(_FIRST_TIME, first) != first:
+            raise self._other_tokenizer("no_timestamps_token_id", no_timestamps, _FIRST_TIME)
         latest = self.generation.get("max_initial_timestamp_index")
         if latest is None:
             return Timestamps(first, _TIMESTAMPS)
