@@ -70,7 +70,8 @@ class Text:
 
     Each one replaces the one before. While the user talks a text is a partial, which the next may revise; ``stable`` is
     the number of its first characters that the partial before had too, so they will probably stay. After the end of
-    speech ``stable`` is the whole length, and only the end may still go: a repeat, or what belongs to the next text.
+    speech ``stable`` is the whole length, and only the end may still go: a repeat, or what belongs to the next text. It
+    is 0 where the text goes on from another in the midst of speech, and may begin with the last words of that one.
     Source: local agreement of two, Machacek et al. 2023, Turning Whisper into Real-Time Transcription System
     (arXiv:2307.14743).
 
@@ -107,8 +108,9 @@ class TextCut:
 
     The model did not end it: it has as many tokens as an answer may have (``max_tokens``) or a conversation
     (``max_length``), the KV cache is full (``context``), nobody says so many in that time (``rate``), or it began to
-    repeat itself (``repeats``). Or the model did, but it is ``empty`` though speech goes on behind it; or it answers
-    the first part of what was said alone, of which the KV cache holds no more (``sound``).
+    repeat itself (``repeats``). Or the model did, but it is ``empty`` though speech goes on behind it, or has no word
+    of the seconds before ``at_s``; or it answers the first part of what was said alone, of which the KV cache holds no
+    more (``sound``).
     """
 
     kind: ClassVar[str] = "text_cut"

@@ -117,3 +117,27 @@ def _check(loaded: Loaded) -> None:
             f"{loaded.bundle.folder}: token {unknown[0]} of the protocol, the table has {loaded.table.vocabulary} "
             "rows; export it again"
         )
+    _check_alignment(loaded)
+
+
+def _check_alignment(loaded: Loaded) -> None:
+    """Raise BundleFormatError where word times would ask for heads that the graphs do not have."""
+    alignment, components = loaded.manifest.protocol.alignment, loaded.manifest.components
+    if not alignment:
+        return
+    queries, cross = (
+        next((spec.shape for spec in components[name].outputs if spec.name == output), ())
+        for name, output in (("backbone", "queries"), ("adapter", "cross"))
+    )
+    if queries[1:2] != (len(alignment),):
+        raise BundleFormatError(
+            f"{loaded.bundle.folder}: protocol.alignment has {len(alignment)} heads, output 'queries' of the backbone "
+            f"is {queries or 'not there'}; export it again"
+        )
+    sizes = [size for size in cross[:2] if isinstance(size, int)]
+    for layer, head in alignment:
+        if len(sizes) < 2 or not (0 <= 2 * layer < sizes[0] and 0 <= head < sizes[1]):
+            raise BundleFormatError(
+                f"{loaded.bundle.folder}: protocol.alignment has layer {layer}, head {head}, the adapter makes "
+                f"'cross' {cross}, two rows a layer; export it again"
+            )

@@ -328,7 +328,7 @@ class Work:
     def _partial(self) -> Iterator[Event]:
         """Yield the text of all that was heard so far, if there is time for it and it differs from the last."""
         end_sample = min(self._piece.end, self._piece.start + self._listener.chunk_samples[1])
-        if not self._partials.due(end_sample, self._lag()):
+        if end_sample <= self._sound.own_start or not self._partials.due(end_sample, self._lag()):
             return
         begun_s = self._work_s()
         heard_s = self._sound.seconds(end_sample)

@@ -119,14 +119,14 @@ class Graph:
         )
 
 
-def _encoder(masks_last: bool) -> Graph:
+def _encoder(masks_last: bool, positions: int) -> Graph:
     g = Graph("encoder", 1)
     mel = g.input("mel", "float32", (MEL_BINS, "mel_frames"))
     start = g.input("start", "int64", (1,))
     x = g.node("Unsqueeze", mel, g.constant(np.array([0])))
     x = g.node("Conv", x, g.random(WIDTH, MEL_BINS, 4, scale=0.5), strides=[2])
     x = g.node("Tanh", g.node("Transpose", g.node("Squeeze", x, g.constant(np.array([0]))), perm=[1, 0]))
-    x = g.attention(x, start, MAX_POSITIONS, causal=False)
+    x = g.attention(x, start, positions, causal=False)
     if masks_last:
         valid = g.node("Cast", g.input("valid", "int64", (1,)), to=TensorProto.FLOAT)
         x = g.node("Add", x, g.node("Mul", valid, g.constant(np.float32(0.01))))
@@ -159,7 +159,7 @@ def _prefix_adapter() -> Graph:
     return g
 
 
-def _backbone(cross: bool, writes_hidden: bool = False) -> Graph:
+def _backbone(cross: bool, writes_hidden: bool = False, writes_queries: bool = False) -> Graph:
     g = Graph("backbone", 3)
     x, start = g.input("embeds", "float32", ("tokens", WIDTH)), g.input("start", "int64", (1,))
     rows = g.input("logit_rows", "int64", ("rows",))
@@ -168,7 +168,11 @@ def _backbone(cross: bool, writes_hidden: bool = False) -> Graph:
     x = g.attention(x, start, "context", causal=True)
     if cross:
         sound = [g.input(f"cross.{i}", "float32", (1, HEADS, "sound", HEAD_DIM)) for i in (0, 1)]
-        query = g.node("Unsqueeze", g.node("MatMul", x, g.random(WIDTH, WIDTH)), batch)
+        query = g.node("MatMul", x, g.random(WIDTH, WIDTH))
+        if writes_queries:
+            g.node("Reshape", query, g.constant(np.array([-1, HEADS, HEAD_DIM])), outs=("queries",))
+            g.output("queries", "float32", ("tokens", HEADS, HEAD_DIM))
+        query = g.node("Unsqueeze", query, batch)
         heard = g.node("MultiHeadAttention", query, *sound, domain="com.microsoft", num_heads=HEADS)
         x = g.node("Add", x, g.node("Squeeze", heard, batch))
     hidden = g.node("Tanh", g.node("MatMul", x, g.random(WIDTH, WIDTH)))
@@ -239,9 +243,12 @@ def tiny_bundle(tmp_path: Path) -> Callable[..., TinyBundle]:
 
     def write(
         attention: str = "cross",
+        *,
         masks_last_position: bool = False,
         context_tokens: int = CONTEXT,
         writes_hidden: bool = False,
+        writes_queries: bool = False,
+        positions: int = MAX_POSITIONS,
         **fields: Any,
     ) -> TinyBundle:
         folder = tmp_path / f"bundle-{len(list(tmp_path.iterdir()))}"
@@ -251,9 +258,9 @@ def tiny_bundle(tmp_path: Path) -> Callable[..., TinyBundle]:
         table.tofile(folder / "tokens.bin")
         _tokenizer(folder / "tokenizer.json")
         graphs = (
-            _encoder(masks_last_position),
+            _encoder(masks_last_position, positions),
             _cross_adapter() if cross else _prefix_adapter(),
-            _backbone(cross, writes_hidden),
+            _backbone(cross, writes_hidden, writes_queries),
         )
         manifest = Manifest(
             format_version=FORMAT_VERSION, name="tiny", family="handmade", dialect="ort-cpu",

@@ -24,6 +24,7 @@ from edgekit.exporter.sources.tokenizer import marks_of
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 START, END, NO_TIMESTAMPS = "<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>"
+_FIRST_TIME = "<|0.00|>"  # right behind NO_TIMESTAMPS
 _NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # the name that it has, and the one that it had first
 TASKS = ("transcribe", "translate")
 MAX_REPEATS = 8
@@ -131,15 +132,16 @@ def whisper_protocol(whole: Written, tokenizer: str) -> TokenProtocol:
 def alignment_heads(whole: Written) -> tuple[tuple[int, int], ...]:
     """Return layer and head of the cross-attentions that follow the words, in order: the published ones.
 
-    Where no file names them all heads of the layers' later half stand for them. Source: Whisper, model.py, Whisper.
+    Where no file names them all heads of the layers' later half stand for them; an empty list says that there are none.
+    Source: Whisper, model.py, Whisper.
     Raises CheckpointError for heads that there are none of.
     """
     layers, heads = (value(whole.config, f"decoder_{name}", int) for name in ("layers", "attention_heads"))
     given = whole.generation.get("alignment_heads")
     if given is None:
         return tuple((layer, head) for layer in range(layers // 2, layers) for head in range(heads))
-    pairs = given if isinstance(given, list | tuple) else ()
-    for pair in pairs or (given,):
+    pairs = given if isinstance(given, list | tuple) else (given,)
+    for pair in pairs:
         if not (
             isinstance(pair, list | tuple)
             and [type(number) for number in pair] == [int, int]
@@ -200,6 +202,8 @@ class _Said:
         first = no_timestamps + 1
         if self._vocabulary - first < _TIMESTAMPS:
             return None
+        if self.marks.get(_FIRST_TIME, first) != first:
+            raise self._other_tokenizer("no_timestamps_token_id", no_timestamps, _FIRST_TIME)
         latest = self.generation.get("max_initial_timestamp_index")
         if latest is None:
             return Timestamps(first, _TIMESTAMPS)

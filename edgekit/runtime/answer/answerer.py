@@ -62,7 +62,7 @@ class Outcome:
 
     ``kept``: bounds of its tokens that stand, None for all. ``resume_s``: second of its sound where the next answer is
     to begin, None: at its end. ``parts``: of the tokens that stand, where their times are known. ``speech``: whether
-    anybody spoke.
+    anybody spoke. ``skips``: nothing stands of the last seconds before ``resume_s``.
     """
 
     cut: CutReason | None = None
@@ -70,6 +70,7 @@ class Outcome:
     resume_s: float | None = None
     parts: tuple[TimedPart, ...] = ()
     speech: bool = True
+    skips: bool = False
 
 
 class Answerer(Protocol):

@@ -132,9 +132,10 @@ class Reply:
                 yield AudioEnded(about.end_s, about.answer)
 
     def _text(self, text: str, about: About) -> Text:
-        """Return the answer's text so far."""
+        """Return the answer's text so far; it may begin with words of the one before, which will go."""
+        stable = 0 if about.own is not None and about.own[0] > 0 else len(text)
         return Text(
-            text, False, about.start_s, about.end_s, stable=len(text), answer=about.answer,
+            text, False, about.start_s, about.end_s, stable=stable, answer=about.answer,
             language=self._answerer.language, language_probability=self._answerer.language_probability,
         )  # fmt: skip
 
@@ -153,7 +154,7 @@ class Reply:
         )  # fmt: skip
         if outcome.cut is not None:
             yield TextCut(outcome.cut, end_s, about.answer)
-        elif about.full and not text and outcome.speech:
+        elif outcome.skips or (about.full and not text and outcome.speech):
             yield TextCut("empty", end_s, about.answer)
 
     def _segment(self, part: TimedPart, tokens: Sequence[int], about: About, end_s: float) -> Segment:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgekit.bundle import GateSettings
+from edgekit.errors import UsageError
 from edgekit.runtime.answer.partials import Partials
 from edgekit.runtime.events import Event, SpeechStarted, SpeechStopped, Text
 from edgekit.runtime.model import Model
@@ -203,6 +204,11 @@ def test_a_draft_does_not_change_the_level_nor_its_cost(load: Callable) -> None:
     assert stream.level.name == "full"
     assert stream._work.levels._costs["answer"].ms == {}
     assert len(_texts(events, final=False)) == 4
+
+
+def test_a_prefix_model_writes_no_drafts(load: Callable) -> None:
+    with pytest.raises(UsageError, match="partials: tiny writes nothing before an utterance is over"):
+        _stream(load("prefix"))
 
 
 def test_a_multilingual_model_may_change_its_mind_about_the_language(load: Callable) -> None:

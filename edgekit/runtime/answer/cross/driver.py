@@ -168,12 +168,12 @@ class CrossAnswerer:
         times = protocol.timestamps if full or self._times == "segments" else None
         if times is not None:
             prompt = prompt[: len(prompt) - len(protocol.start_tail)]
-            sampler = TimedSampler(sampler, times, protocol.stop, protocol.start_tail)
+            sampler = TimedSampler(sampler, times, protocol.stop, (*protocol.start_tail, *protocol.suppress))
         rows, guess = self._setting.table.rows(prompt), Guess(self._partial)
         tokens = self._setting.tokens(self._backbone, rows, level, heard_s, guess=guess, sampler=sampler)
-        written = _Written(tokens, times)
+        written = _Written(tokens, times, protocol.max_repeats)
         yield from written
-        if not written.text or self._nobody_spoke(prompt, written.said, level):
+        if not written.text or self._nobody_spoke(prompt, written, level):
             self.outcome = Outcome(written.cut, (0, 0), speech=bool(written.text) or not self._is_silent)
         else:
             self.outcome = self._outcome(written, level, heard_s, full=full, own=own)
@@ -189,7 +189,7 @@ class CrossAnswerer:
         timed: list[WordSpan] = []
         if self._times == "words" or (self.aligns and (own or full or phrase is not None) and stands is None):
             timed = self._words(text, level, heard_s)
-        if stands is None and phrase is not None:
+        if phrase is not None:
             stands = before_loop(timed, phrase, own, heard_s)
         elif stands is None and full and times is not None:
             stands = before_edge(timed, len(text), heard_s)
@@ -198,23 +198,35 @@ class CrossAnswerer:
         stands = stands or Standing(0, len(text))
         parts: tuple[TimedPart, ...] = ()
         if times is not None or self._times is not None:
-            parts = tuple(self._parts(segments, timed, stands))
-        cut = written.cut if stands.resume_s is None else None
-        return Outcome(cut, (stands.start, stands.stop), stands.resume_s, parts)
+            first_s, end_s = own or (0.0, heard_s)
+            bounds = first_s, min(end_s, heard_s) if stands.resume_s is None else stands.resume_s
+            parts = tuple(self._parts(segments, timed, stands, bounds))
+        cut = written.cut if stands.resume_s is None or stands.skips else None
+        return Outcome(cut, (stands.start, stands.stop), stands.resume_s, parts, skips=stands.skips)
 
-    def _parts(self, segments: Sequence[TextSpan], timed: Sequence[WordSpan], stands: Standing) -> Iterator[TimedPart]:
-        """Yield the segments of the tokens that stand, with their words where these are asked for."""
+    def _parts(
+        self, segments: Sequence[TextSpan], timed: Sequence[WordSpan], stands: Standing, bounds: tuple[float, float]
+    ) -> Iterator[TimedPart]:
+        """Yield the segments of the tokens that stand, with their words where these are asked for.
+
+        ``bounds``: of the sound that the answer is of; a word that began before it was said there all the same.
+        """
+
+        def inside(seconds: float) -> float:
+            return min(max(seconds, bounds[0]), bounds[1])
+
         for one in segments:
             first, last = max(stands.start, one.start), min(stands.stop, one.stop)
             if first >= last:
                 continue
-            inside = [word for word in timed if first <= word.start < last]
-            start_s, end_s = one.start_s, min(one.end_s, math.inf if stands.resume_s is None else stands.resume_s)
-            if inside and len(segments) == 1:  # the bounds are those of the sound, silence at its ends included
-                start_s, end_s = inside[0].start_s, inside[-1].end_s
-            kept = inside if self._times == "words" else []
-            words = tuple(TimedWord(word.text, word.start_s, word.end_s) for word in kept)
-            yield TimedPart(first - stands.start, last - stands.start, start_s, end_s, words)
+            own = [word for word in timed if first <= word.start < last]
+            start_s, end_s = one.start_s, one.end_s
+            # without the model's own times the bounds are those of the sound, silence at its ends included
+            if own and (len(segments) == 1 or self._times == "words"):
+                start_s, end_s = own[0].start_s, own[-1].end_s
+            kept = own if self._times == "words" else []
+            words = tuple(TimedWord(word.text, inside(word.start_s), inside(word.end_s)) for word in kept)
+            yield TimedPart(first - stands.start, last - stands.start, inside(start_s), inside(end_s), words)
 
     def _words(self, text: Sequence[int], level: ComputeLevel, heard_s: float) -> list[WordSpan]:
         """Return when each word of a text was said."""
@@ -235,15 +247,16 @@ class CrossAnswerer:
             pieces = words(text, self._setting.tokenizer.decode, self.language)
             return timed_words(picture, pieces, position_s)
 
-    def _nobody_spoke(self, prompt: Sequence[int], said: Sequence[int], level: ComputeLevel) -> bool:
+    def _nobody_spoke(self, prompt: Sequence[int], written: "_Written", level: ComputeLevel) -> bool:
         """Return whether an answer was made of no speech; see ``_SILENT``. ``prompt``: what was read before it."""
         if not self._is_silent:
             return False
-        end = self._setting.manifest.protocol.stop[:1]
+        end = self._setting.manifest.protocol.stop[:1] if written.cut is None else ()
         self._backbone.seek(len(self.prompt.start) if self.prompt.languages else 0)
-        fed = [*prompt, *said, *end]
-        logits = self._backbone.logits(self._setting.table.rows(fed[:-1]), level, last=len(said) + 1)
-        scores = [float(row[token] - log_sum(row)) for row, token in zip(logits, fed[len(prompt) :], strict=True)]
+        said = [*written.said, *end]
+        fed = [*prompt, *said][:-1]
+        logits = self._backbone.logits(self._setting.table.rows(fed), level, last=len(said))
+        scores = [float(row[token] - log_sum(row)) for row, token in zip(logits, said, strict=True)]
         return sum(scores) / len(scores) < _UNSURE
 
     @property
@@ -271,14 +284,19 @@ class CrossAnswerer:
 
 
 class _Written:
-    """The tokens of an answer as they come: those of ``text`` are handed out, ``said`` has its times too."""
+    """The tokens of an answer as they come: those of ``text`` are handed out, ``said`` has its times too.
 
-    def __init__(self, tokens: Generator[int, None, CutReason | None], times: Timestamps | None) -> None:
+    A loop is looked for in the text: the times between its repeats differ.
+    """
+
+    def __init__(
+        self, tokens: Generator[int, None, CutReason | None], times: Timestamps | None, max_repeats: int | None
+    ) -> None:
         self.times = times
         self.said: list[int] = []
         self.text: list[int] = []
         self.cut: CutReason | None = None
-        self._tokens = tokens
+        self._tokens, self._max_repeats = tokens, max_repeats
 
     def __iter__(self) -> Generator[int, None, None]:
         with closing(self._tokens) as tokens:
@@ -292,3 +310,6 @@ class _Written:
                 if self.times is None or seconds(token, self.times) is None:
                     self.text.append(token)
                     yield token
+                    if self.times is not None and loop(self.text, self._max_repeats) is not None:
+                        self.cut = "repeats"
+                        return

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgekit.runtime.answer.text import UNFINISHED
 from edgekit.runtime.engine import Array
 
 _FILTER = 7  # positions of the median; Whisper's
@@ -114,30 +115,38 @@ def words(tokens: Sequence[int], decode: Callable[[Sequence[int]], str], languag
 
 
 def _characters(tokens: Sequence[int], decode: Callable[[Sequence[int]], str]) -> list[tuple[str, int]]:
-    """Return the shortest runs of tokens that are whole characters."""
+    """Return the shortest runs of tokens that are whole characters; tokens without a text belong to what follows.
+
+    Bytes that are no character, as models write them at times, are one for themselves.
+    """
+    whole, at = decode(tokens), 0
     pieces: list[tuple[str, int]] = []
     run: list[int] = []
-    for token in tokens:
+    for index, token in enumerate(tokens):
         run.append(token)
         text = decode(run)
-        if "\ufffd" not in text:
+        if UNFINISHED in text and not whole.startswith(text, at):
+            text = decode(tokens[: index + 1])
+            text = text[at:] if whole.startswith(text) else ""
+        if text:
             pieces.append((text, len(run)))
-            run = []
-    if run:
-        pieces.append((decode(run), len(run)))
+            at, run = at + len(text), []
+    if run and pieces and not whole[at:]:
+        pieces[-1] = (pieces[-1][0], pieces[-1][1] + len(run))
+    elif run:
+        pieces.append((whole[at:], len(run)))
     return pieces
 
 
 def _spaced(pieces: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Join the pieces that no space stands before."""
+    """Join the pieces that no space stands before, unless the one before ends with punctuation that takes none."""
     joined: list[tuple[str, int]] = []
     for text, count in pieces:
-        if joined and not text.startswith(" ") and not _is_punctuation(text):
+        if joined and not text[:1].isspace() and not _is_wide(joined[-1][0]):
             before, tokens = joined[-1]
-            if not _is_punctuation(before):
-                joined[-1] = (before + text, tokens + count)
-                continue
-        joined.append((text, count))
+            joined[-1] = (before + text, tokens + count)
+        else:
+            joined.append((text, count))
     return joined
 
 
@@ -146,9 +155,10 @@ def _punctuated(pieces: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
     joined: list[tuple[str, int]] = []
     opening: tuple[str, int] = ("", 0)
     for text, count in pieces:
-        if _is_punctuation(text) and (text.startswith(" ") or not joined) and _opens(text.strip()):
+        punctuation = _is_punctuation(text)
+        if punctuation and _opens(text.strip(), alone=text[:1].isspace() or not joined):
             opening = (opening[0] + text, opening[1] + count)
-        elif _is_punctuation(text) and joined and not opening[1]:
+        elif punctuation and joined and not opening[1]:
             joined[-1] = (joined[-1][0] + text, joined[-1][1] + count)
         else:
             joined.append((opening[0] + text, opening[1] + count))
@@ -163,8 +173,14 @@ def _is_punctuation(text: str) -> bool:
     return bool(stripped) and all(unicodedata.category(one).startswith("P") for one in stripped)
 
 
-def _opens(text: str) -> bool:
-    return all(unicodedata.category(one) in {"Ps", "Pi", "Pd"} or one in "\"'¿¡" for one in text)
+def _is_wide(text: str) -> bool:
+    return _is_punctuation(text[-1:]) and unicodedata.east_asian_width(text[-1]) in "WF"
+
+
+def _opens(text: str, *, alone: bool) -> bool:
+    """Return whether punctuation belongs to the word behind it: some only where it stands ``alone``, after a space."""
+    kinds, marks = ({"Ps", "Pi", "Pd"}, "\"'¿¡") if alone else ({"Ps", "Pi"}, "¿¡")
+    return all(unicodedata.category(one) in kinds or one in marks for one in text)
 
 
 def _smoothed(weights: Array) -> Array:

@@ -19,11 +19,15 @@ _LEAST_S, _LEAST_SHARE = 5.0, 1 / 3  # of the sound, to be behind before the res
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Tokens ``start`` to ``stop`` of an answer stand; the next one goes on at ``resume_s``, None: at its end."""
+    """Tokens ``start`` to ``stop`` of an answer stand; the next one goes on at ``resume_s``, None: at its end.
+
+    ``skips``: sound before ``resume_s`` of which nothing stands is not heard again: too little would be behind.
+    """
 
     start: int
     stop: int
     resume_s: float | None = None
+    skips: bool = False
 
 
 def of_segments(segments: Sequence[TextSpan], heard_s: float) -> Standing | None:
@@ -47,31 +51,52 @@ def of_words(words: Sequence[WordSpan], tokens: int, heard_s: float, own: Own | 
     if not words:
         return Standing(0, tokens)
     first, end_s = own or (0.0, heard_s)
-    inside = [word for word in words if first <= (word.start_s + word.end_s) / 2 < end_s]
+    inside = [word for word in words if first <= _middle(word) < end_s]
     if not inside:
         return Standing(0, 0)
     ends = [word.start_s for word in inside[1:]] + ([min(end_s, heard_s)] if full else [])
-    for word, next_s in zip(inside, ends, strict=False):
-        if next_s - word.end_s > _GAP_S and _behind(word.end_s, heard_s):
-            return Standing(inside[0].start, word.stop, word.end_s)
+    for at, next_s in enumerate(ends):
+        if next_s - max(inside[at].end_s, _least_s(heard_s)) > _GAP_S:
+            return _up_to(inside[: at + 1], next_s, heard_s)
     return Standing(inside[0].start, inside[-1].stop)
 
 
 def before_edge(words: Sequence[WordSpan], tokens: int, heard_s: float) -> Standing:
     """Return what stands where the end of the sound cuts a word: those that end well before it."""
     whole = [word for word in words if word.end_s <= heard_s - EDGE_S]
-    return Standing(0, whole[-1].stop, whole[-1].end_s) if whole else Standing(0, tokens)
+    next_s = words[len(whole)].start_s if len(whole) < len(words) else heard_s
+    return _up_to(whole, next_s, heard_s) if whole else Standing(0, tokens)
 
 
-def before_loop(words: Sequence[WordSpan], loop: range, own: Own | None, heard_s: float) -> Standing | None:
-    """Return what stands of an answer that began to repeat tokens ``loop``: what came before; None if too little."""
-    first = own[0] if own else 0.0
-    inside = [word for word in words if first <= (word.start_s + word.end_s) / 2 and word.stop <= loop.start]
-    if not inside or not _behind(inside[-1].end_s, heard_s):
-        return None
-    return Standing(inside[0].start, inside[-1].stop, inside[-1].end_s)
+def before_loop(words: Sequence[WordSpan], loop: range, own: Own | None, heard_s: float) -> Standing:
+    """Return what stands of an answer that began to repeat tokens ``loop``: the words that came before.
+
+    Where that is too little the phrase stands once, and its sound is not heard again.
+    """
+    counted = [word for word in words if own is None or own[0] <= _middle(word)]
+    before = [word for word in counted if word.stop <= loop.start]
+    if not before or before[-1].end_s < _least_s(heard_s):
+        first = counted[0].start if counted else loop.start
+        return Standing(0 if own is None or not words else min(first, loop.start), loop.stop)
+    return _up_to(before, heard_s, heard_s)
 
 
-def _behind(at_s: float, heard_s: float) -> bool:
-    """Return whether enough of the sound is behind for the rest to be heard again."""
-    return at_s >= min(_LEAST_S, heard_s * _LEAST_SHARE)
+def _up_to(words: Sequence[WordSpan], next_s: float, heard_s: float) -> Standing:
+    """Return that words stand, and the sound behind them is to be heard again.
+
+    next_s: where the next word begins. Where none follows at once, nobody knows the end of the last one, only where it
+    begins: it is heard again as well.
+    """
+    last, least_s = words[-1], _least_s(heard_s)
+    if len(words) > 1 and next_s > last.end_s and last.start_s >= least_s:
+        return Standing(words[0].start, words[-2].stop, last.start_s)
+    return Standing(words[0].start, last.stop, max(last.end_s, least_s), skips=last.end_s < least_s)
+
+
+def _middle(word: WordSpan) -> float:
+    return (word.start_s + word.end_s) / 2
+
+
+def _least_s(heard_s: float) -> float:
+    """Return how much of the sound has to be behind for the rest to be heard again."""
+    return min(_LEAST_S, heard_s * _LEAST_SHARE)

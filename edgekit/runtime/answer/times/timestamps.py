@@ -59,34 +59,33 @@ def seconds(token: int, timestamps: Timestamps) -> float | None:
 class TimedSampler:
     """Another sampler's choice among the tokens that may come next in an answer with times.
 
-    ``none``: tokens that say that there are no times.
+    ``never``: tokens that may not: those that say that there are no times, and those that the other one forbids.
     """
 
-    def __init__(self, chosen: Sampler, timestamps: Timestamps, stop: Sequence[int], none: Sequence[int]) -> None:
+    def __init__(self, chosen: Sampler, timestamps: Timestamps, stop: Sequence[int], never: Sequence[int]) -> None:
         self._chosen, self._times = chosen, timestamps
-        self._stop, self._none = list(stop), list(none)
+        self._stop, self._never = list(stop), sorted({*never} - {*stop})
 
     def pick(self, logits: Array, said: Sequence[int]) -> int:
         """Return a token; see Sampler. ``said``: with its times."""
         first, end = self._times.first, self._times.first + self._times.count
         masked = np.array(logits, np.float32)
-        masked[self._none] = -np.inf
+        masked[self._never] = -np.inf
         if not said:  # an answer begins with a time
-            masked[:first] = -np.inf
-            masked[first + self._times.latest_start + 1 :] = -np.inf
+            masked[:first] = masked[first + self._times.latest_start + 1 :] = -np.inf
             return self._chosen.pick(masked, said)
-        written = [token for token in said if first <= token < end]
+        latest = max((token for token in said if first <= token < end), default=first - 1)
         is_time, was_time = (first <= token < end for token in ((first, *said)[-1], (first, *said)[-2]))
         closed = is_time and not was_time
         if closed:  # the next segment begins, or the answer ends
             stops = masked[self._stop]
-            masked[:first] = -np.inf
+            masked[:first] = masked[end:] = -np.inf
             masked[self._stop] = stops
         elif is_time:  # text follows
             masked[first:end] = -np.inf
-        masked[first : written[-1] + (not closed)] = -np.inf  # never backwards, and no segment is empty
-        if log_sum(masked[first:end]) > masked[:first].max():
-            masked[:first] = -np.inf
+        masked[first : latest + (not closed)] = -np.inf  # never backwards, and no segment is empty
+        if log_sum(masked[first:end]) > max(masked[:first].max(), masked[end:].max(initial=-np.inf)):
+            masked[:first] = masked[end:] = -np.inf
         return self._chosen.pick(masked, said)
 
     def mark(self) -> object:
