@@ -34,7 +34,7 @@ class Transcript:
     """What a recording says. ``audio_s``: its length; ``trace``: where the time went.
 
     ``language``: of a multilingual model that writes down speech, the one that was given, or that of the segments which
-    are longest together; None where the model tells none.
+    are longest together, those without a word left out if others have some; None where the model tells none.
     """
 
     text: str
@@ -48,7 +48,7 @@ class Transcript:
         segments = [
             {
                 "start_s": round(one.start_s, 6), "end_s": round(one.end_s, 6), "text": one.text,
-                "language": one.language, "tokens": list(one.tokens),
+                "language": one.language, "language_probability": one.language_probability, "tokens": list(one.tokens),
                 "words": [
                     {"text": word.text, "start_s": round(word.start_s, 6), "end_s": round(word.end_s, 6)}
                     for word in one.words
@@ -180,7 +180,7 @@ def load_opened(bundle: Bundle, **loading: Any) -> Model:  # noqa: ANN401 - of l
 def _joined(segments: Sequence[Segment], audio_s: float, trace: Trace) -> Transcript:
     """Return the Transcript of a recording's segments."""
     lengths: dict[str, float] = {}
-    for one in segments:
+    for one in [one for one in segments if one.text] or segments:
         if one.language is not None:
             lengths[one.language] = lengths.get(one.language, 0.0) + one.end_s - one.start_s
     text = " ".join(one.text for one in segments if one.text)

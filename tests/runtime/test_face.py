@@ -330,6 +330,9 @@ def test_the_language_of_a_transcript_is_that_of_most_of_its_sound() -> None:
     segments = [Segment(0, 3, "a", (), "de"), Segment(3, 5, "b", (), "en"), Segment(5, 7, "c", (), "en")]
     assert _joined(segments, 7.0, Trace()).language == "en"
     assert _joined([Segment(0, 1, "a")], 7.0, Trace()).language is None
+    silent = Segment(7, 37, "", (), "nn")
+    assert _joined([*segments, silent], 37.0, Trace()).language == "en"
+    assert _joined([silent], 37.0, Trace()).language == "nn"
 
 
 @pytest.mark.parametrize("attention", ["cross", "prefix"])
@@ -339,11 +342,12 @@ def test_a_model_without_languages_tells_none(load: Callable, codes: np.ndarray,
 
 def test_a_transcript_is_json_and_comes_back() -> None:
     transcript = Transcript(
-        "Grüße", (Segment(0.5, 1.1234567, "Grüße", (1, 2), "de", (Word("Grüße", 0.5, 1.0),)),), 2.0, "de"
+        "Grüße", (Segment(0.5, 1.1234567, "Grüße", (1, 2), "de", (Word("Grüße", 0.5, 1.0),), 0.75),), 2.0, "de"
     )
     plain = {
         "text": "Grüße", "language": "de", "audio_s": 2.0,
-        "segments": [{"start_s": 0.5, "end_s": 1.123457, "text": "Grüße", "language": "de", "tokens": [1, 2],
+        "segments": [{"start_s": 0.5, "end_s": 1.123457, "text": "Grüße", "language": "de",
+                      "language_probability": 0.75, "tokens": [1, 2],
                       "words": [{"text": "Grüße", "start_s": 0.5, "end_s": 1.0}]}],
     }  # fmt: skip
     assert transcript.to_dict() == json.loads(transcript.to_json()) == json.loads(transcript.to_json(indent=2)) == plain

@@ -159,8 +159,10 @@ class Reply:
     def _segment(self, part: TimedPart, tokens: Sequence[int], about: About) -> Segment:
         own = tokens[part.start : part.stop]
         words = (Word(word.text.strip(), about.at(word.start_s), about.at(word.end_s)) for word in part.words)
-        bounds = about.at(part.start_s), about.at(part.end_s)
-        return Segment(*bounds, self._tokenizer.decode(own).strip(), tuple(own), self._answerer.language, tuple(words))
+        return Segment(
+            about.at(part.start_s), about.at(part.end_s), self._tokenizer.decode(own).strip(), tuple(own),
+            self._answerer.language, tuple(words), self._answerer.language_probability,
+        )  # fmt: skip
 
     def _think(self, level: ComputeLevel, about: About) -> Iterator[Thought | None]:
         detokenizer, bounds = Detokenizer(self._tokenizer), (about.start_s, about.end_s)
