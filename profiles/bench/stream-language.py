@@ -44,6 +44,7 @@ PEER_ALONE, PEER_FIRST = f"{PEER}, each utterance by itself", f"{PEER}, the firs
 BEFORE_S, AFTER_S, PAUSE_S, MINUTE_S, FIRST_S = 0.5, 1.0, 0.8, 60.0, 30.0
 WORD_S, SHORT_S = 1.5, 3.0  # of an utterance as the gate gives it: 0.3 s of it come before the speech
 SENTENCES = 6
+SIX, MINUTE = "six short sentences", "a minute, then another"
 TRIED_CHANGES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 TRIED_ENOUGH_S = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 
@@ -105,16 +106,19 @@ def main() -> None:
     rules: dict[str, Rule] = {ALONE: alone(names), STREAM: followed(names)}
     if peer is not None:
         rules[PEER_ALONE] = lambda told: [one.peer for one in told]
-        rules[PEER_FIRST] = lambda told: [peer.first(told, recordings, heard)] * len(told)
-    written = {name: [rule(one.utterances) for one in streams] for name, rule in rules.items()}
-    played = play(model, [one for one in streams if one.changes_at is not None][:: -(-200 // max(1, args.played))],
-                  recordings, names, args.played)  # fmt: skip
+    written = {name: [(one, rule(one.utterances)) for one in streams] for name, rule in rules.items()}
+    if peer is not None:
+        one_each = {(one.kind, one.utterances[0].language, one.utterances[-1].language): one for one in streams}
+        firsts = [(one, peer.first(one.utterances, recordings, heard)) for one in one_each.values()]
+        written[PEER_FIRST] = [(one, [language] * len(one.utterances)) for one, language in firsts]
+    changing_streams = [one for one in streams if one.kind == MINUTE]
+    played = play(model, changing_streams[:: max(1, args.streams)], recordings, names, args.played)
     findings = Findings()
-    for name, told in written.items():
-        for one, languages_told in zip(streams, told, strict=True):
+    for name, pairs in written.items():
+        for one, told in pairs:
             if one.changes_at is not None:
-                late = lateness(one, languages_told)
-                findings.add(f"{one.kind}: utterances until the change is followed", name, "utterances", late)
+                title = f"{one.kind}: utterances until the change is followed"
+                findings.add(title, name, "utterances", lateness(one, told))
     comparison = make_comparison(
         title=f"The language of streams: {model.manifest.name}",
         question="In which language are the utterances of a stream written, and how soon does a change of it show?",
@@ -127,16 +131,17 @@ def main() -> None:
             else "not run",
         },
         figures=findings.figures(),
-        ratios=[ratio for name, told in written.items() for ratio in rates(name, streams, told)],
+        ratios=[ratio for name, pairs in written.items() for ratio in rates(name, pairs)],
         definitions={
             "in the right language": "Share of the utterances of a stream that are written in their language; "
             "words of another language between them are not counted.",
+            "words followed": "Share of the words of another language that are not written in the stream's own.",
             "until the change is followed": "Utterances after the change that come before the first in the right one.",
             "by the second utterance": "Share of changes that the second utterance at the latest follows.",
         },
         bundles={STREAM: bundle_facts(model)},
         packages=("faster-whisper", "ctranslate2") if peer else (),
-        notes=[*played, *examples(streams, written)],
+        notes=[*played, *examples(written)],
         details={"streams": {kind: sum(one.kind == kind for one in streams) for kind in kinds(streams)}},
     )
     print(save_comparison(comparison, args.output, f"{args.name or model.manifest.name}-stream-language"))
@@ -247,12 +252,12 @@ def make_streams(utterances: Sequence[Utterance], count: int) -> list[Stream]:
     said = Said(utterances)
     streams = []
     for language in LANGUAGES:
-        streams += [Stream("six short sentences", said.some(said.short[language], SENTENCES)) for _ in range(4 * count)]
+        streams += [Stream(SIX, said.some(said.short[language], SENTENCES)) for _ in range(4 * count)]
         streams += [Stream("all of one language", said.some(said.long[language])) for _ in range(count)]
     for language, other in itertools.permutations(LANGUAGES, 2):
         for _ in range(count):
             minute = said.minute(language)
-            streams.append(changing("a minute, then another", minute, said.minute(other)))
+            streams.append(changing(MINUTE, minute, said.minute(other)))
             first, then = (said.some(said.short[one], 2 * SENTENCES) for one in (language, other))
             streams.append(changing("short, then another", first, then))
             words = said.some(said.words[other])
@@ -335,29 +340,38 @@ def right(one: Stream, told: Sequence[str]) -> tuple[int, int]:
     return sum(pairs), len(pairs)
 
 
-def rates(name: str, streams: Sequence[Stream], told: Sequence[Sequence[str]]) -> Iterator[Ratio]:
+def rates(name: str, pairs: Sequence[tuple[Stream, Sequence[str]]]) -> Iterator[Ratio]:
     """Yield what became of each kind of streams under one rule."""
-    for kind in kinds(streams):
-        own = [(one, found) for one, found in zip(streams, told, strict=True) if one.kind == kind]
-        counted = [right(one, found) for one, found in own]
-        yield bootstrap_ratio(
-            f"{kind}, {name}: in the right language", [one for one, _ in counted], [all_ for _, all_ in counted]
-        )
+    for kind in dict.fromkeys(one.kind for one, _ in pairs):
+        own = [(one, told) for one, told in pairs if one.kind == kind]
+        counted = [right(one, told) for one, told in own]
+        title = f"{kind}, {name}"
+        yield bootstrap_ratio(f"{title}: in the right language", *map(list, zip(*counted, strict=True)))
         if own[0][0].changes_at is not None:
-            in_time = [lateness(one, found) <= 1 for one, found in own]
-            yield bootstrap_ratio(f"{kind}, {name}: by the second utterance", in_time, [1] * len(own))
+            in_time = [lateness(one, told) <= 1 for one, told in own]
+            yield bootstrap_ratio(f"{title}: by the second utterance", in_time, [1] * len(own))
+        if own[0][0].only is not None:
+            words = [[found != one.only for found in between(one, told)] for one, told in own]
+            yield bootstrap_ratio(
+                f"{title}: words followed", [sum(each) for each in words], [len(each) for each in words]
+            )
+
+
+def between(one: Stream, told: Sequence[str]) -> list[str]:
+    """Return what the words of another language, between a stream's own sentences, are written in."""
+    return [found for said, found in zip(one.utterances, told, strict=True) if said.language != one.only]
 
 
 def tune(streams: Sequence[Stream], names: Sequence[str]) -> None:
     """Print what other constants do."""
-    print(f"{'changes':>8} {'enough_s':>8}  " + "  ".join(kinds(streams)))
     for constants in [None, *itertools.product(TRIED_CHANGES, TRIED_ENOUGH_S)]:
         rule = alone(names) if constants is None else followed(names, *constants)
-        found = {ratio.name: ratio.value for ratio in rates("", streams, [rule(one.utterances) for one in streams])}
-        cells = [f"{found[f'{kind}, : in the right language']:.4f}" for kind in kinds(streams)]
-        late = [value for name, value in found.items() if name.endswith("second utterance")]
+        found = {ratio.name: ratio.value for ratio in rates("", [(one, rule(one.utterances)) for one in streams])}
+        if constants is None:
+            print("\n".join(f"{place}: {name.replace(', :', ':')}" for place, name in enumerate(found)))
+            print(f"{'changes':>8} {'enough_s':>8}  " + "  ".join(f"{place:>6}" for place in range(len(found))))
         first, second = constants or ("alone", "")
-        print(f"{first:>8} {second:>8}  " + "  ".join([*cells, *(f"by 2nd {value:.4f}" for value in late)]), flush=True)
+        print(f"{first:>8} {second:>8}  " + "  ".join(f"{value:.4f}" for value in found.values()), flush=True)
 
 
 def play(
@@ -381,25 +395,12 @@ def play(
     return lines
 
 
-def examples(streams: Sequence[Stream], written: Mapping[str, Sequence[Sequence[str]]]) -> list[str]:
-    """Return the first stream of each kind that a rule gets wrong."""
-    lines = []
-    for name, told in written.items():
-        for kind in kinds(streams):
-            wrong = [
-                (one, found)
-                for one, found in zip(streams, told, strict=True)
-                if one.kind == kind and right(one, found)[0] < right(one, found)[1]
-            ]
-            if wrong and one_language(kind):
-                one, found = wrong[0]
-                lines.append(f"{kind}, {name}: {one.utterances[0].language} was heard as {' '.join(found)}.")
-    return lines
-
-
-def one_language(kind: str) -> bool:
-    """Return whether streams of a kind stay in one language."""
-    return "then" not in kind
+def examples(written: Mapping[str, Sequence[tuple[Stream, Sequence[str]]]]) -> Iterator[str]:
+    """Yield the first six short sentences that a rule gets wrong."""
+    for name, pairs in written.items():
+        wrong = [(one, told) for one, told in pairs if one.kind == SIX and right(one, told)[0] < SENTENCES]
+        for one, told in wrong[:1]:
+            yield f"{SIX}, {name}: {one.utterances[0].language} was heard as {', '.join(told)}."
 
 
 if __name__ == "__main__":
