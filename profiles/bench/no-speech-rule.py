@@ -81,8 +81,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "profiles")
     args = parser.parse_args()
 
-    models = {path.resolve().name: edgekit.load(path, threads=args.threads) for path in args.bundle}
     sounds = [*made(), *recorded(args.sounds, args.each)]
+    models = {path.resolve().name: edgekit.load(path, threads=args.threads) for path in args.bundle}
     subjects = [bundle(name, model, gate) for name, model in models.items() for gate in GATES]
     if args.peer:
         subjects.append(peer(args.peer, args.threads))

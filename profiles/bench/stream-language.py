@@ -89,11 +89,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "profiles")
     args = parser.parse_args()
 
+    recordings = read_recordings(args.speech, args.short)
+    recordings = {name: path for name, path in recordings.items() if half(path) == (not args.tune)}
     model = edgekit.load(args.bundle, threads=args.threads)
     if missing := set(LANGUAGES) - set(model.manifest.protocol.languages):
         raise SystemExit(f"{args.bundle}: does not hear {', '.join(sorted(missing))}; give a multilingual bundle")
-    recordings = read_recordings(args.speech, args.short)
-    recordings = {name: path for name, path in recordings.items() if half(path) == (not args.tune)}
     heard = Heard(args.work)
     peer = None if args.tune or args.peer is None else Peer(args.peer, args.threads)
     utterances = listen(model, recordings, heard, peer)
