@@ -7,6 +7,7 @@ SPEECH := data/asterisk-en
 SOUNDS := data/sounds
 CALLS := data/calls
 PROMPTS := data/prompts
+SHORT_PROMPTS := data/short-prompts
 BENCH := .venv-bench/bin/python profiles/bench
 
 # Wheels only: a fresh machine has no compiler, and a source package would run its own code to build.
@@ -134,8 +135,8 @@ bench-reference: .venv-reference/stamp speech-data bundles/edgekit-tiny-float32
 # `make speech-data WORDS=core-sounds-en.txt` gives them their words: profiles/data/README.md says where the list is.
 speech-data: $(SPEECH)/words.tsv $(CALLS)/words.tsv
 
-# 240 prompts in five languages, from the same packages of other languages.
-prompt-data: $(PROMPTS)/ru/samples.sha256
+# 240 prompts in five languages, and 360 short ones, from the same packages of other languages.
+prompt-data: $(PROMPTS)/ru/samples.sha256 $(SHORT_PROMPTS)/ru/samples.sha256
 
 # 1,153 sounds without speech from Debian's archive, licences in profiles/data/README.md; needs the same, and 700 MB while
 # it works.
@@ -251,6 +252,9 @@ $(CALLS)/words.tsv:
 
 $(PROMPTS)/ru/samples.sha256:
 	$(PYTHON) profiles/data/fetch-speech.py --languages -o $(PROMPTS)
+
+$(SHORT_PROMPTS)/ru/samples.sha256:
+	$(PYTHON) profiles/data/fetch-speech.py --languages --short -o $(SHORT_PROMPTS)
 
 $(SOUNDS)/samples.sha256:
 	$(PYTHON) profiles/data/fetch-sounds.py -o $(SOUNDS)

@@ -176,6 +176,16 @@ def test_prompts_that_are_measured_on_are_none_that_an_export_is_judged_by():
     assert not judged & {name.removesuffix(".g722").replace("/", "-") for name in names}
 
 
+def test_short_prompts_are_none_of_the_others():
+    module = fetch_speech()
+    names = list(module.listed(module.SHORT_PROMPTS))
+    assert len(names) == len(set(names)) == 5 * 72
+    assert {name.partition("/")[0] for name in names} == set(LANGUAGES)
+    assert not set(names) & set(module.listed(module.PROMPTS))
+    judged = {path.stem for path in (ROOT / "export/clips/prompts").glob("*.flac")}
+    assert not judged & {name.removesuffix(".g722").replace("/", "-") for name in names}
+
+
 def test_speech_fetcher_takes_every_language_or_none(recordings, tmp_path):
     module = fetch_speech()
     for language in module.LANGUAGES:

@@ -50,7 +50,7 @@ class Segment:
     The bounds are the model's own times where it wrote some (``times`` of StreamOptions, and speech that went on longer
     than the encoder hears at once), else those of the utterance: from where the sound began to count, pre-roll
     included, to where it ceased to. ``text`` is empty where sound counted and no word came of it. ``words``: with the
-    times of each, if they were asked for. ``language``: see Text.
+    times of each, if they were asked for. ``language``, ``language_probability``: see Text.
     """
 
     start_s: float
@@ -59,6 +59,7 @@ class Segment:
     tokens: tuple[int, ...] = ()
     language: str | None = None
     words: tuple[Word, ...] = ()
+    language_probability: float | None = None
 
     def __repr__(self) -> str:
         return fields_line(self)
@@ -70,9 +71,9 @@ class Text:
 
     Each one replaces the one before. While the user talks a text is a partial, which the next may revise; ``stable`` is
     the number of its first characters that the partial before had too, so they will probably stay. After the end of
-    speech ``stable`` is the whole length, and only the end may still go: a repeat, or what belongs to the next text. It
-    is 0 where the text goes on from another in the midst of speech, and may begin with the last words of that one.
-    Source: local agreement of two, Machacek et al. 2023, Turning Whisper into Real-Time Transcription System
+    speech ``stable`` is the whole length, and only the end may still go: a repeat, or what belongs to the next text; or
+    all of it, where the gate lets through more than speech and nobody spoke. It is 0 where the text goes on from
+    another in the midst of speech, and may begin with the last words of that one. Source: local agreement of two, Machacek et al. 2023, Turning Whisper into Real-Time Transcription System
     (arXiv:2307.14743).
 
     ``language``: of a multilingual model that writes down speech, the one that was given or detected; else None.
@@ -99,7 +100,10 @@ class Text:
 
 def whole_segment(text: Text) -> Segment:
     """Return a text as one segment, where its times are not known more closely."""
-    return Segment(text.start_s, text.end_s, text.text, text.tokens, text.language)
+    return Segment(
+        text.start_s, text.end_s, text.text, text.tokens, text.language,
+        language_probability=text.language_probability,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

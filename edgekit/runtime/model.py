@@ -35,7 +35,8 @@ class Transcript:
     """What a recording says. ``audio_s``: its length; ``trace``: where the time went.
 
     ``language``: of a multilingual model that writes down speech, the one that was given, or that of the segments which
-    are longest together; None where the model tells none. ``truncated``: words may be missing; see TextCut.
+    are longest together, those without a word left out if others have some; None where the model tells none.
+    ``truncated``: words may be missing; see TextCut.
     """
 
     text: str
@@ -50,7 +51,7 @@ class Transcript:
         segments = [
             {
                 "start_s": round(one.start_s, 6), "end_s": round(one.end_s, 6), "text": one.text,
-                "language": one.language, "tokens": list(one.tokens),
+                "language": one.language, "language_probability": one.language_probability, "tokens": list(one.tokens),
                 "words": [
                     {"text": word.text, "start_s": round(word.start_s, 6), "end_s": round(word.end_s, 6)}
                     for word in one.words
@@ -196,7 +197,7 @@ def transcript_of(events: Iterable[Event], audio_s: float, trace: Trace | None =
             segments += event.segments or (whole_segment(event),)
         truncated = truncated or isinstance(event, TextCut)
     lengths: dict[str, float] = {}
-    for one in segments:
+    for one in [one for one in segments if one.text] or segments:
         if one.language is not None:
             lengths[one.language] = lengths.get(one.language, 0.0) + one.end_s - one.start_s
     text = " ".join(one.text for one in segments if one.text)

@@ -8,6 +8,7 @@ Takes Debian's asterisk-core-sounds-en-g722 from where it is installed, or else 
     python profiles/data/fetch-speech.py -o FOLDER --from DIR   # recordings already unpacked below DIR
     python profiles/data/fetch-speech.py --calls                # six calls of pocketsphinx-testdata, into data/calls/
     python profiles/data/fetch-speech.py --languages            # 240 in five languages, into data/prompts/
+    python profiles/data/fetch-speech.py --languages --short    # 360 short ones and words, into data/short-prompts/
     python profiles/data/fetch-speech.py --words [FILE]         # which prompts are scored, and what FILE says they say
 """
 
@@ -47,6 +48,8 @@ CALLS = {
 LIST = Path(__file__).with_name("asterisk-en.sha256")
 # Of each language 48 of 4.5 to 25 s, drawn by hash from those that no export is judged by (export/clips/prompts).
 PROMPTS = Path(__file__).with_name("prompts.sha256")
+# Of each language 48 with 1.2 to 2.5 s of speech and 24 with 0.3 to 1.2 s, drawn alike; no letters, no sounds.
+SHORT_PROMPTS = Path(__file__).with_name("short-prompts.sha256")
 # Prompts that say nothing, beside those of silence/.
 SOUNDS = {"beep", "beeperr", "ascending-2tone", "descending-2tone", "confbridge-join", "confbridge-leave", "tt-monkeys"}
 # Names that the published list has otherwise, and spelling that is wrong in it or unknown to Whisper's normaliser.
@@ -262,23 +265,26 @@ def main() -> None:
         "-o",
         "--output",
         type=Path,
-        help="by default data/asterisk-en, data/calls of --calls, data/prompts of --languages",
+        help="by default data/ and asterisk-en; calls of --calls, prompts of --languages, short-prompts of --short",
     )
     parser.add_argument("--from", dest="given", type=Path, help="folder of the recordings, already unpacked")
     parser.add_argument("--calls", action="store_true", help="fetch six short calls of other speakers instead")
     parser.add_argument("--languages", action="store_true", help="fetch 48 prompts in each of five languages instead")
+    parser.add_argument("--short", action="store_true", help="with --languages: 72 of at most 2.5 s of speech in each")
     parser.add_argument(
         "--words", nargs="?", const="", metavar="FILE", help="beside prompts that are there: a list of their words"
     )
     arguments = parser.parse_args()
-    default = "data/calls" if arguments.calls else "data/prompts" if arguments.languages else "data/asterisk-en"
+    if arguments.short and not arguments.languages:
+        parser.error("--short: goes with --languages; add it")
+    prompts = Path("data/short-prompts" if arguments.short else "data/prompts")
+    default = "data/calls" if arguments.calls else prompts if arguments.languages else "data/asterisk-en"
     output = arguments.output or Path(default)
     try:
         if arguments.languages:
-            fetch_languages(output, arguments.given)
-            print(
-                f"{output}: {len(listed(PROMPTS))} prompts in {', '.join(LANGUAGES)}, CC-BY-SA-3.0 and CC-BY-3.0 (ru)"
-            )
+            expected = listed(SHORT_PROMPTS if arguments.short else PROMPTS)
+            fetch_languages(output, arguments.given, expected)
+            print(f"{output}: {len(expected)} prompts in {', '.join(LANGUAGES)}, CC-BY-SA-3.0 and CC-BY-3.0 (ru)")
             return
         if arguments.calls:
             fetch_calls(output, arguments.given)

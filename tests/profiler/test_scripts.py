@@ -156,3 +156,64 @@ def test_word_errors_without_a_list_and_without_the_judge_is_one_line(tmp_path):
     (tmp_path / "words.tsv").unlink()
     done = run(ROOT / "profiles/bench/word-errors.py", "--speech", str(tmp_path))
     assert done.stderr.startswith(f"{tmp_path}/words.tsv: not there; make speech-data WORDS=FILE takes one")
+
+
+@pytest.mark.parametrize(
+    ("script", "option", "folder", "command"),
+    [
+        ("stream-language.py", "--speech", "en", "make prompt-data"),
+        ("no-speech-rule.py", "--sounds", "music", "make sound-data"),
+    ],
+)
+def test_a_script_without_its_recordings_names_what_fetches_them(tmp_path, script, option, folder, command):
+    done = run(ROOT / "profiles/bench" / script, "--bundle", "a", option, str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"{tmp_path / folder}: no ")
+    assert done.stderr.strip().endswith(f"`{command}` fetches them")
+
+
+@pytest.fixture
+def stream_language():
+    """Return the script as a module."""
+    spec = importlib.util.spec_from_file_location("stream_language", ROOT / "profiles/bench/stream-language.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["stream_language"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["stream_language"]
+
+
+def test_a_change_of_language_is_scored_by_the_first_utterance_that_follows_it(stream_language):
+    told = tuple(stream_language.Utterance(one, 2.0, np.zeros(2), "", 0.0) for one in ("en", "en", "es", "es", "es"))
+    stream = stream_language.changing(stream_language.MINUTE, told[:2], told[2:])
+    heard = {"en en es es es": (0, 5), "en nl en es es": (1, 3), "en en en en en": (3, 2)}
+    for found, expected in heard.items():
+        names = found.split()
+        assert (stream_language.lateness(stream, names), stream_language.right(stream, names)[0]) == expected
+    by_name = {one.name: one.value for one in stream_language.rates("x", [(stream, names.split()) for names in heard])}
+    assert by_name["a minute, then another, x: by the second utterance"] == pytest.approx(2 / 3, rel=1e-4)
+
+
+def test_words_of_another_language_are_counted_apart(stream_language):
+    told = tuple(stream_language.Utterance(one, 2.0, np.zeros(2), "", 0.0) for one in ("en", "es", "en", "es"))
+    stream = stream_language.Stream("words", told, "en")
+    assert stream_language.right(stream, ["en", "es", "fr", "en"]) == (1, 2)
+    assert stream_language.between(stream, ["en", "es", "fr", "en"]) == ["es", "en"]
+
+
+def test_streams_are_the_same_each_time_and_say_nothing_twice(stream_language):
+    told = [
+        stream_language.Utterance(language, seconds, np.zeros(2), f"{language}/{place}-{seconds}", 0.0)
+        for language in stream_language.LANGUAGES
+        for place in range(14)
+        for seconds in (0.9, 2.0, 12.0)
+    ]
+    streams = stream_language.make_streams(told, 2)
+    assert streams == stream_language.make_streams(told, 2)
+    for one in streams:
+        own = [each.recording for each in one.utterances if one.only in {None, each.language}]
+        assert len(own) == len(set(own))
+    assert {len(one.utterances) for one in streams if one.kind == stream_language.SIX} == {6}
+    minutes = [one for one in streams if one.kind == stream_language.MINUTE]
+    assert len(minutes) == 2 * 20
+    assert {one.changes_at for one in minutes} == {5}

@@ -329,7 +329,10 @@ def test_the_language_of_a_transcript_is_that_of_most_of_its_sound() -> None:
 
     texts = [Text("a", True, 0, 3, language="de"), Text("b", True, 3, 5, language="en")]
     texts += [Text("c", True, 5, 7, language="en"), Text("partial", False, 7, 99, language="fr")]
+    silent = Text("", True, 7, 37, language="nn")
     assert transcript_of(texts, 7.0).language == "en"
+    assert transcript_of([*texts, silent], 37.0).language == "en"
+    assert transcript_of([silent], 37.0).language == "nn"
     assert transcript_of([Text("a", True, 0, 1)], 7.0).language is None
 
 
@@ -340,11 +343,12 @@ def test_a_model_without_languages_tells_none(load: Callable, codes: np.ndarray,
 
 def test_a_transcript_is_json_and_comes_back() -> None:
     transcript = Transcript(
-        "Grüße", (Segment(0.5, 1.1234567, "Grüße", (1, 2), "de", (Word("Grüße", 0.5, 1.0),)),), 2.0, "de"
+        "Grüße", (Segment(0.5, 1.1234567, "Grüße", (1, 2), "de", (Word("Grüße", 0.5, 1.0),), 0.75),), 2.0, "de"
     )
     plain = {
         "text": "Grüße", "language": "de", "audio_s": 2.0, "truncated": False,
-        "segments": [{"start_s": 0.5, "end_s": 1.123457, "text": "Grüße", "language": "de", "tokens": [1, 2],
+        "segments": [{"start_s": 0.5, "end_s": 1.123457, "text": "Grüße", "language": "de",
+                      "language_probability": 0.75, "tokens": [1, 2],
                       "words": [{"text": "Grüße", "start_s": 0.5, "end_s": 1.0}]}],
     }  # fmt: skip
     assert transcript.to_dict() == json.loads(transcript.to_json()) == json.loads(transcript.to_json(indent=2)) == plain

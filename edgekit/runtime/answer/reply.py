@@ -166,8 +166,8 @@ class Reply:
 
         own = tokens[part.start : part.stop]
         words = tuple(Word(word.text.strip(), *bounds(word)) for word in part.words)
-        text = self._tokenizer.decode(own).strip()
-        return Segment(*bounds(part), text, tuple(own), self._answerer.language, words)
+        text, language = self._tokenizer.decode(own).strip(), self._answerer.language
+        return Segment(*bounds(part), text, tuple(own), language, words, self._answerer.language_probability)
 
     def _think(self, level: ComputeLevel, about: About) -> Iterator[Thought | None]:
         detokenizer, bounds = Detokenizer(self._tokenizer), (about.start_s, about.end_s)

@@ -155,6 +155,43 @@ class Sampled:
         self._random.bit_generator.state = mark
 
 
+class Scored:
+    """Another sampler's choices, and how likely they were among what the limits allow.
+
+    ``logits`` of ``pick`` are what the limits are applied to; a time rule that masks before it is counted too.
+    """
+
+    def __init__(self, chosen: Sampler, limits: Limits) -> None:
+        self._chosen, self._mask = chosen, _Mask(limits)
+        self._sum = 0.0
+        self._said = 0
+
+    @property
+    def mean(self) -> float:
+        """The mean log-probability of an answer's tokens, the one that ends it included, as Whisper has it.
+
+        Its sum is of the tokens that were chosen, and is divided by one more than were said: of an answer that was cut
+        by one too many. Source: Whisper, decoding.py, GreedyDecoder.update and DecodingTask.run.
+        """
+        return self._sum / (self._said + 1)
+
+    def pick(self, logits: Array, said: Sequence[int]) -> int:
+        """Return a token; see Sampler."""
+        token = self._chosen.pick(logits, said)
+        allowed = self._mask.apply(np.array(logits, np.float32), not said)
+        self._sum += float(allowed[token]) - log_sum(allowed)
+        self._said = len(said) + (token not in self._mask.stops)
+        return token
+
+    def mark(self) -> object:
+        """Return where the draws stand."""
+        return self._chosen.mark()
+
+    def back(self, mark: Any) -> None:  # noqa: ANN401 - the sampler's own
+        """Draw again what was drawn since the mark."""
+        self._chosen.back(mark)
+
+
 class Teacher:
     """A Sampler that remembers logits and choices, and follows ``forced`` tokens where they are given.
 
@@ -240,6 +277,12 @@ def remaining(logits: Array, sampling: Sampling) -> tuple[Array, Array]:
     return tokens[kept], weights[kept]
 
 
+def log_sum(logits: Array) -> float:
+    """Return the logarithm of the sum of the exponentials."""
+    highest = float(logits.max())
+    return highest if np.isinf(highest) else highest + float(np.log(np.exp(logits - highest).sum()))
+
+
 class _Mask:
     """Forbidden tokens of a Limits, as arrays."""
 
@@ -248,12 +291,12 @@ class _Mask:
         self._stop = np.array(limits.stop, np.int64)
         self._suppress = np.array(sorted(set(limits.suppress) - set(limits.stop)), np.int64)
         self._begin = np.union1d(self._suppress, np.array(limits.begin_suppress, np.int64))
-        self._stops = frozenset(limits.stop)
+        self.stops = frozenset(limits.stop)
         self._banned_tokens = frozenset(self._suppress.tolist()), frozenset(self._begin.tolist())
 
     def allows(self, token: int, first: bool) -> bool:
         """Return whether the token may be chosen."""
-        inside = self._limit is None or token < self._limit or token in self._stops
+        inside = self._limit is None or token < self._limit or token in self.stops
         return inside and token not in self._banned_tokens[first]
 
     def apply(self, logits: Array, first: bool) -> Array:

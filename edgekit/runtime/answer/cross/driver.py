@@ -17,14 +17,16 @@ from edgekit.runtime.answer.cross.cache import CrossCache
 from edgekit.runtime.answer.cross.languages import LanguageBelief
 from edgekit.runtime.answer.lookup import Guess, agreed, loop
 from edgekit.runtime.answer.prompt import DETECTED, cross_prompt
-from edgekit.runtime.answer.sampler import Greedy, likeliest
+from edgekit.runtime.answer.sampler import Greedy, Scored, likeliest, log_sum
 from edgekit.runtime.answer.times.alignment import WordSpan, attention, timed_words, words
 from edgekit.runtime.answer.times.standing import Standing, before_edge, before_loop, of_segments, of_words
-from edgekit.runtime.answer.times.timestamps import TextSpan, TimedSampler, log_sum, seconds, spans
+from edgekit.runtime.answer.times.timestamps import TextSpan, TimedSampler, seconds, spans
 from edgekit.runtime.engine import Array
 from edgekit.spans import ALIGN, DRAFT, PREFILL
 
-_SILENT, _UNSURE = 0.6, -1.0  # probability of no speech, mean log-probability of the tokens; Whisper, transcribe.py
+# Nobody spoke: so probable is no speech, and the tokens' mean log-probability is no higher. Source: Whisper,
+# transcribe.py, no_speech_threshold and logprob_threshold.
+_SILENT, _UNSURE = 0.6, -1.0
 OPEN_TOKENS = 12  # of a partial, checked again by the next: what ordinary speech says in three seconds
 
 
@@ -162,10 +164,10 @@ class CrossAnswerer:
         assert heard_s is not None, "such a model hears sound only"
         self.outcome = Outcome()
         self._prompt = self._begin(level, self._setting.trace.span, heard_s)
-        if self._weighed is not None:
-            self._belief.note(self._weighed)
-        protocol, sampler, prompt = self._setting.manifest.protocol, self._setting.sampler, self._prompt
+        protocol, prompt = self._setting.manifest.protocol, self._prompt
         times = protocol.timestamps if full or self._times == "segments" else None
+        scored = Scored(self._setting.sampler, protocol) if self._silent > _SILENT else None
+        sampler = scored or self._setting.sampler
         if times is not None:
             prompt = prompt[: len(prompt) - len(protocol.start_tail)]
             sampler = TimedSampler(sampler, times, protocol.stop, (*protocol.start_tail, *protocol.suppress))
@@ -173,9 +175,13 @@ class CrossAnswerer:
         tokens = self._setting.tokens(self._backbone, rows, level, heard_s, guess=guess, sampler=sampler)
         written = _Written(tokens, times, protocol.max_repeats)
         yield from written
-        if not written.text or self._nobody_spoke(prompt, written, level):
-            self.outcome = Outcome(written.cut, (0, 0), speech=bool(written.text) or not self._is_silent)
+        if scored is not None and (not written.text or scored.mean < _UNSURE):
+            self.outcome = Outcome(kept=(0, 0), speech=False)  # nothing is missing either
+        elif not written.text:
+            self.outcome = Outcome(written.cut)
         else:
+            if self._weighed is not None:
+                self._belief.note(self._weighed)
             self.outcome = self._outcome(written, level, heard_s, full=full, own=own)
 
     def _outcome(
@@ -246,22 +252,6 @@ class CrossAnswerer:
             picture = np.pad(picture, ((0, len(text) + 1 - len(picture)), (0, 0)), mode="edge")
             pieces = words(text, self._setting.tokenizer.decode, self.language)
             return timed_words(picture, pieces, position_s)
-
-    def _nobody_spoke(self, prompt: Sequence[int], written: "_Written", level: ComputeLevel) -> bool:
-        """Return whether an answer was made of no speech; see ``_SILENT``. ``prompt``: what was read before it."""
-        if not self._is_silent:
-            return False
-        end = self._setting.manifest.protocol.stop[:1] if written.cut is None else ()
-        self._backbone.seek(len(self.prompt.start) if self.prompt.languages else 0)
-        said = [*written.said, *end]
-        fed = [*prompt, *said][:-1]
-        logits = self._backbone.logits(self._setting.table.rows(fed), level, last=len(said))
-        scores = [float(row[token] - log_sum(row)) for row, token in zip(logits, said, strict=True)]
-        return sum(scores) / len(scores) < _UNSURE
-
-    @property
-    def _is_silent(self) -> bool:
-        return self._silent > _SILENT
 
     def _begin(self, level: ComputeLevel, span: Span, heard_s: float) -> list[int]:
         """Attend to all that was heard and return the prompt that is still to be read."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.bundle import Timestamps
-from edgekit.runtime.answer.sampler import Sampler
+from edgekit.runtime.answer.sampler import Sampler, log_sum
 from edgekit.runtime.engine import Array
 
 
@@ -95,9 +95,3 @@ class TimedSampler:
     def back(self, mark: Any) -> None:  # noqa: ANN401 - the sampler's own
         """Draw again what was drawn since the mark."""
         self._chosen.back(mark)
-
-
-def log_sum(logits: Array) -> float:
-    """Return the logarithm of the sum of the exponentials."""
-    highest = float(logits.max())
-    return highest if np.isinf(highest) else highest + float(np.log(np.exp(logits - highest).sum()))
