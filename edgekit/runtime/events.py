@@ -73,8 +73,8 @@ class Text:
     the number of its first characters that the partial before had too, so they will probably stay. After the end of
     speech ``stable`` is the whole length, and only the end may still go: a repeat, or what belongs to the next text; or
     all of it, where the gate lets through more than speech and nobody spoke. It is 0 where the text goes on from
-    another in the midst of speech, and may begin with the last words of that one. Source: local agreement of two, Machacek et al. 2023, Turning Whisper into Real-Time Transcription System
-    (arXiv:2307.14743).
+    another in the midst of speech, and may begin with the last words of that one. Source: local agreement of two,
+    Machacek et al. 2023, Turning Whisper into Real-Time Transcription System (arXiv:2307.14743).
 
     ``language``: of a multilingual model that writes down speech, the one that was given or detected; else None.
     ``language_probability``: of a detected one, after all that the stream has heard. ``segments``: of a final text

@@ -174,7 +174,7 @@ SAME = {
     "of times": ({"max_initial_timestamp_index": 3, "alignment_heads": [[0, 0]]}, {}),
     "another try": ({"compression_ratio_threshold": 0.1, "language": "fr"}, {}),
     "training": ({}, {"apply_spec_augment": True, "mask_time_prob": 0.9, "dropout": 0.5, "encoder_layerdrop": 0.9}),
-    "other heads": ({}, {"use_weighted_layer_sum": True, "classifier_proj_size": 8, "median_filter_width": 3}),
+    "other heads": ({}, {"use_weighted_layer_sum": True, "classifier_proj_size": 8}),
 }  # fmt: skip
 
 
