@@ -212,8 +212,8 @@ class TokenProtocol(Struct, frozen=True):
     ``max_length`` positions, the answer's included, or when a phrase was said ``max_repeats`` times in a row.
 
     ``timestamps``: of a model that writes times where ``start_tail`` is left out. ``alignment``: layer and head of each
-    row of the backbone's output ``queries``, whose attention follows the words. ``no_speech``: the token that is likely
-    after ``start`` where nobody speaks.
+    cross-attention that follows the words; of such layers the backbone writes ``queries``. ``no_speech``: the token
+    that is likely after ``start`` where nobody speaks.
     """
 
     attention: Literal["cross", "prefix"]

@@ -3,6 +3,7 @@
 Knows which components a bundle needs; which backend runs them is theirs.
 """
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,10 +130,12 @@ def _check_alignment(loaded: Loaded) -> None:
         next((spec.shape for spec in components[name].outputs if spec.name == output), ())
         for name, output in (("backbone", "queries"), ("adapter", "cross"))
     )
-    if queries[1:2] != (len(alignment),):
+    layers = len({layer for layer, _ in alignment})
+    width = [size for size in (*cross[1:2], *cross[3:]) if isinstance(size, int)]
+    if queries[1:] != (layers * math.prod(width),):
         raise BundleFormatError(
-            f"{loaded.bundle.folder}: protocol.alignment has {len(alignment)} heads, output 'queries' of the backbone "
-            f"is {queries or 'not there'}; export it again"
+            f"{loaded.bundle.folder}: protocol.alignment has {layers} layers, output 'queries' of the backbone is "
+            f"{queries or 'not there'}; export it again"
         )
     sizes = [size for size in cross[:2] if isinstance(size, int)]
     for layer, head in alignment:

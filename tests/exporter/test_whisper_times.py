@@ -132,9 +132,9 @@ def test_without_heads_no_queries_are_written(tmp_path):
     assert all(one["name"] != "queries" for one in manifest["components"]["backbone"]["outputs"])
 
 
-def test_queries_are_of_as_many_heads_as_there_are(tmp_path):
+def test_queries_are_of_all_heads_of_the_layers_that_are_named(tmp_path):
     manifest, outputs = exported(tmp_path, [[1, 2], [0, 3], [1, 0]])
     assert "queries" in outputs
     assert manifest["protocol"]["alignment"] == [[0, 3], [1, 0], [1, 2]]
     (queries,) = [one for one in manifest["components"]["backbone"]["outputs"] if one["name"] == "queries"]
-    assert queries["shape"] == ["tokens", 3, 16]
+    assert queries["shape"] == ["tokens", 2 * 64]

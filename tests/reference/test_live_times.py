@@ -25,6 +25,7 @@ from edgekit.exporter.reference.whisper import WhisperReference  # noqa: E402
 from edgekit.runtime.answer.answerer import Backbone  # noqa: E402
 from edgekit.runtime.answer.sampler import Greedy  # noqa: E402
 from edgekit.runtime.answer.times.alignment import attention, path, token_starts  # noqa: E402
+from edgekit.runtime.answer.times.alignment import queries_of as alignment_queries  # noqa: E402
 from edgekit.runtime.answer.times.timestamps import TimedSampler  # noqa: E402
 from edgekit.runtime.audio.files import read_mono  # noqa: E402
 from edgekit.runtime.judge import probe  # noqa: E402
@@ -152,7 +153,9 @@ def queries_of(model, cross, tokens):
     packed = [np.ascontiguousarray(row[None]) for row in cross]
     backbone.reset(packed)
     level = model.manifest.levels[-1]
-    queries = backbone.queries(model.table.rows(tokens), level)
+    alignment = model.manifest.protocol.alignment
+    written = backbone.queries(model.table.rows(tokens), level)
+    queries = alignment_queries(written, alignment, cross.shape[1], cross.shape[3])
     return queries, [cross[2 * layer, head] for layer, head in model.manifest.protocol.alignment]
 
 

@@ -170,8 +170,8 @@ def _backbone(cross: bool, writes_hidden: bool = False, writes_queries: bool = F
         sound = [g.input(f"cross.{i}", "float32", (1, HEADS, "sound", HEAD_DIM)) for i in (0, 1)]
         query = g.node("MatMul", x, g.random(WIDTH, WIDTH))
         if writes_queries:
-            g.node("Reshape", query, g.constant(np.array([-1, HEADS, HEAD_DIM])), outs=("queries",))
-            g.output("queries", "float32", ("tokens", HEADS, HEAD_DIM))
+            g.node("Identity", query, outs=("queries",))
+            g.output("queries", "float32", ("tokens", WIDTH))
         query = g.node("Unsqueeze", query, batch)
         heard = g.node("MultiHeadAttention", query, *sound, domain="com.microsoft", num_heads=HEADS)
         x = g.node("Add", x, g.node("Squeeze", heard, batch))

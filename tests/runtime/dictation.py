@@ -178,7 +178,7 @@ class _Call:
         looks = [0.0, *self._looks, *[self._looks[-1]] * count]
         last = keys.shape[1] - 1
         places = [min(last, round(look / POSITION_S)) for look in looks[:count]]
-        return np.ascontiguousarray(keys[:, places].transpose(1, 0, 2)) * np.float32(400)
+        return keys[:, places].transpose(1, 0, 2).reshape(len(places), -1) * np.float32(400)
 
     def reset(self) -> None:
         pass

@@ -186,7 +186,7 @@ class WhisperEars(Part):
 class WhisperBackbone(Part):
     """The component ``backbone``: writes, and attends to what the ears made of the sound.
 
-    ``aligned``: layer and head of the cross-attentions whose queries are written too, as (tokens, heads, head_dim).
+    ``aligned``: layer and head of the cross-attentions that follow the words: all queries of such layers are written.
     """
 
     components: Mapping[str, Group | None] = {"backbone": "backbone"}
@@ -272,7 +272,7 @@ class WhisperBackbone(Part):
         for layer in range(self.layers):
             x = self._decoder_layer(g, w, layer, x, at, count, queries)
         if queries:
-            shape = ("tokens", len(self.aligned), self.width // self.heads)
+            shape = ("tokens", len(queries) * self.width)
             g.output(g.node("Concat", *queries, axis=1), "queries", g.activations, shape)
         x = layer_norm(g, w, g.node("Gather", x, rows), "model.decoder.layer_norm")
         g.output(linear(g, w, x, TOKENS, "head"), "logits", "float32", ("rows", self.vocabulary))
@@ -296,9 +296,8 @@ class WhisperBackbone(Part):
         x = g.node("Add", x, project(attended, "self_attn.out_proj"))
         normed = layer_norm(g, w, x, f"{root}.encoder_attn_layer_norm")
         query = project(normed, "encoder_attn.q_proj")
-        if heads := [head for aligned, head in self.aligned if aligned == layer]:
-            split = g.node("Reshape", g.narrow(query), g.constant([-1, self.heads, head_dim]))
-            queries.append(g.node("Gather", split, g.constant(heads), axis=1))
+        if any(aligned == layer for aligned, _ in self.aligned):  # all heads: TensorRT would copy weights for some
+            queries.append(g.narrow(query))
         heard = cross_attention(g, query, layer, heads=self.heads, head_dim=head_dim)
         x = g.node("Add", x, project(heard, "encoder_attn.out_proj"))
         normed = layer_norm(g, w, x, f"{root}.final_layer_norm")

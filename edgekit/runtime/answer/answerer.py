@@ -208,7 +208,7 @@ class Backbone:
         return self.step(embeds, level, last)[0]
 
     def queries(self, embeds: Array, level: ComputeLevel) -> Array:
-        """Add embeddings (n, hidden) and return what ``alignment`` asks sound for: (n, heads, head_dim)."""
+        """Add embeddings (n, hidden) and return what the layers of ``alignment`` ask sound for: (n, layers * width)."""
         return self._run(embeds, self._no_rows, level)["queries"]
 
     def step(self, embeds: Array, level: ComputeLevel, last: int = 1) -> tuple[Array, Array | None]:

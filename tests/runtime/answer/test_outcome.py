@@ -185,8 +185,8 @@ def test_an_answer_to_no_speech_is_dropped_however_it_ended(
     ("alignment", "queries", "message"),
     [
         (((0, 0), (0, 1)), False, "output 'queries' of the backbone is not there"),
-        (((0, 0),), True, "protocol.alignment has 1 heads, output 'queries'"),
-        (((0, 0), (1, 0)), True, "layer 1, head 0, the adapter makes 'cross'"),
+        (((0, 0), (1, 0)), True, "protocol.alignment has 2 layers, output 'queries'"),
+        (((1, 0),), True, "layer 1, head 0, the adapter makes 'cross'"),
         (((0, 0), (0, 2)), True, "layer 0, head 2"),
         (((0, -1), (0, 0)), True, "layer 0, head -1"),
     ],

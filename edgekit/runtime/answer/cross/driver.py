@@ -18,7 +18,7 @@ from edgekit.runtime.answer.cross.languages import LanguageBelief
 from edgekit.runtime.answer.lookup import Guess, agreed, loop
 from edgekit.runtime.answer.prompt import DETECTED, cross_prompt
 from edgekit.runtime.answer.sampler import Greedy, Scored, likeliest, log_sum
-from edgekit.runtime.answer.times.alignment import WordSpan, attention, timed_words, words
+from edgekit.runtime.answer.times.alignment import WordSpan, attention, queries_of, timed_words, words
 from edgekit.runtime.answer.times.standing import Standing, before_edge, before_loop, of_segments, of_words
 from edgekit.runtime.answer.times.timestamps import TextSpan, TimedSampler, seconds, spans
 from edgekit.runtime.engine import Array
@@ -246,7 +246,8 @@ class CrossAnswerer:
         cross = self._cache.packed()
         with self._setting.trace.span(ALIGN, len(fed)):
             self._backbone.reset(cross)
-            queries = self._backbone.queries(self._setting.table.rows(fed), level)
+            written = self._backbone.queries(self._setting.table.rows(fed), level)
+            queries = queries_of(written, protocol.alignment, cross[0].shape[1], cross[0].shape[3])
             keys = [cross[2 * layer][0, head] for layer, head in protocol.alignment]
             picture = attention(queries, keys, positions)[len(before) - 1 :][: len(text) + 1]
             picture = np.pad(picture, ((0, len(text) + 1 - len(picture)), (0, 0)), mode="edge")

@@ -30,6 +30,16 @@ class WordSpan:
     end_s: float
 
 
+def queries_of(written: Array, alignment: Sequence[tuple[int, int]], heads: int, head_dim: int) -> Array:
+    """Return the queries (tokens, n, head_dim) of n heads.
+
+    written: (tokens, layers * heads * head_dim), those of all heads of the layers that ``alignment`` names, in order.
+    """
+    layers = sorted({layer for layer, _ in alignment})
+    places = [layers.index(layer) * heads + head for layer, head in alignment]
+    return written.reshape(len(written), -1, head_dim)[:, places]
+
+
 def attention(queries: Array, keys: Sequence[Array], positions: int) -> Array:
     """Return how each token attends to sound, (tokens, positions), as mean of normalised and smoothed heads.
 
