@@ -155,7 +155,7 @@ def stream_options(command: _Command) -> _Command:
         click.option(
             "--times",
             type=click.Choice(["segments", "words"]),
-            help="When segments or words were said, in --json; of bundles that write it down.",
+            help="When segments or words were said, in --json or a --format that has times.",
         ),
         click.option("--task", metavar="NAME", help="What to do with speech, such as transcribe or translate."),
         click.option("--system", metavar="TEXT", help="System text, for models that take one."),

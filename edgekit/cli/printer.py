@@ -41,13 +41,13 @@ def warn_dummy(bundle: "Manifest | BundleFacts") -> None:
 
 
 _CUT = {
-    "max_tokens": "text cut at {:.2f} s: an answer has no more tokens",
-    "max_length": "text cut at {:.2f} s: a conversation has no more tokens",
-    "context": "text cut at {:.2f} s: the context is full",
+    "max_tokens": "text cut at {:.2f} s: an answer has no more tokens; raise --max-tokens if it was given",
+    "max_length": "text cut at {:.2f} s: the model's conversations have no more tokens; begin another",
+    "context": "text cut at {:.2f} s: the context is full; raise --context-tokens if it was given",
     "rate": "text cut at {:.2f} s: nobody says so much in that time",
     "repeats": "text cut at {:.2f} s: it began to repeat itself",
-    "empty": "no text up to {:.2f} s, though speech goes on there",
-    "sound": "answered in parts, at {:.2f} s: the context holds no more of the sound",
+    "empty": "no text for some of the sound up to {:.2f} s, and it goes on there",
+    "sound": "answered in parts, at {:.2f} s: the context holds no more of the sound; raise --context-tokens",
 }
 
 

@@ -52,6 +52,7 @@ _BLOCK_S = 1.0
     type=click.Path(path_type=Path, file_okay=False),
     help="Write a file for each FILE there, of the same name, in place of stdout; text unless --format says other.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace files that are in --output-dir already.")
 @stream_options
 def run(
     *,
@@ -64,6 +65,7 @@ def run(
     as_json: bool,
     form: str | None,
     output_dir: Path | None,
+    overwrite: bool,
     **options: Any,
 ) -> None:
     """Print what a bundle hears in audio files.
@@ -86,6 +88,9 @@ def run(
 
     form = form or ("txt" if output_dir else None)
     _check(files, speak, form, options["times"], as_json=as_json)
+    if overwrite and output_dir is None:
+        raise UsageError("--overwrite: nothing is written without --output-dir; leave it out")
+    transcripts = Transcripts(form, output_dir, files, overwrite=overwrite) if form else None
     model = edgekit.load(bundle, threads=threads, speak=speak is not None, **loading(options))
     settings = stream_settings(options)
     if form in TIMED and model.manifest.protocol.alignment:
@@ -94,7 +99,8 @@ def run(
     settings |= {"partials": partials, "speak": speak is not None}
     live = realtime or settings["partials"]
     settings.setdefault("floor", "running" if live else model.manifest.front_end.floor)
-    transcripts = Transcripts(form, output_dir, files, marks(model)) if form else None
+    if transcripts:
+        transcripts.marks = marks(model)
     warn(model)
     failed, stopping = 0, Stopping()
     with stopped_by_signals(stopping) as signal, show_notices(), speech_file(speak, model.manifest) as speech:
@@ -167,14 +173,23 @@ class _Run:
             printer.clear()
             lost = "what was heard since its last text is lost"
             click.echo(f"edgekit: {name}: ended within {heard_s:.1f} s, {lost}", err=True)
+            self._write(file, results, heard_s, whole=False)
             raise
-        finally:
+        except Exception:
             printer.clear()
-            if self.transcripts and results is not None and stream is not None:
-                self.transcripts.write(file, results, heard_s)
+            self._write(file, results, heard_s, whole=False)
+            raise
+        printer.clear()
         if self.stopping.stopped:
             click.echo(f"edgekit: {name}: stopped after {heard_s:.1f} s, its text is of these", err=True)
-        return whole
+        written = stream is None or self._write(file, results, heard_s, whole=whole and not self.stopping.stopped)
+        return whole and written
+
+    def _write(self, file: Path, results: "list[Event] | None", heard_s: float, *, whole: bool) -> bool:
+        """Write the transcript of a file, if one is asked for and, of one that broke off, if anything was heard."""
+        if self.transcripts is None or results is None or not (results or whole):
+            return True
+        return self.transcripts.write(file, results, heard_s, whole=whole)
 
     def _opened(self, chunk: "Block", name: str) -> "Stream":
         from edgekit.runtime.options import StreamOptions

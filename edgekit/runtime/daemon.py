@@ -238,7 +238,7 @@ class Daemon:
         before, self._zeros = self._zeros, self._zeros + len(samples)
         if before < limit <= self._zeros:
             _log.warning(
-                "microphone: only zeros for %.0f s: is it muted, or is another one meant (--device)? it goes on", DEAF_S
+                "input: only zeros for %.0f s: is the microphone muted, or another one meant? it goes on", DEAF_S
             )
 
 

@@ -188,10 +188,15 @@ def load_opened(bundle: Bundle, **loading: Any) -> Model:  # noqa: ANN401 - of l
     return Model(**{one.name: getattr(loaded, one.name) for one in fields(Loaded)})
 
 
-def transcript_of(events: Iterable[Event], audio_s: float, trace: Trace | None = None) -> Transcript:
-    """Return the Transcript of a recording of ``audio_s`` seconds by the events of its stream, in order."""
+def transcript_of(
+    events: Iterable[Event], audio_s: float, trace: Trace | None = None, *, whole: bool = True
+) -> Transcript:
+    """Return the Transcript of a recording of ``audio_s`` seconds by the events of its stream, in order.
+
+    whole: the recording was heard to its end.
+    """
     segments: list[Segment] = []
-    truncated = False
+    truncated = not whole
     for event in events:
         if isinstance(event, Text) and event.final:
             segments += event.segments or (whole_segment(event),)

@@ -11,14 +11,14 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
-from edgekit.runtime.answer.answerer import Own
 from edgekit.runtime.answer.partials import Partials
 from edgekit.runtime.answer.reply import About, Reply
 from edgekit.runtime.answer.text import UNFINISHED
 from edgekit.runtime.assemble import Parts, find_level, working_levels
 from edgekit.runtime.engine import Array
-from edgekit.runtime.events import Event, Forgot, Lag, LevelChanged, SpeechStarted, SpeechStopped, Text, TextCut
+from edgekit.runtime.events import Event, Forgot, Lag, LevelChanged, SpeechStarted, SpeechStopped, Text
 from edgekit.runtime.hear.gate import Closed, Opened, Sound
 from edgekit.runtime.hear.items import Asked, Item, Lost, Queue
 from edgekit.runtime.hear.listener import ListenerMark
@@ -31,12 +31,13 @@ from edgekit.spans import PREPARE
 from edgekit.timing import Trace
 
 _ALL = -1.0  # seconds of an answer's sound: as much as there is
-# A full piece of a model that writes no times is cut in these last seconds of it, and its two sides share some sound:
-# long enough for a word, so that each is heard whole by one of them.
-_LAST_S, _SHARED_S = 5.0, 1.6
+# A full piece of a model that writes no times is cut in these last seconds of it. Both sides hear so much of the other,
+# so that each word is heard whole by one of them.
+_LAST_S, _SHARED_S = 5.0, 0.8
 
 
 _Task = Generator[Event | None, None, None]
+_Place = Generator[Event | None, None, int | None]  # returns a sample
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,12 +97,10 @@ class Work:
         self._time = Timeline(self._rate)
         self._piece = Piece()  # what the Listener heard since it last finished
         longest = manifest.grid.max_frames * manifest.front_end.hop_samples
-        self._last, shared = round(_LAST_S * self._rate), round(_SHARED_S * self._rate / 2)
-        self._shared = shared if parts.answerer.aligns else 0
-        leaves = (
-            parts.answerer.converses or parts.answerer.resumes
-        )  # what to the next piece: to its answers, or nothing
-        self._cuts = not leaves and longest >= 2 * self._last
+        self._last = round(_LAST_S * self._rate)
+        self._shared = round(_SHARED_S * self._rate) if parts.answerer.aligns else 0
+        goes_on = parts.answerer.converses or parts.answerer.resumes
+        self._cuts = not goes_on and longest >= 2 * self._last
         self._sound = AnswerSound(self._time, self._rate)  # of the next answer
         self._answer = 0  # number of the latest answer, or of the one to come
 
@@ -242,44 +241,44 @@ class Work:
 
     def _next_piece(self) -> _Task:
         """Go on behind a full piece: right there, or with the sound whose words its answer leaves to the next one."""
-        piece = self._piece
-        sound, start, end = piece.samples(), piece.start, piece.end
-        cut = yield from self._cut(sound)
+        heard, end = self._piece.mark(), self._piece.end
+        cut = yield from self._cut()
         yield from self._finish_piece()
         if self._answerer.next_piece():
-            piece.begin(end)
+            self._piece.begin(end)
             return
         again = yield from self._answer_sound(cut, full=True)
         if again is not None or cut == end:
-            yield from self._go_on(sound, start, end if again is None else again)
+            yield from self._go_on(heard, end if again is None else again)
         else:
-            yield from self._go_on(sound, start, cut - self._shared, own_start=cut)
+            yield from self._go_on(heard, cut - self._shared, own_start=cut)
 
     def _end_piece(self, end_sample: int) -> _Task:
         """Answer the last piece, and what its answer leaves of it."""
         while True:
-            sound, start = self._piece.samples(), self._piece.start
+            heard = self._piece.mark()
             yield from self._finish_piece()
             again = yield from self._answer_sound(end_sample)
             if again is None:
                 return
-            yield from self._go_on(sound, start, again)
+            yield from self._go_on(heard, again)
 
-    def _go_on(self, sound: Array, start: int, again: int, *, own_start: int | None = None) -> _Task:
-        """Begin the next piece with the sound from sample ``again`` on, of one that began at ``start``."""
+    def _go_on(self, heard: PieceMark, again: int, *, own_start: int | None = None) -> _Task:
+        """Begin the next piece with the sound from sample ``again`` on, of the one that was heard."""
+        rest, chunk = heard.samples()[again - heard.start :], self._partials.chunk_samples
         self._piece.begin(again)
         yield from self._begin_answer(again)
         self._sound.own_start = again if own_start is None else own_start
-        rest, chunk = sound[again - start :], self._partials.chunk_samples
         self.heard_again += len(rest)
         for at in range(0, len(rest), chunk):
             yield from self._listen(rest[at : at + chunk])
 
-    def _cut(self, sound: Array) -> Generator[Event | None, None, int]:
+    def _cut(self) -> Generator[Event | None, None, int]:
         """Return the sample where a full piece is to be cut, and hear no more than that of it; its end if nowhere."""
         piece, start, before = self._piece, self._piece.start, self._piece.before
         if before is None:
             return piece.end
+        sound = piece.mark().samples()
         earliest = len(sound) - self._last
         cut = start + earliest + quietest(sound[earliest : len(sound) - self._shared], self._rate)
         self._listener.back(before.listener)
@@ -303,8 +302,7 @@ class Work:
         while rest is not None:
             told = total - len(rest)
             cut = min(self._piece.end, self._piece.start + first + (last - first) * told // total)
-            yield from self._answer_sound(cut)
-            yield TextCut("sound", self._time.seconds(cut), self._answer)
+            yield from self._answer_sound(cut, part=True)
             yield from self._begin_answer(cut)
             rest = yield from self._hear_at_level(rest)
 
@@ -342,7 +340,7 @@ class Work:
                 language_probability=self._answerer.language_probability,
             )  # fmt: skip
 
-    def _answer_sound(self, end_sample: int, *, full: bool = False) -> Generator[Event | None, None, int | None]:
+    def _answer_sound(self, end_sample: int, *, full: bool = False, part: bool = False) -> _Place:
         """Yield the reply to what was heard since the last one; nothing if no sound came.
 
         Return the sample from where the rest of it is to be heard again, if so.
@@ -351,7 +349,8 @@ class Work:
         if end_sample <= sound.own_start:  # the longest piece was full in the silence before the Gate closed
             return None
         own = sound.own(end_sample, heard_end, full=full)
-        yield from self._reply_to(sound.seconds(heard_end), end_sample, full=full, own=own)
+        heard = {"full": full, "own": own, "silence": self._piece.silent, "part": part}
+        yield from self._reply_to(self._about(end_sample, sound.seconds(heard_end), **heard))
         resume_s = self._answerer.outcome.resume_s
         return None if resume_s is None else min(sound.sample(resume_s), heard_end)
 
@@ -363,14 +362,16 @@ class Work:
         if forgotten := self._answerer.tell(turn, self.levels.current):
             yield Forgot(forgotten, self._time.seconds(at_sample))
         yield None
-        yield from self._reply_to(None, at_sample)
+        yield from self._reply_to(self._about(at_sample, None))
 
-    def _reply_to(self, heard_s: float | None, end_sample: int, *, full: bool = False, own: Own | None = None) -> _Task:
+    def _about(self, end_sample: int, heard_s: float | None, **heard: Any) -> About:  # noqa: ANN401 - fields of About
+        bounds = self._time.seconds(self._sound.own_start), self._time.seconds(end_sample)
+        return About(self._answer, *bounds, heard_s, self._partials.shown, self._sound.time_s, **heard)
+
+    def _reply_to(self, about: About) -> _Task:
         yield from self._choose_level("answer")
         begun_s = self._work_s()
-        bounds = self._time.seconds(self._sound.own_start), self._time.seconds(end_sample)
         self.answering = self._answer
-        about = About(self._answer, *bounds, heard_s, self._partials.shown, full, own, self._sound.time_s)
         with closing(self.reply.events(self.levels.current, about)) as reply:
             for event in reply:
                 if isinstance(event, Text) and event.final:  # what is still to be spoken is no part of its cost

@@ -1,9 +1,12 @@
 """``edgekit run --format`` and ``--output-dir``: what is written of each file."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+from edgekit.cli.transcripts import Transcripts
 
 
 @pytest.fixture
@@ -39,6 +42,10 @@ def test_a_folder_gets_a_file_for_each_and_text_unless_another_form_is_named(cli
     assert sorted(path.name for path in folder.iterdir()) == ["one.txt", "other.txt"]
     assert (folder / "one.txt").read_text() == expected
     assert f"{folder / 'one.txt'} written" in err
+    assert cli("run", bundle, one, "--output-dir", folder) == (
+        1, "", f"edgekit: {folder / 'one.txt'}: is there already; add --overwrite, or name another --output-dir\n",
+    )  # fmt: skip
+    assert cli("run", bundle, other, one, "--output-dir", folder, "--overwrite")[0] == 0
     cli("run", bundle, one, other, "--output-dir", folder, "--format", "json")
     assert json.loads((folder / "other.json").read_text())["file"] == str(other)
 
@@ -67,16 +74,32 @@ def test_of_a_file_that_breaks_off_what_was_heard_is_written(cli, bundle, wav, s
     whole = wav("whole.wav", sound)
     cut = tmp_path / "cut.wav"
     cut.write_bytes(whole.read_bytes()[:-8000])
-    code, _, err = cli("run", bundle, cut, whole, "--output-dir", tmp_path / "o")
+    code, _, err = cli("run", bundle, cut, whole, "--output-dir", tmp_path / "o", "--format", "json")
     assert code == 1
-    assert "truncated" in err
-    assert (tmp_path / "o" / "whole.txt").exists()
+    assert "truncated, it is shorter than its header says" in err
+    heard = json.loads((tmp_path / "o" / "cut.json").read_text())
+    assert (heard["audio_s"], heard["truncated"], bool(heard["text"])) == (0.75, True, True)
+    assert json.loads((tmp_path / "o" / "whole.json").read_text())["audio_s"] == 1.0
+
+
+def test_a_text_that_cannot_be_written_is_said_and_ends_nothing(capsys, tmp_path):
+    folder = tmp_path / "o"
+    transcripts = Transcripts("txt", folder, [Path("one.wav"), Path("other.wav")], overwrite=False)
+    folder.rmdir()
+    folder.write_text("in its place")
+    assert not transcripts.write(Path("one.wav"), [], 1.0, whole=True)
+    assert f"edgekit: {folder / 'one.txt'}: not written, " in capsys.readouterr().err
+    folder.unlink()
+    folder.mkdir()
+    assert transcripts.write(Path("other.wav"), [], 1.0, whole=True)
+    assert (folder / "other.txt").read_text() == ""
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--json", "--format", "srt"), "--json: prints events as they come, --format srt writes files once heard"),
+        (("--overwrite",), "--overwrite: nothing is written without --output-dir"),
         (("--times", "words"), "--times words: text alone shows no times; add --json"),
         (("--times", "words", "--format", "txt"), "--times words: text alone shows no times"),
         (("--times", "segments", "--json"), "times: 'segments', this bundle writes none of these"),

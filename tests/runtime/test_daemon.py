@@ -278,7 +278,7 @@ class Played(Script):
 
 
 ZEROS, SOUND = np.zeros(1000), np.append(np.zeros(999), 1e-4)
-MUTED = "microphone: only zeros for 10 s: is it muted, or is another one meant (--device)? it goes on"
+MUTED = "input: only zeros for 10 s: is the microphone muted, or another one meant? it goes on"
 
 
 @pytest.mark.parametrize(

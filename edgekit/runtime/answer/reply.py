@@ -7,9 +7,10 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from copy import copy
 from dataclasses import dataclass, field
+from typing import Literal
 
 from edgekit.bundle import ComputeLevel, TokenProtocol
-from edgekit.runtime.answer.answerer import Answerer, Own, TimedPart, TimedWord
+from edgekit.runtime.answer.answerer import Answerer, CutReason, Own, TimedPart, TimedWord
 from edgekit.runtime.answer.lookup import loop_start
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.answer.text import Detokenizer, Tokenizer
@@ -23,8 +24,8 @@ from edgekit.timing import Trace
 class About:
     """What an answer is to: its number, the bounds of what was heard and its seconds of sound, None for a text.
 
-    ``shown``: the partial that the caller knows. ``full``, ``own``: see Answerer.answer.
-    ``at``: the stream time of a second of the sound.
+    ``shown``: the partial that the caller knows. ``full``, ``own``, ``silence``: see
+    Answerer.answer. ``part``: the KV cache holds no more of the sound. ``at``: the stream time of a second of it.
     """
 
     answer: int
@@ -32,9 +33,11 @@ class About:
     end_s: float
     heard_s: float | None
     shown: str
-    full: bool
-    own: Own | None
     at: Callable[[float], float]
+    full: bool = False
+    own: Own | None = None
+    silence: bool = False
+    part: bool = False
 
 
 @dataclass(slots=True)
@@ -109,7 +112,8 @@ class Reply:
         assert self._said is not None, "events() begins it"
         shown, detokenizer = about.shown, Detokenizer(self._tokenizer)
         text, tokens = "", list[int]()
-        with closing(self._answerer.answer(level, about.heard_s, full=about.full, own=about.own)) as answer:
+        options = {"full": about.full, "silence": about.silence}
+        with closing(self._answerer.answer(level, about.heard_s, own=about.own, **options)) as answer:
             for token in answer:
                 self._said.tokens.append(token)
                 if self._speaker is None or not self._speaker.takes(token):
@@ -148,14 +152,17 @@ class Reply:
         text = text.strip()
         end_s = about.end_s if outcome.resume_s is None else about.at(outcome.resume_s)
         segments = tuple(self._segment(part, kept, about, end_s) for part in outcome.parts if part.start < len(kept))
+        reasons: list[Literal[CutReason, "empty", "sound"]] = [] if outcome.cut is None else [outcome.cut]
+        if not reasons and (outcome.skips or (about.full and not text and outcome.speech)):
+            reasons.append("empty")
+        if about.part:
+            reasons.append("sound")
         yield Text(
             text, True, about.start_s, end_s, tuple(kept), len(text), about.answer, language,
-            self._answerer.language_probability, segments, outcome.cut is not None,
+            self._answerer.language_probability, segments, bool(reasons),
         )  # fmt: skip
-        if outcome.cut is not None:
-            yield TextCut(outcome.cut, end_s, about.answer)
-        elif outcome.skips or (about.full and not text and outcome.speech):
-            yield TextCut("empty", end_s, about.answer)
+        for reason in reasons:
+            yield TextCut(reason, end_s, about.answer)
 
     def _segment(self, part: TimedPart, tokens: Sequence[int], about: About, end_s: float) -> Segment:
         """Return a part with stream times, none beyond those of the whole text: what comes there is another text's."""

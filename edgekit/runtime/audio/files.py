@@ -81,8 +81,8 @@ def blocks(source: Path | str | BinaryIO, seconds: float) -> Iterator[Block]:
                     _LOG.warning("%s: damaged frames, silent or wrong: %d", file.shown, decoder.damaged)
             if passage.notice:
                 _LOG.warning("%s: %s", file.shown, passage.notice)
-            if passage.cut:
-                raise AudioError(f"{file.shown}: truncated, {passage.cut}; copy or record it again")
+            if lacks := passage.cut or _lacks(passage):
+                raise AudioError(f"{file.shown}: truncated, {lacks}; copy or record it again")
         if position == 0:
             raise AudioError(f"{file.shown}: no samples in it, at least one is needed; record it again")
 
@@ -90,7 +90,10 @@ def blocks(source: Path | str | BinaryIO, seconds: float) -> Iterator[Block]:
 def check_file(source: Path | str | BinaryIO) -> None:
     """Raise AudioError for a file that is missing, empty, truncated by its header, not audio, or of no rate heard."""
     with _opened(source) as file:
-        _decoder(file, _passages(file)[0]).close()
+        found = _passages(file)
+        if lacks := next(filter(None, map(_lacks, found)), ""):
+            raise AudioError(f"{file.shown}: truncated, {lacks}; copy or record it again")
+        _decoder(file, found[0]).close()
 
 
 def read_mono(path: Path | str, rate_hz: int) -> Samples:
@@ -181,16 +184,21 @@ def _check_kind(path: Path) -> None:
 
 def _passages(file: _File) -> list[Passage]:
     with _system_errors(file.shown):
-        found = passages(file.data, file.size)
-    for passage in found:
-        if passage.truncated:
-            fault = f"truncated, it is shorter than its header says: {passage.truncated}"
-            raise AudioError(f"{file.shown}: {fault}; copy or record it again")
-    return found
+        return passages(file.data, file.size)
+
+
+def _lacks(passage: Passage) -> str:
+    """Return what a recording lacks by its header, empty if nothing."""
+    return f"it is shorter than its header says: {passage.truncated}" if passage.truncated else ""
 
 
 def _decoder(file: _File, passage: Passage) -> Decoder:
-    decoder = _chosen(file, passage)
+    try:
+        decoder = _chosen(file, passage)
+    except AudioError as error:
+        if lacks := _lacks(passage):  # what is there may be too little even to begin with
+            raise AudioError(f"{file.shown}: truncated, {lacks}; copy or record it again") from error
+        raise
     fault = rate_fault(decoder.sample_rate_hz)
     if fault or decoder.channels > MAX_CHANNELS:
         decoder.close()

@@ -11,6 +11,7 @@ import numpy as np
 from edgekit.runtime.engine import Array
 from edgekit.runtime.hear.listener import ListenerMark
 
+_SILENCE = 2 / 32768  # full scale: what dither makes of nothing at 16 bits
 _HOP_S, _QUIET_S = 0.01, 0.1  # a place is as quiet as the tenth of a second around it
 
 
@@ -31,6 +32,10 @@ class PieceMark:
     parts: tuple[Array, ...]
     before: Before | None
 
+    def samples(self) -> Array:
+        """Return all samples (n,) so far."""
+        return np.concatenate(self.parts) if self.parts else np.zeros(0, np.float32)
+
 
 class Piece:
     """One piece of sound, from sample ``start`` of the stream to ``end``. ``before``: None where nobody set it."""
@@ -50,9 +55,10 @@ class Piece:
         self._parts.append(samples)
         self.end += len(samples)
 
-    def samples(self) -> Array:
-        """Return all samples (n,)."""
-        return np.concatenate(self._parts) if self._parts else np.zeros(0, np.float32)
+    @property
+    def silent(self) -> bool:
+        """Whether it holds nothing but digital silence."""
+        return all(float(np.abs(part).max(initial=0.0)) <= _SILENCE for part in self._parts)
 
     def set_before(self, listener: ListenerMark, answerer: object) -> None:
         """Take note that the last seconds begin; see ``go_back``."""

@@ -64,14 +64,14 @@ def test_loud_sound_is_measured_without_overflow():
 
 def test_a_piece_is_what_was_appended():
     piece = Piece()
-    assert len(piece.samples()) == 0
+    assert len(piece.mark().samples()) == 0
     piece.begin(70)
     for size in (5, 0, 3):
         piece.append(noise(size, size))
     assert (piece.start, piece.end) == (70, 78)
-    np.testing.assert_array_equal(piece.samples(), np.concatenate((noise(5, 5), noise(3, 3))))
+    np.testing.assert_array_equal(piece.mark().samples(), np.concatenate((noise(5, 5), noise(3, 3))))
     piece.begin(200)
-    assert (piece.start, piece.end, len(piece.samples()), piece.before) == (200, 200, 0, None)
+    assert (piece.start, piece.end, len(piece.mark().samples()), piece.before) == (200, 200, 0, None)
 
 
 def test_a_piece_forgets_its_last_seconds():
@@ -82,7 +82,7 @@ def test_a_piece_forgets_its_last_seconds():
     piece.append(noise(9))
     piece.go_back()
     assert piece.end == 14
-    np.testing.assert_array_equal(piece.samples(), noise(4))
+    np.testing.assert_array_equal(piece.mark().samples(), noise(4))
     piece.append(noise(2))
     piece.go_back()  # as often as need be
     assert piece.end == 14
@@ -102,7 +102,7 @@ def test_a_mark_brings_back_all_of_a_piece_and_may_be_used_twice():
         piece.append(noise(1))
         piece.back(kept)
         assert (piece.start, piece.end, piece.before) == (10, 17, before)
-        np.testing.assert_array_equal(piece.samples(), np.concatenate((noise(4), noise(3))))
+        np.testing.assert_array_equal(piece.mark().samples(), np.concatenate((noise(4), noise(3))))
     piece.back(unset)
     assert (piece.start, piece.end, piece.before) == (10, 14, None)
 

@@ -155,7 +155,13 @@ class CrossAnswerer:
         yield from ()
 
     def answer(
-        self, level: ComputeLevel, heard_s: float | None, *, full: bool = False, own: Own | None = None
+        self,
+        level: ComputeLevel,
+        heard_s: float | None,
+        *,
+        full: bool = False,
+        own: Own | None = None,
+        silence: bool = False,
     ) -> Generator[int, None, None]:
         """Yield the tokens of text; see Answerer. Without a given language the likeliest one is chosen first.
 
@@ -163,6 +169,9 @@ class CrossAnswerer:
         """
         assert heard_s is not None, "such a model hears sound only"
         self.outcome = Outcome()
+        if silence and self._setting.any_sound:  # a gate that lets it through knows nothing of speech
+            self.outcome = Outcome(kept=(0, 0), speech=False)
+            return
         self._prompt = self._begin(level, self._setting.trace.span, heard_s)
         protocol, prompt = self._setting.manifest.protocol, self._prompt
         times = protocol.timestamps if full or self._times == "segments" else None
@@ -194,13 +203,14 @@ class CrossAnswerer:
         stands = of_segments(segments, heard_s) if full and times is not None and phrase is None else None
         timed: list[WordSpan] = []
         if self._times == "words" or (self.aligns and (own or full or phrase is not None) and stands is None):
-            timed = self._words(text, level, heard_s)
+            timed = self._words(text, level, heard_s, whole=written.cut is None)
+        limited = written.cut is not None and phrase is None  # nobody knows where in the sound the next word would be
         if phrase is not None:
             stands = before_loop(timed, phrase, own, heard_s)
-        elif stands is None and full and times is not None:
+        elif stands is None and full and times is not None and not limited:
             stands = before_edge(timed, len(text), heard_s)
         elif stands is None and own is not None:
-            stands = of_words(timed, len(text), heard_s, own, full=full)
+            stands = of_words(timed, len(text), heard_s, own, full=full and not limited)
         stands = stands or Standing(0, len(text))
         parts: tuple[TimedPart, ...] = ()
         if times is not None or self._times is not None:
@@ -234,8 +244,8 @@ class CrossAnswerer:
             words = tuple(TimedWord(word.text, inside(word.start_s), inside(word.end_s)) for word in kept)
             yield TimedPart(first - stands.start, last - stands.start, inside(start_s), inside(end_s), words)
 
-    def _words(self, text: Sequence[int], level: ComputeLevel, heard_s: float) -> list[WordSpan]:
-        """Return when each word of a text was said."""
+    def _words(self, text: Sequence[int], level: ComputeLevel, heard_s: float, *, whole: bool) -> list[WordSpan]:
+        """Return when each word of a text was said; ``whole``: the model ended it."""
         grid, front_end = self._setting.manifest.grid, self._setting.manifest.front_end
         protocol = self._setting.manifest.protocol
         chosen = [token for token, name in self._languages.items() if name == self.language and self.prompt.languages]
@@ -252,7 +262,7 @@ class CrossAnswerer:
             picture = attention(queries, keys, positions)[len(before) - 1 :][: len(text) + 1]
             picture = np.pad(picture, ((0, len(text) + 1 - len(picture)), (0, 0)), mode="edge")
             pieces = words(text, self._setting.tokenizer.decode, self.language)
-            return timed_words(picture, pieces, position_s)
+            return timed_words(picture, pieces, position_s, whole=whole)
 
     def _begin(self, level: ComputeLevel, span: Span, heard_s: float) -> list[int]:
         """Attend to all that was heard and return the prompt that is still to be read."""

@@ -57,11 +57,11 @@ def attention(queries: Array, keys: Sequence[Array], positions: int) -> Array:
     return total / max(1, len(keys))
 
 
-def path(cost: Array) -> tuple[Array, Array]:
+def path(cost: Array, *, whole: bool = True) -> tuple[Array, Array]:
     """Return the cheapest monotone way through ``cost`` (n, m) from corner to corner, as indices of both axes.
 
     Each step goes on by one in the first axis, in the second or in both, which is taken first where they cost the
-    same.
+    same. Unless it is ``whole`` it ends anywhere in the second axis.
     """
     n, m = cost.shape
     best = np.full((n + 1, m + 1), np.inf)
@@ -75,7 +75,7 @@ def path(cost: Array) -> tuple[Array, Array]:
         best[rows, columns] = cost[rows - 1, columns - 1] + ways[chosen, np.arange(len(rows))]
         step[rows, columns] = chosen
     taken = []
-    row, column = n, m
+    row, column = n, m if whole or not n else 1 + int(best[n, 1:].argmin())
     while row and column:
         taken.append((row - 1, column - 1))
         move = step[row, column]
@@ -84,23 +84,26 @@ def path(cost: Array) -> tuple[Array, Array]:
     return rows_taken, columns_taken
 
 
-def token_starts(cost: Array) -> Array:
-    """Return the position (n,) where each token of ``cost`` (n, positions) begins."""
-    rows, columns = path(cost)
+def token_starts(cost: Array, *, whole: bool = True) -> Array:
+    """Return the position (n,) where each token of ``cost`` (n, positions) begins; see ``path``."""
+    rows, columns = path(cost, whole=whole)
     first = np.ones(len(rows), bool)
     first[1:] = np.diff(rows) > 0
     starts: Array = columns[first]
     return starts
 
 
-def timed_words(picture: Array, pieces: Sequence[tuple[str, int]], position_s: float) -> list[WordSpan]:
+def timed_words(
+    picture: Array, pieces: Sequence[tuple[str, int]], position_s: float, *, whole: bool = True
+) -> list[WordSpan]:
     """Return when each word was said. picture: (tokens + 1, positions), the last row of the end of the answer.
 
+    whole: the answer is of all of the sound, and not of its beginning alone.
     pieces: words with their numbers of tokens. A word holds no silence: none is longer than twice the median, the first
     one ends where it does, and each other one begins where it does. One that seems to take no time began in the silence
     before it.
     """
-    starts = token_starts(-picture) * position_s
+    starts = token_starts(-picture, whole=whole) * position_s
     edges = np.concatenate(([0], np.cumsum([count for _, count in pieces], dtype=np.int64)))
     begun, ended = starts[edges[:-1]], starts[edges[1:]]
     lengths = (ended - begun)[ended > begun]
