@@ -51,7 +51,7 @@ class WorkMark:
     partials: Partials
     turn_open: bool
     piece: PieceMark
-    own_start: int
+    sound: tuple[int, bool]
 
 
 class Work:
@@ -148,7 +148,7 @@ class Work:
         assert self._task is None, "a mark is made between two items"
         return WorkMark(
             self._answer, self._listener.mark(), self._answerer.mark(), self.reply.mark(), copy(self._partials),
-            self._turn_open, self._piece.mark(), self._sound.own_start,
+            self._turn_open, self._piece.mark(), (self._sound.own_start, self._sound.resumed),
         )  # fmt: skip
 
     def back(self, mark: WorkMark) -> None:
@@ -164,7 +164,7 @@ class Work:
         self._answerer.back(mark.answerer)
         self.reply.back(mark.reply)  # type: ignore[arg-type]  # its own
         self._partials = copy(mark.partials)
-        self._turn_open, self._sound.own_start = mark.turn_open, mark.own_start
+        self._turn_open, (self._sound.own_start, self._sound.resumed) = mark.turn_open, mark.sound
         self._piece.back(mark.piece)
 
     def _drop_task(self) -> None:
@@ -268,7 +268,7 @@ class Work:
         rest, chunk = heard.samples()[again - heard.start :], self._partials.chunk_samples
         self._piece.begin(again)
         yield from self._begin_answer(again)
-        self._sound.own_start = again if own_start is None else own_start
+        self._sound.resume(again if own_start is None else own_start)
         self.heard_again += len(rest)
         for at in range(0, len(rest), chunk):
             yield from self._listen(rest[at : at + chunk])
@@ -349,7 +349,7 @@ class Work:
         if end_sample <= sound.own_start:  # the longest piece was full in the silence before the Gate closed
             return None
         own = sound.own(end_sample, heard_end, full=full)
-        heard = {"full": full, "own": own, "silence": self._piece.silent, "part": part}
+        heard = {"full": full, "own": own, "silence": self._piece.silent, "part": part, "resumed": sound.resumed}
         yield from self._reply_to(self._about(end_sample, sound.seconds(heard_end), **heard))
         resume_s = self._answerer.outcome.resume_s
         return None if resume_s is None else min(sound.sample(resume_s), heard_end)

@@ -142,12 +142,14 @@ class Answerer(Protocol):
         full: bool = False,
         own: Own | None = None,
         silence: bool = False,
+        resumed: bool = False,
     ) -> Generator[int, None, None]:
         """Yield the tokens of the answer to a turn, without the one that ends it; heard_s: seconds of sound, if any.
 
         full: the piece of sound is, and speech goes on behind it. own: where words that are said count, in seconds of
-        the sound; others stand in the answer before or behind. silence: the sound has none that could be speech. Closed
-        before its end, the turn keeps what was yielded; at its end ``outcome`` says what of it stands.
+        the sound; others stand in the answer before or behind. silence: the sound has none that could be speech.
+        resumed: it begins in the midst of speech. Closed before its end, the turn keeps what was yielded; at its end
+        ``outcome`` says what of it stands.
         """
         ...
 

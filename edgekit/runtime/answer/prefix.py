@@ -181,6 +181,7 @@ class PrefixAnswerer:
         full: bool = False,  # noqa: ARG002 - as Answerer has it
         own: Own | None = None,  # noqa: ARG002 - as Answerer has it
         silence: bool = False,  # noqa: ARG002 - as Answerer has it
+        resumed: bool = False,  # noqa: ARG002 - as Answerer has it
     ) -> Generator[int, None, None]:
         """Yield tokens; see Answerer. A thought before them is not remembered, as the published templates have it."""
         self.outcome = Outcome()

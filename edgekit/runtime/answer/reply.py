@@ -24,8 +24,8 @@ from edgekit.timing import Trace
 class About:
     """What an answer is to: its number, the bounds of what was heard and its seconds of sound, None for a text.
 
-    ``shown``: the partial that the caller knows. ``full``, ``own``, ``silence``: see
-    Answerer.answer. ``part``: the KV cache holds no more of the sound. ``at``: the stream time of a second of it.
+    ``shown``: the partial that the caller knows. ``full``, ``own``, ``silence``, ``resumed``: see Answerer.answer.
+    ``part``: the KV cache holds no more of the sound. ``at``: the stream time of a second of it.
     """
 
     answer: int
@@ -37,6 +37,7 @@ class About:
     full: bool = False
     own: Own | None = None
     silence: bool = False
+    resumed: bool = False
     part: bool = False
 
 
@@ -112,7 +113,7 @@ class Reply:
         assert self._said is not None, "events() begins it"
         shown, detokenizer = about.shown, Detokenizer(self._tokenizer)
         text, tokens = "", list[int]()
-        options = {"full": about.full, "silence": about.silence}
+        options = {"full": about.full, "silence": about.silence, "resumed": about.resumed}
         with closing(self._answerer.answer(level, about.heard_s, own=about.own, **options)) as answer:
             for token in answer:
                 self._said.tokens.append(token)

@@ -32,16 +32,23 @@ class Timeline:
 class AnswerSound:
     """The sound that an answer is to: from sample ``start`` of the stream, its own words from ``own_start``.
 
-    What comes between was heard for the answer before, and is heard again so that no word is cut.
+    What comes between was heard for the answer before, and is heard again so that no word is cut. ``resumed``: it goes
+    on from another piece, in the midst of speech.
     """
 
     def __init__(self, time: Timeline, rate: int) -> None:
         self.start = self.own_start = 0
+        self.resumed = False
         self._time, self._rate = time, rate
 
     def begin(self, start: int) -> None:
         """Begin another answer's."""
         self.start = self.own_start = start
+        self.resumed = False
+
+    def resume(self, own_start: int) -> None:
+        """Go on from another piece: words before ``own_start`` stand in the answer to that."""
+        self.own_start, self.resumed = own_start, True
 
     def seconds(self, sample: int) -> float:
         """Return a sample as seconds of the sound."""

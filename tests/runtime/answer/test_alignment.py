@@ -178,3 +178,22 @@ def test_half_precision_gives_the_times_of_single():
     half = attention(queries, keys, 80)
     single = attention(queries.astype(np.float32), [key.astype(np.float32) for key in keys], 80)
     assert token_starts(-half).tolist() == token_starts(-single).tolist()
+
+
+def test_the_way_of_an_answer_that_was_cut_ends_where_its_last_token_was_said():
+    cost = np.full((3, 40), 1.0)
+    for token, at in enumerate((2, 6, 10)):
+        cost[token, at : at + 4] = -5.0
+    _, whole = path(cost)
+    rows, columns = path(cost, whole=False)
+    assert whole[-1] == 39
+    assert (rows[-1], columns[-1]) == (2, 13)
+    assert token_starts(cost, whole=False).tolist() == [*token_starts(cost).tolist()[:2], 10]
+
+
+def test_the_words_of_an_answer_that_was_cut_are_not_spread_over_all_of_the_sound():
+    picture = np.full((3, 500), -0.1)
+    for token, at in enumerate((0, 20, 40)):
+        picture[token, at : at + 20] = 3.0
+    pieces = [("one", 1), (" two", 1)]
+    assert timed_words(picture, pieces, 0.02, whole=False)[-1].end_s <= 0.82

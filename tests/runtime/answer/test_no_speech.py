@@ -141,3 +141,13 @@ def test_where_a_gate_lets_speech_through_alone_every_text_stands(load: Callable
         assert stream._work._answerer._setting.any_sound == rules
         if gate == "sound":
             assert "" in {text.text for text in final_texts(run(stream, [sounds]))}
+
+
+@pytest.mark.parametrize("loudest", [0.0, 2 / 32768])
+def test_digital_silence_is_asked_for_no_words_where_the_gate_lets_it_through(load: Callable, loudest: float) -> None:
+    stream = load().stream(level="full", gate="off")
+    events = run(stream, [np.full(PIECE // 2, loudest, np.float32)])
+    assert [(text.text, text.tokens, text.truncated) for text in final_texts(events)] == [("", (), False)]
+    assert not [span for span in stream.trace.spans if span.name in {"prefill", "decode"}]
+    louder = run(load().stream(level="full", gate="off"), [np.full(PIECE // 2, 4 / 32768, np.float32)])
+    assert final_texts(louder)[0].tokens

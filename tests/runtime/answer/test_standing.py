@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.runtime.answer.times.alignment import WordSpan
-from edgekit.runtime.answer.times.standing import Standing, before_edge, before_loop, of_segments, of_words
+from edgekit.runtime.answer.times.standing import Standing, before_edge, before_loop, before_rest, of_segments, of_words
 from edgekit.runtime.answer.times.timestamps import TextSpan
 
 HEARD_S = 30.0
@@ -172,3 +172,11 @@ def test_a_piece_is_behind_after_a_few_answers(rest_s):
         rest_s -= stands.resume_s
         assert len(resumed) <= 12
     assert rest_s < 0.6
+
+
+def test_where_a_model_ends_long_before_the_sound_the_rest_is_heard_again():
+    segments = [TextSpan(0, 3, 0.0, 4.0), TextSpan(3, 9, 4.0, 9.0)]
+    assert before_rest(segments, 20.0) == Standing(0, 9, 9.0)
+    assert before_rest(segments, 11.0) is None
+    assert before_rest(segments[:1], 20.0) is None, "too little is behind"
+    assert before_rest([], 20.0) is None

@@ -19,7 +19,7 @@ from edgekit.runtime.answer.lookup import Guess, agreed, loop
 from edgekit.runtime.answer.prompt import DETECTED, cross_prompt
 from edgekit.runtime.answer.sampler import Greedy, Scored, likeliest, log_sum
 from edgekit.runtime.answer.times.alignment import WordSpan, attention, queries_of, timed_words, words
-from edgekit.runtime.answer.times.standing import Standing, before_edge, before_loop, of_segments, of_words
+from edgekit.runtime.answer.times.standing import Standing, before_edge, before_loop, before_rest, of_segments, of_words
 from edgekit.runtime.answer.times.timestamps import TextSpan, TimedSampler, seconds, spans
 from edgekit.runtime.engine import Array
 from edgekit.spans import ALIGN, DRAFT, PREFILL
@@ -162,10 +162,12 @@ class CrossAnswerer:
         full: bool = False,
         own: Own | None = None,
         silence: bool = False,
+        resumed: bool = False,
     ) -> Generator[int, None, None]:
         """Yield the tokens of text; see Answerer. Without a given language the likeliest one is chosen first.
 
-        A full piece is written down with times, which say where its last whole segment ends.
+        What begins or ends in the midst of speech is written down with times, as such sound was in training; they say
+        where the last whole segment ends.
         """
         assert heard_s is not None, "such a model hears sound only"
         self.outcome = Outcome()
@@ -174,7 +176,7 @@ class CrossAnswerer:
             return
         self._prompt = self._begin(level, self._setting.trace.span, heard_s)
         protocol, prompt = self._setting.manifest.protocol, self._prompt
-        times = protocol.timestamps if full or self._times == "segments" else None
+        times = protocol.timestamps if full or resumed or self._times == "segments" else None
         scored = Scored(self._setting.sampler, protocol) if self._silent > _SILENT else None
         sampler = scored or self._setting.sampler
         if times is not None:
@@ -191,16 +193,27 @@ class CrossAnswerer:
         else:
             if self._weighed is not None:
                 self._belief.note(self._weighed)
-            self.outcome = self._outcome(written, level, heard_s, full=full, own=own)
+            self.outcome = self._outcome(written, level, heard_s, full=full, own=own, resumed=resumed)
 
     def _outcome(
-        self, written: "_Written", level: ComputeLevel, heard_s: float, *, full: bool, own: Own | None
+        self,
+        written: "_Written",
+        level: ComputeLevel,
+        heard_s: float,
+        *,
+        full: bool,
+        own: Own | None,
+        resumed: bool,
     ) -> Outcome:
         """Return what of an answer stands, and when it was said."""
         text, times = written.text, written.times
         segments = [TextSpan(0, len(text), 0.0, heard_s)] if times is None else spans(written.said, times, heard_s)
         phrase = loop(text, self._setting.manifest.protocol.max_repeats)
-        stands = of_segments(segments, heard_s) if full and times is not None and phrase is None else None
+        stands: Standing | None = None
+        if times is not None and phrase is None and full:
+            stands = of_segments(segments, heard_s)
+        elif times is not None and phrase is None and resumed and not self._setting.any_sound:
+            stands = before_rest(segments, heard_s)
         timed: list[WordSpan] = []
         if self._times == "words" or (self.aligns and (own or full or phrase is not None) and stands is None):
             timed = self._words(text, level, heard_s, whole=written.cut is None)

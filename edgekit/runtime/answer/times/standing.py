@@ -43,6 +43,14 @@ def of_segments(segments: Sequence[TextSpan], heard_s: float) -> Standing | None
     return None
 
 
+def before_rest(segments: Sequence[TextSpan], heard_s: float) -> Standing | None:
+    """Return what stands where the model ended long before the sound, which ends with speech; None if it did not."""
+    last = segments[-1] if segments else None
+    if last is None or heard_s - last.end_s <= _GAP_S or last.end_s < _least_s(heard_s):
+        return None
+    return Standing(0, last.stop, last.end_s)
+
+
 def of_words(words: Sequence[WordSpan], tokens: int, heard_s: float, own: Own | None, *, full: bool) -> Standing:
     """Return what stands of an answer of so many tokens: the words that are its own, up to where some were skipped.
 
