@@ -5,10 +5,10 @@
     python profiles/bench/no-speech-rule.py --bundle bundles/tiny.en-float32 --peer FOLDER   # the same, for CTranslate2
 
 Silence, noise and tones of 5 to 60 s, and held-out recordings of music, machines, animals and rooms, go through each
-bundle with the gate off and with the gate `sound`. Every word is a false one. The same for faster-whisper as it comes,
-which has the rule and tries again where it doubts. Then prompts, with the gate off: every word that the rule takes away
-is lost. What was heard is kept in --work: a run that was stopped goes on. Writes JSON and Markdown under
-profiles/<device>/.
+bundle with the gate off and with the gate `sound`. Every word is a false one. The same for faster-whisper, which has
+the rule, but for its tries at other temperatures, which are drawn. Then prompts, with the gate off: every word that the
+rule takes away is lost. What was heard is kept in --work: a run that was stopped goes on. Writes JSON and Markdown
+under profiles/<device>/.
 """
 
 import argparse
@@ -117,7 +117,7 @@ def main() -> None:
             f"and beeps of {', '.join(map(str, SECONDS))} s; recordings, repeated or cut to "
             f"{' and '.join(map(str, RECORDED_S))} s",
             "Speech": f"{args.prompts} telephone prompts in each language, gate off",
-            PEER: f"float32, its defaults, no voice detection; {version(PEER)}" if args.peer else "not run",
+            PEER: f"float32, its defaults but for trying again, {version(PEER)}" if args.peer else "not run",
         },
         figures=findings.figures(),
         ratios=ratios,
@@ -205,10 +205,10 @@ def peer(folder: Path, threads: int) -> Subject:
 
         if not loaded:
             loaded.append(WhisperModel(str(folder), device="cpu", compute_type="float32", cpu_threads=threads))
-        segments, _ = loaded[0].transcribe(samples)
+        segments, _ = loaded[0].transcribe(samples, temperature=0.0)
         return {"texts": [segment.text.strip() for segment in segments], "dropped": [], "cuts": []}
 
-    return Subject(PEER, (PEER, hash_file(folder / "model.bin"), version(PEER), version("ctranslate2")), hear)
+    return Subject(PEER, (PEER, hash_file(folder / "model.bin"), version(PEER), version("ctranslate2"), "once"), hear)
 
 
 def listen(one: Subject, sounds: Sequence[Sound], heard: Heard) -> list[dict[str, list[str]]]:
