@@ -144,7 +144,7 @@ class Work:
         self._interruptions.clear()
 
     def mark(self) -> WorkMark:
-        """Return where the turn stands, between two items; good until it is over, or the next piece of it begins."""
+        """Return where the turn stands, between two items; good until its next piece begins, as at its end one may."""
         assert self._task is None, "a mark is made between two items"
         return WorkMark(
             self._answer, self._listener.mark(), self._answerer.mark(), self.reply.mark(), copy(self._partials),

@@ -1,6 +1,6 @@
 """The backbone's side of a stream: what it is told while the user talks, and its answer, token by token.
 
-Two ways to attend to sound, by the bundle's protocol: CrossAnswerer (``cross.py``) and PrefixAnswerer (``prefix.py``);
+Two ways to attend to sound, by the bundle's protocol: CrossAnswerer (``cross/``) and PrefixAnswerer (``prefix.py``);
 here is what both need. Knows nothing of samples, utterance bounds or text output.
 """
 
