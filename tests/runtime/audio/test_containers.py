@@ -151,10 +151,9 @@ def test_a_tag_that_counts_too_few_frames_does_not_end_the_reading() -> None:
     frames = int.from_bytes(data[at : at + 4], "big")
     assert len(heard(put(data, at, (frames - 20).to_bytes(4, "big")))) >= 40_000
     there = f"{frames} of {frames + 20} frames are there"
-    assert refused(put(data, at, (frames + 20).to_bytes(4, "big"))) == (
-        len(heard(data)),
-        f"audio: truncated, it is shorter than its header says: {there}; copy or record it again",
-    )
+    samples, message = refused(put(data, at, (frames + 20).to_bytes(4, "big")))
+    assert samples >= 40_000
+    assert message == f"audio: truncated, it is shorter than its header says: {there}; copy or record it again"
 
 
 def test_an_mp3_file_is_the_same_whatever_pieces_it_is_read_in(capfd: pytest.CaptureFixture[str]) -> None:
