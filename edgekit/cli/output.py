@@ -7,6 +7,7 @@ an OutputError. What is said by the way, on stderr, ends nothing: there is no ot
 import codecs
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
@@ -37,7 +38,7 @@ def open_output() -> Iterator[None]:
         notices.close()
 
 
-class _Stream:
+class _Stream(ABC):
     """A text stream beside one that may not be there; it has no ``buffer``, which would have another encoding."""
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -57,9 +58,9 @@ class _Stream:
         for line in lines:
             self.write(line)
 
+    @abstractmethod
     def write(self, text: str) -> int:
         """Write a text; see the subclass for where that fails."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Leave the stream as it was found."""

@@ -227,23 +227,12 @@ class CrossAnswerer:
         stands = stands or Standing(0, len(text))
         parts: tuple[TimedPart, ...] = ()
         if times is not None or self._times is not None:
-            first_s, end_s = own or (0.0, heard_s)
-            bounds = first_s, min(end_s, heard_s) if stands.resume_s is None else stands.resume_s
-            parts = tuple(self._parts(segments, timed, stands, bounds))
+            parts = tuple(self._parts(segments, timed, stands))
         cut = written.cut if stands.resume_s is None or stands.skips else None
         return Outcome(cut, (stands.start, stands.stop), stands.resume_s, parts, skips=stands.skips)
 
-    def _parts(
-        self, segments: Sequence[TextSpan], timed: Sequence[WordSpan], stands: Standing, bounds: tuple[float, float]
-    ) -> Iterator[TimedPart]:
-        """Yield the segments of the tokens that stand, with their words where these are asked for.
-
-        ``bounds``: of the sound that the answer is of; a word that began before it was said there all the same.
-        """
-
-        def inside(seconds: float) -> float:
-            return min(max(seconds, bounds[0]), bounds[1])
-
+    def _parts(self, segments: Sequence[TextSpan], timed: Sequence[WordSpan], stands: Standing) -> Iterator[TimedPart]:
+        """Yield the segments of the tokens that stand, with their words where these are asked for."""
         for one in segments:
             first, last = max(stands.start, one.start), min(stands.stop, one.stop)
             if first >= last:
@@ -254,8 +243,8 @@ class CrossAnswerer:
             if own and (len(segments) == 1 or self._times == "words"):
                 start_s, end_s = own[0].start_s, own[-1].end_s
             kept = own if self._times == "words" else []
-            words = tuple(TimedWord(word.text, inside(word.start_s), inside(word.end_s)) for word in kept)
-            yield TimedPart(first - stands.start, last - stands.start, inside(start_s), inside(end_s), words)
+            words = tuple(TimedWord(word.text, word.start_s, word.end_s) for word in kept)
+            yield TimedPart(first - stands.start, last - stands.start, start_s, end_s, words)
 
     def _words(self, text: Sequence[int], level: ComputeLevel, heard_s: float, *, whole: bool) -> list[WordSpan]:
         """Return when each word of a text was said; ``whole``: the model ended it."""
