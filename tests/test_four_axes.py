@@ -324,11 +324,17 @@ FILES = speech_files.SpeechFiles(name="tone", write=write_voices, read=read_voic
 # All of them together
 
 
+def dialect_name():
+    """Return the toy's name: it writes ort-cpu's ops, and one of standard's."""
+    like = dialect_names.DIALECTS.get("ort-cpu")
+    return replace(like, name="toy", ops=like.ops | {("", "DequantizeLinear")})
+
+
 def records(recipe, tone=TONE):
     """Return each record of the toys by what messages call it, and where it is registered."""
     return {
         "family": (families, family(recipe)),
-        "dialect": (dialect_names, dialect_names.DialectName("toy", ("float32",))),
+        "dialect": (dialect_names, dialect_name()),
         "writer of dialect": (dialects, ToyDialect()),
         "backend": (backends, ToyBackend()),
         "speech format": (speech, SpeechFormat(ToneSpeech)),

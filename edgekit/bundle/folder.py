@@ -1,37 +1,77 @@
 """Open a bundle folder and check it before anything is loaded.
 
 Checks, in this order: manifest present and of a known version, every path inside the folder and no link, every file
-present with its size and SHA-256. Knows nothing of what the graphs mean; a graph's own external-data locations are
-compared with the manifest by the backend that loads it.
+present with its size and SHA-256. What runs is read through the descriptors that were hashed. Knows nothing of what the
+graphs mean; who loads one checks it first (``runtime/graphs``).
 """
 
 import difflib
 import hashlib
 import os
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import Path
 
+from edgekit.bundle.files import BundleFiles, HeldFile
 from edgekit.bundle.history import read_manifest
 from edgekit.bundle.manifest import FileEntry, Manifest
 from edgekit.errors import BundleFileError, BundleFormatError
 from edgekit.reprs import line
 
 MANIFEST, _CONFIG = "manifest.json", "config.json"
+_TOKENIZER = "tokenizer.json"
+_MANIFEST_BYTES = 64 << 20  # a row of its census takes 200, the largest models have tens of thousands
 _BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Bundle:
-    """A checked bundle folder."""
+    """A checked bundle folder, or one that the exporter has just written.
+
+    ``text``: the manifest's bytes as they were read; empty for a manifest that was not. ``hashed``: whether what is
+    read must have the manifest's hashes.
+    """
 
     folder: Path
     manifest: Manifest
+    text: bytes = b""
+    hashed: bool = False
+    _files: list[BundleFiles] = field(default_factory=list, compare=False)  # none until a file is asked for
 
     def file(self, name: str) -> Path:
-        """Return the path of a file that the manifest lists; raises BundleFormatError for any other."""
-        if all(entry.path != name for entry in self.manifest.files):
-            raise BundleFormatError(f"{self.folder}: '{name}' is not in the manifest's list of files; export it again")
+        """Return the path of a file that the manifest lists; raises BundleFormatError for any other.
+
+        For messages, and for what was just written: what is at a path may change, what ``open`` and ``read`` return
+        is what was checked.
+        """
+        self._entry(name)
         return self.folder / name
+
+    def open(self, name: str) -> HeldFile:
+        """Return a listed file, open: the one whose bytes were checked. Raises as ``file`` and ``BundleFiles.open``."""
+        self._entry(name)
+        return self._opened().open(name)
+
+    def read(self, name: str) -> bytes:
+        """Return what a listed file holds, hashed as it is read; BundleFormatError if that is not what was checked."""
+        entry, files = self._entry(name), self._opened()
+        kept = files.holds(name)
+        found = files.open(name).read()
+        if not kept:
+            files.let_go(name)
+        if self.hashed and hashlib.sha256(found).hexdigest() != entry.sha256:
+            raise _changed(self.folder, entry)
+        return found
+
+    def _opened(self) -> BundleFiles:
+        if not self._files:
+            self._files.append(BundleFiles(self.folder))
+        return self._files[0]
+
+    def _entry(self, name: str) -> FileEntry:
+        entry = next((entry for entry in self.manifest.files if entry.path == name), None)
+        if entry is None:
+            raise BundleFormatError(f"{self.folder}: '{name}' is not in the manifest's list of files; export it again")
+        return entry
 
     def __repr__(self) -> str:
         return line(self, folder=str(self.folder), name=self.manifest.name, files=len(self.manifest.files))
@@ -53,36 +93,56 @@ def open_bundle(path: str | os.PathLike[str], *, check_hashes: bool = True) -> B
     ``check_hashes=False`` skips only the hashes, for a caller that has just checked them.
     """
     folder = Path(path)
-    manifest = _read_manifest(folder)
+    try:
+        files = BundleFiles(folder)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleFileError(f"{folder}: {_instead(folder)}") from error
+    text = _read_text(folder, files)
+    manifest = _decoded(folder, text)
+    used = _used(manifest)
     for entry in manifest.files:
-        _check_file(folder, entry, check_hashes)
-    listed = {entry.path for entry in manifest.files}
+        _check_file(folder, files.open(entry.path), entry, check_hashes)
+        if entry.path not in used:  # what only a check reads, such as goldens, takes no descriptor meanwhile
+            files.let_go(entry.path)
+    if missing := sorted(used - {entry.path for entry in manifest.files} - {_TOKENIZER}):
+        raise BundleFormatError(
+            f"{folder}: '{missing[0]}' is used by a component but not listed under files; export it again"
+        )
+    return Bundle(folder, manifest, text, check_hashes, [files])
+
+
+def _used(manifest: Manifest) -> set[str]:
+    """Return the files that a run reads."""
     refs = [ref for table in manifest.tables().values() for ref in (table.weight, table.scales) if ref]
-    named = {
+    return {
+        _TOKENIZER,
         *(component.graph for component in manifest.components.values()),
         *(component.data for component in manifest.components.values() if component.data),
         *(ref.file for ref in refs),
         *(manifest.speech.files() if manifest.speech else ()),
     }
-    if missing := sorted(named - listed):
-        raise BundleFormatError(
-            f"{folder}: '{missing[0]}' is used by a component but not listed under files; export it again"
-        )
-    return Bundle(folder, manifest)
 
 
-def _read_manifest(folder: Path) -> Manifest:
-    path = folder / MANIFEST
-    if path.is_symlink():
-        raise BundleFormatError(f"{folder}: '{MANIFEST}' is a link, which a bundle may not hold; copy the file itself")
+def _read_text(folder: Path, files: BundleFiles) -> bytes:
     try:
-        text = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise BundleFileError(f"{folder}: {_instead(folder)}") from error
+        held = files.open(MANIFEST)
+    except BundleFileError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise BundleFileError(f"{folder}: {_instead(folder)}") from error
+        raise
+    files.let_go(MANIFEST)
+    if held.bytes > _MANIFEST_BYTES:
+        raise BundleFormatError(
+            f"{folder / MANIFEST}: {held.bytes} bytes, at most {_MANIFEST_BYTES} are read; do not use this bundle"
+        )
+    return held.read()
+
+
+def _decoded(folder: Path, text: bytes) -> Manifest:
     try:
         return read_manifest(text)
     except BundleFormatError as error:
-        raise BundleFormatError(f"{path}: {error}") from error
+        raise BundleFormatError(f"{folder / MANIFEST}: {error}") from error
 
 
 def _instead(folder: Path) -> str:
@@ -104,21 +164,14 @@ def _instead(folder: Path) -> str:
     return f"no {MANIFEST} there, so it is no bundle; {make}"
 
 
-def _check_file(folder: Path, entry: FileEntry, check_hash: bool) -> None:
-    parts = PurePosixPath(entry.path).parts
-    if not parts or entry.path.startswith("/") or "\\" in entry.path or any(part in ("..", ".") for part in parts):
-        raise BundleFormatError(f"{folder}: path '{entry.path}' leaves the bundle; do not use this bundle")
-    path = folder
-    for part in parts:
-        path = path / part
-        if path.is_symlink():
-            raise BundleFormatError(f"{folder}: '{entry.path}' is or goes through a link, which a bundle may not hold")
-    if not path.is_file():
-        raise BundleFileError(f"{folder}: '{entry.path}' is missing; copy the whole bundle again or export it again")
-    size = path.stat().st_size
-    if size != entry.bytes:
+def _check_file(folder: Path, held: HeldFile, entry: FileEntry, check_hash: bool) -> None:
+    if held.bytes != entry.bytes:
         raise BundleFormatError(
-            f"{folder}: '{entry.path}' has {size} bytes, manifest says {entry.bytes}; copy or export it again"
+            f"{folder}: '{entry.path}' has {held.bytes} bytes, manifest says {entry.bytes}; copy or export it again"
         )
-    if check_hash and hash_file(path) != entry.sha256:
-        raise BundleFormatError(f"{folder}: '{entry.path}' does not match its SHA-256; copy or export it again")
+    if check_hash and held.sha256() != entry.sha256:
+        raise _changed(folder, entry)
+
+
+def _changed(folder: Path, entry: FileEntry) -> BundleFormatError:
+    return BundleFormatError(f"{folder}: '{entry.path}' does not match its SHA-256; copy or export it again")

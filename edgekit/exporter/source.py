@@ -18,7 +18,7 @@ from edgekit.exporter.sources.tokenizer import tokenizer_json
 from edgekit.exporter.speech import bundle_voices
 from edgekit.exporter.tables import written_bundle
 from edgekit.exporter.written import BundleTensors
-from edgekit.runtime.backends.external_data import check_external_data
+from edgekit.runtime.graphs.source import bundle_graph
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -78,16 +78,16 @@ def dummy_source(
 def bundle_source(bundle: Bundle) -> Source:
     """Return a float bundle as a source."""
     manifest = bundle.manifest
-    for component in manifest.components.values():
-        check_external_data(bundle.folder, component.graph, component.data)
-    config, generation = (json.loads(bundle.file(name).read_bytes()) for name in (CONFIG, GENERATION))
+    for name in manifest.components:
+        bundle_graph(bundle, name).check()
+    config, generation = (json.loads(bundle.read(name)) for name in (CONFIG, GENERATION))
     family = find_family(config)
     opened = family.bind(config, generation)
     weights = written_bundle(
         bundle.folder, opened, DIALECTS.get(manifest.dialect), manifest.components, manifest.tables()
     )
     return Source(
-        BundleTensors(weights), family, opened, config, generation, bundle.file(TOKENIZER).read_text(encoding="utf-8"),
+        BundleTensors(weights), family, opened, config, generation, bundle.read(TOKENIZER).decode(),
         manifest.name, manifest.source, manifest.dummy_seed, bundle_voices(bundle),
     )  # fmt: skip
 

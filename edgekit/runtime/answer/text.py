@@ -18,8 +18,11 @@ _MAX_HELD_TOKENS = 4  # a character has at most 4 bytes, a token at least one
 class Tokenizer:
     """The tokenizer of a bundle."""
 
-    def __init__(self, path: Path) -> None:
-        """Load a tokenizer.json. Raises BundleFormatError if it is not one, MissingPackageError without tokenizers."""
+    def __init__(self, path: Path, content: bytes | None = None) -> None:
+        """Load a tokenizer.json, or what was read from there.
+
+        Raises BundleFormatError if it is not one, MissingPackageError without tokenizers.
+        """
         try:
             import tokenizers
         except ImportError as error:
@@ -27,7 +30,8 @@ class Tokenizer:
                 "tokenizers is not installed, text needs it; pip install 'edgekit-audio[cpu]'"
             ) from error
         try:
-            self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
+            read = path.read_bytes() if content is None else content
+            self._tokenizer: Any = tokenizers.Tokenizer.from_buffer(read)
         except Exception as error:  # tokenizers raises bare Exception
             raise BundleFormatError(f"{path}: not a tokenizer ({error}); copy or export the bundle again") from error
 
@@ -74,4 +78,4 @@ class Detokenizer:
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer:
     """Return the bundle's Tokenizer; see there."""
-    return Tokenizer(bundle.file(TOKENIZER))
+    return Tokenizer(bundle.file(TOKENIZER), bundle.read(TOKENIZER))

@@ -78,7 +78,7 @@ def _carried(bundle: Bundle, name: str, file: str | None) -> Array:
     path = bundle.file(file)
     if path.suffix != ".npy":
         return read_mono(path, bundle.manifest.front_end.sample_rate_hz)
-    samples = np.asarray(np.load(path, allow_pickle=False))
+    samples = np.asarray(np.load(io.BytesIO(bundle.read(file)), allow_pickle=False))
     if samples.dtype != np.int16 or samples.ndim != 1 or not samples.size:
         raise BundleFormatError(
             f"{bundle.folder}: '{file}' is {samples.dtype} {samples.shape}, samples (n,) int16 are needed; export it "

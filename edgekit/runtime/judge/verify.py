@@ -8,16 +8,15 @@ other side of a step, which is as far as the bundle is from float numbers anyway
 its float twin, and may be as far from it as its recipe allows.
 """
 
+import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgekit.bundle import Bundle, Manifest, open_bundle
-from edgekit.bundle.folder import MANIFEST
 from edgekit.recipe import Limits
 from edgekit.runtime.engine import Array
 from edgekit.runtime.judge.golden_clips import FOLDER, golden_clips
@@ -116,7 +115,7 @@ def _record(bundle: Bundle) -> list[Check]:
     verification = bundle.manifest.verification
     if JUDGED not in verification and COMPARED not in verification:
         return []
-    wrong = unjudged((bundle.folder / MANIFEST).read_bytes(), verification.get(JUDGED, {}))
+    wrong = unjudged(bundle.text, verification.get(JUDGED, {}))
     named = f" ({', '.join(wrong[:4])}{', ...' if len(wrong) > 4 else ''})" if wrong else ""
     return [Check(f"files and settings that are not those judged{named}", len(wrong), 0)]
 
@@ -228,5 +227,5 @@ def _codes(model: Model, found: Results, said: Spoken | None) -> list[Check]:
 
 
 def _load(model: Model, file: str) -> Array:
-    path: Path = model.bundle.file(f"{FOLDER}/{file}.npy")
-    return np.asarray(np.load(path, allow_pickle=False))
+    content = model.bundle.read(f"{FOLDER}/{file}.npy")
+    return np.asarray(np.load(io.BytesIO(content), allow_pickle=False))

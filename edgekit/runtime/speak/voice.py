@@ -1,5 +1,6 @@
 """Voice: whom a Flow sounds like, prepared once and kept in a small file. Knows numpy and its .npz files alone."""
 
+import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,13 +38,16 @@ class Voice:
             np.savez(stream, codes=self.codes, mel=self.mel, speaker=self.speaker, sample_rate_hz=rate)
 
 
-def load_voice(path: Path, sample_rate_hz: int) -> Voice:
-    """Return the Voice in a file.
+def load_voice(path: Path, sample_rate_hz: int, content: bytes | None = None) -> Voice:
+    """Return the Voice in a file, or in what was read from there.
 
     Raises BundleFileError if it is not there, BundleFormatError if it is no voice or one of another rate.
     """
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+        with (
+            io.BytesIO(path.read_bytes() if content is None else content) as stream,
+            np.load(stream, allow_pickle=False) as stored,
+        ):
             found = {name: stored[name] for name in stored.files}
     except FileNotFoundError as error:
         raise BundleFileError(f"{path}: no such voice; name one of the bundle's, or export it again") from error
