@@ -359,8 +359,8 @@ def load_profile(path: str | os.PathLike[str]) -> Profile:
 
 
 def save_profile(profile: Profile, path: str | os.PathLike[str]) -> None:
-    """Write a Profile as JSON, whole or not at all; raises OutputError."""
-    write_whole(Path(path), encode_record(profile))
+    """Write a Profile as JSON, whole or not at all, for its owner alone: it quotes its clips. Raises OutputError."""
+    write_whole(Path(path), encode_record(profile), private=True)
 
 
 class _Version(msgspec.Struct):
