@@ -3,12 +3,14 @@
 A tied table lies in the head's own bytes, so the device holds those weights once.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from edgekit.bundle import Bundle, Embedding, TensorRef
+from edgekit.bundle.checks import embedding_fault
 from edgekit.errors import BundleFormatError
 from edgekit.runtime.engine import Array
 
@@ -24,32 +26,13 @@ class TokenTable:
         Raises BundleFormatError if it does not fit its file or its own description.
         """
         embedding = embedding or bundle.manifest.embedding
+        if fault := embedding_fault(embedding):
+            raise BundleFormatError(f"{bundle.folder}: {fault}; export it again")
         self.width = embedding.width
         self._bits = embedding.bits
         self._weight = _map(bundle.file(embedding.weight.file), embedding.weight)
-        self._scales = None
+        self._scales = _map(bundle.file(embedding.scales.file), embedding.scales) if embedding.scales else None
         self.vocabulary = int(self._weight.shape[0])
-        wanted: tuple[int, ...] = (self.vocabulary, self.width)
-        if self._bits < 16:
-            if self._bits not in _ZERO_POINTS or embedding.scales is None or embedding.block_size < 1:
-                raise BundleFormatError(
-                    f"{bundle.folder}: token table of {self._bits} bits, blocks of {embedding.block_size} and "
-                    f"{'no' if embedding.scales is None else 'its'} scales; 8 or 4 bits need both: export it again"
-                )
-            self._scales = _map(bundle.file(embedding.scales.file), embedding.scales)
-            blocks = -(-self.width // embedding.block_size)
-            wanted = (self.vocabulary, blocks, embedding.block_size * self._bits // 8)
-            if self._scales.shape != wanted[:2]:
-                raise BundleFormatError(
-                    f"{bundle.folder}: scales of the token table are {self._scales.shape}, "
-                    f"the table needs {wanted[:2]}; export it again"
-                )
-        stored = {32: ("float32",), 16: ("float16",)}.get(self._bits, ("uint8", "int8"))
-        if self._weight.shape != wanted or self._weight.dtype.name not in stored:
-            raise BundleFormatError(
-                f"{bundle.folder}: token table is {self._weight.dtype} {self._weight.shape}, "
-                f"{self._bits} bits of width {self.width} need {wanted}; export it again"
-            )
 
     def rows(self, tokens: Sequence[int]) -> Array:
         """Return the rows of ``tokens`` as (n, width) float32.
@@ -92,7 +75,7 @@ class TokenTable:
 def _map(path: Path, ref: TensorRef) -> Array:
     """Return a read-only view of a tensor inside a file."""
     dtype = np.dtype(ref.dtype).newbyteorder("<")
-    size = int(np.prod(ref.shape)) * dtype.itemsize
+    size = math.prod(ref.shape) * dtype.itemsize
     if ref.offset < 0 or size < 1 or ref.offset + size > path.stat().st_size:
         raise BundleFormatError(
             f"{path}: token table wants bytes {ref.offset} to {ref.offset + size}, "
