@@ -43,6 +43,11 @@ def _grid_faults(grid: Grid, front_end: FrontEnd) -> Faults:
     for name, value, fits, most in rules:
         if not fits:
             yield fault(f"grid.{name}", f"is {value}, at most {most} may be")
+    if grid.segment_frames is not None and grid.segment_frames < grid.frames_per_position:
+        yield fault(
+            "grid.segment_frames",
+            f"is {grid.segment_frames}, at least frames_per_position {grid.frames_per_position} may be",
+        )
     seconds = grid.max_frames * front_end.hop_samples / front_end.sample_rate_hz
     if seconds < _SHORTEST_S:
         yield fault(
@@ -74,7 +79,8 @@ def _position_faults(grid: Grid) -> Faults:
 def _encoder_faults(manifest: Manifest) -> Faults:
     encoder, grid = manifest.components["encoder"], manifest.grid
     path = "components.encoder"
-    yield from _named(path, encoder, ("mel", "start", *(("valid",) if grid.masks_last_position else ())), ("frames",))
+    fed = ("mel", "start", "valid") if grid.masks_last_position else ("mel", "start")
+    yield from _named(path, encoder, fed, ("frames",))
     mel = _shape(encoder, "mel")
     if len(mel) < 2 or (isinstance(mel[-2], int) and mel[-2] != manifest.front_end.mel_bins):
         yield fault(path, f"input 'mel' is {mel}, front_end.mel_bins is {manifest.front_end.mel_bins}")
@@ -99,7 +105,6 @@ def _adapter_faults(manifest: Manifest) -> Faults:
         return
     if differing := _differ(_shape(manifest.components["encoder"], "frames", out=True), _shape(adapter, "frames")):
         yield fault(path, f"input 'frames' is {differing[1]} wide, the encoder's output {differing[0]}")
-    yield from _backbone_faults(manifest, backbone)
     shape = given[0].shape
     if cross:
         whole = [size for size in (*shape[:2], *shape[3:]) if isinstance(size, int)]
@@ -107,15 +112,18 @@ def _adapter_faults(manifest: Manifest) -> Faults:
             yield fault(
                 path, f"output 'cross' is {shape}, two rows a layer, heads, a free size and a head's width are needed"
             )
-        elif unfed := [f"cross.{row}" for row in range(whole[0]) if not _shape(backbone, f"cross.{row}")]:
-            yield fault("components.backbone", f"has no input '{unfed[0]}', the adapter makes {whole[0]} of them")
-    elif differing := _differ(shape, (manifest.embedding.width,)):
+            return
+        rows = tuple(f"cross.{row}" for row in range(whole[0]))
+        yield from _backbone_faults(manifest, backbone, rows)
+        return
+    yield from _backbone_faults(manifest, backbone, ())
+    if differing := _differ(shape, (manifest.embedding.width,)):
         yield fault(path, f"output '{given[0].name}' is {differing[0]} wide, the token table {differing[1]}")
 
 
-def _backbone_faults(manifest: Manifest, backbone: Component) -> Faults:
+def _backbone_faults(manifest: Manifest, backbone: Component, cross: tuple[str, ...]) -> Faults:
     path = "components.backbone"
-    yield from _named(path, backbone, ("embeds", "start", "logit_rows"), ("logits",))
+    yield from _named(path, backbone, ("embeds", "start", "logit_rows", *cross), ("logits",), ("experts_per_token",))
     if differing := _differ(_shape(backbone, "embeds"), (manifest.embedding.width,)):
         yield fault(path, f"input 'embeds' is {differing[0]} wide, the token table {differing[1]}")
     for spec in backbone.inputs:
@@ -124,10 +132,16 @@ def _backbone_faults(manifest: Manifest, backbone: Component) -> Faults:
             yield fault(path, f"state '{spec.name}' has the free size '{free[0]}', only 'context' is told")
 
 
-def _named(path: str, component: Component, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Faults:
+def _named(
+    path: str, component: Component, inputs: tuple[str, ...], outputs: tuple[str, ...], others: tuple[str, ...] = ()
+) -> Faults:
+    """Yield where a component lacks an input or output, or asks for an input that nobody gives; others: may be left."""
     for side, names, specs in (("input", inputs, component.inputs), ("output", outputs, component.outputs)):
         if absent := [name for name in names if all(spec.name != name for spec in specs)]:
             yield fault(f"{path}.{side}s", f"has no {side} '{absent[0]}', which is needed")
+    given = {*inputs, *others}
+    if unfed := [spec.name for spec in component.inputs if spec.state == "none" and spec.name not in given]:
+        yield fault(f"{path}.inputs", f"has '{unfed[0]}', which nothing gives")
 
 
 def _shape(component: Component, name: str, *, out: bool = False) -> tuple[int | str, ...]:
