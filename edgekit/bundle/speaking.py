@@ -3,12 +3,17 @@
 Knows no kind; each is a file of ``speech``.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from edgekit.errors import RegistryError
 from edgekit.registry import Registry
+
+if TYPE_CHECKING:
+    from edgekit.bundle.manifest import Manifest
 
 _TAG = "kind"
 
@@ -27,6 +32,14 @@ class Speech:
     def files(self) -> tuple[str, ...]:
         """Return the files of the bundle that it names, beside those of its token tables."""
         return ()
+
+    def components(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the components that speak, each with the free sizes that its state may have."""
+        return {}
+
+    def faults(self, manifest: "Manifest") -> Iterator[str]:  # noqa: ARG002 - a kind's own may ask it
+        """Yield what its fields contradict, each other or the rest of the manifest; see ``faults.py``."""
+        yield from ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,14 @@ assembly's to say (``assemble.py``).
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict, TypeGuard, get_args
 
 import numpy as np
 
 from edgekit.bundle import Floor, GateKind, Sampling
+from edgekit.bundle.ranges import SAMPLING
 from edgekit.errors import UsageError
 from edgekit.rates import DEFAULT_HZ, rate_fault
 from edgekit.reprs import fields_line
@@ -20,14 +21,6 @@ from edgekit.runtime.hear.resampler import MAX_CHANNELS
 from edgekit.runtime.policy import Budget
 
 Times = Literal["segments", "words"]
-_LOWEST_TEMPERATURE = 0.001  # below it weights overflow or all but one are 0, which is what 0 is for
-_SAMPLING: dict[str, tuple[type, Callable[[float], bool], str]] = {
-    "temperature": (float, lambda value: value == 0 or value >= _LOWEST_TEMPERATURE, "0, or 0.001 or more"),
-    "top_k": (int, lambda value: value >= 1, "1 or more"),
-    "top_p": (float, lambda value: 0 < value <= 1, "more than 0, up to 1"),
-    "repetition_penalty": (float, lambda value: value > 0, "more than 0"),
-    "no_repeat_ngram_size": (int, lambda value: value >= 0, "0 or more"),
-}
 _OPTIONAL = ("top_k", "top_p")  # None: no such limit
 
 
@@ -180,15 +173,15 @@ def _check_sampling(sampling: object) -> None:
         return
     given: Mapping[str, Any]
     if isinstance(sampling, Sampling):
-        given = {name: getattr(sampling, name) for name in _SAMPLING}
+        given = {name: getattr(sampling, name) for name in SAMPLING}
     elif isinstance(sampling, Mapping):
         given = dict(sampling)
     else:
         raise UsageError(f"sampling: {sampling!r}, a Sampling or some of its fields are needed; give a mapping")
     for name, value in given.items():
-        if name not in _SAMPLING:
-            raise UsageError(f"sampling: '{name}' is no field of it; {nearest(name, list(_SAMPLING))}")
-        kind, fits, rule = _SAMPLING[name]
+        if name not in SAMPLING:
+            raise UsageError(f"sampling: '{name}' is no field of it; {nearest(name, list(SAMPLING))}")
+        kind, fits, rule = SAMPLING[name]
         if value is None and name in _OPTIONAL:
             continue
         if not _is_finite(value, kind) or not fits(value):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgekit.bundle import Bundle, Embedding, TensorRef
+from edgekit.bundle.checks import embedding_fault
 from edgekit.bundle.files import HeldFile
 from edgekit.errors import BundleFormatError
 from edgekit.runtime.engine import Array
@@ -25,32 +26,13 @@ class TokenTable:
         Raises BundleFormatError if it does not fit its file or its own description.
         """
         embedding = embedding or bundle.manifest.embedding
+        if fault := embedding_fault(embedding):
+            raise BundleFormatError(f"{bundle.folder}: {fault}; export it again")
         self.width = embedding.width
         self._bits = embedding.bits
         self._weight = _Rows(bundle.open(embedding.weight.file), embedding.weight)
-        self._scales = None
+        self._scales = _Rows(bundle.open(embedding.scales.file), embedding.scales) if embedding.scales else None
         self.vocabulary = int(self._weight.shape[0])
-        wanted: tuple[int, ...] = (self.vocabulary, self.width)
-        if self._bits < 16:
-            if self._bits not in _ZERO_POINTS or embedding.scales is None or embedding.block_size < 1:
-                raise BundleFormatError(
-                    f"{bundle.folder}: token table of {self._bits} bits, blocks of {embedding.block_size} and "
-                    f"{'no' if embedding.scales is None else 'its'} scales; 8 or 4 bits need both: export it again"
-                )
-            self._scales = _Rows(bundle.open(embedding.scales.file), embedding.scales)
-            blocks = -(-self.width // embedding.block_size)
-            wanted = (self.vocabulary, blocks, embedding.block_size * self._bits // 8)
-            if self._scales.shape != wanted[:2]:
-                raise BundleFormatError(
-                    f"{bundle.folder}: scales of the token table are {self._scales.shape}, "
-                    f"the table needs {wanted[:2]}; export it again"
-                )
-        stored = {32: ("float32",), 16: ("float16",)}.get(self._bits, ("uint8", "int8"))
-        if self._weight.shape != wanted or self._weight.dtype.name not in stored:
-            raise BundleFormatError(
-                f"{bundle.folder}: token table is {self._weight.dtype} {self._weight.shape}, "
-                f"{self._bits} bits of width {self.width} need {wanted}; export it again"
-            )
 
     def rows(self, tokens: Sequence[int]) -> Array:
         """Return the rows of ``tokens`` as (n, width) float32.

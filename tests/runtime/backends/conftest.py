@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgekit.bundle import open_bundle
+from edgekit.bundle import Bundle
 from tests.runtime.conftest import Graph
 
 WIDTH, CONTEXT = 16, 8  # eight rows take more than the memory that a device gives at least
@@ -36,7 +36,7 @@ def counting():
 
 @pytest.fixture
 def bundle(tiny_bundle):
-    """A standard bundle whose backbone is ``counting``; its encoder and adapter have no state."""
+    """Two graphs of a standard bundle, and no more: a backbone that is ``counting``, an adapter without state."""
     tiny = tiny_bundle(dialect="standard", context_tokens=CONTEXT)
     components = {"backbone": counting().save(tiny.folder, plain=True)}
     g = Graph("adapter", 2)
@@ -46,4 +46,4 @@ def bundle(tiny_bundle):
     components["adapter"] = g.save(tiny.folder, plain=True)
     (tiny.folder / "adapter.data").touch()
     tiny.change(components=components)
-    return open_bundle(tiny.folder)
+    return Bundle(tiny.folder, tiny.manifest)
