@@ -1,8 +1,8 @@
 """Open a bundle folder and check it before anything is loaded.
 
-Checks, in this order: manifest present and of a known version, every path inside the folder and no link, every file
-present with its size and SHA-256. Knows nothing of what the graphs mean; a graph's own external-data locations are
-compared with the manifest by the backend that loads it.
+Checks, in this order: manifest present, signed where that is required and of a known version, every path inside the
+folder and no link, every file present with its size and SHA-256. Knows nothing of what the graphs mean; a graph's own
+external-data locations are compared with the manifest by the backend that loads it.
 """
 
 import difflib
@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from edgekit.bundle.history import read_manifest
+from edgekit.bundle.keys import PublicKey
 from edgekit.bundle.manifest import FileEntry, Manifest
+from edgekit.bundle.trust import Trust
 from edgekit.errors import BundleFileError, BundleFormatError
 from edgekit.reprs import line
 
@@ -22,10 +24,11 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Bundle:
-    """A checked bundle folder."""
+    """A checked bundle folder. ``signer``: whose signature was found on it, where one was required."""
 
     folder: Path
     manifest: Manifest
+    signer: PublicKey | None = None
 
     def file(self, name: str) -> Path:
         """Return the path of a file that the manifest lists; raises BundleFormatError for any other."""
@@ -46,14 +49,15 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def open_bundle(path: str | os.PathLike[str], *, check_hashes: bool = True) -> Bundle:
-    """Return the Bundle at ``path`` after checking version, paths, sizes and hashes.
+def open_bundle(path: str | os.PathLike[str], *, check_hashes: bool = True, trust: Trust | None = None) -> Bundle:
+    """Return the Bundle at ``path`` after checking signature, version, paths, sizes and hashes.
 
     Raises BundleFileError if the folder, its manifest or a listed file is missing, BundleFormatError for the rest.
-    ``check_hashes=False`` skips only the hashes, for a caller that has just checked them.
+    ``check_hashes=False`` skips only the hashes, for a caller that has just checked them. ``trust``: keys of which one
+    must have signed it, else SignatureError.
     """
     folder = Path(path)
-    manifest = _read_manifest(folder)
+    manifest, signer = _read_manifest(folder, trust)
     for entry in manifest.files:
         _check_file(folder, entry, check_hashes)
     listed = {entry.path for entry in manifest.files}
@@ -68,10 +72,10 @@ def open_bundle(path: str | os.PathLike[str], *, check_hashes: bool = True) -> B
         raise BundleFormatError(
             f"{folder}: '{missing[0]}' is used by a component but not listed under files; export it again"
         )
-    return Bundle(folder, manifest)
+    return Bundle(folder, manifest, signer)
 
 
-def _read_manifest(folder: Path) -> Manifest:
+def _read_manifest(folder: Path, trust: Trust | None) -> tuple[Manifest, PublicKey | None]:
     path = folder / MANIFEST
     if path.is_symlink():
         raise BundleFormatError(f"{folder}: '{MANIFEST}' is a link, which a bundle may not hold; copy the file itself")
@@ -79,8 +83,9 @@ def _read_manifest(folder: Path) -> Manifest:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BundleFileError(f"{folder}: {_instead(folder)}") from error
+    signer = trust.signer(folder, text) if trust else None  # before the first of its bytes is understood
     try:
-        return read_manifest(text)
+        return read_manifest(text), signer
     except BundleFormatError as error:
         raise BundleFormatError(f"{path}: {error}") from error
 
