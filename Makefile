@@ -27,7 +27,7 @@ SLICE := tests/cli tests/exporter/sources tests/exporter/test_hub.py tests/expor
 # Of the runtime what runs no graph of ours, and TensorRT's part with a stand-in.
 SLICE310 := tests/runtime/audio $(addprefix tests/runtime/answer/test_,cache.py embedding.py loops.py sampler.py sampling.py) \
 	$(addprefix tests/runtime/hear/test_,features.py gate.py novelty.py) tests/runtime/test_policy.py \
-	$(addprefix tests/runtime/backends/trt/test_,engine.py layers.py plans.py) tests/test_light_imports.py
+	$(addprefix tests/runtime/backends/trt/test_,engine.py layers.py plans.py seal.py) tests/test_light_imports.py
 
 .PHONY: demo test test-reference test-engines test-arm test-newest test-oldest lint bench bench-words bench-languages bench-long-speech bench-real-size bench-gpu bench-memory bench-reference speech-data prompt-data sound-data train-tiny requirements clean FORCE
 
