@@ -74,31 +74,6 @@ def write_whole(place: Path, content: bytes) -> None:
         draft.publish()
 
 
-def write_new(place: Path, content: bytes, *, mode: int) -> bool:
-    """Write a file with this mode, whole or not at all; return False, nothing written, where one is there already.
-
-    For keys: of two programs that write at once one succeeds, and nobody reads half of one. Raises OutputError.
-    """
-    with _refusing(place, REFUSED):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        path = _partial(place)
-        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with _refusing(place, REFUSED), os.fdopen(number, "wb") as file:
-            os.fchmod(number, mode)  # whatever the umask
-            file.write(content)
-            file.flush()
-            os.fsync(number)
-            try:
-                place.hardlink_to(path)  # unlike a renaming, it fails where a file is
-            except FileExistsError:
-                return False
-            return True
-    finally:
-        with suppress(OSError):
-            path.unlink()
-
-
 class FolderDraft:
     """A folder that is being filled under a temporary name, ``path``."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.atomic import draft_file, draft_folder, write_new, write_whole
+from edgekit.atomic import draft_file, draft_folder, write_whole
 from edgekit.errors import OutputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -163,22 +163,3 @@ def test_a_folder_that_cannot_take_the_place_gives_it_back(tmp_path):
         spoil()
     assert names(tmp_path) == ["a"]
     assert names(tmp_path / "a") == ["old"]
-
-
-def test_a_new_file_has_its_mode_and_is_never_written_over_another(tmp_path):
-    mask = os.umask(0)
-    try:
-        assert write_new(tmp_path / "new" / "key", b"first", mode=0o600)
-    finally:
-        os.umask(mask)
-    assert not write_new(tmp_path / "new" / "key", b"second", mode=0o644)
-    assert (tmp_path / "new" / "key").read_bytes() == b"first"
-    assert stat.S_IMODE((tmp_path / "new" / "key").stat().st_mode) == 0o600
-    assert names(tmp_path / "new") == ["key"]
-
-
-def test_a_new_file_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"key: .*; choose another place or free some space"):
-        write_new(tmp_path / "file" / "key", b"x", mode=0o600)
-    assert names(tmp_path) == ["file"]

@@ -7,11 +7,11 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.atomic import write_new
 from edgekit.errors import KeyFileError, MissingPackageError, OutputError
 
 if TYPE_CHECKING:
@@ -132,6 +132,32 @@ def make_keys(name: Path) -> PublicKey:
 def _write_key(place: Path, content: bytes, mode: int) -> None:
     if not write_new(place, content, mode=mode):
         raise OutputError(f"{place}: is there already, and a key is never replaced; choose another name")
+
+
+def write_new(place: Path, content: bytes, *, mode: int) -> bool:
+    """Write a file with this mode, whole or not at all; return False, nothing written, where one is there already.
+
+    Of two programs that write at once one succeeds, and at no instant may others read what is secret. Raises
+    OutputError.
+    """
+    path = place.with_name(f".{place.name}.{os.urandom(4).hex()}.partial")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            os.fchmod(file.fileno(), mode)  # whatever the umask
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            place.hardlink_to(path)  # unlike a renaming, it fails where a file is
+        except FileExistsError:
+            return False
+    except OSError as error:
+        raise OutputError(f"{place}: {error.strerror}; choose another place or free some space") from error
+    finally:
+        with suppress(OSError):
+            path.unlink()
+    return True
 
 
 def read_small(path: Path, limit: int, *, links: bool = True) -> tuple[os.stat_result, bytes]:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa
 import edgekit
 from edgekit.bundle import open_bundle
 from edgekit.bundle import trust as trusting
-from edgekit.bundle.keys import make_keys, read_private, read_public
+from edgekit.bundle.keys import make_keys, read_private, read_public, write_new
 from edgekit.bundle.signing import sign_bundle
 from edgekit.bundle.trust import read_trust, store_folders
 from edgekit.errors import (
@@ -401,3 +401,26 @@ def test_a_bundle_of_the_first_version_is_signed_as_it_is(tiny_bundle, keys):
     private, public = keys("acme")
     sign_bundle(folder, read_private(private))
     assert open_bundle(folder, trust=read_trust(public)).signer.path == public
+
+
+def test_a_key_file_has_its_mode_and_is_never_written_over_another(tmp_path):
+    mask = os.umask(0o777)
+    try:
+        (tmp_path / "keys").mkdir(mode=0o700)
+        (tmp_path / "keys").chmod(0o700)
+        assert write_new(tmp_path / "keys" / "one.key", b"first", mode=0o600)
+    finally:
+        os.umask(mask)
+    assert not write_new(tmp_path / "keys" / "one.key", b"second", mode=0o644)
+    assert (tmp_path / "keys" / "one.key").read_bytes() == b"first"
+    assert (tmp_path / "keys" / "one.key").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in (tmp_path / "keys").iterdir()] == ["one.key"]
+
+
+def test_a_key_file_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"one\.key: .*; choose another place or free some space"):
+        write_new(tmp_path / "file" / "one.key", b"x", mode=0o600)
+    (tmp_path / "one.key").mkdir()
+    assert not write_new(tmp_path / "one.key", b"x", mode=0o600)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "one.key"]

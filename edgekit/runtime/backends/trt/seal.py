@@ -10,7 +10,7 @@ import os
 import stat
 from pathlib import Path
 
-from edgekit.atomic import write_new
+from edgekit.bundle.keys import write_new
 from edgekit.errors import BackendError, OutputError
 
 KEY_FILE = "EDGEKIT_PLAN_KEY"
