@@ -58,7 +58,7 @@ def read_trust(trust: Trusted | None, require_signature: bool = False) -> Trust 
         raise KeyFileError("trust: no key is named, so no bundle could be; name a file of a public key or a folder")
     keys = []
     for path in paths:
-        inside = [*_keys_in(path)] if path.is_dir() else [read_public(path)]
+        inside = [*_keys_in(path)] if _is_folder(path) else [read_public(path)]
         if not inside:
             raise KeyFileError(f"{path}: no key is there, *.pub and *.pem are read; put the signer's public key there")
         keys += inside
@@ -77,7 +77,7 @@ def store_folders() -> tuple[Path, ...]:
 
 def _read_store() -> Trust:
     folders = store_folders()
-    keys = [key for folder in folders if folder.is_dir() for key in _keys_in(folder)]
+    keys = [key for folder in folders if _is_folder(folder) for key in _keys_in(folder)]
     if not keys:
         raise KeyFileError(
             "--require-signature: no key is trusted here; copy the signer's NAME.pub to "
@@ -86,9 +86,20 @@ def _read_store() -> Trust:
     return Trust(tuple(keys))
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # in a folder that is closed to us
+        return False
+
+
 def _keys_in(folder: Path) -> Iterator[PublicKey]:
-    check_writers(folder, stat.S_IMODE(folder.stat().st_mode))
-    for path in sorted(folder.iterdir()):
+    try:
+        mode, inside = folder.stat().st_mode, sorted(folder.iterdir())
+    except OSError as error:
+        raise KeyFileError(f"{folder}: {error.strerror}, trusted keys are there; check its permissions") from error
+    check_writers(folder, stat.S_IMODE(mode))
+    for path in inside:
         if path.suffix in _KINDS and not path.name.startswith("."):
             yield read_public(path)
 

@@ -45,7 +45,10 @@ def seal_of(what: bytes, content: bytes | memoryview) -> bytes:
     """
     path = key_file()
     if (key := _read_key(path)) is None:
-        write_new(path, os.urandom(_KEY_BYTES), mode=0o600)
+        try:
+            write_new(path, os.urandom(_KEY_BYTES), mode=0o600)
+        except OutputError as error:
+            raise OutputError(f"{error}; {KEY_FILE} names another place for the key that seals plans") from error
         key = _read_key(path)  # of two programs that make one, the key of the first
     if key is None:
         raise OutputError(f"{path}: was made and is not there; set {KEY_FILE} to a place that lasts")
