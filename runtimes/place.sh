@@ -2,7 +2,8 @@
 # The part that every target's install.sh shares; it checks the device, then calls this:
 # sh runtimes/place.sh TARGET LOCK BUNDLE PREFIX [PIP-OPTION...]
 # Makes PREFIX/venv from requirements/LOCK.txt (PYTHON and VENV_OPTIONS say how), installs EdgeKit, and puts the bundle in
-# place once it has run here, with the plans that TensorRT runs of it built here. Writes only below PREFIX.
+# place once it has run here, with the plans that TensorRT runs of it built here. Writes only below PREFIX. Where the
+# machine has a trust store (keys in /etc/edgekit/trust) the bundle must be signed by one of them, now and at every start.
 set -eu
 
 if [ $# -lt 4 ]; then
@@ -30,19 +31,34 @@ pip() { "$prefix/venv/bin/python" -m pip --quiet --disable-pip-version-check --n
 pip --only-binary=:all: --require-hashes "$@" -r "$root/requirements/$lock.txt"
 pip --no-deps --no-build-isolation --force-reinstall "$root"
 
+# The service sees this trust store and no other. From here on "$@" is what a signature is required with.
+trust=/etc/edgekit/trust
+set --
+for key in "$trust"/*.pub "$trust"/*.pem; do
+    if [ -e "$key" ]; then set -- --trust "$trust"; fi
+done
+# What seals the plans that are built here; the unit hands it to the service (LoadCredential, systemd 247 or later).
+export EDGEKIT_PLAN_KEY="$prefix/plan.key"
+
 # The bundle that is in use stays until the new one is whole and has run here.
 rm -rf "$prefix/bundle.new" "$prefix/bundle.old" "$prefix/bundle.new.plans"
 cp -R "$bundle" "$prefix/bundle.new"
 if grep -q '"dialect": "standard"' "$prefix/bundle.new/manifest.json"; then
-    "$prefix/venv/bin/edgekit" build "$prefix/bundle.new" --target "$target"
+    "$prefix/venv/bin/edgekit" build "$prefix/bundle.new" --target "$target" "$@"
 fi
-"$prefix/venv/bin/edgekit" verify "$prefix/bundle.new"
+"$prefix/venv/bin/edgekit" verify "$prefix/bundle.new" "$@"
 if [ -e "$prefix/bundle" ]; then mv "$prefix/bundle" "$prefix/bundle.old"; fi
 mv "$prefix/bundle.new" "$prefix/bundle"
 rm -rf "$prefix/bundle.old" "$prefix/bundle.plans"
 if [ -e "$prefix/bundle.new.plans" ]; then mv "$prefix/bundle.new.plans" "$prefix/bundle.plans"; fi
-sed "s|/opt/edgekit|$prefix|g" "$root/runtimes/$target/edgekit.service" >"$prefix/edgekit.service"
+unit=$prefix/edgekit.service
+sed "s|/opt/edgekit|$prefix|g" "$root/runtimes/$target/edgekit.service" >"$unit"
+if [ $# -gt 0 ]; then sed -i 's|^ExecStart=.*|& --require-signature|' "$unit"; fi
+if [ -e "$EDGEKIT_PLAN_KEY" ]; then sed -i "/^ExecStart=/a LoadCredential=edgekit-plan-key:$EDGEKIT_PLAN_KEY" "$unit"; fi
 
 echo "installed in $prefix; to listen from now on, as root:"
 echo "  apt install libportaudio2"
 echo "  systemctl enable --now $prefix/edgekit.service"
+if [ -e "$EDGEKIT_PLAN_KEY" ]; then
+    echo "to build or run its plans by hand, as root: EDGEKIT_PLAN_KEY=$EDGEKIT_PLAN_KEY edgekit ..."
+fi

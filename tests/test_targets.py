@@ -167,7 +167,7 @@ def test_plans_of_a_bundle_are_built_where_it_is_installed_and_take_its_place_wi
     python = tmp_path / "python"
     edgekit = (
         'echo "$*" >>"$(dirname "$0")/../../said"\n'
-        'case $1 in build) mkdir "$2.plans";; verify) [ ! -e "$2/bad" ];; esac'
+        'case $1 in build) mkdir "$2.plans"; touch "$EDGEKIT_PLAN_KEY";; verify) [ ! -e "$2/bad" ];; esac'
     )
     python.write_text(
         '#!/bin/sh\n[ "$1" = -m ] || exit 0\nmkdir -p "$3/bin"\n'
@@ -175,7 +175,14 @@ def test_plans_of_a_bundle_are_built_where_it_is_installed_and_take_its_place_wi
         f'cat >"$3/bin/edgekit" <<\'END\'\n#!/bin/sh\n{edgekit}\nEND\nchmod +x "$3/bin/"*\n'
     )
     python.chmod(0o755)
-    command = [shutil.which("sh"), RUNTIMES / "place.sh", "desktop-rtx", "rtx", bundle, prefix]
+    trust, here = tmp_path / "trust", tmp_path / "runtimes"
+    trust.mkdir()
+    here.mkdir()
+    for name in ("desktop-rtx", "../requirements"):
+        (here / name).symlink_to(RUNTIMES / name)
+    script = (RUNTIMES / "place.sh").read_text(encoding="utf-8")
+    (here / "place.sh").write_text(script.replace("=/etc/edgekit/trust\n", f"={trust}\n"))
+    command = [shutil.which("sh"), here / "place.sh", "desktop-rtx", "rtx", bundle, prefix]
 
     def place(dialect, *, bad=False):
         (bundle / "manifest.json").write_text(f'{{\n "dialect": "{dialect}"\n}}\n')
@@ -187,13 +194,24 @@ def test_plans_of_a_bundle_are_built_where_it_is_installed_and_take_its_place_wi
         names = sorted(path.name for path in prefix.iterdir() if path.name.startswith("bundle"))
         return done.returncode, (prefix / "said").read_text().splitlines(), names
 
-    new = prefix / "bundle.new"
+    new, unit = prefix / "bundle.new", prefix / "edgekit.service"
     expected = [f"build {new} --target desktop-rtx", f"verify {new}"]
     for _ in range(2):
         assert place("standard") == (0, expected, ["bundle", "bundle.plans"])
+    (trust / "README").touch()
     assert place("ort-cpu") == (0, [f"verify {new}"], ["bundle"])
     assert place("standard") == (0, expected, ["bundle", "bundle.plans"])
     code, _, names = place("standard", bad=True)
     assert code != 0
     assert {"bundle", "bundle.plans"} < set(names)  # the one in use stays
     assert not (prefix / "bundle" / "bad").exists()
+    (bundle / "bad").unlink()
+    assert f"LoadCredential=edgekit-plan-key:{prefix}/plan.key\n" in unit.read_text()
+    assert f"ExecStart={prefix}/venv/bin/edgekit listen {prefix}/bundle\n" in unit.read_text()
+    (trust / "acme.pub").touch()
+    signed = [f"{line} --trust {trust}" for line in expected]
+    assert place("standard") == (0, signed, ["bundle", "bundle.plans"])
+    assert f"ExecStart={prefix}/venv/bin/edgekit listen {prefix}/bundle --require-signature\n" in unit.read_text()
+    (prefix / "plan.key").unlink()
+    assert place("ort-cpu") == (0, [signed[1]], ["bundle"])
+    assert "LoadCredential" not in unit.read_text()

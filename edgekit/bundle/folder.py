@@ -1,8 +1,8 @@
 """Open a bundle folder and check it before anything is loaded.
 
-Checks, in this order: manifest present and of a known version, every path inside the folder and no link, every file
-present with its size and SHA-256. What runs is read through the descriptors that were hashed. Knows nothing of what the
-graphs mean; who loads one checks it first (``runtime/graphs``).
+Checks, in this order: manifest present, signed where that is required and of a known version, every path inside the
+folder and no link, every file present with its size and SHA-256. What runs is read through the descriptors that were
+hashed. Knows nothing of what the graphs mean; who loads one checks it first (``runtime/graphs``).
 """
 
 import difflib
@@ -13,7 +13,9 @@ from pathlib import Path
 
 from edgekit.bundle.files import BundleFiles, HeldFile
 from edgekit.bundle.history import read_manifest
+from edgekit.bundle.keys import PublicKey
 from edgekit.bundle.manifest import FileEntry, Manifest
+from edgekit.bundle.trust import Trust
 from edgekit.errors import BundleFileError, BundleFormatError
 from edgekit.reprs import line
 
@@ -28,13 +30,14 @@ class Bundle:
     """A checked bundle folder, or one that the exporter has just written.
 
     ``text``: the manifest's bytes as they were read; empty for a manifest that was not. ``hashed``: whether what is
-    read must have the manifest's hashes.
+    read must have the manifest's hashes. ``signer``: whose signature was found on it, where one was required.
     """
 
     folder: Path
     manifest: Manifest
     text: bytes = b""
     hashed: bool = False
+    signer: PublicKey | None = None
     _files: list[BundleFiles] = field(default_factory=list, compare=False)  # none until a file is asked for
 
     def file(self, name: str) -> Path:
@@ -86,11 +89,12 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def open_bundle(path: str | os.PathLike[str], *, check_hashes: bool = True) -> Bundle:
-    """Return the Bundle at ``path`` after checking version, paths, sizes and hashes.
+def open_bundle(path: str | os.PathLike[str], *, check_hashes: bool = True, trust: Trust | None = None) -> Bundle:
+    """Return the Bundle at ``path`` after checking signature, version, paths, sizes and hashes.
 
     Raises BundleFileError if the folder, its manifest or a listed file is missing, BundleFormatError for the rest.
-    ``check_hashes=False`` skips only the hashes, for a caller that has just checked them.
+    ``check_hashes=False`` skips only the hashes, for a caller that has just checked them. ``trust``: keys of which one
+    must have signed it, else SignatureError.
     """
     folder = Path(path)
     try:
@@ -98,6 +102,7 @@ def open_bundle(path: str | os.PathLike[str], *, check_hashes: bool = True) -> B
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BundleFileError(f"{folder}: {_instead(folder)}") from error
     text = _read_text(folder, files)
+    signer = trust.signer(folder, text) if trust else None  # before the first of its bytes is understood
     manifest = _decoded(folder, text)
     used = _used(manifest)
     for check_hash in (False, True)[: 1 + check_hashes]:  # every size before the first hash, which takes its time
@@ -105,7 +110,7 @@ def open_bundle(path: str | os.PathLike[str], *, check_hashes: bool = True) -> B
             _check_file(folder, files.open(entry.path), entry, check_hash)
             if entry.path not in used:  # what only a check reads, such as goldens, takes no descriptor meanwhile
                 files.let_go(entry.path)
-    return Bundle(folder, manifest, text, check_hashes, [files])
+    return Bundle(folder, manifest, text, check_hashes, signer, [files])
 
 
 def _used(manifest: Manifest) -> set[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeGuard, overload
 
 from edgekit.bundle import Bundle, open_bundle
+from edgekit.bundle.trust import Trusted, read_trust
 from edgekit.errors import EdgeKitError, UsageError
 from edgekit.reprs import fields_line
 from edgekit.runtime.answer.times.subtitles import srt, vtt
@@ -165,17 +166,26 @@ def load(
     backend: str | None = None,
     allow_fallback: bool = False,
     plans: str | os.PathLike[str] | None = None,
+    trust: Trusted | None = None,
+    require_signature: bool = False,
 ) -> Model:
     """Return the Model of the bundle at ``path``, checked and loaded.
 
     threads: per engine, by default one per core this process may use. verify_hashes: False skips reading every file
     once more. context_tokens: a shorter KV cache than the bundle's, to save memory. speak: load what speaks, too.
     backend: what runs it, by default what its dialect is made for. allow_fallback: run on the CPU where that cannot.
-    plans: the folder of TensorRT's plans, by default the one beside the bundle.
-    Raises what open_bundle and load_engines do, and UsageError for values that cannot be.
+    plans: the folder of TensorRT's plans, by default the one beside the bundle. trust: public keys, in files or
+    folders, of which one must have signed the bundle; require_signature: one of the trust store, if no ``trust`` says.
+    Raises what open_bundle and load_engines do, KeyFileError for a key that cannot be used, and UsageError for values
+    that cannot be.
     """
     check_threads(threads)
-    bundle = open_bundle(path, check_hashes=verify_hashes)
+    keys = read_trust(trust, require_signature)
+    if keys and not verify_hashes:
+        raise UsageError(
+            "verify_hashes: False, a signature is of the hashes, so they are checked with it; leave it out"
+        )
+    bundle = open_bundle(path, check_hashes=verify_hashes, trust=keys)
     return load_opened(
         bundle, threads=threads, context_tokens=context_tokens, speak=speak, backend=backend,
         allow_fallback=allow_fallback, plans=plans,

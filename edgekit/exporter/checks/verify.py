@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from edgekit.bundle import Bundle, Manifest, open_bundle
+from edgekit.bundle.trust import Trust
 from edgekit.errors import MissingPackageError, VerifyError
 from edgekit.exporter.checks.quality import check_clips, relative_error
 from edgekit.exporter.checks.weight_check import check_weights, weight_errors
@@ -31,14 +32,16 @@ from edgekit.runtime.judge.verify import SURE_LEAD, TOLERANCE_FLOAT32, Check, ro
 from edgekit.runtime.model import Model, load_opened
 
 
-def verify_reference(bundle: str | Path, checkpoint: str | Path, *, bars: bool = False) -> tuple[Check, ...]:
+def verify_reference(
+    bundle: str | Path, checkpoint: str | Path, *, bars: bool = False, trust: Trust | None = None
+) -> tuple[Check, ...]:
     """Return every comparison of a bundle with its checkpoint on the recipe's check clips.
 
-    checkpoint and bars: as in ``locate``. Raises QualityError for a weight that is not the checkpoint's,
-    MissingPackageError without torch and transformers, VerifyError for a family without a reference and, before
-    anything is fetched, for dummy weights or where there is no clip to hear.
+    checkpoint and bars: as in ``locate``. trust: keys of which one must have signed the bundle. Raises QualityError for
+    a weight that is not the checkpoint's, MissingPackageError without torch and transformers, VerifyError for a family
+    without a reference and, before anything is fetched, for dummy weights or where there is no clip to hear.
     """
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle, trust=trust)
     if opened.manifest.dummy_seed is not None:
         raise VerifyError(
             f"{bundle}: holds dummy weights, no checkpoint has them; run `edgekit verify` without --reference"

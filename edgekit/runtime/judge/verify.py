@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.bundle import Bundle, Manifest, open_bundle
+from edgekit.bundle.trust import Trust
 from edgekit.recipe import Limits
 from edgekit.runtime.engine import Array
 from edgekit.runtime.judge.golden_clips import FOLDER, golden_clips
@@ -71,7 +72,8 @@ class Verified:
     """Every comparison of a bundle, what it was compared with in words, and what ran it; ``fallback`` as of Model.
 
     ``judged``: whether its files and settings are those that were judged, so that a failed check tells of this machine;
-    None where a bundle of an earlier format version has no record.
+    None where a bundle of an earlier format version has no record. ``signer``: file and fingerprint of the key that
+    signed it, where a signature was required.
     """
 
     checks: tuple[Check, ...]
@@ -79,26 +81,34 @@ class Verified:
     judged: bool | None
     backend: str = ""
     fallback: str = ""
+    signer: str = ""
 
 
-def verify(path: str | os.PathLike[str], **loading: Any) -> Verified:  # noqa: ANN401 - of edgekit.load
+def verify(path: str | os.PathLike[str], *, trust: Trust | None = None, **loading: Any) -> Verified:  # noqa: ANN401
     """Return every comparison of a bundle with its record and its goldens; ``loading``: what else ``load`` takes.
 
+    trust: keys of which one must have signed it, which is checked first; SignatureError if none did.
     Raises BundleFormatError or BundleFileError for a damaged bundle, VerifyError if it carries no goldens and does
     not say why, or not the clips that they are of and EdgeKit's own recordings are not there either.
     """
-    bundle = open_bundle(path)
+    bundle = open_bundle(path, trust=trust)
+    signer = str(bundle.signer or "")
     checks = _record(bundle)
     judged = all(check.passed for check in checks) if checks else None
     verification = bundle.manifest.verification
     against = verification.get(COMPARED, {"with": ITSELF})
     if not verification.get("goldens") and against.get("with") == NOTHING and against.get(WHY) in NOT_RUN:
-        return Verified(tuple(checks), f"nothing was run: {NOT_RUN[against[WHY]]}", judged)
+        return Verified(tuple(checks), f"nothing was run: {NOT_RUN[against[WHY]]}", judged, signer=signer)
     clips = golden_clips(bundle)
     model = load_opened(bundle, speak=_speaks(bundle.manifest), **loading)
     checks += _checks(model, clips)
     return Verified(
-        tuple(checks), _WORDS.get(against.get("with"), _WORDS[ITSELF]), judged, model.backend, model.fallback
+        tuple(checks),
+        _WORDS.get(against.get("with"), _WORDS[ITSELF]),
+        judged,
+        model.backend,
+        model.fallback,
+        signer,
     )
 
 
