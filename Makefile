@@ -29,13 +29,21 @@ SLICE310 := tests/runtime/audio $(addprefix tests/runtime/answer/test_,cache.py 
 	$(addprefix tests/runtime/hear/test_,features.py gate.py novelty.py) tests/runtime/test_policy.py \
 	$(addprefix tests/runtime/backends/trt/test_,engine.py layers.py plans.py) tests/test_light_imports.py
 
-.PHONY: demo test test-reference test-engines test-arm test-newest test-oldest lint bench bench-words bench-languages bench-long-speech bench-real-size bench-gpu bench-memory bench-reference speech-data prompt-data sound-data train-tiny requirements clean FORCE
+.PHONY: demo test test-fuzz fuzz test-reference test-engines test-arm test-newest test-oldest lint bench bench-words bench-languages bench-long-speech bench-real-size bench-gpu bench-memory bench-reference speech-data prompt-data sound-data train-tiny requirements clean FORCE
 
 demo: .venv/demo.stamp
 	.venv/bin/edgekit demo
 
 test: .venv/test.stamp
-	.venv/bin/python -m pytest -m "not reference and not engines" -n $(JOBS) --dist worksteal
+	.venv/bin/python -m pytest -m "not reference and not engines and not fuzz" -n $(JOBS) --dist worksteal
+
+# Damaged input, the short part; the whole takes the ten minutes of `make fuzz`, or others: `make fuzz MINUTES=60`.
+test-fuzz: .venv/test.stamp
+	.venv/bin/python -m pytest -q -m fuzz tests/fuzz
+
+fuzz: MINUTES = 10
+fuzz: .venv/test.stamp
+	FUZZ_SECONDS=$$((60 * $(MINUTES))) .venv/bin/python -m pytest -q -m fuzz tests/fuzz
 
 test-reference: .venv-reference/stamp
 	.venv-reference/bin/python -m pytest -m reference -n $(JOBS) --dist worksteal
