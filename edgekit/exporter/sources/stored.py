@@ -98,16 +98,16 @@ def opened(path: Path) -> Iterator[BufferedReader]:
         raise CheckpointError(f"{path}: {error.strerror or error}; fetch the missing file") from error
 
 
-def check_shape(shape: Sequence[int], label: str) -> None:
-    """Return if a tensor can have a shape; raises CheckpointError, which begins with the label, if not.
-
-    Also of an empty tensor, whose sizes its bytes do not bound.
-    """
+def can_be(shape: Sequence[int]) -> bool:
+    """Return whether a tensor can have a shape, of an empty one too, whose sizes its bytes do not bound."""
     if len(shape) > MOST_AXES or any(size > LARGEST_TENSOR for size in shape):
-        fits = False
-    else:
-        fits = math.prod(max(1, size) for size in shape) <= LARGEST_TENSOR
-    if not fits:
+        return False
+    return math.prod(max(1, size) for size in shape) <= LARGEST_TENSOR
+
+
+def check_shape(shape: Sequence[int], label: str) -> None:
+    """Return if a tensor can have a shape; raises CheckpointError, which begins with the label, if not."""
+    if not can_be(shape):
         raise CheckpointError(
             f"{label} has shape {short(tuple(shape[: MOST_AXES + 1]))}, at most {MOST_AXES} axes and {LARGEST_TENSOR} "
             "numbers can be; fetch the file again"
