@@ -40,7 +40,7 @@ Mib = Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Error = Annotated[float, msgspec.Meta(ge=0, le=1000)]
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
-Repeats = Annotated[int, msgspec.Meta(ge=0, le=1 << 20)]
+Repeats = Annotated[int, msgspec.Meta(le=1 << 20)]
 Speed = Annotated[float, msgspec.Meta(gt=0, le=10_000)]
 
 EncoderActivations = Literal["dynamic", "static", "float"]
@@ -194,8 +194,8 @@ class Recipe(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Raise ValueError, which msgspec tells with the file, for what contradicts itself."""
-        if self.max_repeats == 1:
-            raise ValueError("max_repeats is 1, which any text has; must be 0 for no limit, or 2 or more")
+        if self.max_repeats is not None and (self.max_repeats < 0 or self.max_repeats == 1):
+            raise ValueError(f"max_repeats is {self.max_repeats}, must be 0 for no limit, or 2 or more")
         _check_once("levels", (level.name for level in self.levels))
         if self.gate.stop > self.gate.start:
             raise ValueError(f"gate.stop is {self.gate.stop}, must be no more than gate.start, {self.gate.start}")

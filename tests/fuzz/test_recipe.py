@@ -1,9 +1,9 @@
 """A damaged recipe or target is refused, or says what a manifest can hold and an export can use."""
 
 import json
-import tomllib
 
 import msgspec
+import tomllib
 
 from edgekit.recipe import GROUPS, Recipe, as_recipe, load_recipe, load_target, target_names
 from edgekit.resources import resource

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from edgekit.bundle import Bundle, Manifest, open_bundle
