@@ -1,13 +1,25 @@
 """Every error EdgeKit raises on purpose. Each is also a builtin, so callers may catch either.
 
-A message names the thing, the value, the rule and the next step, in that order, on one line.
+A message names the thing, the value, the rule and the next step, in that order, on one line. What it quotes may be a
+stranger's: a line break, a terminal's commands or a megabyte in it do not reach who reads the message.
 """
+
+_LONGEST = 1500  # characters of a message
 
 
 class EdgeKitError(Exception):
     """Root of everything EdgeKit raises on purpose; the CLI prints it as one line."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Return the message in one line that a terminal and a log can show."""
+        text = super().__str__()
+        if len(text) > _LONGEST:
+            text = f"{text[: _LONGEST * 2 // 3]} ... {text[-_LONGEST // 3 :]}"
+        if text.isprintable():
+            return text
+        return "".join(one if one.isprintable() else " " if one in "\n\r\t" else ascii(one)[1:-1] for one in text)
 
 
 class UsageError(EdgeKitError, ValueError):

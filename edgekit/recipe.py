@@ -4,19 +4,48 @@ A recipe is data: precision per group of weights, block sizes, streaming grid, c
 nothing of graphs; the exporter reads it and writes the resolved form into the manifest.
 """
 
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 
 import msgspec
 
 from edgekit.bundle.dialects import DIALECTS, Activations
-from edgekit.bundle.manifest import ComputeLevel, GateSettings, GridMode, Precision, Struct
+from edgekit.bundle.manifest import ComputeLevel, GateKind, GateSettings, GridMode, Precision, Struct
 from edgekit.errors import RecipeError
+from edgekit.plainfiles import read_plain
+from edgekit.reprs import short
 from edgekit.resources import resource
 
+LARGEST_FILE, LONGEST_LINE = 64 << 10, 2000  # bytes, and characters of a line: TOML is read for hours of a long one
+_NAME = r"^[^/\\\x00-\x1f\x7f-\x9f]*\Z"
+_LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z"
+_LANGUAGE, _VERSION = r"^[a-z]{2,3}(-[A-Za-z0-9]{1,8})*\Z", r"^[0-9]+(\.[0-9]+)*\Z"
+_IN_WORDS = {
+    _LINE: "of one line", _NAME: "that is a file's name without its folder", _LANGUAGE: "such as en",
+    _VERSION: "of numbers with dots between them",
+}  # fmt: skip
+Line = Annotated[str, msgspec.Meta(max_length=500, pattern=_LINE)]
+Word = Annotated[str, msgspec.Meta(min_length=1, max_length=100, pattern=_LINE)]
+Tensor = Annotated[str, msgspec.Meta(min_length=1, max_length=1000, pattern=_LINE)]
+Clip = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=_NAME)]
+Language = Annotated[str, msgspec.Meta(pattern=_LANGUAGE)]
+Version = Annotated[str, msgspec.Meta(max_length=30, pattern=_VERSION)]
+Block = Literal[32, 64, 128]
+ChunkMs = Annotated[int, msgspec.Meta(ge=1, le=600_000)]
+TailMs = Annotated[int, msgspec.Meta(ge=0, le=600_000)]
+Mib = Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Error = Annotated[float, msgspec.Meta(ge=0, le=1000)]
+Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
+Repeats = Annotated[int, msgspec.Meta(le=1 << 20)]
+Speed = Annotated[float, msgspec.Meta(gt=0, le=10_000)]
+
 EncoderActivations = Literal["dynamic", "static", "float"]
-EncoderFiner = Literal["measured", "none"] | tuple[str, ...]
-Group = str
+EncoderFiner = Literal["measured", "none"] | tuple[Tensor, ...]
+Group = Word
 """The name of a group of weights that have one precision. Parts of a family name theirs."""
 GROUPS: tuple[Group, ...] = ("encoder", "backbone", "experts", "head", "decoder")
 """Groups that any recipe may name, whether a checkpoint has them or not; a family may have others."""
@@ -39,9 +68,9 @@ class QuantizeSettings(Struct, frozen=True):
     cache; norms, sums, softmax and routers stay float32.
     """
 
-    backbone_block: int = 128
-    experts_block: int = 64
-    head_block: int = 128
+    backbone_block: Block = 128
+    experts_block: Block = 64
+    head_block: Block = 128
     encoder_activations: EncoderActivations = "dynamic"
     encoder_finer: EncoderFiner = "measured"
     activations: Activations = "float32"
@@ -55,8 +84,8 @@ class GridSettings(Struct, frozen=True):
     """Streaming grid asked for; ``chunk_ms`` and ``tail_ms`` apply to ``chunked`` only and default to the family's."""
 
     mode: GridMode | None = None
-    chunk_ms: int | None = None
-    tail_ms: int | None = None
+    chunk_ms: ChunkMs | None = None
+    tail_ms: TailMs | None = None
 
 
 class Limits(Struct, frozen=True):
@@ -78,15 +107,15 @@ class Limits(Struct, frozen=True):
     vocoder is given, else of the sound.
     """
 
-    transcript_error_rate: float = 0.75
-    word_error_rate: float = 0.02
-    token_mismatch: float = 0.05
-    logit_error: float = 0.3
-    frame_error: float = 0.3
-    weight_error: float = 0.04  # tables of tiny.en with one scale a row: 0.031; INT4 is 0.08 and more
-    int4_weight_error: float = 0.15
-    code_mismatch: float = 0.1
-    mel_error_db: float = 1.0
+    transcript_error_rate: Error = 0.75
+    word_error_rate: Error = 0.02
+    token_mismatch: Share = 0.05
+    logit_error: Error = 0.3
+    frame_error: Error = 0.3
+    weight_error: Error = 0.04  # tables of tiny.en with one scale a row: 0.031; INT4 is 0.08 and more
+    int4_weight_error: Error = 0.15
+    code_mismatch: Share = 0.1
+    mel_error_db: Error = 1.0
 
 
 class CalibrateSettings(Struct, frozen=True):
@@ -95,7 +124,7 @@ class CalibrateSettings(Struct, frozen=True):
     None of them is a check clip: what a bundle was fitted to cannot judge it.
     """
 
-    clips: tuple[str, ...] = ("librivox-*.flac",)
+    clips: tuple[Clip, ...] = ("librivox-*.flac",)
 
 
 class CheckSettings(Struct, frozen=True):
@@ -110,11 +139,11 @@ class CheckSettings(Struct, frozen=True):
     bundle beyond ``run_limit_mib`` is not asked for words.
     """
 
-    clips: tuple[str, ...] = ()
-    languages: tuple[str, ...] = ("en",)
-    transcripts: tuple[str, ...] = ()
-    twin_limit_mib: int = 512
-    run_limit_mib: int = 2048
+    clips: tuple[Clip, ...] = ()
+    languages: tuple[Language, ...] = ("en",)
+    transcripts: tuple[Clip, ...] = ()
+    twin_limit_mib: Mib = 512
+    run_limit_mib: Mib = 2048
 
 
 class Int4Form(Struct, frozen=True):
@@ -125,9 +154,9 @@ class Int4Form(Struct, frozen=True):
     """
 
     keeps: dict[Group, Precision] = msgspec.field(default_factory=dict)
-    because: str = ""
-    quantize: dict[str, int] = msgspec.field(default_factory=dict)
-    limits: dict[str, float] = msgspec.field(default_factory=dict)
+    because: Line = ""
+    quantize: dict[Word, Block] = msgspec.field(default_factory=dict)
+    limits: dict[Word, Error] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise ValueError, which msgspec tells with the file, for a field that the recipe has not."""
@@ -137,6 +166,8 @@ class Int4Form(Struct, frozen=True):
         ):  # fmt: skip
             if unknown := [name for name in named if name not in known]:
                 raise ValueError(f"int4.{table}.{unknown[0]} is no field; choose one of: {', '.join(known)}")
+        if beyond := [name for name in ("token_mismatch", "code_mismatch") if self.limits.get(name, 0) > 1]:
+            raise ValueError(f"int4.limits.{beyond[0]} is {self.limits[beyond[0]]}, must be from 0 to 1")
 
 
 class Recipe(Struct, frozen=True):
@@ -146,8 +177,8 @@ class Recipe(Struct, frozen=True):
     also knows the others. ``max_repeats``: None as the family has it, 0 looks for no loop.
     """
 
-    name: str = ""
-    license: str = ""
+    name: Line = ""
+    license: Line = ""
     precision: dict[Group, Precision] = msgspec.field(default_factory=dict)
     quantize: QuantizeSettings = QuantizeSettings()
     grid: GridSettings = GridSettings()
@@ -157,14 +188,17 @@ class Recipe(Struct, frozen=True):
     check: CheckSettings = CheckSettings()
     int4: Int4Form = Int4Form()
     levels: tuple[ComputeLevel, ...] = ()
-    context_tokens: int | None = None
-    max_tokens_per_s: float | None = None
-    max_repeats: int | None = None
+    context_tokens: Tokens | None = None
+    max_tokens_per_s: Speed | None = None
+    max_repeats: Repeats | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError, which msgspec tells with the file, for a number of repeats that any text has."""
+        """Raise ValueError, which msgspec tells with the file, for what contradicts itself."""
         if self.max_repeats is not None and (self.max_repeats < 0 or self.max_repeats == 1):
             raise ValueError(f"max_repeats is {self.max_repeats}, must be 0 for no limit, or 2 or more")
+        _check_once("levels", (level.name for level in self.levels))
+        if self.gate.stop > self.gate.start:
+            raise ValueError(f"gate.stop is {self.gate.stop}, must be no more than gate.start, {self.gate.start}")
 
     def kind(self, group: Group) -> Precision:
         """Return the precision of a group."""
@@ -186,12 +220,12 @@ class Stack(Struct, frozen=True):
     expect there, never what is installed.
     """
 
-    name: str
-    source: str
-    l4t: tuple[str, ...] = ()
-    python: str = ""
-    cuda: str = ""
-    tensorrt: str = ""
+    name: Word
+    source: Line
+    l4t: tuple[Version, ...] = ()
+    python: Line = ""
+    cuda: Line = ""
+    tensorrt: Line = ""
 
 
 class Target(Struct, frozen=True):
@@ -201,14 +235,14 @@ class Target(Struct, frozen=True):
     ``activations``: what its graphs multiply in, see QuantizeSettings.
     """
 
-    name: str
-    description: str
-    dialect: str
-    backends: tuple[str, ...]
-    min_memory_mib: int
+    name: Word
+    description: Line
+    dialect: Word
+    backends: Annotated[tuple[Word, ...], msgspec.Meta(min_length=1, max_length=100)]
+    min_memory_mib: Mib
     tested: bool
-    note: str = ""
-    compute_capability: tuple[str, ...] = ()
+    note: Line = ""
+    compute_capability: tuple[Version, ...] = ()
     unified_memory: bool = False
     activations: Activations = "float32"
     stacks: tuple[Stack, ...] = ()
@@ -220,9 +254,21 @@ class Target(Struct, frozen=True):
             raise ValueError(
                 f"activations '{self.activations}': dialect '{self.dialect}' has {' and '.join(offered)} only"
             )
+        for field, names in (
+            ("backends", self.backends), ("compute_capability", self.compute_capability),
+            ("stacks", (stack.name for stack in self.stacks)),
+        ):  # fmt: skip
+            _check_once(field, names)
 
 
 _T = TypeVar("_T", Recipe, Target)
+_FOLDER = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+_CHOICES = {
+    "mode": GridMode, "kind": GateKind, "encoder_activations": EncoderActivations, "activations": Activations,
+    "block": Block, "quantize": Block,
+}  # fmt: skip
+_CHOICE = re.compile(r"Invalid enum value .+ - at `\$(?P<place>[^`]*)`", re.DOTALL)
+_PLACE = re.compile(r"Expected (?P<rule>.+) - at `\$(?P<place>[^`]*)`", re.DOTALL)
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -238,7 +284,7 @@ def load_target(name: str) -> Target:
     if name.endswith(".toml"):
         return _load(Path(name), Target)
     path = resource("runtimes") / name / "target.toml"
-    if not path.is_file():
+    if not _FOLDER.fullmatch(name) or not path.is_file():
         raise RecipeError(f"target '{name}' is not known; choose one of: {', '.join(target_names())}")
     return _load(path, Target)
 
@@ -248,21 +294,81 @@ def target_names() -> list[str]:
     return sorted(file.parent.name for file in resource("runtimes").glob("*/target.toml"))
 
 
+def as_recipe(content: Mapping[str, object], where: str) -> Recipe:
+    """Return the Recipe of plain data such as a manifest holds; raises RecipeError, which begins with ``where``."""
+    return _converted(content, Recipe, where)
+
+
 def _load(path: Path, kind: type[_T]) -> _T:
     try:
-        content = msgspec.toml.decode(path.read_bytes())
+        content = _tables(read_plain(path, LARGEST_FILE).decode("utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: no such file; `ls {resource('export')}` shows the recipes that ship") from error
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror}; give a TOML file") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not UTF-8 at byte {error.start}, TOML is; save it as UTF-8") from error
+    except RecursionError as error:
+        raise RecipeError(f"{path}: lists or tables too deep within each other; correct it") from error
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise RecipeError(f"{path}: {error}") from error
+    return _converted(content, kind, str(path))
+
+
+def _converted(content: Mapping[str, object], kind: type[_T], where: str) -> _T:
+    try:
         _check_kinds("precision", content.get("precision"))
         form = content.get("int4")
         _check_kinds("int4.keeps", form.get("keeps") if isinstance(form, dict) else None)
         return msgspec.convert(content, kind)
-    except FileNotFoundError as error:
-        raise RecipeError(f"{path}: no such file; `ls {resource('export')}` shows the recipes that ship") from error
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise RecipeError(f"{path}: {error}") from error
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
+        raise RecipeError(f"{where}: {_with_value(str(error), content)}") from error
+
+
+def _tables(text: str) -> dict[str, object]:
+    """Return the tables of a TOML text; raises ValueError for a line that is too long."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if len(line) > LONGEST_LINE:
+            raise ValueError(f"line {number} has {len(line)} characters, must have at most {LONGEST_LINE}; break it")
+    tables: dict[str, object] = msgspec.toml.decode(text)
+    return tables
+
+
+def _with_value(message: str, content: object) -> str:
+    """Return what msgspec tells of a field, with the value that it leaves out: ``grid.chunk_ms is -5, must be ...``."""
+    match = _PLACE.fullmatch(message) or _CHOICE.fullmatch(message)
+    if match is None:
+        return message
+    value: object = content
+    for index, name in re.findall(r"\[(\d+)\]|\.([^.\[\]]+)", match["place"]):
+        if isinstance(value, list) and index and int(index) < len(value):
+            value = value[int(index)]
+        elif isinstance(value, dict) and name in value:
+            value = value[name]
+        else:
+            return message
+    if match.re is _CHOICE:
+        named = re.findall(r"\w+", match["place"])[-1]
+        known = next((kind for ending, kind in _CHOICES.items() if named.endswith(ending)), Literal["measured", "none"])
+        rule = f"one of: {', '.join(map(str, get_args(known)))}"
+    else:
+        rule = match["rule"].replace("`", "")
+        rule = next(
+            (rule.replace(f"matching regex {key!r}", told) for key, told in _IN_WORDS.items() if repr(key) in rule),
+            rule,
+        )
+    return f"{match['place'].removeprefix('.')} is {short(value)}, must be {rule}; correct it"
+
+
+def _check_once(field: str, names: Iterable[str]) -> None:
+    """Raise ValueError for a name that comes twice."""
+    name, count = next(iter(Counter(names).most_common(1)), ("", 0))
+    if count > 1:
+        raise ValueError(f"{field} names '{name}' {count} times, must once; take one out or rename it")
 
 
 def _check_kinds(table: str, precision: object) -> None:
     """Raise ValueError naming the group whose precision is none; msgspec tells of a mapping only that one is wrong."""
     for group, kind in precision.items() if isinstance(precision, dict) else ():
         if kind not in get_args(Precision):
-            raise ValueError(f"{table}.{group} is {kind!r}, must be one of: {', '.join(get_args(Precision))}")
+            raise ValueError(f"{table}.{group} is {short(kind)}, must be one of: {', '.join(get_args(Precision))}")

@@ -3,6 +3,7 @@
 Knows names of groups and of recipes; knows nothing of graphs.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,15 @@ from typing import Any
 import msgspec
 
 from edgekit.bundle import Precision
-from edgekit.errors import RecipeError, UsageError
+from edgekit.errors import CheckpointError, RecipeError, UsageError
 from edgekit.exporter.checks.quality import Progress
 from edgekit.exporter.families import Opened, find_family
 from edgekit.recipe import GROUPS, Group, Recipe, flag, load_recipe
+from edgekit.reprs import short
 from edgekit.resources import resource
+
+# A checkpoint may choose among what ships, and open no file of its own choice.
+_NAMED = re.compile(r"[A-Za-z0-9][\w-]*(/[A-Za-z0-9][\w-]*)?", re.ASCII)
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:
@@ -55,6 +60,11 @@ def find_recipe(named: str | Path | None, config: Mapping[str, Any]) -> Recipe:
     if named is None:
         extra = config.get("edgekit")
         shipped = extra.get("recipe") if isinstance(extra, Mapping) else None
+        if shipped and not _NAMED.fullmatch(str(shipped)):
+            raise CheckpointError(
+                f"config.json: edgekit.recipe is {short(shipped)}, must name a folder of export, or FOLDER/FILE; "
+                "name a recipe of your own by --recipe"
+            )
         named = str(shipped or find_family(config).recipe)
     path = Path(named)
     if path.suffix == ".toml":

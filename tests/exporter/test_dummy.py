@@ -251,7 +251,7 @@ def test_a_config_alone_is_enough(config):
     [
         ("whisper-dense", {"d_model": "64"}, "'d_model' is '64', must be int"),
         ("whisper-dense", {"d_model": 66}, "'d_model' is 66, must divide evenly by 'encoder_attention_heads', 4"),
-        ("whisper-dense", {"num_mel_bins": 0}, r"makes model.encoder.conv1.weight \[64, 0, 3\], every size must be 1"),
+        ("whisper-dense", {"num_mel_bins": 0}, "'num_mel_bins' is 0, must be from 1 to 1,024"),
         ("whisper-dense", {"vocab_size": 490}, "no_timestamps_token_id is 498, must be a token below 490"),
         ("whisper-dense", {"model_type": "whisker"}, "the nearest is 'whisper'"),
         ("step-dense", {"text_config": None}, "'text_config' is NoneType, must be an object"),
@@ -270,7 +270,7 @@ def test_heads_that_share_keys_must_divide(config, checkpoint, tmp_path):
         alone = tmp_path / f"{part}.json"
         held = json.loads((checkpoint("step-dense") / "config.json").read_text())
         alone.write_text(json.dumps(held | {"text_config": text | changes}))
-        with pytest.raises(CheckpointError, match=f"must divide evenly by '.*', {part}"):
+        with pytest.raises(CheckpointError, match=f"must divide evenly by '.*', {part}|is {part}, must be from 1"):
             _dummy(alone, tmp_path / "b")
 
 

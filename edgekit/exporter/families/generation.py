@@ -5,7 +5,6 @@ checkpoint has no such file, transformers takes these keys from config.json and 
 does ``settings``.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,8 +12,9 @@ import msgspec
 
 from edgekit.bundle import Sampling, TokenProtocol
 from edgekit.errors import CheckpointError
-from edgekit.exporter.families.config import value
+from edgekit.exporter.families.config import MOST_POSITIONS, RANGES, value
 from edgekit.exporter.families.keys import Config, Keys, Neutral, ranged, refused, refused_unless, unused
+from edgekit.reprs import short
 
 FILE = "generation_config.json"
 
@@ -25,13 +25,14 @@ def _undrawn(*neutral: object) -> Any:  # noqa: ANN401 - a Neutral
 
 
 def _whole(least: int) -> Neutral:
-    """Return whether a value is a whole number that is not below ``least``."""
-    return lambda value, _: type(value) is int and value >= least
+    """Return whether a value is a whole number from ``least`` to MOST_POSITIONS."""
+    return lambda value, _: type(value) is int and least <= value <= MOST_POSITIONS
 
 
 def _above_0(value: object, config: Config) -> bool:
     del config
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+    least, most = RANGES["temperature"]
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
 
 def _drawn(possible: Neutral) -> Neutral:
@@ -49,7 +50,7 @@ _CACHES = "how a cache is held; the tokens are the same"
 _GUESSES = "guesses are checked by the model itself; the tokens are the same"
 _GIVEN = "what generate() hands back beside the tokens"
 _ONE = "only one answer, token by token, is written"
-_COUNT = "must be a whole number, 1 or more"
+_COUNT = f"must be a whole number, 1 or more and at most {MOST_POSITIONS:,}"
 _TOKENS = "must be a token or a list of tokens"
 
 GENERATION = Keys(
@@ -159,7 +160,7 @@ def ids(told: Config, key: str, file: str = FILE) -> tuple[int, ...]:
     found = told.get(key)
     given = found if isinstance(found, list | tuple) else () if found is None else (found,)
     if not _tokens(given, told):
-        raise CheckpointError(f"{file}: '{key}' is {found!r}, {_TOKENS}; correct it")
+        raise CheckpointError(f"{file}: '{key}' is {short(found)}, {_TOKENS}; correct it")
     return tuple(given)
 
 
@@ -204,7 +205,7 @@ def governed(
         return default if told.get(key) in (None, unset[key]) else value(told, key, int)
 
     unset = {"max_new_tokens": None, "max_length": GENERATION.rows["max_length"].default}
-    return msgspec.structs.replace(
+    result = msgspec.structs.replace(
         found,
         max_tokens=most("max_new_tokens", found.max_tokens),
         max_length=most("max_length", found.max_length),
@@ -212,3 +213,9 @@ def governed(
         begin_suppress=forbidden("begin_suppress_tokens", found.begin_suppress),
         sampling=sampling(told, found.sampling),
     )
+    if beyond := sorted(token for token in result.ids() if not 0 <= token < vocabulary):
+        raise CheckpointError(
+            f"{file}: token {short(beyond[0])} begins or ends an answer, it must be from 0 and below vocab_size, "
+            f"{vocabulary}; take the published file, or correct it"
+        )
+    return result

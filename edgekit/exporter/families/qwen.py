@@ -17,7 +17,7 @@ from edgekit.errors import CheckpointError
 from edgekit.exporter.blocks import cached_attention, linear, rms_norm, rotary_tables, steps
 from edgekit.exporter.dialects import Steps
 from edgekit.exporter.families.base import Heads, Part, Shapes
-from edgekit.exporter.families.config import check_parts, check_share, rotary_base, value
+from edgekit.exporter.families.config import check_count, check_parts, check_share, rotary_base, value
 from edgekit.exporter.families.levels import expert_levels
 from edgekit.exporter.families.qwen_experts import Experts, gated, gated_shapes, stored_bank
 from edgekit.exporter.families.qwen_keys import TEXTS
@@ -106,6 +106,8 @@ class Qwen(Part):
         self.tied = self.names.group == "backbone" and value(config, "tie_word_embeddings", bool)
         self.inner = value(config, "intermediate_size", int)
         self.experts = Experts(config, self.width, shared=made.shared) if made.experts else None
+        if self.experts:
+            check_count({"num_hidden_layers": self.layers, "num_experts": self.experts.count, "matrices of each": 3})
         biased = made.head_norms and value(config, "attention_bias", bool)
         self.biased = biased or not made.head_norms
         self.out_biased = biased

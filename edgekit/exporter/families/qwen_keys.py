@@ -36,7 +36,7 @@ def plain_parameters(value: object, config: Config) -> bool:
 def _full(value: object, config: Config) -> bool:
     """Return whether layer_types names no other kind of attention."""
     del config
-    return isinstance(value, list | tuple) and set(value) <= {"full_attention"}
+    return isinstance(value, list | tuple) and all(one == "full_attention" for one in value)
 
 
 def _unwindowed(value: object, config: Config) -> bool:

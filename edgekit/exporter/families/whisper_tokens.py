@@ -31,6 +31,7 @@ MAX_REPEATS = 8
 """Of every Whisper: people say a word and read out a digit fewer times; a loop of the longest phrase fits an answer."""
 _TASK = TASKS[0]
 _LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
+_LONGEST_NAME = 64  # of a language or a task
 _ENGLISH = 51_864  # tokens of the published vocabulary of English alone; those of more languages have more
 _TIMESTAMPS = 1501  # the last tokens of every published vocabulary: 0.00 to 30.00 s
 _ENGLISH_END, _MANY_END = 50_256, 50_257  # the end token comes right after the text tokens, however many follow it
@@ -252,7 +253,11 @@ class _Said:
             return None
         if not isinstance(given, dict):
             raise self.wrong(key, given, "names with token ids")
-        found = {str(name): self.token(key, token) for name, token in given.items()}
+        if wrong := [
+            name for name in given if not name.isprintable() or not 0 < len(name.strip("<|>")) <= _LONGEST_NAME
+        ]:
+            raise self.wrong(key, wrong[0], f"names of up to {_LONGEST_NAME} characters")
+        found = {name: self.token(key, token) for name, token in given.items()}
         for name, token in found.items():
             mark = name if name.startswith("<|") else f"<|{name}|>"
             if self.marks.get(mark, token) != token:
@@ -323,7 +328,7 @@ def _begin(said: _Said, no_timestamps: int) -> _Begin:
     languages = {name.strip("<|>"): token for name, token in (named or _found_languages(said)).items()}
     tasks = said.ids("task_to_id") or {task: said.mark(f"<|{task}|>") for task in TASKS}
     language, task = _language(said, languages), said.get("task")
-    if task is not None and task not in tasks:
+    if task is not None and task not in list(tasks):  # of any type
         raise said.wrong("task", task, f"one of {', '.join(tasks)}")
     if language is not None or task is not None:
         return _Begin(languages, tasks, language, task or _TASK)

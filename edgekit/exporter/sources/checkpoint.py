@@ -6,6 +6,7 @@ architecture: families say which tensors they want.
 """
 
 import math
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
@@ -18,13 +19,21 @@ from numpy.typing import NDArray
 from edgekit.errors import CheckpointError
 from edgekit.exporter.sources.ctranslate2 import CTranslate2Checkpoint, is_container
 from edgekit.exporter.sources.pickled import PickledTensor, open_pickled
-from edgekit.exporter.sources.stored import StoredTensor, StoredTensors, parse_object, read_object
+from edgekit.exporter.sources.stored import (
+    LARGEST_LIST,
+    StoredTensor,
+    StoredTensors,
+    check_shape,
+    opened,
+    parse_object,
+    read_object,
+)
 
 # Bits per number in a safetensors file. Source: safetensors, `Dtype`; the F8, F6 and F4 kinds are told by two letters.
 BITS = {"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16}
 BITS |= {"U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64, "C64": 64}
 BITS_OF_SMALL = {"F8": 8, "F6": 6, "F4": 4}
-LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
+LONGEST_HEADER = 32 << 20  # bytes, of a quarter of a million tensors; the format's own limit is 100 MB
 COMPARED_ROWS = 4096  # of two tensors at a time
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
@@ -233,7 +242,7 @@ def _weight_files(folder: Path) -> dict[str, frozenset[str]]:
 
 def read_index(path: Path) -> dict[str, frozenset[str]]:
     """Return shard -> the tensors that an index promises there; raises CheckpointError for another kind of file."""
-    weight_map = read_object(path).get("weight_map")
+    weight_map = read_object(path, LARGEST_LIST).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path}: no weight_map of tensor names to files; fetch the index again")
     files: dict[str, set[str]] = {}
@@ -275,17 +284,14 @@ def _check_shard(path: Path, promised: Iterable[str], here: Collection[str], els
 
 def _read_header(path: Path) -> dict[str, StoredTensor]:
     """Return the tensors of one safetensors file. Layout: u64 header length, JSON header, data without gaps."""
-    try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(LONGEST_HEADER, size - 8):
-                raise CheckpointError(
-                    f"{path}: damaged, cut short or a git-lfs pointer, its header does not fit; fetch the file again"
-                )
-            header = parse_object(file.read(length), f"{path} header")
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}; fetch the missing file") from error
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(LONGEST_HEADER, size - 8):
+            raise CheckpointError(
+                f"{path}: damaged, cut short or a git-lfs pointer, its header does not fit; fetch the file again"
+            )
+        header = parse_object(file.read(length), f"{path} header")
     header.pop("__metadata__", None)
     start = 8 + length
     tensors = {}
@@ -312,6 +318,7 @@ def _parse_entry(name: str, entry: object, path: Path, start: int) -> tuple[Stor
         raise CheckpointError(
             f"{path}: header entry of {name} lacks dtype, shape or data_offsets; fetch the file again"
         )
+    check_shape(shape, f"{path}: {name}")
     bits = BITS_OF_SMALL.get(kind[:2]) or BITS.get(kind)
     if kind in ("I8", "U8") or kind[:2] in BITS_OF_SMALL:
         raise CheckpointError(

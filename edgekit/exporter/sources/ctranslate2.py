@@ -6,18 +6,28 @@ Source of both layouts: ctranslate2's Python package, specs/model_spec.py, specs
 specs/whisper_spec.py (4.8).
 """
 
+import math
 import os
 import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from edgekit.errors import CheckpointError
-from edgekit.exporter.sources.stored import FLOATS, StoredTensor, StoredTensors, read_object
+from edgekit.exporter.sources.stored import (
+    FLOATS,
+    LARGEST_LIST,
+    StoredTensor,
+    StoredTensors,
+    check_shape,
+    opened,
+    read_object,
+)
 
 BINARY_VERSION = 6
 SPEC, REVISION = "WhisperSpec", 3
@@ -70,12 +80,12 @@ def is_container(path: Path) -> bool:
     """Return whether a file starts with a container's version number rather than like a pickle."""
     if not path.is_file():
         return False
-    with path.open("rb") as file:
+    with opened(path) as file:
         return 0 < int.from_bytes(file.read(4), "little") <= LATEST_PLAUSIBLE_VERSION
 
 
 def _read_container(path: Path) -> Container:
-    with path.open("rb") as file:
+    with opened(path) as file:
         _check_kind(file, path)
         tensors: dict[str, StoredTensor] = {}
         scalars: dict[str, int] = {}
@@ -88,7 +98,12 @@ def _read_container(path: Path) -> Container:
                 file.seek(size, os.SEEK_CUR)
             else:
                 scalars[stored.name] = int.from_bytes(_bytes(file, size, path), "little", signed=True)
-        aliases = {_word(file, path): _word(file, path) for _ in range(_number(file, "I", path))}
+        aliases: dict[str, str] = {}
+        for _ in range(_number(file, "I", path)):
+            alias, name = _word(file, path), _word(file, path)
+            if alias in aliases or alias in tensors or alias in scalars:
+                raise CheckpointError(f"{path}: {alias} appears twice; convert the checkpoint again")
+            aliases[alias] = name
         if file.read(1):
             raise CheckpointError(
                 f"{path}: bytes after the last alias at {file.tell() - 1}; convert the checkpoint again"
@@ -102,7 +117,7 @@ def _read_container(path: Path) -> Container:
     return Container(path, tensors, scalars, aliases)
 
 
-def _check_kind(file: BinaryIO, path: Path) -> None:
+def _check_kind(file: BufferedReader, path: Path) -> None:
     version = _number(file, "I", path)
     if version != BINARY_VERSION:
         raise CheckpointError(
@@ -116,7 +131,7 @@ def _check_kind(file: BinaryIO, path: Path) -> None:
         )
 
 
-def _read_variable(file: BinaryIO, path: Path) -> tuple[StoredTensor, int]:
+def _read_variable(file: BufferedReader, path: Path) -> tuple[StoredTensor, int]:
     """Return the variable at the file's position and its bytes; leaves the position at the first of them."""
     name = _word(file, path)
     shape = tuple(_number(file, "I", path) for _ in range(_number(file, "B", path)))
@@ -126,22 +141,23 @@ def _read_variable(file: BinaryIO, path: Path) -> tuple[StoredTensor, int]:
             f"{path}: {name} has number type {kind_number}, must be below {len(KINDS)}; convert it again"
         )
     kind = KINDS[kind_number]
-    needed = int(np.prod(shape, dtype=object)) * ITEM_BYTES[kind]
+    needed = math.prod(shape) * ITEM_BYTES[kind]
     if size != needed:
         raise CheckpointError(
             f"{path}: {name} has {size} bytes, its shape needs {needed}; convert the checkpoint again"
         )
+    check_shape(shape, f"{path}: {name}")
     stored = StoredTensor(name, path, kind, shape, file.tell())
-    if stored.offset + size > path.stat().st_size:
+    if stored.offset + size > os.fstat(file.fileno()).st_size:
         raise CheckpointError(f"{path}: ends inside {name}; fetch the file again")
     return stored, size
 
 
-def _number(file: BinaryIO, code: str, path: Path) -> int:
+def _number(file: BufferedReader, code: str, path: Path) -> int:
     return int(struct.unpack("<" + code, _bytes(file, struct.calcsize("<" + code), path))[0])
 
 
-def _word(file: BinaryIO, path: Path) -> str:
+def _word(file: BufferedReader, path: Path) -> str:
     data = _bytes(file, _number(file, "H", path), path)
     try:
         return data.removesuffix(b"\0").decode("utf-8")
@@ -149,7 +165,7 @@ def _word(file: BinaryIO, path: Path) -> str:
         raise CheckpointError(f"{path}: a name before byte {file.tell()} is not UTF-8; fetch the file again") from error
 
 
-def _bytes(file: BinaryIO, count: int, path: Path) -> bytes:
+def _bytes(file: BufferedReader, count: int, path: Path) -> bytes:
     data = file.read(count)
     if len(data) != count:
         raise CheckpointError(f"{path}: ends at byte {file.tell()}, inside its list of variables; fetch the file again")
@@ -206,9 +222,9 @@ def _refuse_quantised(container: Container) -> None:
 def _split(variable: str, stored: StoredTensor) -> Iterator[tuple[str, StoredTensor]]:
     """Yield (Hugging Face name, tensor) for each tensor that a variable holds."""
     match = re.fullmatch(
-        r"(encoder|decoder)/(?:layer_(0|[1-9][0-9]*)/)?(.+)/(weight|bias|gamma|beta|encodings)", variable
+        r"(encoder|decoder)/(?:layer_(0|[1-9][0-9]{0,5})/)?(.+)/(weight|bias|gamma|beta|encodings)", variable
     )
-    if match is None:
+    if match is None or not stored.shape:
         raise _unknown(variable, stored)
     side, layer, module, last = match.groups()
     word = _AFFINE.get(last, last)
@@ -319,10 +335,10 @@ def _layers(side: str, tensors: Mapping[str, StoredTensor]) -> int:
 
 
 def _special_tokens(path: Path) -> dict[str, int]:
-    added = read_object(path).get("added_tokens")
+    added = read_object(path, LARGEST_LIST).get("added_tokens")
     try:
         return {str(token["content"]): int(token["id"]) for token in added}  # type: ignore[union-attr]
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, ArithmeticError) as error:
         raise CheckpointError(f"{path}: no readable added_tokens; take tokenizer.json from the original") from error
 
 

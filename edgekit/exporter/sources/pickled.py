@@ -2,26 +2,24 @@
 
 Knows torch's zip format: a pickle that describes the tensors, and one uncompressed entry for each storage. A pickle can
 name any function for its reader to call; this reader knows only those that put a tensor together, does itself what they
-would do, and refuses a file that names another. Storages are mapped, never loaded whole.
+would do, and refuses a file that names another. Of storages only what is asked for is read.
 """
 
 import math
-import pickle
-import pickletools
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from io import BytesIO
 from os import PathLike
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import CheckpointError
-from edgekit.exporter.sources.stored import finite
+from edgekit.exporter.sources.opcodes import Allowed, Named, Opcodes
+from edgekit.exporter.sources.stored import can_be, finite, opened
 
 # Storage classes that torch's pickles name, and their numbers. Those of the second table are recognised, never read.
 NUMBERS: Mapping[str, np.dtype[Any]] = {
@@ -33,7 +31,8 @@ NUMBERS: Mapping[str, np.dtype[Any]] = {
 OTHERS: Mapping[str, int] = {
     "DoubleStorage": 8, "IntStorage": 4, "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1, "BoolStorage": 1,
 }  # fmt: skip
-LARGEST_PICKLE = 64 << 20  # bytes; the tensors of a 30 B model are described in a tenth of it
+LARGEST_PICKLE, LARGEST_NOTE = 16 << 20, 64  # bytes; the tensors of a 30 B model are described in half of it
+LONGEST_NAME = 1024  # characters; of names within names all are joined
 MOST_NAMES = 100_000
 DEEPEST = 16  # dicts within dicts
 EXACT = 1 << 24  # whole numbers beyond it are not all float32
@@ -61,40 +60,14 @@ class _View:
     first: int
 
 
-class _Named(dict[Any, Any]):
-    """Stands for an OrderedDict; what a module notes beside its tensors is passed over."""
+class _Reader(Opcodes):
+    """Reads tensors as _View; ``storages`` finds a storage by its key."""
 
-    __slots__ = ()
+    def __init__(self, path: Path, storages: Callable[[str, str], _Storage]) -> None:
+        super().__init__(self._named, self._stored)
+        self._path, self._storages = path, storages
 
-    def __setstate__(self, state: object) -> None:
-        """Take nothing."""
-
-
-class _Allowed:
-    """One of the few functions that a pickle may name; nothing can be set on it."""
-
-    __slots__ = ("call",)
-
-    def __init__(self, call: Callable[..., object]) -> None:
-        object.__setattr__(self, "call", call)
-
-    def __call__(self, *arguments: object) -> object:
-        call: Callable[..., object] = self.call  # type: ignore[attr-defined]
-        return call(*arguments)
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise TypeError(f"{name}: a pickle may set nothing")
-
-
-class _Reader(pickle.Unpickler):
-    """Unpickles tensors as _View; ``storages`` finds a storage by its key."""
-
-    def __init__(self, text: bytes, path: Path, find: Callable[[str, str], _Storage]) -> None:
-        super().__init__(BytesIO(text))
-        self._path = path
-        self._find = find
-
-    def find_class(self, module: str, name: str) -> object:
+    def _named(self, module: str, name: str) -> object:
         """Return our own form of what a pickle names, if it is one of those that make a tensor."""
         if module == "torch" and (name in NUMBERS or name in OTHERS):
             return name
@@ -105,15 +78,15 @@ class _Reader(pickle.Unpickler):
             "nothing; do not load it elsewhere either, take the published file"
         )
 
-    def persistent_load(self, identity: object) -> _Storage:
+    def _stored(self, identity: object) -> _Storage:
         """Return the storage that a tensor names: ("storage", class, key, device, count)."""
         match identity:
             case ("storage", str(kind), str(key), str(), int(count)) if kind in NUMBERS or kind in OTHERS:
-                storage = self._find(key, kind)
+                storage = self._storages(key, kind)
                 if count > storage.count:
-                    raise _damaged(self._path, f"storage {key} has {storage.count} numbers, {count} are announced")
+                    raise _damaged(self._path, f"storage {_short(key)} has {storage.count} numbers, more are announced")
                 return storage
-        raise _damaged(self._path, f"no storage is named by {_short(repr(identity))}")
+        raise _damaged(self._path, f"a storage is named by a {type(identity).__name__} of another form")
 
 
 def _rebuild_tensor(
@@ -124,12 +97,17 @@ def _rebuild_tensor(
     if not (isinstance(storage, _Storage) and isinstance(shape, tuple) and isinstance(strides, tuple)):
         raise TypeError("a tensor of no storage")
     numbers = (first, *shape, *strides)
+    # Nothing of it is shown: a short pickle can make tuples that take for ever to write down.
     if len(shape) != len(strides) or any(type(number) is not int or number < 0 for number in numbers):
-        raise ValueError(f"a tensor of shape {_short(str(shape))} and strides {_short(str(strides))}")
+        raise ValueError("a tensor whose shape and strides are not as many whole numbers from 0")
+    if not can_be(shape):
+        raise ValueError("a tensor of more axes or numbers than can be")
     assert isinstance(first, int)
     last = first + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if math.prod(shape) and last >= storage.count:
-        raise ValueError(f"a tensor ends at number {last} of a storage of {storage.count}")
+        raise ValueError(f"a tensor ends beyond its storage of {storage.count} numbers")
+    if math.prod(shape) > storage.count:  # by strides of 0, a few bytes would be any number of numbers
+        raise ValueError(f"a tensor has more numbers than its storage, {storage.count}")
     return _View(storage, shape, strides, first)
 
 
@@ -137,16 +115,16 @@ def _rebuild_parameter(view: object, _grad: object = None, _hooks: object = None
     return view
 
 
-def _ordered(*items: object) -> _Named:
+def _ordered(*items: object) -> Named:
     if items:
         raise ValueError("an OrderedDict with arguments")
-    return _Named()
+    return Named()
 
 
-_ALLOWED: Mapping[tuple[str, str], _Allowed] = {
-    ("torch._utils", "_rebuild_tensor_v2"): _Allowed(_rebuild_tensor),
-    ("torch._utils", "_rebuild_parameter"): _Allowed(_rebuild_parameter),
-    ("collections", "OrderedDict"): _Allowed(_ordered),
+_ALLOWED: Mapping[tuple[str, str], Allowed] = {
+    ("torch._utils", "_rebuild_tensor_v2"): Allowed(_rebuild_tensor),
+    ("torch._utils", "_rebuild_parameter"): Allowed(_rebuild_parameter),
+    ("collections", "OrderedDict"): Allowed(_ordered),
 }
 
 
@@ -197,13 +175,15 @@ class PickledTensors:
         number = NUMBERS[view.storage.kind]
         if math.prod(view.shape) == 0:
             return np.zeros(view.shape, number)
-        size = view.storage.count * number.itemsize
-        try:
-            mapped = np.memmap(self.path, np.uint8, "r", view.storage.offset, (size,))
-        except (OSError, ValueError) as error:  # ValueError: the file has become shorter
-            raise CheckpointError(f"{self.path}: {error}; {_AGAIN}") from error
+        numbers = 1 + sum((size - 1) * stride for size, stride in zip(view.shape, view.strides, strict=True))
+        # Read and not mapped: a mapped file that becomes shorter ends the process.
+        stored = np.empty(numbers * number.itemsize, np.uint8)
+        with opened(self.path) as file:
+            file.seek(view.storage.offset + view.first * number.itemsize)
+            if file.readinto(stored.data) < stored.size:
+                raise _damaged(self.path, "it became shorter since it was opened")
         strides = tuple(stride * number.itemsize for stride in view.strides)
-        return np.ndarray(view.shape, number, mapped.data, view.first * number.itemsize, strides)
+        return np.ndarray(view.shape, number, stored.data, 0, strides)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,35 +210,34 @@ def open_pickled(path: str | PathLike[str]) -> PickledTensors:
     but tensors.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            if file.read(1) == _OLD_PICKLE:
-                raise CheckpointError(
-                    f"{path}: a bare pickle, as torch wrote before 1.6; zip files of weights are read: save it again "
-                    "with a newer torch"
-                )
+    with opened(path) as file:
+        if file.read(1) == _OLD_PICKLE:
+            raise CheckpointError(
+                f"{path}: a bare pickle, as torch wrote before 1.6; zip files of weights are read: save it again "
+                "with a newer torch"
+            )
+        try:
             with zipfile.ZipFile(file) as archive:
                 return PickledTensors(path, _names(path, _describe(path, archive)))
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}; fetch the missing file") from error
-    except (zipfile.BadZipFile, NotImplementedError) as error:
-        raise CheckpointError(
-            f"{path}: not a whole zip file of weights ({_short(str(error))}), perhaps cut short or a git-lfs pointer; "
-            f"{_AGAIN}"
-        ) from error
+        except (CheckpointError, OSError):
+            raise
+        except Exception as error:  # a damaged zip fails in any way that it likes
+            raise CheckpointError(
+                f"{path}: not a whole zip file of weights ({_short(str(error))}), perhaps cut short or a git-lfs "
+                f"pointer; {_AGAIN}"
+            ) from error
 
 
 def _describe(path: Path, archive: zipfile.ZipFile) -> object:
     """Return what the archive's pickle describes, tensors as _View."""
     entries = {entry.filename: entry for entry in archive.infolist()}
+    if len(entries) < len(archive.infolist()):
+        raise _damaged(path, "two of its entries have one name")
     pickles = [name for name in entries if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise _damaged(path, f"{len(pickles)} entries are called data.pkl, one is needed")
     root = pickles[0].removesuffix("data.pkl")
-    entry = entries[pickles[0]]
-    if entry.file_size > LARGEST_PICKLE:
-        raise _damaged(path, f"its description has {entry.file_size} bytes, at most {LARGEST_PICKLE} are read")
-    if (order := entries.get(root + "byteorder")) and archive.read(order)[:6] != b"little":
+    if _content(path, archive, entries.get(root + "byteorder"), LARGEST_NOTE, b"little")[:6] != b"little":
         raise CheckpointError(f"{path}: saved on a big-endian machine, little-endian is read; save it again elsewhere")
 
     def find(key: str, kind: str) -> _Storage:
@@ -268,21 +247,25 @@ def _describe(path: Path, archive: zipfile.ZipFile) -> object:
         width = NUMBERS[kind].itemsize if kind in NUMBERS else OTHERS[kind]
         return _Storage(kind, _offset(path, archive, found), found.file_size // width)
 
-    text = archive.read(entry)
+    text = _content(path, archive, entries[pickles[0]], LARGEST_PICKLE)
     try:
-        _check_memo(text)
-        return _Reader(text, path, find).load()
+        return _Reader(path, find).read(text)
     except CheckpointError:
         raise
     except Exception as error:  # a damaged pickle fails in any way that it likes
         raise _damaged(path, f"its description does not read: {_short(str(error))}") from error
 
 
-def _check_memo(text: bytes) -> None:
-    """Raise ValueError at a memo place beyond the pickle's own length: the reader would make room for all before it."""
-    for code, argument, _ in pickletools.genops(text):
-        if code.name in {"PUT", "BINPUT", "LONG_BINPUT"} and int(argument or 0) > len(text):
-            raise ValueError(f"memo {argument}")
+def _content(
+    path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo | None, most: int, default: bytes = b""
+) -> bytes:
+    """Return the bytes of an entry, which is stored as it is and has no more than ``most``."""
+    if entry is None:
+        return default
+    if entry.file_size > most:
+        raise _damaged(path, f"{_short(entry.filename)} has {entry.file_size} bytes, at most {most} are read")
+    _offset(path, archive, entry)
+    return archive.read(entry)
 
 
 def _offset(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> int:
@@ -310,6 +293,8 @@ def _names(path: Path, content: object) -> dict[str, _View]:
     while waiting:
         name, value, depth = waiting.pop()
         visited += 1
+        if len(name) > LONGEST_NAME:
+            raise _damaged(path, f"a name of more than {LONGEST_NAME} characters")
         if depth > DEEPEST or visited > MOST_NAMES:
             raise _damaged(path, f"dicts deeper than {DEEPEST} or more than {MOST_NAMES} names")
         if isinstance(value, dict):

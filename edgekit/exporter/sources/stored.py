@@ -10,8 +10,11 @@ hands out no BF16 as numpy unless another package has registered that type.
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import CheckpointError
+from edgekit.plainfiles import open_plain, read_plain
+from edgekit.reprs import short
+
+LARGEST_CONFIG = 8 << 20  # bytes of a JSON object that says sizes and settings; published ones have a hundredth
+LARGEST_LIST = 128 << 20  # of one that lists tensors or tokens: a vocabulary of a quarter of a million has 35 MB
+DEEPEST = 64  # objects and lists within each other
+MOST_AXES, LARGEST_TENSOR = 16, 1 << 40  # numbers of one tensor
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # perhaps half a surrogate
 
 FLOATS: Mapping[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
@@ -66,7 +77,7 @@ class StoredTensor:
 
     def _fill(self, stored: NDArray[Any], offset: int) -> None:
         rest = stored.reshape(-1).view(np.uint8).data  # as bytes: bfloat16 arrays offer no buffer of their own
-        with self.path.open("rb", buffering=0) as file:
+        with opened(self.path) as file:
             file.seek(offset)
             while len(rest):
                 count = file.readinto(rest)
@@ -75,6 +86,32 @@ class StoredTensor:
                         f"{self.path.name}: ends {len(rest)} bytes before the end of {self.name}; fetch the file again"
                     )
                 rest = rest[count:]
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """Open a file of weights for a block; raises CheckpointError if it is no regular file or cannot be read."""
+    try:
+        with open_plain(path) as file:
+            yield file
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}; fetch the missing file") from error
+
+
+def can_be(shape: Sequence[int]) -> bool:
+    """Return whether a tensor can have a shape, of an empty one too, whose sizes its bytes do not bound."""
+    if len(shape) > MOST_AXES or any(size > LARGEST_TENSOR for size in shape):
+        return False
+    return math.prod(max(1, size) for size in shape) <= LARGEST_TENSOR
+
+
+def check_shape(shape: Sequence[int], label: str) -> None:
+    """Return if a tensor can have a shape; raises CheckpointError, which begins with the label, if not."""
+    if not can_be(shape):
+        raise CheckpointError(
+            f"{label} has shape {short(tuple(shape[: MOST_AXES + 1]))}, at most {MOST_AXES} axes and {LARGEST_TENSOR} "
+            "numbers can be; fetch the file again"
+        )
 
 
 def finite(block: NDArray[np.float32], name: str, start: int, *, scalar: bool = False) -> NDArray[np.float32]:
@@ -129,19 +166,33 @@ class StoredTensors:
         return self.tensors[name]
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file. Raises CheckpointError if it is missing, not JSON or not an object."""
+def read_object(path: Path, most: int = LARGEST_CONFIG) -> dict[str, Any]:
+    """Return the JSON object in a file of at most so many bytes.
+
+    Raises CheckpointError if it is missing, larger, no regular file, not JSON or not an object.
+    """
+    return parse_object(read_file(path, most), str(path))
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """Return the bytes of a checkpoint's file; raises CheckpointError if it is missing, larger or no regular file."""
     try:
-        text = path.read_bytes()
+        return read_plain(path, most)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}; a checkpoint folder holds {path.name}") from error
-    return parse_object(text, str(path))
 
 
 def parse_object(text: bytes | str, source: str) -> dict[str, Any]:
-    """Return the JSON object in text; source names it in errors. A key that appears twice is an error."""
+    """Return the JSON object in UTF-8 text, ``source`` naming it in errors.
+
+    Raises CheckpointError also for a key that appears twice, for more than DEEPEST things within each other, and for
+    half a surrogate, which no file can hold that is written of it.
+    """
     try:
-        value = json.loads(text, object_pairs_hook=_unique)
+        value = json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"), object_pairs_hook=_unique)
+        _check_depth(value)
+        if _HALF.search(text if isinstance(text, bytes) else text.encode()):
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{source}: not readable as JSON ({error}); fetch the file again") from error
     if not isinstance(value, dict):
@@ -149,9 +200,18 @@ def parse_object(text: bytes | str, source: str) -> dict[str, Any]:
     return value
 
 
+def _check_depth(value: object) -> None:
+    level, depth = [value], 0
+    while level := [one for one in level if isinstance(one, (dict, list)) and one]:
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError(f"more than {DEEPEST} things within each other")
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' appears twice")
+        seen: set[str] = set()
+        raise ValueError(f"'{next(name for name, _ in pairs if name in seen or seen.add(name))}' appears twice")  # type: ignore[func-returns-value]
     return found

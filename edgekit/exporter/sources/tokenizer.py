@@ -5,7 +5,9 @@ byte-level BPEs, Qwen2's and GPT-2's, which Whisper has. Builds no other kind: a
 silently.
 """
 
+import base64
 import json
+import re
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from typing import Any
 import tokenizers
 
 from edgekit.errors import CheckpointError
-from edgekit.exporter.sources.stored import parse_object, read_object
+from edgekit.exporter.sources.stored import LARGEST_LIST, parse_object, read_file, read_object
+from edgekit.reprs import short
 
 # Source: Qwen2's tokenizer.json as published; the same expression splits text in Qwen's own tokenizer.
 QWEN2_SPLIT = (
@@ -39,6 +42,10 @@ _FORMS = {
     "WhisperTokenizer": _GPT2,
     "WhisperTokenizerFast": _GPT2,
 }
+_FILE = "tokenizer.json"
+_IDS, _ID = 1 << 22, "a whole number from 0, below 4194304"  # fifteen times the largest vocabulary that is published
+PANIC = "PanicException"  # what a panic of the library raises, which is no Exception
+SAMPLE = "Aa 1, \u00e9\u4f60\n"
 ADDED_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -51,8 +58,8 @@ def tokenizer_json(folder: str | PathLike[str]) -> str:
     folder = Path(folder)
     path = folder / "tokenizer.json"
     if path.exists():
-        content = parse_object(path.read_bytes(), str(path))
-        text = path.read_text(encoding="utf-8")
+        data = read_file(path, LARGEST_LIST)
+        content, text = parse_object(data, str(path)), data.decode("utf-8")
     else:
         path = folder / "vocab.json"
         content = _built(folder)
@@ -63,45 +70,98 @@ def tokenizer_json(folder: str | PathLike[str]) -> str:
 
 def token_id(tokenizer_json_text: str, token: str) -> int:
     """Return the id of a special token. Raises CheckpointError if the tokenizer has no such token."""
-    content = json.loads(tokenizer_json_text)
-    for added in content.get("added_tokens", ()):
-        if added["content"] == token:
-            return int(added["id"])
-    vocabulary = content["model"].get("vocab")
-    if isinstance(vocabulary, dict) and token in vocabulary:
-        return int(vocabulary[token])
-    raise CheckpointError(
-        f"tokenizer.json: no special token {token}, this family needs it; take the tokenizer of these weights"
-    )
+    if (number := _tokens(tokenizer_json_text).get(token)) is None:
+        raise CheckpointError(
+            f"tokenizer.json: no special token {token}, this family needs it; take the tokenizer of these weights"
+        )
+    return number
 
 
 def marks_of(tokenizer_json_text: str) -> dict[str, int]:
     """Return name and id of every token that looks like a mark, ``<|...|>``, whether added or in the vocabulary."""
-    content = json.loads(tokenizer_json_text)
-    vocabulary = content.get("model", {}).get("vocab")
-    found = {str(name): int(number) for name, number in (vocabulary if isinstance(vocabulary, dict) else {}).items()}
-    found |= {str(added["content"]): int(added["id"]) for added in content.get("added_tokens", ())}
+    found = _tokens(tokenizer_json_text)
     return {name: number for name, number in found.items() if name.startswith("<|") and name.endswith("|>")}
 
 
+def _tokens(text: str) -> dict[str, int]:
+    """Return name and id of every token, those added first; raises CheckpointError for what is no tokenizer."""
+    content = parse_object(text, _FILE)
+    model = content.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    found = vocabulary if isinstance(vocabulary, dict) else {}
+    added = _added(content, Path(_FILE))
+    if wrong := [name for name, number in found.items() if type(number) is not int or not 0 <= number < _IDS]:
+        raise CheckpointError(f"{_FILE}: {wrong[0]} has id {short(found[wrong[0]])}, must be {_ID}; fetch it again")
+    return found | added
+
+
+def _added(content: dict[str, Any], path: Path) -> dict[str, int]:
+    """Return name and id of every added token."""
+    added = content.get("added_tokens") or []
+    result: dict[str, int] = {}
+    for one in added if isinstance(added, list) else [added]:
+        name, number = (one.get("content"), one.get("id")) if isinstance(one, dict) else (None, None)
+        if not isinstance(name, str) or type(number) is not int or not 0 <= number < _IDS:
+            raise CheckpointError(
+                f"{path}: added_tokens has {short(one)}, must be a text and its id, {_ID}; fetch the file again"
+            )
+        result[name] = number
+    return result
+
+
 def _check(content: dict[str, Any], text: str, path: Path) -> None:
+    loaded = _loaded(content, text, path)
+    for name, number in _added(content, path).items():
+        got = loaded.token_to_id(name)
+        if got != number:
+            raise CheckpointError(
+                f"{path}: {name} has id {number}, loads as {got}; take the tokenizer that belongs to the weights"
+            )
+
+
+def _loaded(content: dict[str, Any], text: str, path: Path) -> tokenizers.Tokenizer:
+    """Return the library's tokenizer, which reads and writes a text once: some that load cannot."""
+    _check_charsmap(content.get("normalizer"), path)
     try:
         loaded = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises bare Exception for every malformed file
+        loaded.no_padding()  # as the runtime has it
+        loaded.no_truncation()
+        loaded.decode(loaded.encode(SAMPLE, add_special_tokens=False).ids, skip_special_tokens=True)
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+            raise
         raise CheckpointError(f"{path}: not a tokenizer ({error}); fetch the file again") from error
-    for added in content.get("added_tokens", ()):
-        got = loaded.token_to_id(added["content"])
-        if got != added["id"]:
-            raise CheckpointError(
-                f"{path}: {added['content']} has id {added['id']}, loads as {got}; "
-                "take the tokenizer that belongs to the weights"
-            )
+    return loaded
+
+
+def _check_charsmap(normalizer: object, path: Path) -> None:
+    """Raise CheckpointError for a map of characters that is shorter than it says: the library makes room for all of it.
+
+    It ends the process where it gets none. Layout: u32 bytes of a trie, the trie of u32 units, texts.
+    """
+    waiting = [normalizer]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, list):
+            waiting += one
+        elif isinstance(one, dict):
+            waiting += [inner for name, inner in one.items() if name != "precompiled_charsmap"]
+            given = one.get("precompiled_charsmap", "BAAAAAAAAAA=")
+            try:
+                data = base64.b64decode(given)
+            except (TypeError, ValueError):
+                data = b""
+            size = int.from_bytes(data[:4], "little")
+            if not 0 < size <= len(data) - 4 or size % 4:
+                raise CheckpointError(
+                    f"{path}: not a tokenizer (precompiled_charsmap is damaged); fetch the file again"
+                )
 
 
 def _built(folder: Path) -> dict[str, Any]:
     config_path = folder / "tokenizer_config.json"
     config = read_object(config_path) if config_path.exists() else {}
-    kind = config.get("tokenizer_class", next(iter(_FORMS)))
+    kind = str(config.get("tokenizer_class", next(iter(_FORMS))))
     if not (folder / "vocab.json").exists():
         raise CheckpointError(f"{folder}: no tokenizer.json and no vocab.json; fetch the checkpoint's tokenizer files")
     if kind not in _FORMS:
@@ -109,9 +169,9 @@ def _built(folder: Path) -> dict[str, Any]:
             f"{config_path}: {kind} needs a tokenizer.json, only Qwen2's and Whisper's can be built from vocab.json; "
             "save one"
         )
-    vocabulary = read_object(folder / "vocab.json")
-    if not all(type(number) is int and number >= 0 for number in vocabulary.values()):
-        raise CheckpointError(f"{folder / 'vocab.json'}: an id is not a whole number from 0; fetch the file again")
+    vocabulary = read_object(folder / "vocab.json", LARGEST_LIST)
+    if not all(type(number) is int and 0 <= number < _IDS for number in vocabulary.values()):
+        raise CheckpointError(f"{folder / 'vocab.json'}: an id is not {_ID}; fetch the file again")
     added = _added_tokens(folder, config, config_path)
     # In the vocabulary as well: the library gives an added token that it does not find there the next free id, which
     # differs from the checkpoint's where the list has gaps.
@@ -147,8 +207,8 @@ def _built(folder: Path) -> dict[str, Any]:
 
 def _merges(path: Path) -> list[list[str]]:
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_file(path, LARGEST_LIST).decode("utf-8").split("\n")
+    except (CheckpointError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: not readable ({error}); fetch it, vocab.json alone is no tokenizer") from error
     merges = []
     for number, line in enumerate((line.removesuffix("\r") for line in lines), start=1):
@@ -164,16 +224,17 @@ def _merges(path: Path) -> list[list[str]]:
 def _added_tokens(folder: Path, config: dict[str, Any], config_path: Path) -> list[dict[str, Any]]:
     """Return the added tokens by id. added_tokens_decoder states flags; added_tokens.json knows ids only."""
     found: dict[str, dict[str, Any]] = {}
-    try:
-        for number, entry in config.get("added_tokens_decoder", {}).items():
-            flags = {flag: bool(entry.get(flag, False)) for flag in ADDED_FLAGS}
-            found[entry["content"]] = {"id": int(number), "content": entry["content"], **flags}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{config_path}: added_tokens_decoder is not readable; fetch the file again") from error
+    decoder = config.get("added_tokens_decoder", {})
+    for key, entry in decoder.items() if isinstance(decoder, dict) else [("", decoder)]:
+        content = entry.get("content") if isinstance(entry, dict) else None
+        if not isinstance(content, str) or not re.fullmatch("[0-9]{1,7}", key) or int(key) >= _IDS:
+            raise CheckpointError(f"{config_path}: added_tokens_decoder is not readable; fetch the file again")
+        flags = {flag: bool(entry.get(flag, False)) for flag in ADDED_FLAGS}
+        found[content] = {"id": int(key), "content": content, **flags}
     path = folder / "added_tokens.json"
     for content, number in (read_object(path) if path.exists() else {}).items():
-        if type(number) is not int:
-            raise CheckpointError(f"{path}: {content} has id {number!r}, must be a whole number; fetch the file again")
+        if type(number) is not int or not 0 <= number < _IDS:
+            raise CheckpointError(f"{path}: {content} has id {short(number)}, must be {_ID}; fetch the file again")
         known = found.get(content)
         if known and known["id"] != number:
             raise CheckpointError(

@@ -3,7 +3,8 @@
 Knows tokenizer.json; knows nothing of prompts or of what a model means by its tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,30 @@ class Tokenizer:
             raise MissingPackageError(
                 "tokenizers is not installed, text needs it; pip install 'edgekit-audio[cpu]'"
             ) from error
-        try:
+        self._path = path
+        with self._guarded():
             read = path.read_bytes() if content is None else content
             self._tokenizer: Any = tokenizers.Tokenizer.from_buffer(read)
-        except Exception as error:  # tokenizers raises bare Exception
-            raise BundleFormatError(f"{path}: not a tokenizer ({error}); copy or export the bundle again") from error
+            # Of batches, and one text is none: some checkpoints were saved with a length that every text is brought to.
+            self._tokenizer.no_padding()
+            self._tokenizer.no_truncation()
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Raise BundleFormatError for what the library raises in a block: bare Exception, or a panic, which is none."""
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            raise BundleFormatError(
+                f"{self._path}: not a tokenizer ({error}); copy or export the bundle again"
+            ) from error
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of ``text``; special tokens written in it are recognised and none is added."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        with self._guarded():
+            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def mark_in(self, text: str) -> str | None:
         """Return the first special token that is written in ``text``, None if there is none."""
@@ -46,7 +62,8 @@ class Tokenizer:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of ``tokens`` without special ones; bytes that are no UTF-8 become U+FFFD."""
-        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+        with self._guarded():
+            return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
 class Detokenizer:

@@ -4,6 +4,7 @@ A table of codes, a transformer with sliding attention, and convolutions that en
 codes gives the published model's samples for all of them at once. Source: transformers, qwen3_omni_moe.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from edgekit.errors import CheckpointError
 from edgekit.exporter.blocks import fixed_shapes, linear, rms_norm
 from edgekit.exporter.dialects import SlidingWindow
 from edgekit.exporter.families.base import Part, Shapes
-from edgekit.exporter.families.config import check_parts, rotary_base, value
+from edgekit.exporter.families.config import check_parts, check_range, counts, rotary_base, value
 from edgekit.exporter.families.qwen3_omni.keys import CODE2WAV
 from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.waves import (
@@ -32,6 +33,7 @@ from edgekit.recipe import Group
 
 PREFIX = "code2wav"
 KERNEL = 7
+MOST_RATE, MOST_SAMPLES = 64, 1 << 17  # of one step, and of one frame: seconds
 DILATIONS = (1, 3, 9)
 _LINEAR = re.compile(rf"{PREFIX}\.pre_transformer\.layers\.\d+\.(self_attn|mlp)\.\w+_proj\.weight")
 
@@ -60,9 +62,10 @@ class Code2Wav(Part):
         self.window = value(config, "sliding_window", int)
         self.theta = rotary_base(config)
         self.epsilon = value(config, "rms_norm_eps", float)
-        self.ratios = _counts(config, "upsampling_ratios")
-        self.rates = _counts(config, "upsample_rates")
+        self.ratios = counts(config, "upsampling_ratios", "code2wav_config", most=MOST_RATE)
+        self.rates = counts(config, "upsample_rates", "code2wav_config", most=MOST_RATE)
         self.channels = value(config, "decoder_dim", int)
+        check_range("samples_per_frame", self.samples_per_frame, (1, MOST_SAMPLES))
         if self.window < 2 or self.channels % 2 ** len(self.rates):
             raise CheckpointError(
                 f"config.json: code2wav_config has sliding_window {self.window} and decoder_dim {self.channels}, at "
@@ -77,7 +80,7 @@ class Code2Wav(Part):
     @property
     def samples_per_frame(self) -> int:
         """Samples that one frame of codes becomes."""
-        return int(np.prod(self.ratios + self.rates))
+        return math.prod(self.ratios + self.rates)
 
     @property
     def held_samples(self) -> int:
@@ -203,14 +206,3 @@ def _conv_shapes(name: str, weight: tuple[int, ...], outputs: int) -> dict[str, 
 
 def _snake_shapes(name: str, channels: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.alpha": (channels,), f"{name}.beta": (channels,)}
-
-
-def _counts(config: Mapping[str, Any], key: str) -> tuple[int, ...]:
-    """Return a list of counts, each at least 1."""
-    found = config.get(key)
-    if not isinstance(found, list | tuple) or not all(isinstance(one, int) and one > 0 for one in found):
-        raise CheckpointError(
-            f"config.json: code2wav_config.{key} is {found!r}, must be a list of whole numbers; use the published "
-            "config.json"
-        )
-    return tuple(found)

@@ -16,7 +16,7 @@ from edgekit.bundle.speech import TalkerSpeech
 from edgekit.errors import CheckpointError
 from edgekit.exporter.blocks import fixed_shapes, linear, steps
 from edgekit.exporter.families.base import Part, Shapes
-from edgekit.exporter.families.config import section, value
+from edgekit.exporter.families.config import ANY, section, value
 from edgekit.exporter.families.qwen import Qwen, QwenNames
 from edgekit.exporter.families.qwen3_omni.keys import OMNI, PREDICTOR, TALKER, TALKER_TEXT
 from edgekit.exporter.families.qwen_keys import TEXTS
@@ -59,7 +59,8 @@ class Talker(Part):
         self.thinker_width = thinker.width
         config = TALKER.filled(section(config, "talker_config"))
         self._codec = {name: value(config, key, int) for name, key in _CODEC_IDS.items()}
-        self._speakers = {str(name): value(section(config, "speaker_id"), name, int) for name in config["speaker_id"]}
+        speakers = section(config, "speaker_id")
+        self._speakers = {name: value(speakers, name, int, within=ANY) for name in speakers}
         inner = section(config, "text_config")
         self.talker = Qwen(inner, _TALKER, "talker_config.text_config", TALKER_TEXT)
         made = section(config, "code_predictor_config")

@@ -27,9 +27,11 @@ from edgekit.exporter.graph import GraphWriter
 from edgekit.exporter.sources.checkpoint import Tensors
 from edgekit.exporter.weights import Weights
 from edgekit.recipe import Group
+from edgekit.reprs import short
 
 ROOT = "flow."
 GUIDANCE = 0.7  # inference_cfg_rate of the published class, where flow.yaml does not say another
+LARGEST_GUIDANCE = 1000
 NOISE_FRAMES = 3000  # 60 s; a stream uses as many as its prompt has, and three seconds more
 NOISE_SEED = 0
 _TABLE = f"{ROOT}input_embedding.weight"
@@ -142,9 +144,11 @@ def _read_shape(source: Tensors) -> FlowShape:
         return shape
 
     def layers(root: str, part: str) -> int:
-        found = {int(m[1]) for name in names if (m := re.fullmatch(rf"{re.escape(root)}\.(\d+)\.{part}", name))}
+        found = {
+            int(m[1]) for name in names if (m := re.fullmatch(rf"{re.escape(root)}\.([0-9]{{1,6}})\.{part}", name))
+        }
         if found != set(range(len(found))) or not found:
-            raise CheckpointError(f"{root}: layers {sorted(found)}, must be 0, 1, 2 and so on; {_AGAIN}")
+            raise CheckpointError(f"{root}: layers {short(sorted(found))}, must be 0, 1, 2 and so on; {_AGAIN}")
         return len(found)
 
     first = f"{_CONFORMER}encoders.0"
@@ -241,6 +245,8 @@ def _number(said: str) -> float:
         found = float(said)
     except ValueError:
         found = math.nan
-    if not 0 < found < math.inf:
-        raise CheckpointError(f"flow.yaml: inference_cfg_rate is {said}, must be a number above 0; {_AGAIN}")
+    if not 0 < found <= LARGEST_GUIDANCE:
+        raise CheckpointError(
+            f"flow.yaml: inference_cfg_rate is {said}, must be above 0, up to {LARGEST_GUIDANCE}; {_AGAIN}"
+        )
     return found

@@ -18,16 +18,18 @@ from edgekit.bundle import Sampling
 from edgekit.bundle.speech import FlowSpeech
 from edgekit.errors import CheckpointError
 from edgekit.exporter.families.base import Locate
+from edgekit.exporter.families.config import LARGEST_VOCABULARY, LARGEST_WIDTH, MOST_HEADS, MOST_LAYERS
 from edgekit.exporter.families.step_audio.conformer import ConformerShape
 from edgekit.exporter.families.step_audio.dit import DitShape
-from edgekit.exporter.families.step_audio.flow import GUIDANCE, RELEASED, Flow, FlowShape
+from edgekit.exporter.families.step_audio.flow import GUIDANCE, LARGEST_GUIDANCE, RELEASED, Flow, FlowShape
 from edgekit.exporter.families.step_audio.flow import ROOT as FLOW_ROOT
 from edgekit.exporter.families.step_audio.hift import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, HiFT, open_hift
 from edgekit.exporter.sources.checkpoint import Beside, SideBySide, Tensors
 from edgekit.exporter.sources.folded import FoldedTensors
 from edgekit.exporter.sources.pickled import open_pickled
-from edgekit.exporter.sources.stored import StoredTensors, read_object
+from edgekit.exporter.sources.stored import LARGEST_CONFIG, StoredTensors, read_file, read_object
 from edgekit.exporter.voice import prepare_voice
+from edgekit.reprs import short
 from edgekit.runtime.speak.voice import FRAMES_PER_CODE, Voice
 
 _LOG = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ TEMPLATE = "chat_template.jinja"
 FILES = (f"{FOLDER}/*", RECORDINGS, TEMPLATE)
 CHUNK_CODES = 25  # a second, as the published stream has it
 STEPS = 10
+_SIZES = {"codes": (1, LARGEST_VOCABULARY), "heads": (1, MOST_HEADS), "layers": (1, MOST_LAYERS), "lookahead": (0, 64)}
 SAMPLING = Sampling(temperature=0.7, top_p=0.9, repetition_penalty=1.05)  # of the published examples
 
 _Shape = TypeVar("_Shape", ConformerShape, DitShape, HiFT)
@@ -67,8 +70,8 @@ class Token2Wav:
         if odd := sorted(section.keys() - {"conformer", "dit", "vocoder", "guidance"}):
             raise _wrong(f"{SECTION}.{odd[0]}", "is not known")
         guidance = section.get("guidance", GUIDANCE)
-        if isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not guidance > 0:
-            raise _wrong(f"{SECTION}.guidance", "must be a number above 0")
+        if isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not 0 < guidance <= LARGEST_GUIDANCE:
+            raise _wrong(f"{SECTION}.guidance", f"must be a number above 0, up to {LARGEST_GUIDANCE}")
         conformer = _shape(section, "conformer", RELEASED.conformer)
         dit = _shape(section, "dit", RELEASED.dit)
         if conformer.heads < 1 or conformer.width % conformer.heads:
@@ -134,10 +137,13 @@ def beside(found: StoredTensors, locate: Locate) -> Beside:
         flow = FoldedTensors(open_pickled(folder / FLOW), "", FLOW_ROOT)
         vocoder = open_hift(folder / VOCODER)
         settings = folder / SETTINGS
-        text = settings.read_text(encoding="utf-8", errors="replace") if settings.exists() else None
+        text = read_file(settings, LARGEST_CONFIG).decode("utf-8", "replace") if settings.exists() else None
         tensors = SideBySide(found, flow, vocoder)
         told[SECTION] = Token2Wav.of(tensors, text).section()
-    config = found.config | ({EXTENSION: dict(found.config.get(EXTENSION, {})) | told} if told else {})
+    extension = found.config.get(EXTENSION)
+    if told and not isinstance(extension, Mapping | None):
+        raise CheckpointError(f"config.json: '{EXTENSION}' is {short(extension)}, must be an object; take it out")
+    config = found.config | ({EXTENSION: {**(extension or {}), **told}} if told else {})
     return Beside(tensors, config, recordings if SECTION in told else {}, folder)
 
 
@@ -150,7 +156,7 @@ def _begins_with_a_thought(folder: Path) -> bool:
     """Return whether a checkpoint's own chat template leads to a reply that begins within a thought."""
     template = folder / TEMPLATE
     if template.exists():
-        text = template.read_text(encoding="utf-8", errors="replace")
+        text = read_file(template, LARGEST_CONFIG).decode("utf-8", "replace")
     else:
         settings = folder / "tokenizer_config.json"
         found = read_object(settings).get("chat_template") if settings.exists() else None
@@ -166,9 +172,14 @@ def _shape(section: Mapping[str, Any], part: str, released: _Shape) -> _Shape:
         raise _wrong(f"{SECTION}.{part}", "must be an object")
     if odd := sorted(given.keys() - whole.keys()):
         raise _wrong(f"{SECTION}.{part}", f"has no '{odd[0]}'")
+    for name, size in given.items():
+        for one in size if isinstance(size, list | tuple) else (size,):
+            least, most = _SIZES.get(name, (1, LARGEST_WIDTH))
+            if type(one) is int and not least <= one <= most:
+                raise _wrong(f"{SECTION}.{part}.{name}", f"is {short(one)}, must be from {least} to {most}")
     try:
         return msgspec.convert({**whole, **given}, type(released))
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, OverflowError) as error:
         raise _wrong(f"{SECTION}.{part}", str(error)) from error
 
 

@@ -1,0 +1,50 @@
+"""Plain files: a stranger's file is opened if it is a regular one, and read whole only up to a size that is named.
+
+A FIFO would wait for a writer that never comes, a device has no end, and a size in a file's own words is no size. All
+that goes wrong is an OSError, whose ``strerror`` says what to tell of the path.
+"""
+
+import errno
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_plain(path: Path) -> BufferedReader:
+    """Return a regular file opened for reading; raises OSError for anything else, and never waits for it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as error:  # a NUL or a lone surrogate in the name
+        raise OSError(errno.EINVAL, f"No file can have this name ({error})") from error
+    if fault := _fault(os.fstat(descriptor).st_mode, path):
+        os.close(descriptor)
+        raise fault
+    return os.fdopen(descriptor, "rb")
+
+
+def _fault(mode: int, path: Path) -> OSError | None:
+    if stat.S_ISREG(mode):
+        return None
+    if stat.S_ISDIR(mode):
+        return IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    kind = _KINDS.get(stat.S_IFMT(mode), "no file")
+    return OSError(errno.EINVAL, f"Is {kind}, must be a regular file", str(path))
+
+
+def read_plain(path: Path, most: int) -> bytes:
+    """Return the bytes of a regular file; raises OSError where there are more than ``most``."""
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(min(size, most))
+        if size > most or len(data) < size:
+            rule = f"at most {most:,} are read" if size > most else f"{len(data):,} could be read"
+            raise OSError(errno.EFBIG, f"Has {size:,} bytes, {rule}", str(path))
+        return data
