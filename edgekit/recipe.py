@@ -4,14 +4,15 @@ A recipe is data: precision per group of weights, block sizes, streaming grid, c
 nothing of graphs; the exporter reads it and writes the resolved form into the manifest.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
 from edgekit.bundle.dialects import DIALECTS, Activations
 from edgekit.bundle.manifest import ComputeLevel, GateSettings, GridMode, Precision, Struct
-from edgekit.errors import RecipeError
+from edgekit.errors import BundleFormatError, RecipeError
 from edgekit.resources import resource
 
 EncoderActivations = Literal["dynamic", "static", "float"]
@@ -241,6 +242,14 @@ def load_target(name: str) -> Target:
     if not path.is_file():
         raise RecipeError(f"target '{name}' is not known; choose one of: {', '.join(target_names())}")
     return _load(path, Target)
+
+
+def stored_recipe(fields: Mapping[str, Any], where: object) -> Recipe:
+    """Return the Recipe that a manifest holds; raises BundleFormatError, which names the bundle ``where`` it is."""
+    try:
+        return msgspec.convert(fields, Recipe)
+    except msgspec.ValidationError as error:
+        raise BundleFormatError(f"{where}: recipe in the manifest: {error}; export it again") from error
 
 
 def target_names() -> list[str]:

@@ -82,6 +82,8 @@ def _level_faults(manifest: Manifest) -> Faults:
     working = [level for level in levels if level.name != SKIP]
     if not working:
         yield fault("levels", "no compute level but 'skip', one that works is needed")
+    if any(level.name == SKIP for level in levels[1:]):
+        yield fault("levels", f"'{SKIP}' is not the first, the cheapest comes first")
     backbone = manifest.components.get("backbone")
     if backbone and any(spec.name == "experts_per_token" for spec in backbone.inputs):
         for level in working:

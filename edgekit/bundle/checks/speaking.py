@@ -5,7 +5,6 @@ import msgspec
 from edgekit.bundle.checks.answering import sampling_faults
 from edgekit.bundle.faults import Faults, fault
 from edgekit.bundle.manifest import Manifest, Sampling
-from edgekit.rates import rate_fault
 
 
 def speaking_faults(manifest: Manifest) -> Faults:
@@ -13,8 +12,6 @@ def speaking_faults(manifest: Manifest) -> Faults:
     speech = manifest.speech
     if speech is None:
         return
-    if wrong := rate_fault(speech.sample_rate_hz):
-        yield fault("speech.sample_rate_hz", wrong)
     for name, free in speech.components().items():
         component = manifest.components.get(name)
         if component is None:

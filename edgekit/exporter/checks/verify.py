@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from edgekit.bundle import Bundle, Manifest, open_bundle
@@ -22,7 +21,7 @@ from edgekit.exporter.hub import locate
 from edgekit.exporter.reference.base import Array, Prompt, Reference
 from edgekit.exporter.source import open_known
 from edgekit.exporter.tables import written_bundle
-from edgekit.recipe import Recipe
+from edgekit.recipe import Recipe, stored_recipe
 from edgekit.runtime.answer.sampler import Greedy, likeliest
 from edgekit.runtime.backends import twin_of
 from edgekit.runtime.judge.golden_clips import carries_clips, golden_clips
@@ -43,7 +42,7 @@ def verify_reference(bundle: str | Path, checkpoint: str | Path, *, bars: bool =
         raise VerifyError(
             f"{bundle}: holds dummy weights, no checkpoint has them; run `edgekit verify` without --reference"
         )
-    recipe = msgspec.convert(opened.manifest.recipe, Recipe)
+    recipe = stored_recipe(opened.manifest.recipe, bundle)
     clips = _clips(opened, recipe)
     model = load_opened(opened, backend=twin_of(opened.manifest.dialect))
     found, family = open_known(locate(checkpoint, bars=bars).folder)

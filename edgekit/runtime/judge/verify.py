@@ -11,16 +11,16 @@ its float twin, and may be as far from it as its recipe allows.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgekit.bundle import Bundle, Manifest, open_bundle
-from edgekit.bundle.folder import MANIFEST
+from edgekit.bundle.folder import MANIFEST, MOST_MANIFEST_BYTES, read_regular
+from edgekit.errors import BundleFormatError
 from edgekit.recipe import Limits
 from edgekit.runtime.engine import Array
-from edgekit.runtime.judge.golden_clips import FOLDER, golden_clips
+from edgekit.runtime.judge.golden_clips import FOLDER, golden_clips, load_array
 from edgekit.runtime.judge.goldens import (
     COMPARED,
     ITSELF,
@@ -116,7 +116,8 @@ def _record(bundle: Bundle) -> list[Check]:
     verification = bundle.manifest.verification
     if JUDGED not in verification and COMPARED not in verification:
         return []
-    wrong = unjudged((bundle.folder / MANIFEST).read_bytes(), verification.get(JUDGED, {}))
+    text = read_regular(bundle.folder / MANIFEST, MOST_MANIFEST_BYTES)
+    wrong = unjudged(text, verification.get(JUDGED, {}))
     named = f" ({', '.join(wrong[:4])}{', ...' if len(wrong) > 4 else ''})" if wrong else ""
     return [Check(f"files and settings that are not those judged{named}", len(wrong), 0)]
 
@@ -212,6 +213,11 @@ def _speaks(manifest: Manifest) -> bool:
 
 def _said(model: Model) -> Spoken:
     tokens, codes = (_load(model, f"spoken.{name}") for name in ("tokens", "codes"))
+    if (tokens.ndim, codes.ndim) != (1, 2) or tokens.dtype.kind not in "iu" or codes.dtype.kind not in "iu":
+        raise BundleFormatError(
+            f"{model.bundle.folder}: spoken goldens are {tokens.dtype} {tokens.shape} and {codes.dtype} {codes.shape}, "
+            "whole numbers (n,) and (frames, codebooks) are needed; export it again"
+        )
     silent = np.zeros(0, np.float32)
     return Spoken(tuple(tokens.tolist()), codes, (), silent, silent)
 
@@ -228,5 +234,4 @@ def _codes(model: Model, found: Results, said: Spoken | None) -> list[Check]:
 
 
 def _load(model: Model, file: str) -> Array:
-    path: Path = model.bundle.file(f"{FOLDER}/{file}.npy")
-    return np.asarray(np.load(path, allow_pickle=False))
+    return load_array(model.bundle.file(f"{FOLDER}/{file}.npy"))
