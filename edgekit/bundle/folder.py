@@ -82,13 +82,17 @@ def read_regular(path: Path, at_most: int) -> bytes:
 
     What has no end, or waits for a writer, such as a device or a pipe, is told before anything is read of it.
     """
-    with os.fdopen(os.open(path, os.O_RDONLY | _NO_WAITING), "rb") as stream:
-        status = os.fstat(stream.fileno())
+    handle = os.open(path, os.O_RDONLY | _NO_WAITING)
+    try:
+        status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise BundleFormatError(f"{path}: is a folder, pipe or device, a regular file is needed; copy it again")
-        text = stream.read(at_most + 1) if status.st_size <= at_most else b""
-        if max(len(text), status.st_size) > at_most:
+        if status.st_size > at_most:
             raise BundleFormatError(f"{path}: has {status.st_size} bytes, at most {at_most} are read; export it again")
+        with open(handle, "rb", closefd=False) as stream:
+            text = stream.read(at_most)
+    finally:
+        os.close(handle)
     return text
 
 

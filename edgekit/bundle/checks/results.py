@@ -10,7 +10,7 @@ import msgspec
 
 from edgekit.bundle.faults import Faults, fault
 from edgekit.bundle.manifest import Manifest
-from edgekit.bundle.ranges import Name, Share, Text, Token
+from edgekit.bundle.ranges import Label, Name, Share, Text, Token
 
 _NESTED = 32  # objects and lists in each other, at most
 _Error = Annotated[float, msgspec.Meta(ge=0)]
@@ -19,7 +19,7 @@ _Error = Annotated[float, msgspec.Meta(ge=0)]
 class _Told(msgspec.Struct):
     """What is stored of an answer."""
 
-    text: Text = ""
+    text: Text | msgspec.UnsetType = msgspec.UNSET
     tokens: tuple[Token, ...] | msgspec.UnsetType = msgspec.UNSET
     then: Token | None = None
 
@@ -45,7 +45,7 @@ class _Waiver(msgspec.Struct):
 
 
 class _Results(msgspec.Struct):
-    goldens: dict[Name, _Golden] = {}
+    goldens: dict[Label, _Golden] = {}
     compared: _Compared = msgspec.field(default_factory=_Compared)
     judged: dict[Name, str] = {}
     levels: dict[Name, Share] = {}
@@ -83,11 +83,10 @@ def _golden_faults(manifest: Manifest, results: _Results) -> Faults:
     unset, context = msgspec.UNSET, manifest.protocol.context_tokens
     for name, golden in results.goldens.items():
         answers = [golden, *([] if golden.cheapest is unset else [golden.cheapest])]
-        if any(told.tokens is unset for told in answers[1:]) or (
-            golden.tokens is unset and (answers[1:] or golden.spoken is not unset)
-        ):
+        if any(told.tokens is unset for told in answers[1:]) or (golden.tokens is unset and golden.spoken is not unset):
             yield fault("verification.goldens", f"'{name}' has no tokens")
-            return
+        if any(told.text is unset and told.tokens is not unset for told in answers):
+            yield fault("verification.goldens", f"'{name}' has tokens and no text")
         for told in answers:
             tokens = [*(told.tokens or ()), *([] if told.then is None else [told.then])]
             if wrong := [token for token in tokens if token >= most]:
