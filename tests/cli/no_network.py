@@ -42,4 +42,4 @@ def forbid_ip_sockets() -> None:
 
 if __name__ == "__main__":
     forbid_ip_sockets()
-    os.execvp(sys.argv[1], sys.argv[1:])
+    os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606 - what the test names
