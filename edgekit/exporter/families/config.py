@@ -16,7 +16,7 @@ _T = TypeVar("_T", int, float, bool, str)
 
 MOST_LAYERS, MOST_HEADS, MOST_EXPERTS, MOST_CODEBOOKS = 1024, 512, 4096, 64
 LARGEST_WIDTH = 1 << 17
-LARGEST_VOCABULARY = 1 << 20  # four times the largest published
+LARGEST_VOCABULARY = 1 << 19  # twice the largest of a published language model
 MOST_POSITIONS = 1 << 24
 MOST_TENSORS = 200_000  # of one checkpoint; one of 30 B with 128 experts a layer has 28,000
 LARGEST_NUMBER = 1e12
