@@ -18,7 +18,7 @@ import tokenizers
 
 from edgekit.errors import CheckpointError
 from edgekit.exporter.sources.stored import LARGEST_LIST, parse_object, read_file, read_object
-from edgekit.reprs import short
+from edgekit.reprs import exact
 
 # Source: Qwen2's tokenizer.json as published; the same expression splits text in Qwen's own tokenizer.
 QWEN2_SPLIT = (
@@ -97,7 +97,7 @@ def _ids(content: dict[str, Any], path: Path) -> dict[str, int]:
     found = vocabulary if isinstance(vocabulary, dict) else {}
     for name, number in found.items():
         if type(number) is not int or not 0 <= number < _IDS:
-            raise CheckpointError(f"{path}: {name} has id {short(number)}, must be {_ID}; fetch the file again")
+            raise CheckpointError(f"{path}: {name} has id {exact(number)}, must be {_ID}; fetch the file again")
     return found | _added(content, path)
 
 
@@ -109,7 +109,7 @@ def _added(content: dict[str, Any], path: Path) -> dict[str, int]:
         name, number = (one.get("content"), one.get("id")) if isinstance(one, dict) else (None, None)
         if not isinstance(name, str) or type(number) is not int or not 0 <= number < _IDS:
             raise CheckpointError(
-                f"{path}: added_tokens has {short(one)}, must be a text and its id, {_ID}; fetch the file again"
+                f"{path}: added_tokens has {exact(one)}, must be a text and its id, {_ID}; fetch the file again"
             )
         result[name] = number
     return result
@@ -241,7 +241,7 @@ def _added_tokens(folder: Path, config: dict[str, Any], config_path: Path) -> li
     path = folder / "added_tokens.json"
     for content, number in (read_object(path) if path.exists() else {}).items():
         if type(number) is not int or not 0 <= number < _IDS:
-            raise CheckpointError(f"{path}: {content} has id {short(number)}, must be {_ID}; fetch the file again")
+            raise CheckpointError(f"{path}: {content} has id {exact(number)}, must be {_ID}; fetch the file again")
         known = found.get(content)
         if known and known["id"] != number:
             raise CheckpointError(

@@ -291,3 +291,40 @@ def test_missing_files_beside_the_container_are_named(tmp_path, file):
     write(tmp_path, container(whisper()[0], TIED))
     (tmp_path / file).unlink()
     assert f"{tmp_path / file}: No such file" in refusal(tmp_path)
+
+
+def test_an_alias_that_stands_for_two_or_hides_a_variable_is_refused(tmp_path):
+    content = whisper()[0]
+    hides = {"encoder/conv1/bias": "encoder/conv2/bias"}
+    assert "encoder/conv1/bias appears twice" in refusal(write(tmp_path, container(content, hides)))
+    twice = container(content, TIED)[:-4]
+    pair = b"".join(map(word, ("decoder/projection/weight", "decoder/embeddings/weight")))
+    start = twice.rindex(struct.pack("<I", 1) + pair[:10])
+    doubled = twice[:start] + struct.pack("<I", 2) + pair * 2
+    assert "decoder/projection/weight appears twice" in refusal(write(tmp_path, doubled))
+
+
+@pytest.mark.parametrize("name", ["encoder/layer_0/self_attention/linear_0/bias", "encoder/conv1/bias"])
+def test_a_weight_without_axes_is_refused(name, tmp_path):
+    content = whisper()[0] | {name: np.asarray(1.5, np.float16)}
+    assert f"variable {name} [] is no part of Whisper" in refusal(write(tmp_path, container(content, TIED)))
+
+
+@pytest.mark.parametrize("layer", ["9999999", "1" * 5000, "\u0663", "-1", "00"])
+def test_a_layer_that_no_model_has_is_refused(layer, tmp_path):
+    content = whisper()[0] | {f"encoder/layer_{layer}/ffn/linear_0/bias": np.zeros(FEED, np.float16)}
+    assert "is no part of Whisper" in refusal(write(tmp_path, container(content, TIED)))
+
+
+def test_an_empty_weight_of_sizes_that_cannot_be_is_refused(tmp_path):
+    sizes = struct.pack("<B3I", 3, 0, 2**32 - 1, 2**32 - 1)
+    empty = word("encoder/conv1/bias") + sizes + struct.pack("<BI", 4, 0)  # 4: float16
+    content = container({}, {})[:-8] + struct.pack("<I", 1) + empty + struct.pack("<I", 0)
+    assert "at most 16 axes and 1099511627776 numbers can be" in refusal(write(tmp_path, content))
+
+
+@pytest.mark.parametrize("added", [7, None, [7], [{"content": "a", "id": 1e999}], [{"content": "a", "id": []}]])
+def test_added_tokens_of_another_form_are_refused(added, tmp_path):
+    folder = write(tmp_path, container(whisper()[0], TIED))
+    (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    assert "no readable added_tokens" in refusal(folder)
