@@ -16,7 +16,7 @@ from edgekit.bundle.dialects import DIALECTS, Activations
 from edgekit.bundle.manifest import ComputeLevel, GateKind, GateSettings, GridMode, Precision, Struct
 from edgekit.errors import BundleFormatError, RecipeError
 from edgekit.plainfiles import read_plain
-from edgekit.reprs import short
+from edgekit.reprs import cut, exact
 from edgekit.resources import resource
 
 LARGEST_FILE, LONGEST_LINE = 64 << 10, 2000  # bytes, and characters of a line: TOML is read for hours of a long one
@@ -262,7 +262,6 @@ class Target(Struct, frozen=True):
 
 
 _T = TypeVar("_T", Recipe, Target)
-_FOLDER = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 _CHOICES = {
     "mode": GridMode, "kind": GateKind, "encoder_activations": EncoderActivations, "activations": Activations,
     "block": Block, "quantize": Block,
@@ -283,10 +282,9 @@ def load_target(name: str) -> Target:
     """
     if name.endswith(".toml"):
         return _load(Path(name), Target)
-    path = resource("runtimes") / name / "target.toml"
-    if not _FOLDER.fullmatch(name) or not path.is_file():
-        raise RecipeError(f"target '{name}' is not known; choose one of: {', '.join(target_names())}")
-    return _load(path, Target)
+    if name not in (known := target_names()):
+        raise RecipeError(f"target '{cut(name)}' is not known; choose one of: {', '.join(known)}")
+    return _load(resource("runtimes") / name / "target.toml", Target)
 
 
 def stored_recipe(fields: Mapping[str, Any], where: object) -> Recipe:
@@ -339,6 +337,7 @@ def _tables(text: str) -> dict[str, object]:
 
 def _with_value(message: str, content: object) -> str:
     """Return what msgspec tells of a field, with the value that it leaves out: ``grid.chunk_ms is -5, must be ...``."""
+    message = message.replace("Number out of range", "Expected `a number of 64 bits`")
     match = _PLACE.fullmatch(message) or _CHOICE.fullmatch(message)
     if match is None:
         return message
@@ -360,7 +359,7 @@ def _with_value(message: str, content: object) -> str:
             (rule.replace(f"matching regex {key!r}", told) for key, told in _IN_WORDS.items() if repr(key) in rule),
             rule,
         )
-    return f"{match['place'].removeprefix('.')} is {short(value)}, must be {rule}; correct it"
+    return f"{match['place'].removeprefix('.')} is {exact(value)}, must be {rule}; correct it"
 
 
 def _check_once(field: str, names: Iterable[str]) -> None:
@@ -374,4 +373,4 @@ def _check_kinds(table: str, precision: object) -> None:
     """Raise ValueError naming the group whose precision is none; msgspec tells of a mapping only that one is wrong."""
     for group, kind in precision.items() if isinstance(precision, dict) else ():
         if kind not in get_args(Precision):
-            raise ValueError(f"{table}.{group} is {short(kind)}, must be one of: {', '.join(get_args(Precision))}")
+            raise ValueError(f"{table}.{group} is {exact(kind)}, must be one of: {', '.join(get_args(Precision))}")

@@ -44,6 +44,11 @@ def short(value: object) -> str:
     return cut(repr(value), _TEXT)
 
 
+def exact(value: object) -> str:
+    """Return a value's repr for a message that refuses it: 1.0 is not 1; its end left out where it is long."""
+    return cut(repr(value), _TEXT)
+
+
 def cut(text: str, longest: int = LONGEST) -> str:
     """Return a text, its end left out where it is longer than that."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
