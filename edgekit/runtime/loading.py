@@ -12,13 +12,14 @@ from edgekit.bundle import Bundle, Manifest
 from edgekit.bundle.checks.hearing import COMPONENTS
 from edgekit.errors import BundleFormatError, UsageError
 from edgekit.limits import available_cores
-from edgekit.reprs import line
+from edgekit.reprs import line, quoted
 from edgekit.runtime.answer.embedding import TokenTable
 from edgekit.runtime.answer.text import Tokenizer, load_tokenizer
 from edgekit.runtime.backends import LoadSettings, load_engines
 from edgekit.runtime.engine import Engine
 from edgekit.runtime.speak import kind_of
 
+_MOST_THREADS = 1024  # onnxruntime starts them all at once, and dies where the system has no room for one
 _MANY_LANGUAGES = 10  # in one line
 
 
@@ -57,8 +58,10 @@ class Loaded:
 
 def check_threads(threads: object) -> None:
     """Raise UsageError for what is neither None nor a number of threads."""
-    if threads is not None and not (_is_whole(threads) and threads >= 1):
-        raise UsageError(f"threads: {threads!r}, a whole number, 1 or more, is needed; leave it out to use every core")
+    if threads is not None and not (_is_whole(threads) and 1 <= threads <= _MOST_THREADS):
+        raise UsageError(
+            f"threads: {quoted(threads)}, a whole number, 1 to {_MOST_THREADS:,}, is needed; leave it out to use every core"
+        )
 
 
 def _is_whole(value: object) -> TypeGuard[int]:
@@ -79,7 +82,9 @@ def load_bundle(
     check_threads(threads)
     limit = bundle.manifest.protocol.context_tokens
     if context_tokens is not None and not (_is_whole(context_tokens) and 0 < context_tokens <= limit):
-        raise UsageError(f"context_tokens: {context_tokens!r}, this bundle takes 1 to {limit}; choose one of these")
+        raise UsageError(
+            f"context_tokens: {quoted(context_tokens)}, this bundle takes 1 to {limit}; choose one of these"
+        )
     names = COMPONENTS
     if speak:
         if bundle.manifest.speech is None:

@@ -14,7 +14,7 @@ from typing import Any, TypeGuard, overload
 from edgekit.bundle import Bundle, open_bundle
 from edgekit.bundle.trust import Trusted, read_trust
 from edgekit.errors import EdgeKitError, UsageError
-from edgekit.reprs import fields_line
+from edgekit.reprs import fields_line, quoted
 from edgekit.runtime.answer.times.subtitles import srt, vtt
 from edgekit.runtime.audio.inputs import Recording, Source, checked, name_of, pieces
 from edgekit.runtime.events import Event, Segment, Text, TextCut, is_result, whole_segment
@@ -26,6 +26,14 @@ from edgekit.timing import Trace
 if sys.version_info >= (3, 11):
     from typing import Unpack
 
+
+_PATH, _NONE = (str, os.PathLike), type(None)
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {  # of what ``load`` is told
+    "path": (_PATH, "the path of a bundle"), "verify_hashes": ((bool,), "True or False"),
+    "speak": ((bool,), "True or False"), "backend": ((str, _NONE), "a name"),
+    "allow_fallback": ((bool,), "True or False"), "require_signature": ((bool,), "True or False"),
+    "plans": ((*_PATH, _NONE), "the path of a folder"),
+}  # fmt: skip
 
 Recordings = list[Any] | tuple[Any, ...]
 """Recordings in a list; Any, for a list of paths is no list of Recording to a type checker."""
@@ -92,7 +100,9 @@ class Model(Loaded):
         offer.
         """
         if options is not None and (fields or not isinstance(options, StreamOptions)):
-            raise UsageError(f"options: {options!r}, StreamOptions or its fields by name are needed; give one of these")
+            raise UsageError(
+                f"options: {quoted(options)}, StreamOptions or its fields by name are needed; give one of these"
+            )
         return Stream(self, options or stream_options(fields))
 
     @overload
@@ -139,7 +149,9 @@ class Model(Loaded):
         return transcripts
 
     def _transcript(self, source: Source, sample_rate_hz: int | None, options: RecordingFields) -> Transcript:
-        floor = options.get("floor") or ("running" if options.get("partials") else self.manifest.front_end.floor)
+        floor = options.get("floor")
+        if floor is None:
+            floor = "running" if options.get("partials") is True else self.manifest.front_end.floor
         stream: Stream | None = None
         events: list[Event] = []
         audio_s = 0.0
@@ -180,6 +192,15 @@ def load(
     that cannot be.
     """
     check_threads(threads)
+    _check_types(
+        path=path,
+        verify_hashes=verify_hashes,
+        speak=speak,
+        backend=backend,
+        allow_fallback=allow_fallback,
+        plans=plans,
+        require_signature=require_signature,
+    )
     keys = read_trust(trust, require_signature)
     if keys and not verify_hashes:
         raise UsageError(
@@ -218,6 +239,13 @@ def transcript_of(
     text = " ".join(one.text for one in segments if one.text)
     language = max(lengths, key=lengths.__getitem__, default=None)
     return Transcript(text, tuple(segments), audio_s, language, truncated, trace or Trace())
+
+
+def _check_types(**settings: object) -> None:
+    for name, value in settings.items():
+        types, rule = _TYPES[name]
+        if not isinstance(value, types):
+            raise UsageError(f"{name}: {quoted(value)}, {rule} is needed; give that")
 
 
 def _is_list(audio: object) -> TypeGuard[Recordings]:

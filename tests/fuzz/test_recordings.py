@@ -64,7 +64,18 @@ def test_damaged_media_are_heard_or_refused(fuzz):
 def test_a_file_of_any_bytes_is_heard_or_refused(fuzz, tmp_path):
     """By a name, which tells some kinds, and with a beginning that many kinds have."""
     names = ["a.wav", "a.raw", "a.gsm", "a.vox", "a.mp3", "a.flac", "a.au", "a"]
-    heads = [b"", b"RIFF", b"fLaC", b"OggS\0\2", b"ID3\4\0\0", b"\xff\xfb\x90\x64", b"FORM", b".snd", b"caff", b"\0\0\0\x20ftyp"]
+    heads = [
+        b"",
+        b"RIFF",
+        b"fLaC",
+        b"OggS\0\2",
+        b"ID3\4\0\0",
+        b"\xff\xfb\x90\x64",
+        b"FORM",
+        b".snd",
+        b"caff",
+        b"\0\0\0\x20ftyp",
+    ]
 
     def attempt(case):
         path = tmp_path / case.chosen(names)

@@ -105,7 +105,10 @@ def read_mono(path: Path | str, rate_hz: int) -> Samples:
 
 def shown(path: Path | str) -> str:
     """Return a path as text for any terminal: what is no UTF-8 and what is no sign as backslash escapes."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    try:
+        text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # a half of a character, which no file's name can be
+        text = os.fspath(path)
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
@@ -165,12 +168,16 @@ def _system_errors(shown_as: str) -> Iterator[None]:
     """Raise what the system says against a file as an AudioError."""
     try:
         yield
+    except AudioError:  # which is a ValueError, too
+        raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise AudioError(f"{shown_as}: no such file, a recording is needed; check the path") from error
     except OSError as error:
         raise AudioError(
             f"{shown_as}: {error.strerror}, a readable file is needed; check its path and permissions"
         ) from error
+    except ValueError as error:  # a name that no file can have, or a file that is closed
+        raise AudioError(f"{shown_as}: {error}, a readable file is needed; check its path") from error
 
 
 def _check_kind(path: Path) -> None:

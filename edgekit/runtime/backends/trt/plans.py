@@ -19,6 +19,7 @@ import msgspec
 from edgekit.atomic import FileDraft, draft_file
 from edgekit.bundle import Bundle
 from edgekit.bundle.manifest import Struct
+from edgekit.plainfiles import open_plain
 from edgekit.runtime.backends.sizes import input_sizes
 from edgekit.runtime.backends.trt.seal import fits, seal_of
 
@@ -201,8 +202,8 @@ class PlanStore:
         The caller closes the reader.
         """
         try:
-            file = self.path(component, key).open("rb")
-        except FileNotFoundError:
+            file = open_plain(self.path(component, key))
+        except OSError:  # not there, or no file: a pipe would be waited for
             return None
         note = _read_note(file)
         if note is None or note.key != key:
@@ -237,8 +238,11 @@ class PlanStore:
     def _notes(self, component: str) -> list[PlanNote | None]:
         found = []
         for path in sorted(self.folder.glob(f"{component}-*.plan")):
-            with path.open("rb") as file:
-                found.append(_read_note(file))
+            try:
+                with open_plain(path) as file:
+                    found.append(_read_note(file))
+            except OSError:
+                found.append(None)
         return found
 
     def cache(self, file: str) -> bytes:
