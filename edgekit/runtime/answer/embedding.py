@@ -35,7 +35,7 @@ class TokenTable:
         self.vocabulary = int(self._weight.shape[0])
 
     def rows(self, tokens: Sequence[int]) -> Array:
-        """Return the rows of ``tokens`` as (n, width) float32.
+        """Return the rows of ``tokens`` as (n, width) float32, the caller's own.
 
         Raises BundleFormatError for a token outside the table: tokenizer and table are then of different models.
         """
@@ -46,7 +46,7 @@ class TokenTable:
             )
         codes = self._weight.read(ids)
         if self._scales is None:
-            return np.ascontiguousarray(codes, np.float32)
+            return codes.astype(np.float32)
         return self._dequantised(codes, self._scales.read(ids))
 
     def row(self, token: int) -> Array:
