@@ -179,7 +179,7 @@ PEAK = """
 import sys
 from edgekit.bundle import open_bundle
 from edgekit.runtime.backends.ort import load_component
-load_component(open_bundle(sys.argv[1]), "adapter", 1)
+load_component(open_bundle(sys.argv[1]), "encoder", 1)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:")))
 """
 
@@ -188,13 +188,13 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 def test_sizes_that_are_fixed_do_not_let_onnxruntime_fill_the_memory_when_it_loads(tiny_bundle):
     """A value of known sizes is scaled by a constant and filled: onnxruntime by itself would take half a gigabyte."""
     bundle = tiny_bundle()
-    path = bundle.folder / "adapter.onnx"
+    path = bundle.folder / "encoder.onnx"
     made = onnx.load(str(path), load_external_data=False)
     stored = {"one": np.ones((), np.float32), "back": np.array([1, 1]), "big": np.array([1 << 14, 1 << 13])}
     made.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in stored.items())
     made.graph.node.extend(
         [
-            helper.make_node("Reshape", ["frames", "back"], ["fixed"]),
+            helper.make_node("Reshape", ["mel", "back"], ["fixed"]),
             helper.make_node("Shape", ["fixed"], ["sizes"]),
             helper.make_node("Mul", ["sizes", "big"], ["grown"]),
             helper.make_node("Expand", ["one", "grown"], ["filled"]),
@@ -203,10 +203,10 @@ def test_sizes_that_are_fixed_do_not_let_onnxruntime_fill_the_memory_when_it_loa
     )
     made.graph.output.append(value("out", shape=[]))
     path.write_bytes(made.SerializeToString())
-    component = bundle.manifest.components["adapter"]
+    component = bundle.manifest.components["encoder"]
     outputs = (*component.outputs, TensorSpec(name="out", dtype="float32", shape=()))
     changed = msgspec.structs.replace(component, outputs=outputs)
-    bundle.change(components={**bundle.manifest.components, "adapter": changed})
+    bundle.change(components={**bundle.manifest.components, "encoder": changed})
     done = subprocess.run([sys.executable, "-c", PEAK, bundle.folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 400 * 1024
