@@ -14,7 +14,8 @@ WORDS = tuple(
     text for one in WILD if isinstance(one, (str, int, float)) and not {"\0", "\ud800"} & set(text := str(one))
 )
 WORDS += (
-    "\udcff", "--", "-", "-o", "--json", "int8", "encoder=int4", "=", "a=b=c", "NaN", "1e999", "0x10", "\u0663", "@file", "%s", "{}", "*",
+    "\udcff", "--", "-", "-o", "--json", "int8", "encoder=int4", "=", "a=b=c", "NaN", "1e999", "0x10", "\u0663",
+    "@file", "%s", "{}", "*",
 )  # fmt: skip
 OPTIONS = {
     "run": ("--threads", "--level", "--language", "--task", "--times", "--context-tokens", "--max-tokens", "--temperature",
