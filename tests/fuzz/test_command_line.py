@@ -17,8 +17,10 @@ WORDS += (
     "@file", "%s", "{}", "*",
 )  # fmt: skip
 OPTIONS = {
-    "run": ("--threads", "--level", "--language", "--task", "--times", "--context-tokens", "--max-tokens",
-            "--temperature", "--top-k", "--top-p", "--seed", "--turns", "--format", "--output-dir", "--gate", "--backend", "--plans"),
+    "run": (
+        "--threads", "--level", "--language", "--task", "--times", "--context-tokens", "--max-tokens", "--temperature",
+        "--top-k", "--top-p", "--seed", "--turns", "--format", "--output-dir", "--gate", "--backend", "--plans",
+    ),
     "report": ("-o", "-f"),
     "verify": ("--backend", "--plans", "--context-tokens"),
 }  # fmt: skip

@@ -5,6 +5,7 @@ import logging
 import os
 import struct
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgekit.errors import AudioError
+from edgekit.runtime.audio import files
 from edgekit.runtime.audio.containers import Splice
 from edgekit.runtime.audio.files import at_rest, blocks, check_file, read_audio, shown
 
@@ -346,6 +348,24 @@ def test_what_begins_like_ogg_and_is_none_ends_and_is_refused(head: bytes) -> No
 def test_a_name_that_no_file_can_have_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(AudioError, match="a readable file is needed; check its path"):
         read_audio(name)
+
+
+def test_a_pipe_without_an_end_is_refused_when_more_came_than_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MOST_PIPED_BYTES", 3 << 20)
+    os.mkfifo(tmp_path / "pipe")
+
+    def write() -> None:
+        with (tmp_path / "pipe").open("wb", buffering=0) as pipe, suppress(BrokenPipeError):
+            while True:
+                pipe.write(bytes(1 << 16))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    with pytest.raises(AudioError, match="pipe: more than 3,145,728 bytes are piped in.*write them to a file first"):
+        read_audio(tmp_path / "pipe")
+    writer.join()
 
 
 def test_a_device_is_no_recording() -> None:
