@@ -18,6 +18,15 @@ _KINDS = {
 }
 
 
+def is_there(path: Path) -> bool:
+    """Return whether a path names anything; a name that no file can have does not."""
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def open_plain(path: Path) -> BufferedReader:
     """Return a regular file opened for reading; raises OSError for anything else, and never waits for it."""
     try:

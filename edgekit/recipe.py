@@ -8,15 +8,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 
 from edgekit.bundle.dialects import DIALECTS, Activations
 from edgekit.bundle.manifest import ComputeLevel, GateKind, GateSettings, GridMode, Precision, Struct
-from edgekit.errors import RecipeError
+from edgekit.errors import BundleFormatError, RecipeError
 from edgekit.plainfiles import read_plain
-from edgekit.reprs import short
+from edgekit.reprs import cut, exact
 from edgekit.resources import resource
 
 LARGEST_FILE, LONGEST_LINE = 64 << 10, 2000  # bytes, and characters of a line: TOML is read for hours of a long one
@@ -262,7 +262,6 @@ class Target(Struct, frozen=True):
 
 
 _T = TypeVar("_T", Recipe, Target)
-_FOLDER = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 _CHOICES = {
     "mode": GridMode, "kind": GateKind, "encoder_activations": EncoderActivations, "activations": Activations,
     "block": Block, "quantize": Block,
@@ -283,20 +282,22 @@ def load_target(name: str) -> Target:
     """
     if name.endswith(".toml"):
         return _load(Path(name), Target)
-    path = resource("runtimes") / name / "target.toml"
-    if not _FOLDER.fullmatch(name) or not path.is_file():
-        raise RecipeError(f"target '{name}' is not known; choose one of: {', '.join(target_names())}")
-    return _load(path, Target)
+    if name not in (known := target_names()):
+        raise RecipeError(f"target '{cut(name)}' is not known; choose one of: {', '.join(known)}")
+    return _load(resource("runtimes") / name / "target.toml", Target)
+
+
+def stored_recipe(fields: Mapping[str, Any], where: object) -> Recipe:
+    """Return the Recipe that a manifest holds; raises BundleFormatError, which names the bundle ``where`` it is."""
+    try:
+        return _converted(fields, Recipe, f"{where}: recipe in the manifest")
+    except RecipeError as error:
+        raise BundleFormatError(f"{error}; export it again") from error
 
 
 def target_names() -> list[str]:
     """Return the names of the Targets under ``runtimes``, sorted."""
     return sorted(file.parent.name for file in resource("runtimes").glob("*/target.toml"))
-
-
-def as_recipe(content: Mapping[str, object], where: str) -> Recipe:
-    """Return the Recipe of plain data such as a manifest holds; raises RecipeError, which begins with ``where``."""
-    return _converted(content, Recipe, where)
 
 
 def _load(path: Path, kind: type[_T]) -> _T:
@@ -336,6 +337,7 @@ def _tables(text: str) -> dict[str, object]:
 
 def _with_value(message: str, content: object) -> str:
     """Return what msgspec tells of a field, with the value that it leaves out: ``grid.chunk_ms is -5, must be ...``."""
+    message = message.replace("Number out of range", "Expected `a number of 64 bits`")
     match = _PLACE.fullmatch(message) or _CHOICE.fullmatch(message)
     if match is None:
         return message
@@ -357,7 +359,7 @@ def _with_value(message: str, content: object) -> str:
             (rule.replace(f"matching regex {key!r}", told) for key, told in _IN_WORDS.items() if repr(key) in rule),
             rule,
         )
-    return f"{match['place'].removeprefix('.')} is {short(value)}, must be {rule}; correct it"
+    return f"{match['place'].removeprefix('.')} is {exact(value)}, must be {rule}; correct it"
 
 
 def _check_once(field: str, names: Iterable[str]) -> None:
@@ -371,4 +373,4 @@ def _check_kinds(table: str, precision: object) -> None:
     """Raise ValueError naming the group whose precision is none; msgspec tells of a mapping only that one is wrong."""
     for group, kind in precision.items() if isinstance(precision, dict) else ():
         if kind not in get_args(Precision):
-            raise ValueError(f"{table}.{group} is {short(kind)}, must be one of: {', '.join(get_args(Precision))}")
+            raise ValueError(f"{table}.{group} is {exact(kind)}, must be one of: {', '.join(get_args(Precision))}")

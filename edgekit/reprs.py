@@ -52,6 +52,11 @@ def quoted(value: object) -> str:
     return repr(value) if isinstance(value, float) else short(value)
 
 
+def exact(value: object) -> str:
+    """Return a value's repr for a message that refuses it: 1.0 is not 1; its end left out where it is long."""
+    return cut(repr(value), _TEXT)
+
+
 def cut(text: str, longest: int = LONGEST) -> str:
     """Return a text, its end left out where it is longer than that."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"

@@ -38,11 +38,13 @@ class HeldFile:
         """
         wanted = self.bytes - offset if size is None else size
         parts: list[bytes] = []
-        while wanted > 0:
+        while True:
             try:
                 part = os.pread(self.descriptor, wanted, offset)
             except OSError as error:
                 raise BundleFileError(f"{self.label}: cannot be read ({error.strerror}); {_AGAIN}") from error
+            if len(part) == wanted:
+                return b"".join((*parts, part)) if parts else part
             if not part:
                 raise BundleFormatError(
                     f"{self.label}: ends at byte {offset}, {wanted} bytes before what the manifest says; {_AGAIN}"
@@ -50,7 +52,6 @@ class HeldFile:
             parts.append(part)
             wanted -= len(part)
             offset += len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def sha256(self) -> str:
         """Return the hash of what it holds, as hex."""

@@ -178,8 +178,9 @@ def _read_key(path: Path) -> tuple[bytes, int]:
     """Return the bytes and the mode of a file that may hold a key. Raises KeyFileError if it is none."""
     try:
         status, content = read_small(path, _MAX_BYTES)
-    except OSError as error:
-        raise KeyFileError(f"{path}: {error.strerror}, a file is needed; check the path and its permissions") from error
+    except (OSError, ValueError) as error:  # the second for a zero byte in it
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise KeyFileError(f"{path}: {reason}, a file is needed; check the path and its permissions") from error
     if not stat.S_ISREG(status.st_mode):
         raise KeyFileError(f"{path}: is no file, one is needed; check the path")
     if status.st_size > _MAX_BYTES:

@@ -16,8 +16,8 @@ MOST_STATE_BYTES = 1 << 38  # that a stream's components are handed from call to
 MOST_FRAMES = 1 << 22  # 11 hours of 10 ms
 MOST_TOKENS = 1 << 24  # of a vocabulary
 LONGEST_CONTEXT = 1 << 30
-DTYPES = ("float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
-"""What numbers of a bundle may be, as numpy calls them."""
+DTYPES = {"float32": 4, "float16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1}
+"""What numbers of a bundle may be, as numpy calls them, and the bytes of each."""
 RANKS, LARGEST_SIZE = 8, 1 << 40
 
 _ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z"  # a message that quotes it stays a line, and moves no cursor

@@ -5,15 +5,12 @@ Knows no kind; each is a file of ``speech``.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import msgspec
 
 from edgekit.errors import RegistryError
 from edgekit.registry import Registry
-
-if TYPE_CHECKING:
-    from edgekit.bundle.manifest import Manifest
 
 _TAG = "kind"
 
@@ -37,7 +34,7 @@ class Speech:
         """Return the components that speak, each with the free sizes that its state may have."""
         return {}
 
-    def faults(self, manifest: "Manifest") -> Iterator[str]:  # noqa: ARG002 - a kind's own may ask it
+    def faults(self, manifest: Any) -> Iterator[str]:  # noqa: ANN401, ARG002 - Manifest, which holds what this is
         """Yield what its fields contradict, each other or the rest of the manifest; see ``faults.py``."""
         yield from ()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Union
 
 from edgekit.bundle.keys import SIGNATURE_BYTES, PublicKey, check_writers, read_public, read_small
-from edgekit.errors import KeyFileError, SignatureError
+from edgekit.errors import KeyFileError, SignatureError, UsageError
 
 SIGNATURE = "manifest.sig"
 SYSTEM_STORE = Path("/etc/edgekit/trust")
@@ -47,13 +47,16 @@ class Trust:
 def read_trust(trust: Trusted | None, require_signature: bool = False) -> Trust | None:
     """Return the keys that ``trust`` names, those of the trust store if only a signature is required, None if neither.
 
-    Raises KeyFileError for what is no Ed25519 public key, and if there is none at all.
+    Raises KeyFileError for what is no Ed25519 public key, and if there is none at all, UsageError for what is no path.
     """
     if isinstance(trust, Trust):
         return trust
     if trust is None:
         return _read_store() if require_signature else None
-    paths = [Path(one) for one in ([trust] if isinstance(trust, (str, os.PathLike)) else trust)]
+    named = [trust] if isinstance(trust, (str, os.PathLike)) else trust
+    if not isinstance(named, Sequence) or not all(isinstance(one, (str, os.PathLike)) for one in named):
+        raise UsageError(f"trust: {trust!r}, the path of a public key or of a folder, or a list of them, is needed")
+    paths = [Path(one) for one in named]
     if not paths:
         raise KeyFileError("trust: no key is named, so no bundle could be; name a file of a public key or a folder")
     keys = []

@@ -1,8 +1,10 @@
 """The command line: ``edgekit COMMAND``. One file per command, loaded only when that command is named."""
 
+import faulthandler
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 
@@ -32,9 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     An error is one line on stderr; ``--debug`` before the command lets the traceback through.
     """
+    _tell_of_crashes()
     with open_output():
         code = _run(arguments)
     sys.exit(code)
+
+
+def _tell_of_crashes() -> None:
+    """Let a crash in native code end with a word on stderr: weights that are cut while they are mapped are one."""
+    with suppress(OSError, ValueError, AttributeError):  # a stderr that is closed, or no file
+        faulthandler.enable(sys.__stderr__)
 
 
 def _run(arguments: Sequence[str] | None) -> int:

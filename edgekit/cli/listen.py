@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.options import loading, stream_options, stream_settings, trusted
+from edgekit.cli.options import loading, stream_options, stream_settings
 from edgekit.errors import BundleFileError, UsageError
 
 if TYPE_CHECKING:
@@ -69,10 +69,10 @@ def listen(
     if options["times"] and not as_json:
         raise UsageError(f"--times {options['times']}: text alone shows no times; add --json")
     chosen = bundle or default_bundle()
-    keys = trusted(options)
-    front_end = open_bundle(chosen, check_hashes=False, trust=keys).manifest.front_end  # loading it checks them
+    how = loading(options)
+    front_end = open_bundle(chosen, check_hashes=False, trust=how["trust"]).manifest.front_end  # loading checks them
     source = _source(device, simulate, front_end.sample_rate_hz)
-    model = edgekit.load(chosen, threads=threads, speak=speak, trust=keys, **loading(options))
+    model = edgekit.load(chosen, threads=threads, speak=speak, **how)
     warn(model)
     printer = Printer(as_json=as_json, marks=marks(model))
     with speaker(model.manifest, speak=speak) as playback:

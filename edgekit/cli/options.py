@@ -59,7 +59,7 @@ def export_options(command: _Command) -> _Command:
         click.option(
             "--accept-loss", metavar="REASON", help="Publish in spite of the quality gate; kept in the manifest."
         ),
-        click.option("--overwrite", is_flag=True, help="Replace a bundle that is there."),
+        click.option("--overwrite", is_flag=True, help="Replace a bundle that is there; a folder with other files in it is refused."),
         json_option,
     ]
     for option in reversed(added):
@@ -114,7 +114,7 @@ def trusted(asked: dict[str, Any]) -> "Trust | None":
 
 
 def backend_options(command: _Command) -> _Command:
-    """Add what every command shares that runs a bundle: on what, and whose bundle; see ``loading`` and ``trusted``."""
+    """Add what every command shares that runs a bundle: on what, and whose bundle; see ``loading``."""
     added = [
         click.option("--backend", metavar="NAME", help="What runs it; else what its dialect is made for."),
         click.option("--allow-fallback", is_flag=True, help="Run on the CPU where that cannot; every report says so."),
@@ -134,7 +134,7 @@ def backend_options(command: _Command) -> _Command:
 
 def loading(asked: dict[str, Any]) -> dict[str, Any]:
     """Take the values of ``backend_options`` out of a command's options; return them as ``edgekit.load`` has them."""
-    return {name: asked.pop(name) for name in _LOADING}
+    return {name: asked.pop(name) for name in _LOADING} | {"trust": trusted(asked)}
 
 
 class _Ran(Protocol):

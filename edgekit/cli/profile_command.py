@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from edgekit.cli.notices import show_notices
-from edgekit.cli.options import backend_options, bundle_argument, loading, trusted, warn_fallback
+from edgekit.cli.options import backend_options, bundle_argument, loading, warn_fallback
 from edgekit.cli.progress import show_progress
 
 
@@ -51,7 +51,6 @@ def profile(
     with show_notices(), show_progress() as progress:
         measured = profile_bundle(
             bundle, clips, paced=realtime, repeat=repeat, warmup=warmup, level=level, threads=threads,
-            trust=trusted(options),
             progress=lambda done, total, _: progress("measuring", done, total), **loading(options),
         )  # fmt: skip
     save_profile(measured, output)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.options import bundle_argument, loading, stream_options, stream_settings, trusted
+from edgekit.cli.options import bundle_argument, loading, stream_options, stream_settings
 from edgekit.cli.stopping import SIGNALLED, Stopping
 from edgekit.errors import UsageError
 
@@ -91,8 +91,7 @@ def run(
     if overwrite and output_dir is None:
         raise UsageError("--overwrite: nothing is written without --output-dir; leave it out")
     transcripts = Transcripts(form, output_dir, files, overwrite=overwrite) if form else None
-    keys = trusted(options)
-    model = edgekit.load(bundle, threads=threads, speak=speak is not None, trust=keys, **loading(options))
+    model = edgekit.load(bundle, threads=threads, speak=speak is not None, **loading(options))
     settings = stream_settings(options)
     if form in TIMED and model.manifest.protocol.alignment:
         settings.setdefault("times", "words")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgekit.cli.options import backend_options, bundle_argument, json_option, loading, trusted, warn_fallback
+from edgekit.cli.options import backend_options, bundle_argument, json_option, loading, warn_fallback
 from edgekit.errors import UsageError, VerifyError
 
 
@@ -26,17 +26,17 @@ def verify(bundle: Path, reference: str | None, as_json: bool, **options: Any) -
     Compares its files and settings with the record of what was judged, runs it on this machine and compares with the
     results stored in it; needs no torch. With --trust or --require-signature its signature is checked before all else.
     """
-    keys = trusted(options)
+    how = loading(options)
     ran: dict[str, str] = {}
     judged: bool | None = None
     if reference is None:
         from edgekit.runtime.judge.verify import verify as compare
 
-        verified = compare(bundle, trust=keys, **loading(options))
+        verified = compare(bundle, **how)
         checks, judged, compared, signer = verified.checks, verified.judged, verified.compared, verified.signer
         ran = {"backend": verified.backend, "fallback": verified.fallback}
         warn_fallback(verified)
-    elif any(loading(options).values()):
+    elif any(value for name, value in how.items() if name != "trust"):
         raise UsageError("--reference: compares on the CPU; leave out what chooses a backend")
     else:
         from edgekit.bundle import open_bundle
@@ -46,8 +46,8 @@ def verify(bundle: Path, reference: str | None, as_json: bool, **options: Any) -
 
         compared = f"compared with {reference}"
         with show_notices():
-            signer = str(open_bundle(bundle, check_hashes=False, trust=keys).signer or "")  # before anything is fetched
-            checks = verify_reference(bundle, reference, bars=terminal(), trust=keys)
+            signer = str(open_bundle(bundle, check_hashes=False, trust=how["trust"]).signer or "")
+            checks = verify_reference(bundle, reference, bars=terminal(), trust=how["trust"])
     if as_json:
         found = [
             {

@@ -27,7 +27,7 @@ from edgekit.exporter.options import ExportOptions, find_recipe, resolve
 from edgekit.exporter.pack import building, list_files, write_manifest
 from edgekit.exporter.provenance import write_provenance
 from edgekit.exporter.source import Source, bundle_source, checkpoint_source, dummy_source
-from edgekit.recipe import Recipe, as_recipe, load_target
+from edgekit.recipe import Recipe, load_target, stored_recipe
 from edgekit.runtime.judge.record import JUDGED, record
 
 __all__ = ["ExportOptions", "export", "quantize"]
@@ -62,7 +62,7 @@ def quantize(bundle: str | Path, output: str | Path, options: ExportOptions | No
         )
     if options.precision is None and not options.groups:
         options = replace(options, precision="int8")
-    recipe = as_recipe(opened.manifest.recipe, f"{bundle}: recipe")
+    recipe = stored_recipe(opened.manifest.recipe, bundle)
     return _make(bundle_source(opened), Path(output), recipe, options, DIALECTS.get(opened.manifest.dialect))
 
 

@@ -19,6 +19,7 @@ from edgekit.exporter.families import files_beside, short_names
 from edgekit.exporter.layout import nearest, recognise, refuse_others
 from edgekit.exporter.sources.checkpoint import PICKLED, PICKLED_INDEX, read_index
 from edgekit.exporter.sources.stored import read_object
+from edgekit.plainfiles import is_there
 from edgekit.resources import resource
 
 SHIPPED = "edgekit-tiny"
@@ -70,9 +71,9 @@ def locate(
     text = str(checkpoint)
     identity = short_names().get(text.lower(), text)
     path = Path(checkpoint)
-    if not path.exists() and text.lower() == SHIPPED:
+    if not is_there(path) and text.lower() == SHIPPED:
         path = shipped_checkpoint()
-    if path.exists():
+    if is_there(path):
         if revision is not None:
             raise UsageError(
                 f"--revision {revision}: {text} is a path, only ids of the hub have revisions; leave it out"

@@ -52,7 +52,10 @@ def checkpoint_folder(path: Path) -> Path:
         path = path.parent
     if not path.is_dir():
         raise CheckpointError(f"{path}: {_no_folder(path)}")
-    names = _names(path)
+    try:
+        names = _names(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}; give a folder that may be read") from error
     refuse_others(str(path), names, lambda name: read_object(path / name))
     recognise(path, names)
     return path

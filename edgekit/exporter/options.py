@@ -15,8 +15,9 @@ from edgekit.bundle import Precision
 from edgekit.errors import CheckpointError, RecipeError, UsageError
 from edgekit.exporter.checks.quality import Progress
 from edgekit.exporter.families import Opened, find_family
+from edgekit.plainfiles import is_there
 from edgekit.recipe import GROUPS, Group, Recipe, flag, load_recipe
-from edgekit.reprs import short
+from edgekit.reprs import exact
 from edgekit.resources import resource
 
 # A checkpoint may choose among what ships, and open no file of its own choice.
@@ -62,7 +63,7 @@ def find_recipe(named: str | Path | None, config: Mapping[str, Any]) -> Recipe:
         shipped = extra.get("recipe") if isinstance(extra, Mapping) else None
         if shipped and not _NAMED.fullmatch(str(shipped)):
             raise CheckpointError(
-                f"config.json: edgekit.recipe is {short(shipped)}, must name a folder of export, or FOLDER/FILE; "
+                f"config.json: edgekit.recipe is {exact(shipped)}, must name a folder of export, or FOLDER/FILE; "
                 "name a recipe of your own by --recipe"
             )
         named = str(shipped or find_family(config).recipe)
@@ -70,7 +71,7 @@ def find_recipe(named: str | Path | None, config: Mapping[str, Any]) -> Recipe:
     if path.suffix == ".toml":
         return load_recipe(path)
     folder = resource("export") / str(named)
-    return load_recipe(folder / "recipe.toml" if folder.is_dir() else folder.with_name(folder.name + ".toml"))
+    return load_recipe(folder / "recipe.toml" if is_there(folder) else folder.with_name(folder.name + ".toml"))
 
 
 def resolve(recipe: Recipe, options: ExportOptions, opened: Opened, name: str) -> Recipe:

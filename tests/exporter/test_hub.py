@@ -366,3 +366,10 @@ def test_a_path_is_a_path(hub, tmp_path):
     assert hub.asked == []
     with pytest.raises(UsageError, match="only ids of the hub have revisions"):
         locate(tmp_path, revision="main")
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a\0b", "\ud800", "x/" * 3000])
+def test_a_checkpoint_of_a_name_that_no_file_can_have_is_one_line(name):
+    with pytest.raises(CheckpointError) as refusal:
+        locate(name, offline=True)
+    assert str(refusal.value).isprintable()

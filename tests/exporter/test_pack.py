@@ -76,14 +76,13 @@ def test_a_bundle_is_replaced_whatever_became_of_its_own_files(tmp_path, spoil):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_what_comes_while_a_bundle_is_built_is_kept(tmp_path, overwrite):
     output = tmp_path / "b"
+    with building(tmp_path / "other", overwrite=False) as folder:
+        _toy_bundle(folder)
+        (folder / "notes.txt").write_text("mine")
     with (
         pytest.raises(OutputError, match="holds notes.txt" if overwrite else "exists already"),
-        building(output, overwrite=overwrite) as folder,
+        building(output, overwrite=overwrite),
     ):
-        _toy_bundle(folder)
-        with building(tmp_path / "other", overwrite=False) as other:
-            _toy_bundle(other)
-            (other / "notes.txt").write_text("mine")
         (tmp_path / "other").rename(output)
     assert (output / "notes.txt").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b"]

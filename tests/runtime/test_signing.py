@@ -1,5 +1,6 @@
 """Signatures of bundles: whose are taken, what is refused and in which words; OpenSSL's command as the reference."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -389,14 +390,27 @@ def test_without_the_package_the_extra_is_named(signed, monkeypatch):
     assert edgekit.load(folder, threads=1)
 
 
+@pytest.mark.parametrize("trust", [4, b"acme.pub", [None], {"acme.pub"}, [4, "acme.pub"]])
+def test_what_is_no_path_of_a_key_is_refused_by_its_value(signed, trust):
+    folder, _ = signed
+    with pytest.raises(UsageError, match=r"^trust: .*, the path of a public key or of a folder, or a list of them, is"):
+        edgekit.load(folder, threads=1, trust=trust)
+
+
+@pytest.mark.parametrize("trust", ["", "a\0b", "nowhere.pub", ["nowhere"]])
+def test_a_path_without_a_key_is_refused(signed, trust, tmp_path, monkeypatch):
+    folder, _ = signed
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(KeyFileError):
+        edgekit.load(folder, threads=1, trust=trust)
+
+
 def test_a_bundle_of_the_first_version_is_signed_as_it_is(tiny_bundle, keys):
     folder = tiny_bundle().folder
-    text = (folder / "manifest.json").read_text()
-    import json
-
-    fields = json.loads(text)
-    fields["format_version"] = 1
-    fields.pop("needs", None)
+    fields = json.loads((folder / "manifest.json").read_text())
+    later = ("needs", "checksum")
+    fields = {name: value for name, value in fields.items() if name not in later} | {"format_version": 1}
     (folder / "manifest.json").write_text(json.dumps(fields))
     private, public = keys("acme")
     sign_bundle(folder, read_private(private))

@@ -10,6 +10,7 @@ from edgekit.bundle.checks.answering import answering_faults
 from edgekit.bundle.checks.components import component_faults
 from edgekit.bundle.checks.files import file_faults
 from edgekit.bundle.checks.hearing import front_end_fault, hearing_faults
+from edgekit.bundle.checks.results import result_faults
 from edgekit.bundle.checks.speaking import speaking_faults
 from edgekit.bundle.checks.tables import embedding_fault, table_faults
 from edgekit.bundle.manifest import Manifest
@@ -17,7 +18,15 @@ from edgekit.errors import BundleFormatError
 
 __all__ = ["check_manifest", "embedding_fault", "front_end_fault"]
 
-_CHECKS = (file_faults, component_faults, table_faults, hearing_faults, answering_faults, speaking_faults)
+_CHECKS = (
+    file_faults,
+    component_faults,
+    table_faults,
+    hearing_faults,
+    answering_faults,
+    speaking_faults,
+    result_faults,
+)
 
 
 def check_manifest(manifest: Manifest) -> None:

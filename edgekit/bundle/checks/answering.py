@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from edgekit.bundle.checks.signatures import shape_of
 from edgekit.bundle.faults import Faults, fault, first_twice
 from edgekit.bundle.manifest import GateSettings, Manifest, Sampling, TokenProtocol
 from edgekit.bundle.ranges import SAMPLING
@@ -16,7 +17,6 @@ def answering_faults(manifest: Manifest) -> Faults:
     """Yield what is wrong with the protocol and with what decides how it is run."""
     protocol = manifest.protocol
     yield from _token_faults(manifest)
-    yield from _limit_faults(protocol)
     yield from sampling_faults("protocol.sampling", protocol.sampling)
     yield from _text_faults(protocol)
     yield from _level_faults(manifest)
@@ -41,8 +41,8 @@ def _token_faults(manifest: Manifest) -> Faults:
     if protocol.vocabulary_limit is not None and protocol.vocabulary_limit > rows:
         yield fault("protocol.vocabulary_limit", f"is {protocol.vocabulary_limit}, the table has {rows} rows")
     backbone = manifest.components.get("backbone")
-    logits = next((spec.shape[-1:] for spec in backbone.outputs if spec.name == "logits"), ()) if backbone else ()
-    columns = [size for size in logits if isinstance(size, int)]
+    logits = shape_of(backbone.outputs, "logits") if backbone else ()
+    columns = [size for size in logits[-1:] if isinstance(size, int)]
     for token in sorted(protocol.ids()) if columns else ():
         if token >= columns[0]:
             yield fault("protocol", f"token {token} of the protocol, the backbone's logits have {columns[0]} columns")
@@ -53,16 +53,6 @@ def _token_faults(manifest: Manifest) -> Faults:
     ):  # fmt: skip
         if value is not None and value not in known and not (name == "language" and value == DETECTED):
             yield fault(f"protocol.{name}", f"is '{value}', {name}s names {', '.join(known) or 'none'}")
-
-
-def _limit_faults(protocol: TokenProtocol) -> Faults:
-    context = protocol.context_tokens
-    if protocol.attention == "cross":
-        begun = len(protocol.start) + bool(protocol.languages) + bool(protocol.tasks) + len(protocol.start_tail)
-        if not begun:
-            yield fault("protocol.start", "is empty, decoding starts from a token")
-        if begun > context:
-            yield fault("protocol.context_tokens", f"is {context}, the start of an answer alone takes {begun}")
 
 
 def _text_faults(protocol: TokenProtocol) -> Faults:
@@ -82,6 +72,8 @@ def _level_faults(manifest: Manifest) -> Faults:
     working = [level for level in levels if level.name != SKIP]
     if not working:
         yield fault("levels", "no compute level but 'skip', one that works is needed")
+    if any(level.name == SKIP for level in levels[1:]):
+        yield fault("levels", f"'{SKIP}' is not the first, the cheapest comes first")
     backbone = manifest.components.get("backbone")
     if backbone and any(spec.name == "experts_per_token" for spec in backbone.inputs):
         for level in working:
@@ -109,8 +101,7 @@ def _alignment_faults(manifest: Manifest) -> Faults:
     if not alignment:
         return
     queries, cross = (
-        next((spec.shape for spec in components[name].outputs if spec.name == output), ())
-        for name, output in (("backbone", "queries"), ("adapter", "cross"))
+        shape_of(components[name].outputs, output) for name, output in (("backbone", "queries"), ("adapter", "cross"))
     )
     layers = len({layer for layer, _ in alignment})
     width = [size for size in (*cross[1:2], *cross[3:]) if isinstance(size, int)]

@@ -7,7 +7,6 @@ from edgekit.bundle.manifest import Component, Manifest, TensorSpec
 from edgekit.bundle.ranges import DTYPES, LARGEST_SIZE, MOST_STATE_BYTES, RANKS
 
 _COMPONENTS, _TENSORS = 64, 4096  # at most
-_BYTES = {"float32": 4, "float16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1}
 
 
 def component_faults(manifest: Manifest) -> Faults:
@@ -55,6 +54,5 @@ def _state_faults(path: str, component: Component) -> Faults:
 def _state_bytes(manifest: Manifest, spec: TensorSpec) -> int:
     """Return the size of a state; a free size that only the runtime knows counts as 1."""
     sizes = {"context": manifest.protocol.context_tokens}
-    return math.prod(sizes.get(size, 1) if isinstance(size, str) else size for size in spec.shape) * _BYTES.get(
-        spec.dtype, 8
-    )
+    shape = [sizes.get(size, 1) if isinstance(size, str) else size for size in spec.shape]
+    return math.prod(shape) * DTYPES.get(spec.dtype, 0)

@@ -1,11 +1,13 @@
 """Hearing: front end, grid, encoder and adapter fit each other, and the backbone takes what they give."""
 
+from edgekit.bundle.checks.attention import ATTENTION
+from edgekit.bundle.checks.signatures import held_faults, shape_of, signature_faults, widths
 from edgekit.bundle.faults import Faults, fault
-from edgekit.bundle.manifest import Component, FrontEnd, Grid, Manifest
+from edgekit.bundle.manifest import FrontEnd, Grid, Manifest
 
 COMPONENTS: tuple[str, ...] = ("encoder", "adapter", "backbone")
 _SHORTEST_S = 0.1  # of the longest piece: in less there is no word
-_LARGEST_CHUNK = 1 << 26  # numbers of a chunk's mel
+_LARGEST_CHUNK = 1 << 24  # numbers of a chunk's mel
 
 
 def front_end_fault(front_end: FrontEnd) -> str | None:
@@ -80,78 +82,26 @@ def _encoder_faults(manifest: Manifest) -> Faults:
     encoder, grid = manifest.components["encoder"], manifest.grid
     path = "components.encoder"
     fed = ("mel", "start", "valid") if grid.masks_last_position else ("mel", "start")
-    yield from _named(path, encoder, fed, ("frames",))
-    mel = _shape(encoder, "mel")
+    yield from signature_faults(path, encoder, fed, ("frames",))
+    yield from held_faults(path, encoder, ())
+    mel = shape_of(encoder.inputs, "mel")
     if len(mel) < 2 or (isinstance(mel[-2], int) and mel[-2] != manifest.front_end.mel_bins):
         yield fault(path, f"input 'mel' is {mel}, front_end.mel_bins is {manifest.front_end.mel_bins}")
     for spec in encoder.inputs:
-        if spec.state != "none" and (free := [size for size in spec.shape if isinstance(size, str)]):
-            yield fault(path, f"state '{spec.name}' has the free size '{free[0]}', which nothing tells")
         most = max((size for size in spec.shape if isinstance(size, int)), default=0)
         if spec.state == "in-place" and most < grid.max_positions:
             yield fault(path, f"state '{spec.name}' is {spec.shape}, grid.max_positions is {grid.max_positions}")
 
 
 def _adapter_faults(manifest: Manifest) -> Faults:
-    adapter, backbone = manifest.components["adapter"], manifest.components["backbone"]
-    path, cross = "components.adapter", manifest.protocol.attention == "cross"
-    yield from _named(path, adapter, ("frames",), ("cross",) if cross else ())
-    for spec in adapter.inputs:
-        if spec.state != "none" and (free := [size for size in spec.shape if isinstance(size, str)]):
-            yield fault(path, f"state '{spec.name}' has the free size '{free[0]}', which nothing tells")
+    adapter, path = manifest.components["adapter"], "components.adapter"
+    yield from signature_faults(path, adapter, ("frames",), ())
+    yield from held_faults(path, adapter, ())
     given = [spec for spec in adapter.outputs if spec.state == "none"]
     if len(given) != 1:
         yield fault(f"{path}.outputs", f"are {len(given)} beside state, one is heard")
         return
-    if differing := _differ(_shape(manifest.components["encoder"], "frames", out=True), _shape(adapter, "frames")):
+    sides = shape_of(manifest.components["encoder"].outputs, "frames"), shape_of(adapter.inputs, "frames")
+    if differing := widths(*sides):
         yield fault(path, f"input 'frames' is {differing[1]} wide, the encoder's output {differing[0]}")
-    shape = given[0].shape
-    if cross:
-        whole = [size for size in (*shape[:2], *shape[3:]) if isinstance(size, int)]
-        if len(shape) != 4 or len(whole) != 3 or whole[0] % 2:
-            yield fault(
-                path, f"output 'cross' is {shape}, two rows a layer, heads, a free size and a head's width are needed"
-            )
-            return
-        rows = tuple(f"cross.{row}" for row in range(whole[0]))
-        yield from _backbone_faults(manifest, backbone, rows)
-        return
-    yield from _backbone_faults(manifest, backbone, ())
-    if differing := _differ(shape, (manifest.embedding.width,)):
-        yield fault(path, f"output '{given[0].name}' is {differing[0]} wide, the token table {differing[1]}")
-
-
-def _backbone_faults(manifest: Manifest, backbone: Component, cross: tuple[str, ...]) -> Faults:
-    path = "components.backbone"
-    yield from _named(path, backbone, ("embeds", "start", "logit_rows", *cross), ("logits",), ("experts_per_token",))
-    if differing := _differ(_shape(backbone, "embeds"), (manifest.embedding.width,)):
-        yield fault(path, f"input 'embeds' is {differing[0]} wide, the token table {differing[1]}")
-    for spec in backbone.inputs:
-        free = [size for size in spec.shape if isinstance(size, str) and size != "context"]
-        if spec.state != "none" and free:
-            yield fault(path, f"state '{spec.name}' has the free size '{free[0]}', only 'context' is told")
-
-
-def _named(
-    path: str, component: Component, inputs: tuple[str, ...], outputs: tuple[str, ...], others: tuple[str, ...] = ()
-) -> Faults:
-    """Yield where a component lacks an input or output, or asks for an input that nobody gives; others: may be left."""
-    for side, names, specs in (("input", inputs, component.inputs), ("output", outputs, component.outputs)):
-        if absent := [name for name in names if all(spec.name != name for spec in specs)]:
-            yield fault(f"{path}.{side}s", f"has no {side} '{absent[0]}', which is needed")
-    given = {*inputs, *others}
-    if unfed := [spec.name for spec in component.inputs if spec.state == "none" and spec.name not in given]:
-        yield fault(f"{path}.inputs", f"has '{unfed[0]}', which nothing gives")
-
-
-def _shape(component: Component, name: str, *, out: bool = False) -> tuple[int | str, ...]:
-    specs = component.outputs if out else component.inputs
-    return next((spec.shape for spec in specs if spec.name == name), ())
-
-
-def _differ(one: tuple[int | str, ...], other: tuple[int | str, ...]) -> tuple[int, int] | None:
-    """Return the last sizes of two shapes where both are told and differ."""
-    pair = one[-1:], other[-1:]
-    if all(pair) and isinstance(pair[0][0], int) and isinstance(pair[1][0], int) and pair[0] != pair[1]:
-        return pair[0][0], pair[1][0]
-    return None
+    yield from ATTENTION[manifest.protocol.attention](manifest, given[0])

@@ -3,9 +3,9 @@
 import msgspec
 
 from edgekit.bundle.checks.answering import sampling_faults
+from edgekit.bundle.checks.signatures import held_faults
 from edgekit.bundle.faults import Faults, fault
 from edgekit.bundle.manifest import Manifest, Sampling
-from edgekit.rates import rate_fault
 
 
 def speaking_faults(manifest: Manifest) -> Faults:
@@ -13,19 +13,12 @@ def speaking_faults(manifest: Manifest) -> Faults:
     speech = manifest.speech
     if speech is None:
         return
-    if wrong := rate_fault(speech.sample_rate_hz):
-        yield fault("speech.sample_rate_hz", wrong)
     for name, free in speech.components().items():
         component = manifest.components.get(name)
         if component is None:
             yield fault("components", f"has no '{name}', speech of kind '{speech.kind}' needs it")
             continue
-        for spec in component.inputs:
-            unknown = [size for size in spec.shape if isinstance(size, str) and size not in free]
-            if spec.state != "none" and unknown:
-                yield fault(
-                    f"components.{name}", f"state '{spec.name}' has the free size '{unknown[0]}', which nothing tells"
-                )
+        yield from held_faults(f"components.{name}", component, free)
     if isinstance(speech, msgspec.Struct):
         for name in speech.__struct_fields__:
             value = getattr(speech, name)

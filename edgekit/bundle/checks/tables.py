@@ -4,9 +4,9 @@ import math
 
 from edgekit.bundle.faults import Faults, fault
 from edgekit.bundle.manifest import Embedding, Manifest, TensorRef
-from edgekit.bundle.ranges import LARGEST_SIZE, MOST_TOKENS
+from edgekit.bundle.ranges import DTYPES, LARGEST_SIZE, MOST_TOKENS
 
-_SIZES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1}
+_KINDS = ("float32", "float16", "int8", "uint8")
 _STORED = {32: ("float32",), 16: ("float16",)}
 _CODED, _CODES, _FLOATS = (8, 4), ("uint8", "int8"), ("float32", "float16")
 
@@ -54,10 +54,10 @@ def _scales_fault(table: Embedding) -> str | None:
 
 
 def _ref_faults(manifest: Manifest, path: str, ref: TensorRef) -> Faults:
-    if ref.dtype not in _SIZES:
-        yield fault(f"{path}.dtype", f"is '{ref.dtype}', must be one of: {', '.join(_SIZES)}")
+    if ref.dtype not in _KINDS:
+        yield fault(f"{path}.dtype", f"is '{ref.dtype}', must be one of: {', '.join(_KINDS)}")
         return
-    size = math.prod(ref.shape) * _SIZES[ref.dtype]
+    size = math.prod(ref.shape) * DTYPES[ref.dtype]
     held = next((entry.bytes for entry in manifest.files if entry.path == ref.file), 0)
     if size > LARGEST_SIZE or ref.offset + size > held:
         yield fault(path, f"token table wants bytes {ref.offset} to {ref.offset + size}, '{ref.file}' has {held}")

@@ -22,7 +22,7 @@ from edgekit.exporter.hub import locate
 from edgekit.exporter.reference.base import Array, Prompt, Reference
 from edgekit.exporter.source import open_known
 from edgekit.exporter.tables import written_bundle
-from edgekit.recipe import Recipe, as_recipe
+from edgekit.recipe import Recipe, stored_recipe
 from edgekit.runtime.answer.sampler import Greedy, likeliest
 from edgekit.runtime.backends import twin_of
 from edgekit.runtime.judge.golden_clips import carries_clips, golden_clips
@@ -45,7 +45,7 @@ def verify_reference(
         raise VerifyError(
             f"{bundle}: holds dummy weights, no checkpoint has them; run `edgekit verify` without --reference"
         )
-    recipe = as_recipe(opened.manifest.recipe, f"{opened.folder}: recipe")
+    recipe = stored_recipe(opened.manifest.recipe, bundle)
     clips = _clips(opened, recipe)
     model = load_opened(opened, backend=twin_of(opened.manifest.dialect))
     found, family = open_known(locate(checkpoint, bars=bars).folder)

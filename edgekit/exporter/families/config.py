@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from edgekit.errors import CheckpointError
-from edgekit.reprs import short
+from edgekit.reprs import exact
 
 _T = TypeVar("_T", int, float, bool, str)
 
 MOST_LAYERS, MOST_HEADS, MOST_EXPERTS, MOST_CODEBOOKS = 1024, 512, 4096, 64
 LARGEST_WIDTH = 1 << 17
-LARGEST_VOCABULARY = 1 << 20  # four times the largest published
+LARGEST_VOCABULARY = 1 << 19  # twice the largest of a published language model
 MOST_POSITIONS = 1 << 24
 MOST_TENSORS = 200_000  # of one checkpoint; one of 30 B with 128 experts a layer has 28,000
 LARGEST_NUMBER = 1e12
@@ -88,7 +88,7 @@ def value(
         found = float(found)
     if found is None or not isinstance(found, kind) or (kind is int and isinstance(found, bool)):
         raise CheckpointError(
-            f"config.json: '{key}' is {short(found)}, must be {kind.__name__}; use the published config.json"
+            f"config.json: '{key}' is {exact(found)}, must be {kind.__name__}; use the published config.json"
         )
     if kind in (int, float):
         check_range(key, found, within or RANGES.get(key, TOKEN if kind is int else ANY))  # type: ignore[arg-type]
@@ -100,7 +100,7 @@ def check_range(label: str, number: float, range_: Range) -> None:
     least, most = range_
     if not least <= number <= most:
         raise CheckpointError(
-            f"config.json: '{label}' is {short(number)}, must be from {least:,} to {most:,}; use the published "
+            f"config.json: '{label}' is {exact(number)}, must be from {least:,} to {most:,}; use the published "
             "config.json"
         )
 
@@ -122,7 +122,7 @@ def counts(config: Mapping[str, Any], key: str, where: str, *, most: int, longes
     numbers = tuple(given)
     if len(numbers) > longest or not all(type(one) is int and 1 <= one <= most for one in numbers):
         raise CheckpointError(
-            f"config.json: {where}.{key} is {short(found)}, must be a list of at most {longest} whole numbers, each "
+            f"config.json: {where}.{key} is {exact(found)}, must be a list of at most {longest} whole numbers, each "
             f"from 1 to {most}; use the published config.json"
         )
     return numbers

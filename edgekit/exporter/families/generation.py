@@ -14,7 +14,7 @@ from edgekit.bundle import Sampling, TokenProtocol
 from edgekit.errors import CheckpointError
 from edgekit.exporter.families.config import MOST_POSITIONS, RANGES, value
 from edgekit.exporter.families.keys import Config, Keys, Neutral, ranged, refused, refused_unless, unused
-from edgekit.reprs import short
+from edgekit.reprs import exact
 
 FILE = "generation_config.json"
 
@@ -160,7 +160,7 @@ def ids(told: Config, key: str, file: str = FILE) -> tuple[int, ...]:
     found = told.get(key)
     given = found if isinstance(found, list | tuple) else () if found is None else (found,)
     if not _tokens(given, told):
-        raise CheckpointError(f"{file}: '{key}' is {short(found)}, {_TOKENS}; correct it")
+        raise CheckpointError(f"{file}: '{key}' is {exact(found)}, {_TOKENS}; correct it")
     return tuple(given)
 
 
@@ -215,7 +215,7 @@ def governed(
     )
     if beyond := sorted(token for token in result.ids() if not 0 <= token < vocabulary):
         raise CheckpointError(
-            f"{file}: token {short(beyond[0])} begins or ends an answer, it must be from 0 and below vocab_size, "
+            f"{file}: token {exact(beyond[0])} begins or ends an answer, it must be from 0 and below vocab_size, "
             f"{vocabulary}; take the published file, or correct it"
         )
     return result

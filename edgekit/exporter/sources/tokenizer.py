@@ -8,6 +8,8 @@ silently.
 import base64
 import json
 import re
+from collections.abc import Mapping
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import tokenizers
 
 from edgekit.errors import CheckpointError
 from edgekit.exporter.sources.stored import LARGEST_LIST, parse_object, read_file, read_object
-from edgekit.reprs import short
+from edgekit.reprs import exact
 
 # Source: Qwen2's tokenizer.json as published; the same expression splits text in Qwen's own tokenizer.
 QWEN2_SPLIT = (
@@ -83,16 +85,20 @@ def marks_of(tokenizer_json_text: str) -> dict[str, int]:
     return {name: number for name, number in found.items() if name.startswith("<|") and name.endswith("|>")}
 
 
-def _tokens(text: str) -> dict[str, int]:
+@lru_cache(maxsize=1)  # a family asks for one token after another
+def _tokens(text: str) -> Mapping[str, int]:
     """Return name and id of every token, those added first; raises CheckpointError for what is no tokenizer."""
-    content = parse_object(text, _FILE)
+    return _ids(parse_object(text, _FILE), Path(_FILE))
+
+
+def _ids(content: dict[str, Any], path: Path) -> dict[str, int]:
     model = content.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     found = vocabulary if isinstance(vocabulary, dict) else {}
-    added = _added(content, Path(_FILE))
-    if wrong := [name for name, number in found.items() if type(number) is not int or not 0 <= number < _IDS]:
-        raise CheckpointError(f"{_FILE}: {wrong[0]} has id {short(found[wrong[0]])}, must be {_ID}; fetch it again")
-    return found | added
+    for name, number in found.items():
+        if type(number) is not int or not 0 <= number < _IDS:
+            raise CheckpointError(f"{path}: {name} has id {exact(number)}, must be {_ID}; fetch the file again")
+    return found | _added(content, path)
 
 
 def _added(content: dict[str, Any], path: Path) -> dict[str, int]:
@@ -103,13 +109,14 @@ def _added(content: dict[str, Any], path: Path) -> dict[str, int]:
         name, number = (one.get("content"), one.get("id")) if isinstance(one, dict) else (None, None)
         if not isinstance(name, str) or type(number) is not int or not 0 <= number < _IDS:
             raise CheckpointError(
-                f"{path}: added_tokens has {short(one)}, must be a text and its id, {_ID}; fetch the file again"
+                f"{path}: added_tokens has {exact(one)}, must be a text and its id, {_ID}; fetch the file again"
             )
         result[name] = number
     return result
 
 
 def _check(content: dict[str, Any], text: str, path: Path) -> None:
+    _ids(content, path)
     loaded = _loaded(content, text, path)
     for name, number in _added(content, path).items():
         got = loaded.token_to_id(name)
@@ -234,7 +241,7 @@ def _added_tokens(folder: Path, config: dict[str, Any], config_path: Path) -> li
     path = folder / "added_tokens.json"
     for content, number in (read_object(path) if path.exists() else {}).items():
         if type(number) is not int or not 0 <= number < _IDS:
-            raise CheckpointError(f"{path}: {content} has id {short(number)}, must be {_ID}; fetch the file again")
+            raise CheckpointError(f"{path}: {content} has id {exact(number)}, must be {_ID}; fetch the file again")
         known = found.get(content)
         if known and known["id"] != number:
             raise CheckpointError(

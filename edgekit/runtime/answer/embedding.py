@@ -96,7 +96,7 @@ class _Rows:
 
     def read(self, indices: Array) -> Array:
         """Return rows (n, ...)."""
-        rows = np.empty((len(indices), *self.shape[1:]), self.dtype)
-        for place, index in enumerate(indices.tolist()):
-            rows[place] = self.row(index)
+        size, offset, read = self._row_bytes, self._offset, self._file.read
+        content = b"".join([read(offset + index * size, size) for index in indices.tolist()])
+        rows: Array = np.frombuffer(content, self.dtype).reshape(len(indices), *self.shape[1:])
         return rows

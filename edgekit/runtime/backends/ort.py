@@ -4,7 +4,6 @@ Knows onnxruntime's sessions and what a graph must be for a manifest; knows noth
 to a provider, the CPU's apart, is told by who has one; see Provider.
 """
 
-import mmap
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from edgekit.bundle import Bundle, Component, TensorSpec
 from edgekit.errors import BackendError, BundleFormatError, MissingPackageError
 from edgekit.runtime.backends.ort_call import Device, OrtCall, Recorder, one_line
+from edgekit.runtime.backends.ort_data import give_data, loading
 from edgekit.runtime.engine import Call, allocate
 from edgekit.runtime.graphs.library import load_onnxruntime
 from edgekit.runtime.graphs.source import GraphSource, bundle_graph, written_graph
@@ -157,11 +157,14 @@ def _open(
     options.add_session_config_entry("session.x64quantprecision", "1" if exact else "0")
     options.add_session_config_entry("session.load_model_format", "ONNX")  # else its content may choose another
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(folded))
-    mapped = _give_data(options, source)
+    mapped = give_data(options, source)
     providers = [provider.configured(options, records=records)]
     try:
         # Without enable_fallback=0 it prints why the provider does not start, and takes the CPU.
-        session = onnxruntime.InferenceSession(source.graph, options, providers=providers, enable_fallback=0)
+        with loading(source, mapped):
+            session = onnxruntime.InferenceSession(source.graph, options, providers=providers, enable_fallback=0)
+    except BundleFormatError:
+        raise
     except Exception as error:  # onnxruntime has no common base class for its own errors
         raise BackendError(
             f"{path}: onnxruntime {onnxruntime.__version__} refuses it ({one_line(error)}); {provider.step}, "
@@ -171,22 +174,8 @@ def _open(
         raise BackendError(
             f"{path}: onnxruntime chose {active}, asked for {provider.name}: {provider.why_inactive(onnxruntime)}"
         )
-    if source.data is not None and mapped is not None:
-        source.data.check_unchanged()
-        session.mapped = mapped  # what it has not packed anew is read from there, as long as it lives
-        if hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)  # packed weights would be held twice
+    session.mapped = mapped  # what it has not packed is read from there, as long as it lives
     return session
-
-
-def _give_data(options: Any, source: GraphSource) -> mmap.mmap | None:
-    """Give a session the data file as memory, mapped from the file that was checked, and return that."""
-    if source.data is None or not source.data.bytes:
-        return None
-    mapped = source.data.map()
-    options.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")  # else copied
-    options.add_external_initializers_from_files_in_memory([source.location], [mapped], [source.data.bytes])
-    return mapped
 
 
 def _import_onnxruntime(required: str | None, provider: Provider) -> Any:

@@ -8,7 +8,6 @@ other side of a step, which is as far as the bundle is from float numbers anyway
 its float twin, and may be as far from it as its recipe allows.
 """
 
-import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,9 +17,10 @@ import numpy as np
 
 from edgekit.bundle import Bundle, Manifest, open_bundle
 from edgekit.bundle.trust import Trust
+from edgekit.errors import BundleFormatError
 from edgekit.recipe import Limits
 from edgekit.runtime.engine import Array
-from edgekit.runtime.judge.golden_clips import FOLDER, golden_clips
+from edgekit.runtime.judge.golden_clips import FOLDER, golden_clips, load_array
 from edgekit.runtime.judge.goldens import (
     COMPARED,
     ITSELF,
@@ -221,6 +221,11 @@ def _speaks(manifest: Manifest) -> bool:
 
 def _said(model: Model) -> Spoken:
     tokens, codes = (_load(model, f"spoken.{name}") for name in ("tokens", "codes"))
+    if (tokens.ndim, codes.ndim) != (1, 2) or tokens.dtype.kind not in "iu" or codes.dtype.kind not in "iu":
+        raise BundleFormatError(
+            f"{model.bundle.folder}: spoken goldens are {tokens.dtype} {tokens.shape} and {codes.dtype} {codes.shape}, "
+            "whole numbers (n,) and (frames, codebooks) are needed; export it again"
+        )
     silent = np.zeros(0, np.float32)
     return Spoken(tuple(tokens.tolist()), codes, (), silent, silent)
 
@@ -237,5 +242,4 @@ def _codes(model: Model, found: Results, said: Spoken | None) -> list[Check]:
 
 
 def _load(model: Model, file: str) -> Array:
-    content = model.bundle.read(f"{FOLDER}/{file}.npy")
-    return np.asarray(np.load(io.BytesIO(content), allow_pickle=False))
+    return load_array(model.bundle, f"{FOLDER}/{file}.npy")

@@ -1,6 +1,9 @@
 """Checkpoint folders: read exactly and in blocks, and refused with one clear line when something is wrong."""
 
 import json
+import os
+import struct
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -389,3 +392,96 @@ def test_a_wrong_name_or_shape_is_named_with_what_was_expected(tmp_path, change,
         check_names(checkpoint, {name: shape for name, shape in expected.items() if shape is not None})
 
     assert str(caught.value).startswith(said)
+
+
+def with_header(folder: Path, header: bytes, data: bytes = b"") -> Path:
+    """Write a safetensors file of any header; returns the folder."""
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + data)
+    return folder
+
+
+def entry(shape: object, end: object = 0, begin: object = 0, kind: object = "F32") -> bytes:
+    """Return a header of one tensor."""
+    return json.dumps({"a": {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}}).encode()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        entry([0, 1 << 60]),
+        entry([0] * 17),
+        entry([10**4000] * 3000),
+        entry([1 << 20, 1 << 21, 0]),
+        b'{"a":' * 1000 + b"1" + b"}" * 1000,
+        b'{"a":' * 100_000,
+        entry([1], 10**30),
+        entry([-1], 4),
+        entry([True], 4),
+        entry([1.0], 4),
+        entry("11", 4),
+        entry({"1": 1}, 4),
+        entry([1], 0, 4),
+        entry([1], 4, kind=["F32"]),
+        b'{"a\\ud800": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}',
+        b'{"a\xed\xa0\x80": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}',
+        b'{"a": NaN}',
+        b"{" + b",".join(b'"a": 1' for _ in range(100_000)) + b"}",
+        json.dumps({"a": 1}).encode("utf-16"),
+    ],
+    ids=lambda header: repr(header[:40]),
+)
+def test_a_header_of_what_cannot_be_is_refused_at_once(header, tmp_path):
+    start = time.monotonic()
+    assert "model.safetensors" in refusal(with_header(tmp_path, header, bytes(4)))
+    assert time.monotonic() - start < 2
+
+
+def test_a_header_that_says_it_is_long_makes_no_room_for_it(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 30 << 20) + b"{}")
+    tracemalloc.start()
+    assert "its header does not fit" in refusal(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "generation_config.json"])
+def test_a_fifo_or_a_folder_in_place_of_a_file_is_refused_without_waiting(name, tmp_path):
+    write(tmp_path, tensors())
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    assert f"{name}: Is a FIFO, must be a regular file" in refusal(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    assert f"{name}: Is a directory" in refusal(tmp_path)
+
+
+def test_an_index_or_a_shard_that_is_a_fifo_is_refused_without_waiting(tmp_path):
+    write_shards(tmp_path, {"a.safetensors": {"x": np.zeros(2, np.float32)}}, {"x": "a.safetensors"})
+    (tmp_path / "a.safetensors").unlink()
+    os.mkfifo(tmp_path / "a.safetensors")
+    assert "a.safetensors: Is a FIFO" in refusal(tmp_path)
+    (tmp_path / "model.safetensors.index.json").unlink()
+    os.mkfifo(tmp_path / "model.safetensors.index.json")
+    assert "model.safetensors.index.json: Is a FIFO" in refusal(tmp_path)
+
+
+def test_a_config_of_megabytes_or_deeper_than_any_is_refused(tmp_path):
+    write(tmp_path, tensors())
+    (tmp_path / "config.json").write_bytes(b'{"a": "' + b"x" * (8 << 20) + b'"}')
+    assert "config.json: Has 8,388,617 bytes, at most 8,388,608 are read" in refusal(tmp_path)
+    for depth in (64, 900, 100_000):
+        (tmp_path / "config.json").write_text('{"a":' * depth + "[]" + "}" * depth)
+        if depth == 64:  # as deep as may be: 64 objects, and an empty list holds nothing
+            assert open_checkpoint(tmp_path).names()
+        else:
+            assert "config.json: not readable as JSON" in refusal(tmp_path)
+
+
+def test_a_file_of_weights_that_is_gone_when_it_is_read_is_one_line(tmp_path):
+    checkpoint = open_checkpoint(write(tmp_path, tensors()))
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="No such file or directory; fetch the missing file"):
+        checkpoint.rows("full", 0, 2)

@@ -1,6 +1,9 @@
 """Files of torch.save, read without torch and without running what they name."""
 
+import os
+import time
 import tracemalloc
+import warnings
 import zipfile
 
 import numpy as np
@@ -8,9 +11,10 @@ import pytest
 
 from edgekit.errors import CheckpointError
 from edgekit.exporter.families.step_audio.hift import HiFT, open_hift
+from edgekit.exporter.sources import opcodes
 from edgekit.exporter.sources.checkpoint import read
 from edgekit.exporter.sources.pickled import open_pickled
-from tests.exporter.pickles import BFLOAT16, call, number, ordered, save, storage, tensor, text, whole, write
+from tests.exporter.pickles import BFLOAT16, REBUILD, call, number, ordered, save, storage, tensor, text, whole, write
 from tests.reference import hift_case
 
 DRAWS = np.random.default_rng(8)
@@ -314,3 +318,81 @@ def test_rows_of_a_large_tensor_are_read_without_the_rest(tmp_path):
     tracemalloc.stop()
     assert rows.shape == (1, 4096)
     assert peak < 1 << 20  # of 16 MiB
+
+
+def within(limit_mib, seconds, path):
+    """Return the refusal of a file, which takes no more memory and time than these."""
+    start = time.monotonic()
+    tracemalloc.start()
+    with pytest.raises(CheckpointError) as refusal:
+        open_pickled(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < limit_mib << 20
+    assert time.monotonic() - start < seconds
+    assert str(refusal.value).isprintable()
+    return str(refusal.value)
+
+
+def test_tuples_within_tuples_are_neither_hashed_nor_printed(tmp_path):
+    doubled = b")" + b"2\x86" * 60  # each holds the one before twice: 2 ** 60 to print or hash
+    for content in (
+        b"}" + doubled + b"Ns",
+        ordered({"a": call(REBUILD, storage("0", "FloatStorage", 6), number(0), doubled, doubled)}),
+        doubled + b"Q",
+        ordered({"a": call(b"ccollections\nOrderedDict\n", doubled)}),
+    ):  # fmt: skip
+        assert "damaged" in within(8, 2, write(tmp_path / "a.pt", content, {"0": FEW}))
+
+
+@pytest.mark.parametrize("opcode", [b"}", b"]", b"(", b"N", b"\x94"], ids=repr)
+def test_opcodes_without_end_are_refused_before_they_fill_the_memory(opcode, tmp_path, monkeypatch):
+    path = write(tmp_path / "a.pt", b"N" + opcode * (2 << 20), {"0": FEW})
+    start = time.monotonic()
+    with pytest.raises(CheckpointError, match="more than 1000000 opcodes"):
+        open_pickled(path)
+    assert time.monotonic() - start < 10  # a second, of a machine that has other work
+    monkeypatch.setattr(opcodes, "MOST_OPCODES", 10_000)
+    within(8, 2, path)
+
+
+def test_a_description_that_is_packed_or_too_long_is_not_unpacked(tmp_path):
+    for compression in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        path = write(tmp_path / "a.pt", b"N" * (8 << 20), {"0": FEW}, compression=compression)
+        assert "compressed or encrypted" in within(1, 2, path)
+    assert "at most 16777216 are read" in within(1, 2, write(tmp_path / "a.pt", b"N" * (17 << 20), {}))
+    path = write(tmp_path / "a.pt", ordered({"a": whole("0", FEW)}), {"0": FEW}, order="little" * 1000)
+    assert "byteorder' has 6000 bytes, at most 64 are read" in within(1, 2, path)
+
+
+@pytest.mark.parametrize("shape", [(1 << 40,), (1 << 20, 1 << 20), (7,), (2, 4)], ids=str)
+def test_a_few_bytes_said_again_and_again_are_no_large_tensor(shape, tmp_path):
+    view = tensor("0", "FloatStorage", 6, shape, (0,) * len(shape))
+    assert "a tensor has more numbers than its storage" in within(1, 2, one(tmp_path / "a.pt", view))
+
+
+def test_names_that_grow_as_they_are_joined_are_refused(tmp_path):
+    inner = b"}(" + b"".join(text(str(index)) + b"N" for index in range(1000)) + b"u"
+    path = write(tmp_path / "a.pt", b"}" + text("x" * (1 << 20)) + inner + b"s", {})
+    assert "a name of more than 1024 characters" in within(16, 2, path)
+
+
+def test_an_encrypted_file_two_entries_of_one_name_and_a_fifo_are_refused(tmp_path):
+    path = save(tmp_path / "a.pt", {"a": FEW})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    assert "compressed or encrypted" in within(1, 2, path)
+    with warnings.catch_warnings(), zipfile.ZipFile(tmp_path / "b.pt", "w") as archive:
+        warnings.simplefilter("ignore")
+        for _ in range(2):
+            archive.writestr("archive/data.pkl", b"\x80\x02}.")
+    assert "two of its entries have one name" in within(1, 2, tmp_path / "b.pt")
+    os.mkfifo(tmp_path / "c.pt")
+    assert "Is a FIFO" in within(1, 2, tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize("key", [b"N", b")", b"]", b"}", b"G" + bytes(8), b"\x8b\x00\x01\x00\x00" + b"\x7f" * 256])
+def test_a_key_that_is_neither_text_nor_whole_number_is_refused(key, tmp_path):
+    content = b"}" + key + b"N" + b"s"
+    assert "a key that is a" in within(1, 2, write(tmp_path / "a.pt", content, {}))

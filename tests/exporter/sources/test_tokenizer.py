@@ -1,6 +1,7 @@
 """Tokenizers: taken as published or built from vocab.json and merges.txt, with the checkpoint's own ids."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,49 +9,8 @@ import tokenizers
 
 from edgekit.errors import CheckpointError
 from edgekit.exporter.sources.tokenizer import token_id, tokenizer_json
-
-MERGES = [
-    ("h", "e"),
-    ("l", "l"),
-    ("he", "ll"),
-    ("hell", "o"),
-    ("Ġ", "hello"),
-    ("1", "2"),
-    ("ĊĊ", "Ċ"),
-    ("Ċ", "Ċ"),
-    ("_", "l"),
-]
-EOT = {
-    "content": "<|EOT|>",
-    "special": True,
-    "normalized": False,
-    "lstrip": False,
-    "rstrip": False,
-    "single_word": False,
-}
-
-
-def write(
-    folder: Path,
-    added: dict[str, int] | None = None,
-    decoder: dict[str, object] | None = None,
-    kind: str = "Qwen2Tokenizer",
-) -> Path:
-    """Write vocab.json, merges.txt, tokenizer_config.json and perhaps added_tokens.json; returns the folder."""
-    folder.mkdir(exist_ok=True)
-    pieces = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    pieces += [left + right for left, right in sorted(MERGES, key=lambda pair: len("".join(pair)))]
-    (folder / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(pieces)}), encoding="utf-8")
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in MERGES), ""]
-    (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
-    config = {"tokenizer_class": kind} | ({"added_tokens_decoder": decoder} if decoder else {})
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    if added is not None:
-        (folder / "added_tokens.json").write_text(json.dumps(added))
-    return folder
-
-
-FIRST = 256 + len(MERGES)  # the first id behind the vocabulary
+from edgekit.runtime.answer.text import Tokenizer
+from tests.exporter.vocabularies import EOT, FIRST, write
 
 
 def pieces(text: str, said: str) -> list[str]:
@@ -202,3 +162,73 @@ def test_a_missing_tokenizer_file_is_named(tmp_path, file):
     write(tmp_path)
     (tmp_path / file).unlink()
     assert file in refusal(tmp_path)
+
+
+def published(folder: Path, **changes: object) -> Path:
+    """Write a tokenizer.json that was changed; returns the folder."""
+    content = json.loads(tokenizer_json(write(folder / "parts", {"<|EOT|>": FIRST})))
+    (folder / "tokenizer.json").write_text(json.dumps(content | changes))
+    return folder
+
+
+def test_what_makes_the_library_panic_is_refused(tmp_path):
+    template = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x", "type_id": 0}}], "pair": []}
+    prefixed = {
+        "type": "BPE",
+        "vocab": {"A": 0, "a": 1},
+        "merges": [["A", "a"]],
+        "continuing_subword_prefix": "x" * 100,
+    }
+    for changes in ({"model": prefixed, "pre_tokenizer": None, "added_tokens": []}, {"post_processor": template}):
+        assert "not a tokenizer" in refusal(published(tmp_path, **changes))
+
+
+def test_a_map_of_characters_that_is_shorter_than_it_says_does_not_end_the_process(tmp_path):
+    for charsmap in ("AAAA/w==", "////fwAAAAA=", "", "!", None, 7, "AAAAAAAAAAA="):
+        precompiled = {"type": "Precompiled", "precompiled_charsmap": charsmap}
+        inside = {"type": "Sequence", "normalizers": [{"type": "NFC"}, precompiled]}
+        for normalizer in (precompiled, inside):
+            assert "precompiled_charsmap is damaged" in refusal(published(tmp_path, normalizer=normalizer))
+
+
+def test_a_length_that_every_text_was_brought_to_is_forgotten(tmp_path):
+    padding = {
+        "strategy": {"Fixed": 10**12}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
+        "pad_token": "a",
+    }  # fmt: skip
+    truncation = {"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0}
+    text = tokenizer_json(published(tmp_path, padding=padding, truncation=truncation))
+    (tmp_path / "written.json").write_text(text)
+    loaded = Tokenizer(tmp_path / "written.json")
+    assert loaded.decode(loaded.encode("hello hello")) == "hello hello"
+
+
+@pytest.mark.parametrize("number", [-1, 2**31, 10**30, True, 1.0, "5", None])
+def test_an_id_that_no_vocabulary_has_is_refused(number, tmp_path):
+    token = {**EOT, "id": number}
+    assert "tokenizer.json: added_tokens has" in refusal(published(tmp_path, added_tokens=[token]))
+    write(tmp_path / "other", {"<|EOT|>": number})
+    assert f"<|EOT|> has id {number!r}, must be a whole number" in refusal(tmp_path / "other")
+    vocabulary = json.loads((tmp_path / "other/vocab.json").read_text()) | {"hell": number}
+    write(tmp_path / "third")
+    (tmp_path / "third/vocab.json").write_text(json.dumps(vocabulary))
+    assert "an id is not a whole number from 0" in refusal(tmp_path / "third")
+
+
+@pytest.mark.parametrize("added", [7, "x", {"a": 1}, [None], [[]], [{"id": 1}], [{"content": 3, "id": 3}]])
+def test_added_tokens_of_another_form_are_refused(added, tmp_path):
+    assert "tokenizer.json: added_tokens has" in refusal(published(tmp_path, added_tokens=added))
+    with pytest.raises(CheckpointError, match="added_tokens has"):
+        token_id(json.dumps({"added_tokens": added}), "<|EOT|>")
+
+
+def test_a_tokenizer_that_is_a_fifo_or_has_half_a_surrogate_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "tokenizer.json")
+    assert "Is a FIFO, must be a regular file" in refusal(tmp_path)
+    folder = write(tmp_path / "parts")
+    (folder / "vocab.json").write_text('{"\\ud800": 0}')
+    assert "vocab.json: not readable as JSON" in refusal(folder)
+    (folder / "vocab.json").write_text('{"a": 0}')
+    (folder / "merges.txt").unlink()
+    os.mkfifo(folder / "merges.txt")
+    assert "Is a FIFO" in refusal(folder)

@@ -11,7 +11,7 @@ def value(name, kind=FLOAT, shape=("n",)):
     return helper.make_tensor_value_info(name, kind, shape)
 
 
-def external(name, location="a.data", dims=(1,), offset=0, length=4, kind=FLOAT, **more):
+def external(name, location="a.data", *, dims=(1,), offset=0, length=4, kind=FLOAT, **more):
     """Return a tensor whose numbers lie in another file."""
     tensor = TensorProto(name=name, data_type=kind, dims=dims, data_location=TensorProto.EXTERNAL)
     for key, text in {"location": location, "offset": offset, "length": length, **more}.items():
@@ -110,15 +110,24 @@ BY_NAME = {
     "a branch": (branch(), "a graph inside it"),
     "a scan": (scan(), "a graph inside it"),
     "graphs in graphs": (nested(20), "a graph inside it"),
-    "a sequence map": (model([node("SequenceMap", "x")]), r"SequenceMap 'the\.SequenceMap', an op that dialect 'ort-cpu'"),
-    "an op of another dialect": (model([node("Erf", "x")]), r"Erf 'the\.Erf', an op that dialect 'ort-cpu' does not have"),
+    "a sequence map": (
+        model([node("SequenceMap", "x")]),
+        r"SequenceMap 'the\.SequenceMap', an op that dialect 'ort-cpu'",
+    ),
+    "an op of another dialect": (
+        model([node("Erf", "x")]),
+        r"Erf 'the\.Erf', an op that dialect 'ort-cpu' does not have",
+    ),
     "a random op": (model([node("RandomUniform", shape=[1 << 20])]), "RandomUniform"),
     "a stored constant node": (model([node("Constant", value_strings=[b"a"])]), "strings"),
     "functions": (with_functions(), "functions of its own"),
     "training": (with_training(), "training information"),
     "settings of a session": (with_metadata(), "metadata"),
     "sparse tensors": (with_sparse(), "sparse initializers"),
-    "a domain of its own": (model([node("Mine", "x", domain="own")], opsets=(("", 21), ("own", 1))), "ops of domain 'own'"),
+    "a domain of its own": (
+        model([node("Mine", "x", domain="own")], opsets=(("", 21), ("own", 1))),
+        "ops of domain 'own'",
+    ),
     "an op of a domain that is not imported": (model([node("Mine", "x", domain="own")]), r"own\.Mine 'the\.Mine'"),
     "onnx by its other name": (model([node("Neg", "x", domain="ai.onnx")]), r"ai\.onnx\.Neg"),
     "an older opset": (model(opsets=(("", 9),)), "opset 9 of ''"),
@@ -135,7 +144,10 @@ BY_NAME = {
     "an output of strings": (model(outputs=[value("x", TensorProto.STRING)]), "a tensor of strings"),
     "a sequence": (model(inputs=[helper.make_tensor_sequence_value_info("x", FLOAT, None)]), "a type with a sequence"),
     "a filled constant": (model([node("ConstantOfShape", "s")], {"s": BIG}), "ConstantOfShape .* of constants alone"),
-    "an expanded constant": (model([node("Expand", "o", "s")], {"o": np.ones(1), "s": BIG}), "Expand .* of constants alone"),
+    "an expanded constant": (
+        model([node("Expand", "o", "s")], {"o": np.ones(1), "s": BIG}),
+        "Expand .* of constants alone",
+    ),
     "a padded constant": (model([node("Pad", "o", "s")], {"o": np.ones(1), "s": BIG}), "Pad .* of constants alone"),
     "a range": (
         model([node("Range", "a", "b", "c")], {"a": np.array(0), "b": np.array(1 << 32), "c": np.array(1)}),
@@ -157,8 +169,14 @@ BY_NAME = {
         model([node("ConstantOfShape", "x", value=numpy_helper.from_array(np.ones(65, np.float32)))]),
         "an attribute that holds 65 numbers",
     ),
-    "external data inside a node": (model([node("ConstantOfShape", "x", value=external("v"))]), "an attribute that holds"),
-    "a name that is read before it is written": (model([node("Neg", "z")]), "reads 'z', which nothing before it writes"),
+    "external data inside a node": (
+        model([node("ConstantOfShape", "x", value=external("v"))]),
+        "an attribute that holds",
+    ),
+    "a name that is read before it is written": (
+        model([node("Neg", "z")]),
+        "reads 'z', which nothing before it writes",
+    ),
     "a name that is written twice": (model([node("Neg", "x"), node("Abs", "x")]), "writes 'y', which is there already"),
     "a stored tensor that is written": (model([node("Neg", "x", out="w")], {"w": np.ones(1)}), "writes 'w'"),
     "two stored tensors of one name": (model([], [("w", np.ones(1)), ("w", np.ones(2))]), "two stored tensors"),
@@ -171,9 +189,19 @@ BY_NAME = {
         model([], [TensorProto(name="w", data_type=TensorProto.INT64, dims=[3], int64_data=[1, 1 << 40])]),
         "holds 2 bytes or numbers, its sizes say 3",
     ),
-    "a tensor of negative size": (model([], [TensorProto(name="w", data_type=FLOAT, dims=[-1, -1])]), r"sizes \[-1, -1\]"),
+    "a tensor of negative size": (
+        model([], [TensorProto(name="w", data_type=FLOAT, dims=[-1, -1])]),
+        r"sizes \[-1, -1\]",
+    ),
     "numbers here and elsewhere": (
-        model([], [TensorProto(name="w", data_type=FLOAT, dims=[1], raw_data=bytes(4), external_data=external("w").external_data)]),
+        model(
+            [],
+            [
+                TensorProto(
+                    name="w", data_type=FLOAT, dims=[1], raw_data=bytes(4), external_data=external("w").external_data
+                )
+            ],
+        ),
         "in one place",
     ),
     "data that leaves the bundle": (model([], [external("w", "../a.data")]), "leaves the bundle"),
@@ -184,11 +212,14 @@ BY_NAME = {
     "data without a name": (model([], [external("w", "")]), "external data ''"),
     "data behind the end": (model([], [external("w", offset=4093)]), "bytes 4093 to 4097 of 'a.data', which has 4096"),
     "data at a negative place": (model([], [external("w", offset=-4)]), "no whole offset and length"),
-    "data of another length": (model([], [external("w", dims=(1 << 30,))]), "4 bytes of external data, its sizes say 4294967296"),
+    "data of another length": (
+        model([], [external("w", dims=(1 << 30,))]),
+        "4 bytes of external data, its sizes say 4294967296",
+    ),
     "data with a hash": (model([], [external("w", checksum="00")]), "told by location, offset and length"),
     "one piece of data under many names": (
         model([], [external(f"w{i}", dims=(1024,), length=4096) for i in range(2)]),
         "shared with no other tensor",
     ),
     "data of no bytes": (model([], [external("w", dims=(0,), length=0)]), "shared with no other"),
-}  # fmt: skip
+}

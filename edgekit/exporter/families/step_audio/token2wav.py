@@ -29,7 +29,7 @@ from edgekit.exporter.sources.folded import FoldedTensors
 from edgekit.exporter.sources.pickled import open_pickled
 from edgekit.exporter.sources.stored import LARGEST_CONFIG, StoredTensors, read_file, read_object
 from edgekit.exporter.voice import prepare_voice
-from edgekit.reprs import short
+from edgekit.reprs import exact
 from edgekit.runtime.speak.voice import FRAMES_PER_CODE, Voice
 
 _LOG = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ def beside(found: StoredTensors, locate: Locate) -> Beside:
         told[SECTION] = Token2Wav.of(tensors, text).section()
     extension = found.config.get(EXTENSION)
     if told and not isinstance(extension, Mapping | None):
-        raise CheckpointError(f"config.json: '{EXTENSION}' is {short(extension)}, must be an object; take it out")
+        raise CheckpointError(f"config.json: '{EXTENSION}' is {exact(extension)}, must be an object; take it out")
     config = found.config | ({EXTENSION: {**(extension or {}), **told}} if told else {})
     return Beside(tensors, config, recordings if SECTION in told else {}, folder)
 
@@ -176,7 +176,7 @@ def _shape(section: Mapping[str, Any], part: str, released: _Shape) -> _Shape:
         for one in size if isinstance(size, list | tuple) else (size,):
             least, most = _SIZES.get(name, (1, LARGEST_WIDTH))
             if type(one) is int and not least <= one <= most:
-                raise _wrong(f"{SECTION}.{part}.{name}", f"is {short(one)}, must be from {least} to {most}")
+                raise _wrong(f"{SECTION}.{part}.{name}", f"is {exact(one)}, must be from {least} to {most}")
     try:
         return msgspec.convert({**whole, **given}, type(released))
     except (msgspec.ValidationError, OverflowError) as error:
