@@ -125,8 +125,8 @@ def kept(file: BinaryIO, name: object) -> BinaryIO:
         if copy.tell() > MOST_PIPED_BYTES:
             shown_as = shown(name) if isinstance(name, str) and name else "audio"
             raise AudioError(
-                f"{shown_as}: more than {MOST_PIPED_BYTES:,} bytes are piped in, which are kept in memory; write them to "
-                "a file first"
+                f"{shown_as}: more than {MOST_PIPED_BYTES:,} bytes are piped in, which are kept in memory; "
+                "write them to a file first"
             )
     copy.seek(0)
     copy.name = name
