@@ -60,8 +60,8 @@ def check_threads(threads: object) -> None:
     """Raise UsageError for what is neither None nor a number of threads."""
     if threads is not None and not (_is_whole(threads) and 1 <= threads <= _MOST_THREADS):
         raise UsageError(
-            f"threads: {quoted(threads)}, a whole number, 1 to {_MOST_THREADS:,}, is needed; leave it out to use every "
-            "core"
+            f"threads: {quoted(threads)}, a whole number, 1 to {_MOST_THREADS:,}, is needed; "
+            "leave it out to use every core"
         )
 
 

@@ -10,15 +10,17 @@ from edgekit.errors import EdgeKitError, UsageError
 from tests.fuzz.cases import WILD
 
 # What a shell can hand over: no NUL, and bytes that are no UTF-8 as Python reads them.
-WORDS = tuple(
-    text for one in WILD if isinstance(one, (str, int, float)) and not {"\0", "\ud800"} & set(text := str(one))
-)
+PLAIN = tuple(str(one) for one in WILD if isinstance(one, (str, int, float)))
+WORDS = tuple(word for word in PLAIN if not {"\0", "\ud800"} & set(word))
 WORDS += (
-    "\udcff", "--", "-", "-o", "--json", "int8", "encoder=int4", "=", "a=b=c", "NaN", "1e999", "0x10", "\u0663", "@file", "%s", "{}", "*",
+    "\udcff", "--", "-", "-o", "--json", "int8", "encoder=int4", "=", "a=b=c", "NaN", "1e999", "0x10", "\u0663",
+    "@file", "%s", "{}", "*",
 )  # fmt: skip
 OPTIONS = {
-    "run": ("--threads", "--level", "--language", "--task", "--times", "--context-tokens", "--max-tokens", "--temperature",
-            "--top-k", "--top-p", "--seed", "--turns", "--format", "--output-dir", "--gate", "--backend", "--plans"),
+    "run": (
+        "--threads", "--level", "--language", "--task", "--times", "--context-tokens", "--max-tokens", "--temperature",
+        "--top-k", "--top-p", "--seed", "--turns", "--format", "--output-dir", "--gate", "--backend", "--plans",
+    ),
     "report": ("-o", "-f"),
     "verify": ("--backend", "--plans", "--context-tokens"),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""A thousand bits of a whole bundle, one at a time: each is told when the bundle is loaded, or has no effect on purpose."""
+"""A thousand bits of a whole bundle, one at a time: each is told when it is loaded, or has no effect on purpose."""
 
 import random
 import shutil
@@ -40,7 +40,7 @@ def test_every_flipped_bit_of_a_bundle_is_refused(tiny_bundle, tmp_path):
             (without_effect if path.name in UNREAD else accepted).append(f"{path.name}: bit {bit}")
         path.write_bytes(whole)
     print(
-        f"| flips | {FLIPS} | refused {refused} | without effect on purpose {len(without_effect)} | accepted {len(accepted)} |"
+        f"{FLIPS} flips: {refused} refused, {len(without_effect)} without effect on purpose, {len(accepted)} accepted"
     )
     assert accepted == []
     assert refused + len(without_effect) == FLIPS

@@ -28,6 +28,8 @@ from edgekit.runtime.hear.resampler import MAX_CHANNELS, Resampler, check_sound
 Samples = NDArray[np.float32]
 
 _LOG = logging.getLogger(__name__)
+MOST_PIPED_BYTES = 2 << 30  # three hours of 48 kHz, two channels, 16 bits
+_BLOCK_BYTES = 1 << 20
 _SCALE = "scale it first, e.g. `ffmpeg -i {name} -af volume=1/32768 talk.wav`"
 
 
@@ -113,8 +115,20 @@ def shown(path: Path | str) -> str:
 
 
 def kept(file: BinaryIO, name: object) -> BinaryIO:
-    """Return the rest of a file that cannot seek, such as a pipe, in memory; ``name``: what errors call it."""
-    copy = io.BytesIO(file.read())
+    """Return the rest of a file that cannot seek, such as a pipe, in memory; ``name``: what errors call it.
+
+    Raises AudioError for one without an end, as far as can be told.
+    """
+    copy = io.BytesIO()
+    while block := file.read(_BLOCK_BYTES):
+        copy.write(block)
+        if copy.tell() > MOST_PIPED_BYTES:
+            shown_as = shown(name) if isinstance(name, str) and name else "audio"
+            raise AudioError(
+                f"{shown_as}: more than {MOST_PIPED_BYTES:,} bytes are piped in, which are kept in memory; "
+                "write them to a file first"
+            )
+    copy.seek(0)
     copy.name = name
     return copy
 

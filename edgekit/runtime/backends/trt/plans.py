@@ -236,14 +236,7 @@ class PlanStore:
         return None in self._notes(component)
 
     def _notes(self, component: str) -> list[PlanNote | None]:
-        found = []
-        for path in sorted(self.folder.glob(f"{component}-*.plan")):
-            try:
-                with open_plain(path) as file:
-                    found.append(_read_note(file))
-            except OSError:
-                found.append(None)
-        return found
+        return [_noted(path) for path in sorted(self.folder.glob(f"{component}-*.plan"))]
 
     def cache(self, file: str) -> bytes:
         """Return what an earlier run on this device kept in a file beside the plans; empty if there is none."""
@@ -271,6 +264,14 @@ class PlanStore:
 def _of_cache(file: str) -> bytes:
     """Return what a cache is sealed as: its name too, so that it is no other one's."""
     return _SEALED_CACHE + b" " + file.encode()
+
+
+def _noted(path: Path) -> PlanNote | None:
+    try:
+        with open_plain(path) as file:
+            return _read_note(file)
+    except OSError:  # gone meanwhile, or no file
+        return None
 
 
 def _read_note(file: BinaryIO) -> PlanNote | None:
