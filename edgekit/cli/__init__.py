@@ -41,8 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _tell_of_crashes() -> None:
     """Let a crash in native code end with a word on stderr: weights that are cut while they are mapped are one."""
-    with suppress(OSError, ValueError, AttributeError):  # a stderr that is closed, or no file
-        faulthandler.enable(sys.__stderr__)
+    if sys.__stderr__ is not None:
+        with suppress(OSError, ValueError):  # one that is closed, or no file
+            faulthandler.enable(sys.__stderr__)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
