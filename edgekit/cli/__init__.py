@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _tell_of_crashes() -> None:
     """Let a crash in native code end with a word on stderr: weights that are cut while they are mapped are one."""
     if sys.__stderr__ is not None:
-        with suppress(OSError, ValueError):  # a stderr that is closed, or no file
+        with suppress(OSError, ValueError):  # one that is closed, or no file
             faulthandler.enable(sys.__stderr__)
 
 

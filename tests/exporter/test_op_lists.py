@@ -33,7 +33,7 @@ MADE = [
     ("step that speaks", EXACT + PLAIN, {"precision": "float32"}),
     ("step that speaks", CHUNKED + PLAIN, {"precision": "int8"}),
     ("omni", EXACT + PLAIN, {"precision": "float32"}),
-    ("omni", SECONDS + PLAIN, {"precision": "int8", "groups": {"experts": "float32"}}),
+    ("omni", SECONDS + PLAIN, {"precision": "int8", "groups": {"decoder": "float32", "experts": "float32"}}),
 ]
 
 

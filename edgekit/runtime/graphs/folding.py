@@ -11,7 +11,7 @@ from edgekit.runtime.graphs.protobuf import UnreadableError
 LEAST_FOLDED = 16 << 20
 """Bytes up to which any one value may be computed at loading."""
 _NUMBER_BYTES = 8  # of the widest number
-_MOST_DERIVED = 4096  # nodes that may be computed at loading once sizes are known
+_MOST_DERIVED = 1024  # nodes that may be computed at loading once sizes are known
 _TIMES = 4  # of all stored numbers: so many may be computed from them at loading, step by step
 # Ops that give as many numbers as their first input has, and ops whose inputs stretch to each other. Others are not
 # written on constants alone: their result would be stored instead.
