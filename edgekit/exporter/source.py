@@ -1,6 +1,5 @@
 """A source: all that an export starts from, be it a checkpoint, a config alone or a float bundle."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from edgekit.exporter.families import Family, Opened, find_family
 from edgekit.exporter.hub import locate
 from edgekit.exporter.layout import checkpoint_folder
 from edgekit.exporter.sources.checkpoint import Tensors, check_copies, check_names, open_checkpoint
-from edgekit.exporter.sources.stored import StoredTensors
+from edgekit.exporter.sources.stored import StoredTensors, read_object
 from edgekit.exporter.sources.tokenizer import tokenizer_json
 from edgekit.exporter.speech import bundle_voices
 from edgekit.exporter.tables import written_bundle
@@ -80,15 +79,16 @@ def bundle_source(bundle: Bundle) -> Source:
     manifest = bundle.manifest
     for component in manifest.components.values():
         check_external_data(bundle.folder, component.graph, component.data)
-    config, generation = (json.loads(bundle.file(name).read_bytes()) for name in (CONFIG, GENERATION))
+    config, generation = (read_object(bundle.file(name)) for name in (CONFIG, GENERATION))
+    tokenizer = tokenizer_json(bundle.file(TOKENIZER).parent)
     family = find_family(config)
     opened = family.bind(config, generation)
     weights = written_bundle(
         bundle.folder, opened, DIALECTS.get(manifest.dialect), manifest.components, manifest.tables()
     )
     return Source(
-        BundleTensors(weights), family, opened, config, generation, bundle.file(TOKENIZER).read_text(encoding="utf-8"),
-        manifest.name, manifest.source, manifest.dummy_seed, bundle_voices(bundle),
+        BundleTensors(weights), family, opened, config, generation, tokenizer, manifest.name, manifest.source,
+        manifest.dummy_seed, bundle_voices(bundle),
     )  # fmt: skip
 
 
