@@ -44,6 +44,14 @@ class BundleFormatError(EdgeKitError, ValueError):
     """A bundle breaks its format: version, size, hash, path or signature."""
 
 
+class SignatureError(BundleFormatError):
+    """A signature is required of a bundle, and it has none that fits a trusted key."""
+
+
+class KeyFileError(EdgeKitError, ValueError):
+    """A key cannot be used: no key, another kind, open to others; or none is trusted."""
+
+
 class BundleFileError(EdgeKitError, FileNotFoundError):
     """A bundle, or a file that its manifest lists, is not there."""
 

@@ -14,6 +14,7 @@ ROOT = Path("/")
 _PERIOD_US = 100_000  # the kernel's, where a file says none
 # Where they are mounted by convention, for a machine that does not say it; of version 1 the controller's name follows.
 _USUAL = "sys/fs/cgroup"
+_MOST_DIGITS = 20  # of 2**64
 _OCTAL = re.compile(r"\\([0-7]{3})")  # as mountinfo writes a space
 
 
@@ -50,14 +51,16 @@ def _quotas(root: Path) -> Iterator[int]:
             period = rest[0] if rest else str(_PERIOD_US)
         else:
             quota, period = (read_text(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
-        if quota.isdecimal() and period.isdecimal() and int(period):  # "max" or -1 is none
-            yield -(-int(quota) // int(period))
+        limit, of = whole_number(quota), whole_number(period)
+        if limit is not None and of:  # "max" or -1 is none
+            yield -(-limit // of)
 
 
 def _own_groups(root: Path) -> Iterator[tuple[str, str]]:
     """Yield controllers and the path of the group that this process is in; "" stands for version 2."""
     for line in read_text(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
+        _, _, told = line.partition(":")
+        controllers, _, path = told.partition(":")
         yield from ((name, path) for name in controllers.split(","))
 
 
@@ -66,8 +69,11 @@ def _mounts(root: Path, controller: str) -> list[tuple[str, Path]]:
     found = []
     for line in read_text(root / "proc/self/mountinfo").splitlines():
         before, _, after = line.partition(" - ")
-        kind, _, *options = after.split(" ")
-        mounted, place = (_OCTAL.sub(lambda code: chr(int(code[1], 8)), part) for part in before.split(" ")[3:5])
+        kind, *options = after.split(" ")
+        parts = [_OCTAL.sub(lambda code: chr(int(code[1], 8)), part) for part in before.split(" ")[3:5]]
+        if not options or len(parts) < 2:  # no line that the kernel writes
+            continue
+        mounted, place = parts
         named = kind == "cgroup" and controller and controller in options[-1].split(",")
         if named or (kind == "cgroup2" and not controller):
             found.append((mounted, root / place.lstrip("/")))
@@ -78,5 +84,11 @@ def read_text(path: Path) -> str:
     """Return a system file's text, or "" where the machine does not have it or does not let us read it."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+    except (OSError, ValueError):  # the latter: a path with a sign that none can have
         return ""
+
+
+def whole_number(text: str) -> int | None:
+    """Return the number that a system file tells, None where it tells none or one that no kernel counts to."""
+    text = text.strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None

@@ -8,13 +8,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 
 from edgekit.bundle.dialects import DIALECTS, Activations
 from edgekit.bundle.manifest import ComputeLevel, GateKind, GateSettings, GridMode, Precision, Struct
-from edgekit.errors import RecipeError
+from edgekit.errors import BundleFormatError, RecipeError
 from edgekit.plainfiles import read_plain
 from edgekit.reprs import cut, exact
 from edgekit.resources import resource
@@ -287,14 +287,17 @@ def load_target(name: str) -> Target:
     return _load(resource("runtimes") / name / "target.toml", Target)
 
 
+def stored_recipe(fields: Mapping[str, Any], where: object) -> Recipe:
+    """Return the Recipe that a manifest holds; raises BundleFormatError, which names the bundle ``where`` it is."""
+    try:
+        return _converted(fields, Recipe, f"{where}: recipe in the manifest")
+    except RecipeError as error:
+        raise BundleFormatError(f"{error}; export it again") from error
+
+
 def target_names() -> list[str]:
     """Return the names of the Targets under ``runtimes``, sorted."""
     return sorted(file.parent.name for file in resource("runtimes").glob("*/target.toml"))
-
-
-def as_recipe(content: Mapping[str, object], where: str) -> Recipe:
-    """Return the Recipe of plain data such as a manifest holds; raises RecipeError, which begins with ``where``."""
-    return _converted(content, Recipe, where)
 
 
 def _load(path: Path, kind: type[_T]) -> _T:

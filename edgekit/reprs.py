@@ -41,7 +41,15 @@ def short(value: object) -> str:
         return (
             whole if 0 < len(whole) <= _ITEMS else f"<{len(value)} {'bytes' if isinstance(value, bytes) else 'items'}>"
         )
-    return cut(repr(value), _TEXT)
+    try:
+        return cut(repr(value), _TEXT)
+    except Exception:  # noqa: BLE001 - of a caller's own, or of a whole number with thousands of digits
+        return f"<{type(value).__name__}>"
+
+
+def quoted(value: object) -> str:
+    """Return what a caller gave, as an error names it: as ``short``, numbers with all their digits."""
+    return repr(value) if isinstance(value, float) else short(value)
 
 
 def exact(value: object) -> str:

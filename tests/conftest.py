@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 
@@ -16,6 +17,14 @@ def pytest_sessionstart() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if "EDGEKIT_EMULATED" in os.environ:
         subprocess.Popen.__init__ = _no_children  # type: ignore[method-assign]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_plan_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Seal plans with a key of the tests' own; who runs them keeps theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEKIT_PLAN_KEY", str(tmp_path_factory.mktemp("key") / "plan.key"))
+        yield
 
 
 def _no_children(*_: object, **__: object) -> None:

@@ -111,6 +111,22 @@ def _imported(path, names):
     return {name for name in found if name in names}
 
 
+def test_one_module_alone_imports_onnxruntime():
+    """There its telemetry is turned off before it is loaded; and nobody may register ops of a library's own."""
+    importing = {
+        path.relative_to(ROOT).as_posix()
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "onnxruntime" for alias in node.names))
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "onnxruntime")
+        or (isinstance(node, ast.Call) and "import_module('onnxruntime" in ast.unparse(node))
+    }
+    assert importing == {"edgekit/runtime/graphs/library.py", "edgekit/runtime/hear/vad.py"}
+    vad = (ROOT / "edgekit" / "runtime" / "hear" / "vad.py").read_text(encoding="utf-8")
+    assert "if TYPE_CHECKING:\n    from onnxruntime import InferenceSession" in vad  # for its type only
+    assert not [path for path in MODULES if "register_custom_ops_library" in path.read_text(encoding="utf-8")]
+
+
 def test_no_module_is_named_like_a_standard_one():
     import sys
 

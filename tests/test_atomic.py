@@ -1,16 +1,23 @@
 """A file or folder appears whole or not at all, and what refuses it is one line."""
 
+import json
 import os
 import resource
+import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from edgekit.atomic import draft_file, draft_folder, write_whole
+from edgekit.atomic import clear_leftovers, draft_file, draft_folder, write_whole
+from edgekit.atomic.__main__ import main
+from edgekit.atomic.exchanging import exchange
+from edgekit.atomic.signals import signals_held
 from edgekit.errors import OutputError
+from tests.stops import FAULTS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -76,18 +83,164 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
     assert names(tmp_path) == ["a.bin"]
 
 
-def test_what_a_killed_program_left_is_in_nobody_s_way(tmp_path):
+def test_what_a_killed_program_left_is_cleared_by_the_next_writer_of_that_place(tmp_path):
     code = (
         "import os, sys; from pathlib import Path; from edgekit.atomic import draft_file, draft_folder\n"
-        "with draft_file(Path(sys.argv[1], 'a.bin')) as file, draft_folder(Path(sys.argv[1], 'a')):\n"
-        "    file.write(b'half'); os.kill(os.getpid(), 9)\n"
+        "with draft_file(Path(sys.argv[1], 'a.bin')) as file, draft_folder(Path(sys.argv[1], 'a')) as folder:\n"
+        "    file.write(b'half'); Path(folder.path, 'half').touch(); Path(folder.path.parent, 'twin').mkdir()\n"
+        "    os.kill(os.getpid(), 9)\n"
     )
     killed = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, check=False)
     assert killed.returncode == -9
-    assert all(name.startswith((".a.", ".a.bin.")) and name.endswith(".partial") for name in names(tmp_path))
-    assert len(names(tmp_path)) == 2
+    left = names(tmp_path)
+    assert all(name.startswith((".a.", ".a.bin.")) and name.endswith(".partial") for name in left)
+    assert len(left) == 2
+    write_whole(tmp_path / "other.bin", b"whole")
+    assert names(tmp_path) == [*left, "other.bin"]
     write_whole(tmp_path / "a.bin", b"whole")
     assert (tmp_path / "a.bin").read_bytes() == b"whole"
+    assert [name for name in names(tmp_path) if name.startswith(".")] == [name for name in left if ".bin." not in name]
+    with draft_folder(tmp_path / "a"):
+        pass
+    assert names(tmp_path) == ["a.bin", "other.bin"]
+
+
+def test_what_a_living_program_writes_is_left_alone(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from edgekit.atomic import draft_file, draft_folder\n"
+        "with draft_file(Path(sys.argv[1], 'a')) as file, draft_folder(Path(sys.argv[1], 'b')) as folder:\n"
+        "    print('writes', flush=True); sys.stdin.read(); file.publish(); folder.publish()\n"
+    )
+    command = [sys.executable, "-c", code, tmp_path]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as living:
+        assert living.stdout.readline()
+        before = names(tmp_path)
+        assert clear_leftovers(tmp_path / "a") is clear_leftovers(tmp_path / "b") is True
+        assert names(tmp_path) == before
+        living.stdin.close()
+    assert living.returncode == 0
+    assert names(tmp_path) == ["a", "b"]
+    assert clear_leftovers(tmp_path / "a") is False
+
+
+def test_nothing_but_a_leftover_of_one_s_own_is_cleared(tmp_path):
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    (aside / "mine").write_text("mine")
+    kept = [".a.12345678.partial.bak", ".a.1234567.partial", ".aa.12345678.partial", "a.12345678.partial"]
+    for name in kept:
+        (tmp_path / name).write_text("")
+    (tmp_path / ".a.12345678.partial").symlink_to(aside)
+    os.mkfifo(tmp_path / ".a.87654321.partial")
+    write_whole(tmp_path / "a", b"")
+    assert names(tmp_path) == sorted([*kept, ".a.12345678.partial", ".a.87654321.partial", "a", "aside"])
+    assert names(aside) == ["mine"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+def test_a_leftover_of_another_user_is_left_alone_and_never_put_in_a_place(tmp_path):
+    planted = tmp_path / ".a.12345678.partial"
+    (planted / "old").mkdir(parents=True)
+    os.chown(planted, 65534, 65534)
+    with draft_folder(tmp_path / "a"):
+        pass
+    assert names(tmp_path) == [".a.12345678.partial"]
+
+
+def test_the_folder_that_an_older_program_left_beside_its_place_is_put_back(tmp_path):
+    for name in (".a.12345678.partial.old", ".b.12345678.partial.old", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    for name in ("a", "b"):
+        clear_leftovers(tmp_path / name)
+    assert names(tmp_path) == ["a", "b"]
+    assert (tmp_path / "a/file").read_text() == ".a.12345678.partial.old"
+    assert (tmp_path / "b/file").read_text() == "b"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(("what", "way"), [("folder", "exchange"), ("folder", "renames"), ("file", "exchange")])
+def test_whoever_is_stopped_at_whatever_step_leaves_the_old_or_the_new_one_whole(tmp_path, what, way, fault):
+    """Each step is a call that changes something on the disk, opens or locks; see ``stops``."""
+    command = [sys.executable, "-m", "tests.stops", what, way, fault, tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["wrong"] == []
+    assert result["stops"] >= {"folder": 30, "file": 7}[what] * (2 if fault.startswith("SIG") else 1)
+    between = (
+        {"missing, ['old'] to be put back"} if way == "renames" and fault in {"SIGKILL", "EIO for ever"} else set()
+    )
+    assert set(result["seen"]) == {"old", "new"} | between
+
+
+def test_bytes_are_on_the_disk_before_they_have_a_name_and_the_name_is_before_it_is_said(tmp_path, monkeypatch):
+    log, real = [], os.fsync
+
+    def synced(descriptor):
+        log.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    place = tmp_path / "a"
+    for content in ("old", "new"):
+        with draft_folder(place) as draft:
+            (draft.path / "goldens").mkdir()
+            for name in ("file", "goldens/file"):
+                (draft.path / name).write_text(content)
+            draft.publish()
+        assert sorted(log) == sorted(["file", "file", "goldens", "new", tmp_path.name])
+        assert log[-1] == tmp_path.name
+        log.clear()
+    with draft_file(tmp_path / "b") as draft:
+        temporary = draft.path.name
+        draft.publish()
+    assert log == [temporary, tmp_path.name]
+
+
+def test_two_names_change_places_or_it_is_said_that_they_cannot(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    if not exchange(tmp_path / "a", tmp_path / "b"):
+        pytest.skip("this kernel or file system does not offer it")
+    assert names(tmp_path / "a") == ["b"]
+    with pytest.raises(FileNotFoundError):
+        exchange(tmp_path / "a", tmp_path / "none")
+
+
+def test_a_signal_waits_for_what_it_must_not_come_between():
+    done = []
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), signals_held():  # noqa: PT012
+            with signals_held():
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
+                done.append("inner")
+            done.append("outer")
+    assert done == ["inner", "outer"] * 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_off_the_main_thread_no_signal_is_touched(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=write_whole, args=(tmp_path / "a", b"x"))
+    thread.start()
+    thread.join()
+    assert (tmp_path / "a").read_bytes() == b"x"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_folder_takes_a_place_from_the_command_line(tmp_path):
+    for content in ("old", "new"):
+        (tmp_path / "a.new").mkdir()
+        (tmp_path / "a.new" / content).touch()
+        assert main([str(tmp_path / "a.new"), str(tmp_path / "a")]) == (0, "")
+        assert (names(tmp_path), names(tmp_path / "a")) == (["a"], [content])
+    line = f"edgekit: {tmp_path / 'none'}: No such file or directory; check the path and the disk"
+    assert main([str(tmp_path / "none"), str(tmp_path / "a")]) == (1, line)
+    assert (names(tmp_path), names(tmp_path / "a")) == (["a"], ["new"])
+    assert main([]) == (2, "usage: python -m edgekit.atomic NEW PLACE")
 
 
 def test_a_file_is_readable_by_whom_the_user_says(tmp_path):
@@ -101,6 +254,26 @@ def test_a_file_is_readable_by_whom_the_user_says(tmp_path):
             os.umask(before)
         assert stat.S_IMODE((tmp_path / "a.bin").stat().st_mode) == mode
         assert stat.S_IMODE((tmp_path / f"{umask}").stat().st_mode) == 0o777 & ~umask
+
+
+def test_what_somebody_said_is_its_owner_s_alone_from_the_first_byte_on(tmp_path):
+    before = os.umask(0)
+    try:
+        with draft_file(tmp_path / "a.txt", private=True) as draft:
+            assert stat.S_IMODE(draft.path.stat().st_mode) == 0o600
+            draft.publish()
+        write_whole(tmp_path / "b.txt", b"", private=True)
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_a_file_is_never_readable_by_more_than_the_one_in_whose_place_it_is(tmp_path):
+    for mode, private, expected in ((0o600, False, 0o600), (0o640, False, 0o640), (0o644, True, 0o600)):
+        (tmp_path / "a").touch()
+        (tmp_path / "a").chmod(mode)
+        write_whole(tmp_path / "a", b"new", private=private)
+        assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == expected
 
 
 def test_a_place_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path):

@@ -18,6 +18,8 @@ import soundfile
 import tomllib
 from click.testing import CliRunner
 
+from edgekit.bundle.keys import make_keys, read_private
+from edgekit.bundle.signing import sign_bundle
 from edgekit.cli import main
 from edgekit.cli.group import COMMANDS, Invocation, edgekit
 from edgekit.exporter.export import ExportOptions, export
@@ -31,7 +33,7 @@ PAGES = sorted(
     path
     for pattern in (
         "README.md", "docs/**/*.md", "export/**/*.md", "runtimes/**/*.md", "models/*/README.md", "profiles/*.md",
-        "profiles/data/*.md", "tests/README.md",
+        "profiles/data/*.md", "tests/README.md", "SECURITY.md",
     )
     for path in ROOT.glob(pattern)
     if path.relative_to(ROOT).as_posix() != "docs/cli.md"  # the pages of help, which are read from the program
@@ -167,7 +169,7 @@ OTHERS = [one for one in _of_blocks() if _program(one.text) != "edgekit"]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Return a folder with what examples name: a checkpoint, bundles, a recording, a profile."""
+    """Return a folder with what examples name: a checkpoint, bundles, a pair of keys, a recording, a profile."""
     folder = tmp_path_factory.mktemp("made")
     spoken, rate_hz = soundfile.read(ROOT / "export/clips/librivox-0930.flac")
     soundfile.write(folder / "talk.wav", spoken, rate_hz)
@@ -180,6 +182,10 @@ def made(tmp_path_factory):
     export(whisper, folder / "bundles/rtx", replace(options, target="desktop-rtx"))
     talking = speaking.write(folder / "speaking")
     export(talking, folder / "bundles/mine", options)
+    acme = make_keys(folder / "acme")
+    sign_bundle(folder / "bundles/mine", read_private(acme.path.with_suffix(".key")))
+    (folder / "config/edgekit/trust").mkdir(parents=True)
+    shutil.copy(acme.path, folder / "config/edgekit/trust")
     thinking = shutil.copytree(talking, folder / "thinking")
     config = json.loads((thinking / "config.json").read_text())
     (thinking / "config.json").write_text(json.dumps(config | {"edgekit": {"thinks": True}}))
@@ -223,7 +229,11 @@ def test_an_example_runs(example, made, tmp_path, monkeypatch, capsys):
         return
     shutil.copytree(made, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "here/config"))
     words = _replaced(example)
+    if words[0] == "keygen":  # which replaces none
+        Path("acme.key").unlink()
+        Path("acme.pub").unlink()
     for index, word in enumerate(words):
         if word in {"-o", "--output"} and Path(words[index + 1]).is_dir():
             shutil.rmtree(words[index + 1])

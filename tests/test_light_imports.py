@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = (
-    "jinja2", "matplotlib", "ml_dtypes", "onnx", "onnxruntime", "optimum", "rich", "safetensors", "sounddevice",
-    "soundfile", "soxr", "tensorrt", "tokenizers", "torch", "transformers",
+    "cryptography", "jinja2", "matplotlib", "ml_dtypes", "onnx", "onnxruntime", "optimum", "rich", "safetensors",
+    "sounddevice", "soundfile", "soxr", "tensorrt", "tokenizers", "torch", "transformers",
 )  # fmt: skip
 LIGHT_SIDE = sorted(path for path in (ROOT / "edgekit").rglob("*.py") if "exporter" not in path.parts)
 PROGRAM = """

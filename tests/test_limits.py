@@ -127,3 +127,18 @@ def test_a_machine_without_control_groups_has_the_cores_it_may_run_on(machine, t
 def test_what_is_shown_of_a_device_are_the_cores_that_are_left(machine):
     files = {"proc/self/cgroup": "0::/\n", "proc/self/mountinfo": UNIFIED, "sys/fs/cgroup/cpu.max": "150000 100000"}
     assert describe_device(machine(files), "x86_64").cores == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("proc/self/cgroup", "0::/\nno colons\n:\n\n5:cpu\n"),
+        ("proc/self/cgroup", "0::/a\0b\n0::/\n"),
+        ("proc/self/mountinfo", f"{UNIFIED}\n30 23\n- \n30 23 0:26 / /a - cgroup\n"),
+        ("sys/fs/cgroup/cpu.max", "9" * 5000 + " 100000\n"),
+        ("sys/fs/cgroup/cpu.max", "\u0663 100000\n"),
+    ],
+)
+def test_a_line_that_no_kernel_writes_limits_nothing(machine, name, text):
+    files = {"proc/self/cgroup": "0::/\n", "proc/self/mountinfo": UNIFIED, "sys/fs/cgroup/cpu.max": "max 100000\n"}
+    assert available_cores(machine(files | {name: text})) == ALL

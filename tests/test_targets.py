@@ -4,13 +4,15 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from edgekit.bundle.dialects import DIALECTS, DialectName
-from edgekit.errors import RecipeError
+from edgekit.errors import RecipeError, UsageError
 from edgekit.recipe import load_target
+from tests.confined import HIDDEN, directives
 
 RUNTIMES = Path(__file__).resolve().parent.parent / "runtimes"
 TARGETS = sorted(path.name for path in RUNTIMES.iterdir() if path.is_dir())
@@ -88,15 +90,86 @@ def test_a_target_for_gpus_names_them_and_where_each_version_comes_from(name):
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_unit_has_nothing_that_systemd_complains_about(name, tmp_path):
+    """But for what systemd 254 brought, which older ones leave out and say so."""
+    text = (RUNTIMES / name / "edgekit.service").read_text(encoding="utf-8")
+    assert "ExecStart=/opt/edgekit/venv/bin/edgekit listen /opt/edgekit/bundle" in text
+    unit = tmp_path / "edgekit.service"
+    unit.write_text(re.sub("ExecStart=.*", f"ExecStart={shutil.which('true')}", text))  # the installed one is not here
+    done = subprocess.run([_systemd_analyze(), "verify", "--man=no", unit], capture_output=True, text=True, check=False)
+    newer = r".*Unknown key( name)? '(RestartSteps|RestartMaxDelaySec)' in section .*, ignoring\.\n"
+    assert (done.returncode, re.sub(newer, "", done.stderr)) == (0, "")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_unit_leaves_the_service_little_to_do_harm_with(name):
+    """From 0, nothing, to 10, everything; 7.6 before the directives that are looked at below."""
+    command = [_systemd_analyze(), "security", "--offline=true", "--no-pager", RUNTIMES / name / "edgekit.service"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    (exposure,) = re.findall(r"Overall exposure level for edgekit.service: (\d+\.\d+)", done.stdout)
+    assert float(exposure) <= 3.0
+    assert float(exposure) == pytest.approx(0.9, abs=0.3)  # as runtimes/README.md says; versions of systemd differ
+
+
+def _systemd_analyze():
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("no systemd-analyze here")
-    text = (RUNTIMES / name / "edgekit.service").read_text(encoding="utf-8")
-    assert "ExecStart=/opt/edgekit/venv/bin/edgekit listen /opt/edgekit/bundle\n" in text
-    unit = tmp_path / "edgekit.service"
-    unit.write_text(re.sub("ExecStart=.*", f"ExecStart={shutil.which('true')}", text))  # the installed one is not here
-    done = subprocess.run([program, "verify", "--man=no", unit], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    return program
+
+
+CONFINED = {
+    "AmbientCapabilities": "", "CapabilityBoundingSet": "", "DevicePolicy": "closed", "DynamicUser": "yes",
+    "IPAddressDeny": "any", "LockPersonality": "yes", "NoNewPrivileges": "yes", "PrivateNetwork": "yes",
+    "PrivateTmp": "yes", "ProtectClock": "yes", "ProtectControlGroups": "yes", "ProtectHome": "yes",
+    "ProtectHostname": "yes", "ProtectKernelLogs": "yes", "ProtectKernelModules": "yes",
+    "ProtectKernelTunables": "yes", "ProtectProc": "invisible", "ProtectSystem": "strict", "RemoveIPC": "yes",
+    "RestrictAddressFamilies": "AF_UNIX", "RestrictNamespaces": "yes", "RestrictRealtime": "yes",
+    "RestrictSUIDSGID": "yes", "SystemCallArchitectures": "native", "SystemCallErrorNumber": "EPERM", "UMask": "0077",
+}  # fmt: skip
+BROKEN = {
+    "MemoryDenyWriteExecute",  # cffi's callbacks, CUDA's kernels
+    "PrivateDevices",  # the microphone
+    "ProcSubset",  # /proc/meminfo
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_unit_says_what_the_service_may_not_do_and_forbids_nothing_that_it_needs(name):
+    unit = directives(RUNTIMES / name / "edgekit.service")
+    assert {key: unit.get(key) for key in CONFINED} == {key: [value] for key, value in CONFINED.items()}
+    assert unit["SystemCallFilter"] == ["@system-service", "~@privileged"]
+    assert not BROKEN & unit.keys()
+    devices = unit["DeviceAllow"]
+    assert devices[0] == "char-alsa rw"
+    assert ("char-nvidia* rw" in devices) == (name != "cpu")
+    assert ("/dev/nvmap rw" in devices) == name.startswith("jetson")
+    assert unit["SupplementaryGroups"][0].split()[0] == "audio"
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_service_comes_back_for_ever_ever_later_but_not_after_wrong_usage(name):
+    unit = directives(RUNTIMES / name / "edgekit.service")
+    assert unit["Restart"] == ["always"]
+    assert unit["StartLimitIntervalSec"] == ["0"]  # no number of starts is too many
+    assert "StartLimitBurst" not in unit
+    assert unit["RestartPreventExitStatus"] == [str(UsageError.exit_code)]
+    first, steps, last = (int(unit[key][0]) for key in ("RestartSec", "RestartSteps", "RestartMaxDelaySec"))
+    assert 1 <= first < last <= 60
+    assert steps > 1
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_container_runs_without_root_on_an_image_that_is_named_by_its_digest(name):
+    text = (RUNTIMES / name / "Dockerfile").read_text(encoding="utf-8")
+    last = [line for line in text.splitlines() if line.startswith(("USER", "ENTRYPOINT"))]
+    assert last[0] == "USER 65534:65534"
+    assert last[1].startswith("ENTRYPOINT")
+    assert text.count("\nUSER ") == 1
+    if name == "jetson-thor":  # no digest is known to us that could be stood for: whoever builds it names one
+        assert "\nARG BASE\nFROM ${BASE}\n" in text
+    else:
+        (base,) = re.findall(r"^(?:FROM |ARG BASE=)([^$\n]+)", text, re.MULTILINE)
+        assert re.fullmatch(r"[a-z0-9./-]+:[a-z0-9.-]+@sha256:[0-9a-f]{64}", base)
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -161,39 +234,182 @@ def test_a_jetson_takes_the_board_s_tensorrt_and_the_lock_of_its_python(tmp_path
         assert done.stdout == f"--system-site-packages jetson-orin {lock} bundle prefix\n"
 
 
-def test_plans_of_a_bundle_are_built_where_it_is_installed_and_take_its_place_with_it(tmp_path):
-    bundle, prefix = tmp_path / "mine", tmp_path / "prefix"
-    bundle.mkdir()
-    python = tmp_path / "python"
+@pytest.fixture
+def place(tmp_path):
+    """Install a bundle by ``place.sh``, all but its own steps by stand-ins; return exit code, what was said, the rest.
+
+    Nothing is hidden there but what ``hidden`` names, since tests write to /tmp.
+    """
+    shutil.copytree(RUNTIMES, tmp_path / "runtimes")
+    (tmp_path / "requirements").symlink_to(RUNTIMES.parent / "requirements")
+    script, python, prefix = tmp_path / "runtimes/place.sh", tmp_path / "python", tmp_path / "prefix"
+    text = script.read_text()
     edgekit = (
         'echo "$*" >>"$(dirname "$0")/../../said"\n'
-        'case $1 in build) mkdir "$2.plans";; verify) [ ! -e "$2/bad" ];; esac'
+        'case $1 in build) mkdir "$2.plans"; cp "$2/new" "$2.plans/$(cat "$2/new")"; touch "$EDGEKIT_PLAN_KEY";; '
+        'verify) [ ! -e "$2/bad" ];; esac'
     )
+    real = f'PYTHONPATH="{RUNTIMES.parent}" "{sys.executable}" "$@"'
     python.write_text(
-        '#!/bin/sh\n[ "$1" = -m ] || exit 0\nmkdir -p "$3/bin"\n'
-        f"printf '#!/bin/sh\\nexit 0\\n' >\"$3/bin/python\"\n"
+        f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\n[ "$1" = -m ] || exit 0\nmkdir -p "$3/bin"\n'
+        'cat >"$3/bin/python" <<\'END\'\n#!/bin/sh\n[ "$2" = edgekit.atomic ] || exit 0\n'
+        f'[ "$KILL" = "$3 before" ] && kill -9 $PPID && exit 1\n{real}\n'
+        '[ "$KILL" != "$3 behind" ] || kill -9 $PPID\nEND\n'
         f'cat >"$3/bin/edgekit" <<\'END\'\n#!/bin/sh\n{edgekit}\nEND\nchmod +x "$3/bin/"*\n'
     )
     python.chmod(0o755)
-    command = [shutil.which("sh"), RUNTIMES / "place.sh", "desktop-rtx", "rtx", bundle, prefix]
 
-    def place(dialect, *, bad=False):
-        (bundle / "manifest.json").write_text(f'{{\n "dialect": "{dialect}"\n}}\n')
-        if bad:
-            (bundle / "bad").touch()
+    def run(bundle, *, hidden="", kill="", prefix=prefix):
+        script.write_text(
+            re.sub(
+                r'^hidden=".*"',
+                f'hidden="{hidden}"',
+                text.replace("=/etc/edgekit/trust\n", f"={run.trust}\n"),
+                count=1,
+                flags=re.MULTILINE,
+            )
+        )
         (prefix / "said").unlink(missing_ok=True)
-        environment = {**os.environ, "PYTHON": str(python)}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        names = sorted(path.name for path in prefix.iterdir() if path.name.startswith("bundle"))
-        return done.returncode, (prefix / "said").read_text().splitlines(), names
+        command = [shutil.which("sh"), script, "desktop-rtx", "rtx", bundle, prefix]
+        environment = {**os.environ, "PYTHON": str(python), "KILL": kill}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
-    new = prefix / "bundle.new"
+    run.prefix, run.trust = prefix, tmp_path / "trust"
+    run.trust.mkdir()
+    return run
+
+
+@pytest.fixture
+def a_bundle(tmp_path):
+    """Write what a bundle is to ``place.sh``."""
+
+    def write(content, dialect="standard"):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine/new").write_text(content)
+        (tmp_path / "mine/manifest.json").write_text(f'{{\n "dialect": "{dialect}"\n}}\n')
+        return tmp_path / "mine"
+
+    return write
+
+
+def _placed(prefix):
+    return sorted(path.name for path in prefix.iterdir() if "bundle" in path.name)
+
+
+def test_plans_of_a_bundle_are_built_where_it_is_installed_and_take_its_place_with_it(place, a_bundle):
+    prefix, new = place.prefix, place.prefix / "bundle.new"
     expected = [f"build {new} --target desktop-rtx", f"verify {new}"]
-    for _ in range(2):
-        assert place("standard") == (0, expected, ["bundle", "bundle.plans"])
-    assert place("ort-cpu") == (0, [f"verify {new}"], ["bundle"])
-    assert place("standard") == (0, expected, ["bundle", "bundle.plans"])
-    code, _, names = place("standard", bad=True)
-    assert code != 0
-    assert {"bundle", "bundle.plans"} < set(names)  # the one in use stays
-    assert not (prefix / "bundle" / "bad").exists()
+    for content, dialect, names in (
+        ("first", "standard", ["bundle", "bundle.plans"]), ("second", "standard", ["bundle", "bundle.plans"]),
+        ("third", "ort-cpu", ["bundle"]), ("fourth", "standard", ["bundle", "bundle.plans"]),
+    ):  # fmt: skip
+        done = place(a_bundle(content, dialect))
+        assert done.returncode == 0, done.stderr
+        assert (prefix / "said").read_text().splitlines() == expected[-len(names) :]
+        assert _placed(prefix) == names
+        assert (prefix / "bundle/new").read_text() == content
+        assert [path.name for path in prefix.glob("bundle.plans/*")] == [content] * (dialect == "standard")
+    (bad := a_bundle("fifth") / "bad").touch()
+    assert place(bad.parent).returncode != 0
+    assert (prefix / "bundle/new").read_text() == "fourth"
+    assert [path.name for path in prefix.glob("bundle.plans/*")] == ["fourth"]
+
+
+def test_where_the_machine_trusts_a_key_only_what_it_signed_is_installed_and_started(place, a_bundle):
+    prefix, unit, new = place.prefix, place.prefix / "edgekit.service", place.prefix / "bundle.new"
+    (place.trust / "README").touch()
+    for trusted in ("", f" --trust {place.trust}"):
+        done = place(a_bundle("any"))
+        assert done.returncode == 0, done.stderr
+        said = (prefix / "said").read_text().splitlines()
+        assert said == [f"build {new} --target desktop-rtx{trusted}", f"verify {new}{trusted}"]
+        started = f"ExecStart={prefix}/venv/bin/edgekit listen {prefix}/bundle"
+        assert f"{started}{' --require-signature' if trusted else ''}\n" in unit.read_text()
+        (place.trust / "acme.pub").touch()
+
+
+def test_the_service_is_handed_the_key_of_the_plans_that_were_built(place, a_bundle):
+    unit, key = place.prefix / "edgekit.service", place.prefix / "plan.key"
+    assert place(a_bundle("any")).returncode == 0
+    assert unit.read_text().count(f"LoadCredential=edgekit-plan-key:{key}\n") == 1
+    key.unlink()
+    assert place(a_bundle("any", "ort-cpu")).returncode == 0
+    assert "LoadCredential" not in unit.read_text()
+
+
+@pytest.mark.parametrize("name", ["bundle.new", "bundle.new.plans"])
+@pytest.mark.parametrize("moment", ["before", "behind"])
+def test_an_installer_that_is_killed_leaves_a_whole_bundle_with_its_plans_and_mends_it_when_it_runs_again(
+    place, a_bundle, name, moment
+):
+    prefix = place.prefix
+    assert place(a_bundle("old")).returncode == 0
+    assert place(a_bundle("new"), kill=f"{name} {moment}").returncode != 0
+    there = (prefix / "bundle/new").read_text()
+    assert there == ("old" if (name, moment) == ("bundle.new", "before") else "new")
+    assert (prefix / "bundle.plans" / there).read_text() == there
+    assert place(a_bundle("next")).returncode == 0
+    assert _placed(prefix) == ["bundle", "bundle.plans"]
+    assert (prefix / "bundle/new").read_text() == "next"
+    assert [path.name for path in prefix.glob("bundle.plans/*")] == ["next"]
+
+
+def test_the_bundle_that_an_older_installer_left_aside_is_not_lost(place, a_bundle):
+    (place.prefix / "bundle.old").mkdir(parents=True)
+    (place.prefix / "bundle.old/new").write_text("old")
+    (bad := a_bundle("new") / "bad").touch()
+    assert place(bad.parent).returncode != 0
+    assert (place.prefix / "bundle/new").read_text() == "old"
+
+
+def test_everybody_may_read_what_is_installed(place, a_bundle):
+    """The service runs as a user of its own; who installs may keep files to himself."""
+    bundle = a_bundle("new")
+    bundle.chmod(0o700)
+    (bundle / "new").chmod(0o600)
+    before = os.umask(0o077)
+    try:
+        assert place(bundle).returncode == 0
+    finally:
+        os.umask(before)
+    for path in (place.prefix, *place.prefix.rglob("*")):
+        assert path.stat().st_mode & 0o444 == 0o444, path
+
+
+@pytest.mark.parametrize("below", ["", "/new/prefix"])
+@pytest.mark.parametrize("link", [False, True])
+def test_an_installer_refuses_a_prefix_that_the_service_would_not_see(place, a_bundle, tmp_path, below, link):
+    hidden = tmp_path / "home"
+    hidden.mkdir()
+    (tmp_path / "link").symlink_to(hidden)
+    prefix = Path(f"{tmp_path / 'link' if link else hidden}{below}")
+    done = place(a_bundle("new"), hidden=f"/nowhere {hidden} /elsewhere", prefix=prefix)
+    line = f"{prefix}: lies in {hidden}, which the service does not see; name another PREFIX, such as /opt/edgekit\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
+    assert list(hidden.iterdir()) == []
+
+
+def test_an_installer_refuses_an_interpreter_that_the_service_would_not_see(place, a_bundle):
+    """The one behind this environment's links: its own folder is all that is hidden."""
+    base = Path(sys.base_prefix).resolve()
+    done = place(a_bundle("new"), hidden=base)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert f": lies in {base}, which the service does not see; name another with PYTHON=" in done.stderr
+    assert not place.prefix.exists()
+
+
+def test_an_installer_knows_what_every_unit_hides():
+    (hidden,) = re.findall(r'^hidden="(.*)"$', (RUNTIMES / "place.sh").read_text(encoding="utf-8"), re.MULTILINE)
+    places = {key: list(folders) for key, folders in HIDDEN.items()}
+    for name in TARGETS:
+        unit = directives(RUNTIMES / name / "edgekit.service")
+        assert hidden.split() == [path for key, paths in places.items() if unit[key] == ["yes"] for path in paths]
+        assert not {"InaccessiblePaths", "TemporaryFileSystem", "RootDirectory", "PrivateUsers"} & unit.keys()
+
+
+def test_an_installer_refuses_a_prefix_that_a_unit_would_read_otherwise(place, a_bundle, tmp_path):
+    for name in ("a b", "50%", "a&b", "a|b", "$HOME"):
+        done = place(a_bundle("new"), prefix=tmp_path / name)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert done.stderr.startswith(f"{tmp_path / name}: ")
+        assert not (tmp_path / name).exists()

@@ -26,10 +26,9 @@ from edgekit.bundle.manifest import (
     Thinking,
     Timestamps,
     TokenProtocol,
-    decode,
-    encode,
 )
 from edgekit.bundle.speech import Speech, SpeechFormat
+from edgekit.bundle.text import decode, encode
 
 __all__ = [
     "FORMAT_VERSION",

@@ -1,37 +1,80 @@
 """Open a bundle folder and check it before anything is loaded.
 
-Checks, in this order: manifest present and of a known version, every path inside the folder and no link, every file
-present with its size and SHA-256. Knows nothing of what the graphs mean; a graph's own external-data locations are
-compared with the manifest by the backend that loads it.
+Checks, in this order: manifest present, signed where that is required and of a known version, every path inside the
+folder and no link, every file present with its size and SHA-256. What runs is read through the descriptors that were
+hashed. Knows nothing of what the graphs mean; who loads one checks it first (``runtime/graphs``).
 """
 
 import difflib
 import hashlib
 import os
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import Path
 
+from edgekit.bundle.files import BundleFiles, HeldFile
 from edgekit.bundle.history import read_manifest
+from edgekit.bundle.keys import PublicKey
 from edgekit.bundle.manifest import FileEntry, Manifest
+from edgekit.bundle.trust import Trust
 from edgekit.errors import BundleFileError, BundleFormatError
 from edgekit.reprs import line
 
 MANIFEST, _CONFIG = "manifest.json", "config.json"
+_TOKENIZER = "tokenizer.json"
+MOST_MANIFEST_BYTES = 1 << 26  # of a model with 100,000 tensors it has a third of that
 _BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Bundle:
-    """A checked bundle folder."""
+    """A checked bundle folder, or one that the exporter has just written.
+
+    ``text``: the manifest's bytes as they were read; empty for a manifest that was not. ``hashed``: whether what is
+    read must have the manifest's hashes. ``signer``: whose signature was found on it, where one was required.
+    """
 
     folder: Path
     manifest: Manifest
+    text: bytes = b""
+    hashed: bool = False
+    signer: PublicKey | None = None
+    _files: list[BundleFiles] = field(default_factory=list, compare=False)  # none until a file is asked for
 
     def file(self, name: str) -> Path:
-        """Return the path of a file that the manifest lists; raises BundleFormatError for any other."""
-        if all(entry.path != name for entry in self.manifest.files):
-            raise BundleFormatError(f"{self.folder}: '{name}' is not in the manifest's list of files; export it again")
+        """Return the path of a file that the manifest lists; raises BundleFormatError for any other.
+
+        For messages, and for what was just written: what is at a path may change, what ``open`` and ``read`` return
+        is what was checked.
+        """
+        self._entry(name)
         return self.folder / name
+
+    def open(self, name: str) -> HeldFile:
+        """Return a listed file, open: the one whose bytes were checked. Raises as ``file`` and ``BundleFiles.open``."""
+        self._entry(name)
+        return self._opened().open(name)
+
+    def read(self, name: str) -> bytes:
+        """Return what a listed file holds, hashed as it is read; BundleFormatError if that is not what was checked."""
+        entry, files = self._entry(name), self._opened()
+        kept = files.holds(name)
+        found = files.open(name).read()
+        if not kept:
+            files.let_go(name)
+        if self.hashed and hashlib.sha256(found).hexdigest() != entry.sha256:
+            raise _changed(self.folder, entry)
+        return found
+
+    def _opened(self) -> BundleFiles:
+        if not self._files:
+            self._files.append(BundleFiles(self.folder))
+        return self._files[0]
+
+    def _entry(self, name: str) -> FileEntry:
+        entry = next((entry for entry in self.manifest.files if entry.path == name), None)
+        if entry is None:
+            raise BundleFormatError(f"{self.folder}: '{name}' is not in the manifest's list of files; export it again")
+        return entry
 
     def __repr__(self) -> str:
         return line(self, folder=str(self.folder), name=self.manifest.name, files=len(self.manifest.files))
@@ -46,43 +89,62 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def open_bundle(path: str | os.PathLike[str], *, check_hashes: bool = True) -> Bundle:
-    """Return the Bundle at ``path`` after checking version, paths, sizes and hashes.
+def open_bundle(path: str | os.PathLike[str], *, check_hashes: bool = True, trust: Trust | None = None) -> Bundle:
+    """Return the Bundle at ``path`` after checking signature, version, paths, sizes and hashes.
 
     Raises BundleFileError if the folder, its manifest or a listed file is missing, BundleFormatError for the rest.
-    ``check_hashes=False`` skips only the hashes, for a caller that has just checked them.
+    ``check_hashes=False`` skips only the hashes, for a caller that has just checked them. ``trust``: keys of which one
+    must have signed it, else SignatureError.
     """
     folder = Path(path)
-    manifest = _read_manifest(folder)
-    for entry in manifest.files:
-        _check_file(folder, entry, check_hashes)
-    listed = {entry.path for entry in manifest.files}
+    try:
+        files = BundleFiles(folder)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleFileError(f"{folder}: {_instead(folder)}") from error
+    text = _read_text(folder, files)
+    signer = trust.signer(folder, text) if trust else None  # before the first of its bytes is understood
+    manifest = _decoded(folder, text)
+    used = _used(manifest)
+    for check_hash in (False, True)[: 1 + check_hashes]:  # every size before the first hash, which takes its time
+        for entry in manifest.files:
+            _check_file(folder, files.open(entry.path), entry, check_hash)
+            if entry.path not in used:  # what only a check reads, such as goldens, takes no descriptor meanwhile
+                files.let_go(entry.path)
+    return Bundle(folder, manifest, text, check_hashes, signer, [files])
+
+
+def _used(manifest: Manifest) -> set[str]:
+    """Return the files that a run reads."""
     refs = [ref for table in manifest.tables().values() for ref in (table.weight, table.scales) if ref]
-    named = {
+    return {
+        _TOKENIZER,
         *(component.graph for component in manifest.components.values()),
         *(component.data for component in manifest.components.values() if component.data),
         *(ref.file for ref in refs),
         *(manifest.speech.files() if manifest.speech else ()),
     }
-    if missing := sorted(named - listed):
-        raise BundleFormatError(
-            f"{folder}: '{missing[0]}' is used by a component but not listed under files; export it again"
-        )
-    return Bundle(folder, manifest)
 
 
-def _read_manifest(folder: Path) -> Manifest:
-    path = folder / MANIFEST
-    if path.is_symlink():
-        raise BundleFormatError(f"{folder}: '{MANIFEST}' is a link, which a bundle may not hold; copy the file itself")
+def _read_text(folder: Path, files: BundleFiles) -> bytes:
     try:
-        text = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise BundleFileError(f"{folder}: {_instead(folder)}") from error
+        held = files.open(MANIFEST)
+    except BundleFileError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise BundleFileError(f"{folder}: {_instead(folder)}") from error
+        raise
+    files.let_go(MANIFEST)
+    if held.bytes > MOST_MANIFEST_BYTES:
+        raise BundleFormatError(
+            f"{folder / MANIFEST}: {held.bytes} bytes, at most {MOST_MANIFEST_BYTES} are read; do not use this bundle"
+        )
+    return held.read()
+
+
+def _decoded(folder: Path, text: bytes) -> Manifest:
     try:
         return read_manifest(text)
     except BundleFormatError as error:
-        raise BundleFormatError(f"{path}: {error}") from error
+        raise BundleFormatError(f"{folder / MANIFEST}: {error}") from error
 
 
 def _instead(folder: Path) -> str:
@@ -104,21 +166,14 @@ def _instead(folder: Path) -> str:
     return f"no {MANIFEST} there, so it is no bundle; {make}"
 
 
-def _check_file(folder: Path, entry: FileEntry, check_hash: bool) -> None:
-    parts = PurePosixPath(entry.path).parts
-    if not parts or entry.path.startswith("/") or "\\" in entry.path or any(part in ("..", ".") for part in parts):
-        raise BundleFormatError(f"{folder}: path '{entry.path}' leaves the bundle; do not use this bundle")
-    path = folder
-    for part in parts:
-        path = path / part
-        if path.is_symlink():
-            raise BundleFormatError(f"{folder}: '{entry.path}' is or goes through a link, which a bundle may not hold")
-    if not path.is_file():
-        raise BundleFileError(f"{folder}: '{entry.path}' is missing; copy the whole bundle again or export it again")
-    size = path.stat().st_size
-    if size != entry.bytes:
+def _check_file(folder: Path, held: HeldFile, entry: FileEntry, check_hash: bool) -> None:
+    if held.bytes != entry.bytes:
         raise BundleFormatError(
-            f"{folder}: '{entry.path}' has {size} bytes, manifest says {entry.bytes}; copy or export it again"
+            f"{folder}: '{entry.path}' has {held.bytes} bytes, manifest says {entry.bytes}; copy or export it again"
         )
-    if check_hash and hash_file(path) != entry.sha256:
-        raise BundleFormatError(f"{folder}: '{entry.path}' does not match its SHA-256; copy or export it again")
+    if check_hash and held.sha256() != entry.sha256:
+        raise _changed(folder, entry)
+
+
+def _changed(folder: Path, entry: FileEntry) -> BundleFormatError:
+    return BundleFormatError(f"{folder}: '{entry.path}' does not match its SHA-256; copy or export it again")

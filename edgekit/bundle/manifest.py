@@ -5,14 +5,35 @@ describes every field. Unknown fields and wrong types are refused with the JSON 
 brought up to this one by ``history.py``.
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from edgekit.bundle.dialects import DIALECTS
-from edgekit.bundle.speaking import Speech, as_speech
-from edgekit.rates import DEFAULT_HZ, HIGHEST_HZ, LOWEST_HZ
+from edgekit.bundle.ranges import (
+    Bytes,
+    Few,
+    Finite,
+    Frames,
+    Index,
+    Label,
+    Mark,
+    Milliseconds,
+    Name,
+    Positive,
+    Rate,
+    Repeats,
+    Sha256,
+    Share,
+    Size,
+    SomeFrames,
+    SomeTokens,
+    Text,
+    Token,
+    Version,
+)
+from edgekit.bundle.speaking import Speech
+from edgekit.rates import DEFAULT_HZ
 from edgekit.reprs import line
 
 FORMAT_VERSION = 3
@@ -42,17 +63,17 @@ class TensorSpec(Struct, frozen=True):
     ``in-place`` pairs share one buffer for the life of a stream, ``carried`` ones are handed back at the next call.
     """
 
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
+    name: Name
+    dtype: Name
+    shape: tuple[Size | Name, ...]
     state: StateKind = "none"
 
 
 class Component(Struct, frozen=True):
     """One graph with a fixed signature and its external data file."""
 
-    graph: str
-    data: str | None
+    graph: Name
+    data: Name | None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     precision: Precision
@@ -61,18 +82,18 @@ class Component(Struct, frozen=True):
 class Requirements(Struct, frozen=True):
     """Lowest versions that can load the graphs; ``onnxruntime`` is absent where TensorRT alone runs them."""
 
-    opset: int
-    onnxruntime: str | None = None
-    tensorrt: str | None = None
+    opset: Few
+    onnxruntime: Version | None = None
+    tensorrt: Version | None = None
 
 
 class TensorRef(Struct, frozen=True):
     """A tensor inside a bundle file: raw little-endian rows at ``offset``."""
 
-    file: str
-    offset: int
-    dtype: str
-    shape: tuple[int, ...]
+    file: Name
+    offset: Bytes
+    dtype: Name
+    shape: tuple[Size, ...]
 
 
 class Embedding(Struct, frozen=True):
@@ -85,9 +106,9 @@ class Embedding(Struct, frozen=True):
 
     weight: TensorRef
     scales: TensorRef | None
-    width: int
-    block_size: int = 0
-    bits: int = 32
+    width: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+    block_size: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 0
+    bits: Annotated[int, msgspec.Meta(ge=4, le=32)] = 32
 
 
 class FrontEnd(Struct, frozen=True):
@@ -100,13 +121,13 @@ class FrontEnd(Struct, frozen=True):
     an utterance are filled up with silence to a frame, or, with ``whole_hops``, make no frame of their own.
     """
 
-    mel_bins: int
-    sample_rate_hz: Annotated[int, msgspec.Meta(ge=LOWEST_HZ, le=HIGHEST_HZ)] = DEFAULT_HZ
-    n_fft: int = 400
-    hop_samples: int = 160
-    dynamic_range: float = 8.0
+    mel_bins: Few
+    sample_rate_hz: Rate = DEFAULT_HZ
+    n_fft: Annotated[int, msgspec.Meta(ge=2, le=1 << 18)] = 400
+    hop_samples: Annotated[int, msgspec.Meta(ge=1, le=1 << 17)] = 160
+    dynamic_range: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 8.0
     floor: Floor = "running"
-    right_pad_samples: int = 0
+    right_pad_samples: Annotated[int, msgspec.Meta(ge=0, le=1 << 24)] = 0
     edge: Literal["zero", "reflect"] = "zero"
     whole_hops: bool = False
 
@@ -121,15 +142,15 @@ class Grid(Struct, frozen=True):
     """
 
     mode: GridMode
-    chunk_frames: int
-    max_frames: int
-    max_positions: int
-    left_frames: int = 2
-    right_frames: int = 1
-    frames_per_position: int = 2
-    segment_frames: int | None = None
-    tail_frames: int = 0
-    pad_to_frames: int = 1
+    chunk_frames: SomeFrames
+    max_frames: SomeFrames
+    max_positions: SomeFrames
+    left_frames: Frames = 2
+    right_frames: Frames = 1
+    frames_per_position: SomeFrames = 2
+    segment_frames: SomeFrames | None = None
+    tail_frames: Frames = 0
+    pad_to_frames: SomeFrames = 1
     masks_last_position: bool = False
 
     def positions(self, frames: int) -> int:
@@ -157,18 +178,18 @@ class Sampling(Struct, frozen=True):
     ``top_k`` and ``top_p`` (nucleus), in this order, as in transformers. All of it is of one answer.
     """
 
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float | None = None
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
+    temperature: Finite = 0.0
+    top_k: SomeTokens | None = None
+    top_p: Finite | None = None
+    repetition_penalty: Positive = 1.0
+    no_repeat_ngram_size: Token = 0
 
 
 class Question(Struct, frozen=True):
     """What a model is asked to do with sound: texts for ``{system}`` and ``{prompt}``; None leaves the usual one."""
 
-    system: str | None = None
-    prompt: str | None = None
+    system: Text | None = None
+    prompt: Text | None = None
 
 
 class Thinking(Struct, frozen=True):
@@ -177,10 +198,10 @@ class Thinking(Struct, frozen=True):
     ``none`` is what begins a reply without a thought. ``usual``: whether the model thinks if nobody says otherwise.
     """
 
-    open: str
-    close: str
-    then: str = ""
-    none: str = ""
+    open: Mark
+    close: Mark
+    then: Text = ""
+    none: Text = ""
     usual: bool = False
 
 
@@ -190,10 +211,10 @@ class Timestamps(Struct, frozen=True):
     ``latest_start`` of them at most are before the first word. Whisper's, in which an answer is of 30 s.
     """
 
-    first: int
-    count: int = 1501
-    step_s: float = 0.02
-    latest_start: int = 50
+    first: Token
+    count: SomeTokens = 1501
+    step_s: Positive = 0.02
+    latest_start: Token = 50
 
 
 class TokenProtocol(Struct, frozen=True):
@@ -217,39 +238,39 @@ class TokenProtocol(Struct, frozen=True):
     """
 
     attention: Literal["cross", "prefix"]
-    stop: tuple[int, ...]
-    max_tokens: int
-    context_tokens: int
-    start: tuple[int, ...] = ()
-    start_tail: tuple[int, ...] = ()
-    languages: dict[str, int] = {}
-    tasks: dict[str, int] = {}
-    language: str | None = None
-    task: str | None = None
-    opening: str = ""
-    before: str = ""
-    between: str = ""
-    after: str = ""
-    turn: str = ""
-    reply: str = ""
-    speak: str = ""
-    again: str = ""
-    system: str = ""
-    prompt: str = ""
-    tools: str = ""
-    questions: dict[str, Question] = {}
-    roles: dict[str, str] = {}
+    stop: tuple[Token, ...]
+    max_tokens: SomeTokens
+    context_tokens: SomeTokens
+    start: tuple[Token, ...] = ()
+    start_tail: tuple[Token, ...] = ()
+    languages: dict[Name, Token] = {}
+    tasks: dict[Name, Token] = {}
+    language: Name | None = None
+    task: Name | None = None
+    opening: Text = ""
+    before: Text = ""
+    between: Text = ""
+    after: Text = ""
+    turn: Text = ""
+    reply: Text = ""
+    speak: Text = ""
+    again: Text = ""
+    system: Text = ""
+    prompt: Text = ""
+    tools: Text = ""
+    questions: dict[Name, Question] = {}
+    roles: dict[Name, Text] = {}
     thinking: Thinking | None = None
     sampling: Sampling = Sampling()
-    suppress: tuple[int, ...] = ()
-    begin_suppress: tuple[int, ...] = ()
-    vocabulary_limit: int | None = None
-    max_tokens_per_s: float | None = None
-    max_repeats: int | None = None
-    max_length: int | None = None
+    suppress: tuple[Token, ...] = ()
+    begin_suppress: tuple[Token, ...] = ()
+    vocabulary_limit: SomeTokens | None = None
+    max_tokens_per_s: Positive | None = None
+    max_repeats: Repeats | None = None
+    max_length: SomeTokens | None = None
     timestamps: Timestamps | None = None
-    alignment: tuple[tuple[int, int], ...] = ()
-    no_speech: int | None = None
+    alignment: tuple[tuple[Index, Index], ...] = ()
+    no_speech: Token | None = None
 
     def ids(self) -> frozenset[int]:
         """Return every token that the protocol names."""
@@ -269,42 +290,42 @@ class ComputeLevel(Struct, frozen=True):
     never used to choose.
     """
 
-    name: str
-    experts_per_token: int | None = None
-    max_lag_ms: float | None = None
-    word_error_rate: float | None = None
+    name: Name
+    experts_per_token: Few | None = None
+    max_lag_ms: Annotated[float, msgspec.Meta(gt=0, le=1e9)] | None = None
+    word_error_rate: Share | None = None
 
 
 class GateSettings(Struct, frozen=True):
     """When sound counts: Gate thresholds, probabilities for ``speech``, decibels over the floor for ``sound``."""
 
     kind: GateKind = "speech"
-    start: float = 0.5
-    stop: float = 0.35
-    min_sound_ms: int = 64
-    min_silence_ms: int = 480
-    pre_roll_ms: int = 320
+    start: Share = 0.5
+    stop: Share = 0.35
+    min_sound_ms: Milliseconds = 64
+    min_silence_ms: Milliseconds = 480
+    pre_roll_ms: Milliseconds = 320
 
 
 class CensusRow(Struct, frozen=True):
     """One weight tensor as the written graph holds it."""
 
-    component: str
-    tensor: str
-    dtype: str
-    shape: tuple[int, ...]
-    op: str
-    bytes: int
-    float32_bytes: int
-    group: str
+    component: Name
+    tensor: Name
+    dtype: Name
+    shape: tuple[Bytes, ...]
+    op: Name
+    bytes: Bytes
+    float32_bytes: Bytes
+    group: Name
 
 
 class FileEntry(Struct, frozen=True):
     """Path inside the bundle, size and hash of one file."""
 
-    path: str
-    bytes: int
-    sha256: str
+    path: Name
+    bytes: Bytes
+    sha256: Sha256
 
 
 class Manifest(Struct, frozen=True):
@@ -315,12 +336,12 @@ class Manifest(Struct, frozen=True):
     """
 
     format_version: int
-    name: str
-    family: str
-    dialect: str
+    name: Name
+    family: Name
+    dialect: Name
     requires: Requirements
-    precision: dict[str, Precision]
-    components: dict[str, Component]
+    precision: dict[Name, Precision]
+    components: dict[Name, Component]
     embedding: Embedding
     front_end: FrontEnd
     grid: Grid
@@ -331,11 +352,11 @@ class Manifest(Struct, frozen=True):
     census: tuple[CensusRow, ...]
     verification: dict[str, Any]
     files: tuple[FileEntry, ...]
-    license: str = ""
-    source: str = ""
-    dummy_seed: int | None = None
+    license: Label = ""
+    source: Label = ""
+    dummy_seed: Annotated[int, msgspec.Meta(ge=0)] | None = None
     speech: Speech | None = None
-    needs: str = NEEDS
+    needs: Label = NEEDS
 
     def __post_init__(self) -> None:
         """Raise RegistryError for a dialect that is not registered; when decoded, msgspec tells it with the file."""
@@ -358,24 +379,3 @@ class Manifest(Struct, frozen=True):
         """Return every token table: ``embedding``, and those of ``speech`` by the names of its fields."""
         fields: dict[str, Any] = msgspec.structs.asdict(self.speech) if isinstance(self.speech, msgspec.Struct) else {}
         return {"embedding": self.embedding} | {name: one for name, one in fields.items() if isinstance(one, Embedding)}
-
-
-def encode(manifest: Manifest) -> bytes:
-    """Return the manifest as indented JSON with a stable order of keys: the same content gives the same bytes."""
-    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
-
-
-def decode(text: bytes) -> Manifest:
-    """Return the manifest of a JSON text. Raises msgspec.MsgspecError, which names the JSON path at fault."""
-    return msgspec.json.decode(text, type=Manifest, dec_hook=_decoded)
-
-
-def as_manifest(fields: Mapping[str, Any]) -> Manifest:
-    """Return the manifest of the plain data that a JSON text holds. Raises as ``decode`` does."""
-    return msgspec.convert(fields, Manifest, dec_hook=_decoded)
-
-
-def _decoded(kind: type[Any], value: object) -> Speech:
-    if kind is not Speech:
-        raise NotImplementedError(f"{kind}: the manifest has no other field of a kind that is registered")
-    return as_speech(value, path="$.speech")

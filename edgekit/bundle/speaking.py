@@ -3,7 +3,9 @@
 Knows no kind; each is a file of ``speech``.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -27,6 +29,14 @@ class Speech:
     def files(self) -> tuple[str, ...]:
         """Return the files of the bundle that it names, beside those of its token tables."""
         return ()
+
+    def components(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the components that speak, each with the free sizes that its state may have."""
+        return {}
+
+    def faults(self, manifest: Any) -> Iterator[str]:  # noqa: ANN401, ARG002 - Manifest, which holds what this is
+        """Yield what its fields contradict, each other or the rest of the manifest; see ``faults.py``."""
+        yield from ()
 
 
 @dataclass(frozen=True, slots=True)

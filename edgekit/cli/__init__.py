@@ -1,16 +1,19 @@
 """The command line: ``edgekit COMMAND``. One file per command, loaded only when that command is named."""
 
+import faulthandler
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 
 from edgekit.cli.group import Invocation, edgekit
 from edgekit.cli.output import ReaderGoneError, open_output
+from edgekit.cli.stopping import SIGNALLED, ended_by_signals
 from edgekit.errors import EdgeKitError, MissingPackageError
 
 BUG = 70  # EX_SOFTWARE of sysexits.h
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 # Which extra brings a package that a command may find missing, and what the package is for.
 _EXTRAS = {
@@ -31,15 +34,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     An error is one line on stderr; ``--debug`` before the command lets the traceback through.
     """
+    _tell_of_crashes()
     with open_output():
         code = _run(arguments)
     sys.exit(code)
 
 
+def _tell_of_crashes() -> None:
+    """Let a crash in native code end with a word on stderr: weights that are cut while they are mapped are one."""
+    with suppress(OSError, ValueError, AttributeError):  # a stderr that is closed, or no file
+        faulthandler.enable(sys.__stderr__)
+
+
 def _run(arguments: Sequence[str] | None) -> int:
     invocation = Invocation()
     try:
-        code = edgekit.main(arguments, prog_name="edgekit", obj=invocation, standalone_mode=False)
+        with ended_by_signals():
+            code = edgekit.main(arguments, prog_name="edgekit", obj=invocation, standalone_mode=False)
         sys.stdout.flush()  # while it can still be told that this fails
     except (Exception, KeyboardInterrupt) as error:
         if invocation.debug and not isinstance(
@@ -55,7 +66,7 @@ def _report(error: BaseException) -> int:
     if isinstance(error, click.Abort) and isinstance(error.__cause__, EOFError):  # click takes it for the end of input
         error = error.__cause__
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        return INTERRUPTED
+        return SIGNALLED + getattr(error.__cause__ or error, "number", signal.SIGINT)
     if isinstance(error, ReaderGoneError):
         return error.exit_code
     if isinstance(error, click.exceptions.NoArgsIsHelpError):

@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from edgekit.cli.options import bundle_argument, json_option
+from edgekit.cli.options import bundle_argument, json_option, trust_options, trusted
 from edgekit.cli.progress import show_progress
 
 
@@ -19,8 +20,11 @@ from edgekit.cli.progress import show_progress
     help="Folder for the plans; BUNDLE.plans beside the bundle if absent.",
 )
 @click.option("--context-tokens", type=int, help="Length of the KV cache; the bundle's own if absent.")
+@trust_options
 @json_option
-def build(bundle: Path, target: str, output: Path | None, context_tokens: int | None, as_json: bool) -> None:
+def build(
+    bundle: Path, target: str, output: Path | None, context_tokens: int | None, as_json: bool, **options: Any
+) -> None:
     """Build the plans that TensorRT runs of a bundle.
 
     One plan serves every length that the bundle admits. What was built before from the same graph, by the same version
@@ -31,9 +35,10 @@ def build(bundle: Path, target: str, output: Path | None, context_tokens: int | 
     from edgekit.recipe import load_target
     from edgekit.runtime.backends import build_plans
 
+    opened = open_bundle(bundle, trust=trusted(options))
     with show_progress() as progress:
         built = build_plans(
-            open_bundle(bundle), load_target(target), folder=output, context_tokens=context_tokens, progress=progress
+            opened, load_target(target), folder=output, context_tokens=context_tokens, progress=progress
         )
     if as_json:
         found = [{"component": one.component, "path": str(one.path), "kept": one.kept, **one.facts} for one in built]

@@ -18,6 +18,8 @@ COMMANDS = {
         "edgekit.cli.verify",
         "Check that a bundle is the one that was judged, and still gives what it gave when it was made.",
     ),
+    "keygen": ("edgekit.cli.keygen", "Make a pair of keys that bundles are signed and checked with."),
+    "sign": ("edgekit.cli.sign", "Sign a bundle, so that a device can tell whose it is."),
     "run": ("edgekit.cli.run", "Print what a bundle hears in audio files."),
     "listen": ("edgekit.cli.listen", "Print what a bundle hears from the microphone."),
     "profile": ("edgekit.cli.profile_command", "Measure a bundle on this device."),

@@ -69,9 +69,10 @@ def listen(
     if options["times"] and not as_json:
         raise UsageError(f"--times {options['times']}: text alone shows no times; add --json")
     chosen = bundle or default_bundle()
-    front_end = open_bundle(chosen, check_hashes=False).manifest.front_end  # loading it checks them
+    how = loading(options)
+    front_end = open_bundle(chosen, check_hashes=False, trust=how["trust"]).manifest.front_end  # loading checks them
     source = _source(device, simulate, front_end.sample_rate_hz)
-    model = edgekit.load(chosen, threads=threads, speak=speak, **loading(options))
+    model = edgekit.load(chosen, threads=threads, speak=speak, **how)
     warn(model)
     printer = Printer(as_json=as_json, marks=marks(model))
     with speaker(model.manifest, speak=speak) as playback:

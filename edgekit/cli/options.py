@@ -10,6 +10,7 @@ import click
 from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
+    from edgekit.bundle.trust import Trust
     from edgekit.exporter.checks.quality import Progress
     from edgekit.exporter.export import ExportOptions
 
@@ -58,7 +59,11 @@ def export_options(command: _Command) -> _Command:
         click.option(
             "--accept-loss", metavar="REASON", help="Publish in spite of the quality gate; kept in the manifest."
         ),
-        click.option("--overwrite", is_flag=True, help="Replace a bundle that is there."),
+        click.option(
+            "--overwrite",
+            is_flag=True,
+            help="Replace a bundle that is there; a folder with other files in it is refused.",
+        ),
         json_option,
     ]
     for option in reversed(added):
@@ -83,8 +88,37 @@ def make_options(asked: Mapping[str, Any], progress: "Progress") -> "ExportOptio
     return ExportOptions(**rest, precision=every, groups=groups | by_group, progress=progress)
 
 
+def trust_options(command: _Command) -> _Command:
+    """Add whose signature a bundle needs; see ``trusted``."""
+    added = [
+        click.option(
+            "--trust",
+            multiple=True,
+            metavar="KEY",
+            type=click.Path(path_type=Path),
+            help="Take the bundle only if this public key signed it: a file, or a folder of *.pub. Repeatable.",
+        ),
+        click.option(
+            "--require-signature",
+            is_flag=True,
+            help="Without --trust: by a key in /etc/edgekit/trust or $XDG_CONFIG_HOME/edgekit/trust.",
+        ),
+    ]
+    for option in reversed(added):
+        command = option(command)
+    return command
+
+
+def trusted(asked: dict[str, Any]) -> "Trust | None":
+    """Take the values of ``trust_options`` out of a command's options; return the keys that must have signed."""
+    from edgekit.bundle.trust import read_trust
+
+    named, required = asked.pop("trust"), asked.pop("require_signature")
+    return read_trust(named or None, required)
+
+
 def backend_options(command: _Command) -> _Command:
-    """Add what every command shares that runs a bundle: on what; see ``loading``."""
+    """Add what every command shares that runs a bundle: on what, and whose bundle; see ``loading``."""
     added = [
         click.option("--backend", metavar="NAME", help="What runs it; else what its dialect is made for."),
         click.option("--allow-fallback", is_flag=True, help="Run on the CPU where that cannot; every report says so."),
@@ -95,6 +129,7 @@ def backend_options(command: _Command) -> _Command:
             type=click.Path(path_type=Path),
             help="Where `build -o` put TensorRT's plans; BUNDLE.plans beside the bundle if absent.",
         ),
+        trust_options,
     ]
     for option in reversed(added):
         command = option(command)
@@ -103,7 +138,7 @@ def backend_options(command: _Command) -> _Command:
 
 def loading(asked: dict[str, Any]) -> dict[str, Any]:
     """Take the values of ``backend_options`` out of a command's options; return them as ``edgekit.load`` has them."""
-    return {name: asked.pop(name) for name in _LOADING}
+    return {name: asked.pop(name) for name in _LOADING} | {"trust": trusted(asked)}
 
 
 class _Ran(Protocol):

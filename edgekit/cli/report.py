@@ -32,7 +32,7 @@ def report(profiles: tuple[Path, ...], output: Path | None, kind: str | None) ->
     if output is None:
         click.echo(text, nl=False)
     else:
-        write_whole(output, text.encode())
+        write_whole(output, text.encode(), private=kind == "json")  # which quotes what was heard
         click.echo(f"{output}: written")
 
 

@@ -1,10 +1,45 @@
-"""Stopping: a run that a signal ends hears out what it has begun to hear."""
+"""Stopping: any command that a signal ends cleans up, and a run hears out what it has begun to hear."""
 
+import signal
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import TypeVar
 
 SIGNALLED = 128  # with a signal's number added the exit code, as shells count
 _Piece = TypeVar("_Piece")
+
+
+class Ended(KeyboardInterrupt):
+    """A signal ends the program as ^C does: what is half written goes. ``number``: the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise Ended where they would kill the program without a chance to clean up.
+
+    Off the main thread, where no handler runs, nothing is changed; nor where somebody else ignores or handles them.
+    """
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows lacks one
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    numbers = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    try:
+        for number in numbers:
+            signal.signal(number, _end)
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    raise Ended(number)
 
 
 class _Stopped(KeyboardInterrupt):

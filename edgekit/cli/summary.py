@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from edgekit.bundle import Manifest
 
@@ -78,9 +77,9 @@ def summary(folder: Path, manifest: Manifest) -> dict[str, Any]:
 
 def _kept_of_int4(manifest: Manifest) -> str:
     """Return which groups INT4 left out, why, and how it is asked for there; nothing where it left out none."""
-    from edgekit.recipe import Int4Form, flag
+    from edgekit.recipe import flag, stored_recipe
 
-    form = msgspec.convert(manifest.recipe.get("int4", {}), Int4Form)
+    form = stored_recipe({"int4": manifest.recipe.get("int4", {})}, manifest.name).int4
     small = [group for group, kind in manifest.precision.items() if kind == "int4"]
     kept = {group: kind for group, kind in form.keeps.items() if manifest.precision.get(group) == kind != "int4"}
     if not small or not kept:

@@ -20,7 +20,7 @@ _NAMELESS = "stdin"  # of sound that came from standard input
 
 
 class Transcripts:
-    """Writes the Transcript of one file after another, to stdout or into a folder.
+    """Writes the Transcript of one file after another, to stdout or into a folder, there for its owner alone.
 
     ``marks``: what is said of each in JSON beside it; to be set.
     """
@@ -61,7 +61,7 @@ class Transcripts:
             return True
         place = self._place(self._folder, file)
         try:
-            write_whole(place, text.encode("utf-8", "backslashreplace"))
+            write_whole(place, text.encode("utf-8", "backslashreplace"), private=True)
         except (OSError, OutputError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             click.echo(f"edgekit: {_shown(place)}: not written, {reason}; free the place and run it again", err=True)

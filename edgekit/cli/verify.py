@@ -24,27 +24,30 @@ def verify(bundle: Path, reference: str | None, as_json: bool, **options: Any) -
     """Check that a bundle is the one that was judged, and still gives what it gave when it was made.
 
     Compares its files and settings with the record of what was judged, runs it on this machine and compares with the
-    results stored in it; needs no torch.
+    results stored in it; needs no torch. With --trust or --require-signature its signature is checked before all else.
     """
+    how = loading(options)
     ran: dict[str, str] = {}
     judged: bool | None = None
     if reference is None:
         from edgekit.runtime.judge.verify import verify as compare
 
-        verified = compare(bundle, **loading(options))
-        checks, judged, compared = verified.checks, verified.judged, verified.compared
+        verified = compare(bundle, **how)
+        checks, judged, compared, signer = verified.checks, verified.judged, verified.compared, verified.signer
         ran = {"backend": verified.backend, "fallback": verified.fallback}
         warn_fallback(verified)
-    elif any(loading(options).values()):
+    elif any(value for name, value in how.items() if name != "trust"):
         raise UsageError("--reference: compares on the CPU; leave out what chooses a backend")
     else:
+        from edgekit.bundle import open_bundle
         from edgekit.cli.notices import show_notices
         from edgekit.cli.progress import terminal
         from edgekit.exporter.checks.verify import verify_reference
 
         compared = f"compared with {reference}"
         with show_notices():
-            checks = verify_reference(bundle, reference, bars=terminal())
+            signer = str(open_bundle(bundle, check_hashes=False, trust=how["trust"]).signer or "")
+            checks = verify_reference(bundle, reference, bars=terminal(), trust=how["trust"])
     if as_json:
         found = [
             {
@@ -55,9 +58,12 @@ def verify(bundle: Path, reference: str | None, as_json: bool, **options: Any) -
             }
             for check in checks
         ]
-        facts = {"bundle": str(bundle), "compared": compared} | ran | {"checks": found}
+        signed = {"signer": signer} if signer else {}
+        facts = {"bundle": str(bundle), "compared": compared} | signed | ran | {"checks": found}
         click.echo(json.dumps(facts, indent=1, allow_nan=False))
     else:
+        if signer:
+            click.echo(f"{bundle}: signed by {signer}")
         click.echo(f"{bundle}: {compared}")
         for check in checks:
             verdict = "ok    " if check.passed else "FAILED"

@@ -25,6 +25,7 @@ from edgekit.exporter.tables import JoinedTensors, write_tables, written_bundle
 from edgekit.exporter.weights import Float, Weights
 from edgekit.exporter.written import written_weights
 from edgekit.recipe import Group, Recipe
+from edgekit.runtime.graphs.source import written_graph
 
 
 def build(
@@ -62,6 +63,7 @@ def build(
             opened.build(name, g, w)
             components[name] = g.close(precision[group] if group else "float32")
         dialect.check(folder / components[name].graph, recipe.quantize.activations)
+        written_graph(folder, components[name], dialect.name).check()  # as a device will
     weights = written_weights(folder, components, dialect.packings)
     head = weights.get(opened.stored(opened.embedding))
     tied = tied_embedding(folder, head, weights.get(head.name + SCALE)) if head else None

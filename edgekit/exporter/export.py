@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from edgekit.bundle import Bundle, Manifest, Precision, encode, open_bundle
-from edgekit.errors import CheckpointError
+from edgekit.bundle.history import read_manifest
+from edgekit.errors import BundleFormatError, CheckpointError
 from edgekit.exporter.build import build, calibrated, check_heads
 from edgekit.exporter.checks.clips import with_clips_claimed
 from edgekit.exporter.checks.goldens import store_goldens
@@ -26,7 +27,7 @@ from edgekit.exporter.options import ExportOptions, find_recipe, resolve
 from edgekit.exporter.pack import building, list_files, write_manifest
 from edgekit.exporter.provenance import write_provenance
 from edgekit.exporter.source import Source, bundle_source, checkpoint_source, dummy_source
-from edgekit.recipe import Recipe, as_recipe, load_target
+from edgekit.recipe import Recipe, load_target, stored_recipe
 from edgekit.runtime.judge.record import JUDGED, record
 
 __all__ = ["ExportOptions", "export", "quantize"]
@@ -61,7 +62,7 @@ def quantize(bundle: str | Path, output: str | Path, options: ExportOptions | No
         )
     if options.precision is None and not options.groups:
         options = replace(options, precision="int8")
-    recipe = as_recipe(opened.manifest.recipe, f"{bundle}: recipe")
+    recipe = stored_recipe(opened.manifest.recipe, bundle)
     return _make(bundle_source(opened), Path(output), recipe, options, DIALECTS.get(opened.manifest.dialect))
 
 
@@ -80,6 +81,7 @@ def _make(source: Source, output: Path, recipe: Recipe, options: ExportOptions, 
             source, folder, recipe, dialect, progress=options.progress, calibration=calibration,
             smoothing=finer.smoothing,
         )  # fmt: skip
+        check_loads(manifest)
         verification = judge(source, Bundle(folder, manifest), recipe, options, dialect) | rounded(finer.results)
         if calibration:
             verification["float_inputs"] = list(calibration.kept_float)
@@ -93,9 +95,21 @@ def _publish(folder: Path, manifest: Manifest, verification: dict[str, Any], rec
     manifest = msgspec.structs.replace(manifest, verification=verification, files=list_files(folder))
     verification = verification | {JUDGED: record(encode(manifest))}
     manifest = msgspec.structs.replace(manifest, verification=verification)
+    check_loads(manifest)
     write_manifest(folder, manifest)
     write_provenance(folder)
     return manifest
+
+
+def check_loads(manifest: Manifest) -> None:
+    """Raise CheckpointError if no bundle with this manifest would load: the checkpoint's configs say what cannot be."""
+    try:
+        read_manifest(encode(manifest))
+    except BundleFormatError as error:
+        raise CheckpointError(
+            f"{manifest.name}: {str(error).removesuffix('; export it again')}; what is made of it would not load, "
+            "correct the checkpoint's configs or the recipe"
+        ) from error
 
 
 def _summary(precision: Mapping[str, Precision]) -> str:

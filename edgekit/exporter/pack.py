@@ -1,6 +1,6 @@
-"""Pack: build a bundle in a folder beside its final place and publish it by one rename.
+"""Pack: build a bundle in a folder beside its final place and publish it in one step.
 
-A half-written bundle cannot exist: whatever fails, a full disk included, the temporary folder is removed. The same
+A half-written bundle cannot exist, see ``edgekit.atomic``, and nothing is replaced that is not a bundle's own. The same
 inputs give the same bytes; what differs between runs (time, versions) goes into ``provenance.json``, which the manifest
 does not list.
 """
@@ -8,15 +8,16 @@ does not list.
 import errno
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from edgekit.atomic import draft_folder
+from edgekit.atomic import clear_leftovers, draft_folder
 from edgekit.bundle import Embedding, FileEntry, Manifest, TensorRef, encode, hash_file
 from edgekit.errors import OutputError
 from edgekit.exporter.graph import Array
@@ -27,42 +28,92 @@ from edgekit.recipe import Group
 
 MANIFEST = "manifest.json"
 PROVENANCE = "provenance.json"
+_UNLISTED = {MANIFEST, PROVENANCE, "manifest.sig"}  # a bundle's own files that its manifest does not list
 EMBEDDING = "embedding.data"
 _PAGE = 4096
+_MAX_MANIFEST_BYTES = 64 << 20
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @contextmanager
 def building(output: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty folder beside ``output`` that becomes it when the block ends well, and vanishes when not.
+    """Yield an empty folder that becomes ``output`` when the block ends well, and vanishes when not.
 
-    Raises OutputError if the output exists and may not be replaced, or if the disk does not take it.
+    Its parent is of the same file system and vanishes in either case: a place for what is needed meanwhile.
+    Raises OutputError if the output exists and may not be replaced, if another export writes it, or if the disk does
+    not take it.
     """
-    if output.exists() and not overwrite:
-        raise OutputError(f"{output}: exists already; pass --overwrite to replace it, or choose another --output")
-    if output.is_symlink() or (output.exists() and not _replaceable(output)):
-        raise OutputError(f"{output}: is not a bundle, so it is not replaced; choose another --output")
+    with _refusing_to_place(output):
+        alive = clear_leftovers(output)
+    if alive:
+        raise OutputError(f"{output}: another export is writing it; wait for that, or choose another --output")
+    _check_replaceable(output, overwrite=overwrite)
     with draft_folder(output, refused="cannot be created ({reason}); choose another --output") as draft:
         try:
             yield draft.path
-            draft.publish()
         except OSError as error:
             if error.errno not in _DISK_ERRORS:
                 raise
             raise OutputError(
                 f"{output}: {error.strerror}; nothing was left behind, free space and try again"
             ) from error
+        _check_replaceable(output, overwrite=overwrite)  # again: that took a while
+        with _refusing_to_place(output):
+            draft.publish(replace=overwrite)
 
 
-def _replaceable(output: Path) -> bool:
-    """Return whether ``output`` is an empty folder or holds a bundle's manifest, of whatever version."""
-    if not output.is_dir():
-        return False
+@contextmanager
+def _refusing_to_place(output: Path) -> Iterator[None]:
     try:
-        manifest = json.loads((output / MANIFEST).read_bytes())
-    except (OSError, ValueError):
-        return not any(output.iterdir())
-    return isinstance(manifest, dict) and {"format_version", "components"} <= manifest.keys()
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(
+            f"{output}: {reason}; what was there is whole, free space or choose another --output"
+        ) from error
+
+
+def _check_replaceable(output: Path, *, overwrite: bool) -> None:
+    """Raise OutputError if something is there that may not be replaced: but for an empty folder, all but a bundle.
+
+    A bundle of whatever version, damaged or not, as long as its manifest tells which files are its own.
+    """
+    if not os.path.lexists(output):
+        return
+    if not overwrite:
+        raise OutputError(f"{output}: exists already; pass --overwrite to replace it, or choose another --output")
+    if output.is_symlink() or not output.is_dir():
+        raise OutputError(f"{output}: is not a bundle, so it is not replaced; choose another --output")
+    if not any(output.iterdir()):
+        return
+    own = _own_files(output / MANIFEST)
+    if own is None:
+        raise OutputError(f"{output}: is not a bundle, so it is not replaced; choose another --output")
+    folders = {str(parent) for file in own for parent in PurePosixPath(file).parents}
+    for path in sorted(output.rglob("*")):
+        name = path.relative_to(output).as_posix()
+        is_folder = path.is_dir() and not path.is_symlink()
+        if name not in (folders if is_folder else own):
+            raise OutputError(
+                f"{output}: holds {name}, which is no part of the bundle; move it or choose another --output"
+            )
+
+
+def _own_files(manifest: Path) -> set[str] | None:
+    """Return what a bundle's manifest says to be its files; None if it does not say that or is none."""
+    try:
+        if not manifest.is_file() or manifest.stat().st_size > _MAX_MANIFEST_BYTES:
+            return None
+        content = json.loads(manifest.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict) or not {"format_version", "components"} <= content.keys():
+        return None
+    files = content.get("files")
+    if not isinstance(files, list):
+        return None
+    paths = (file.get("path") if isinstance(file, dict) else None for file in files)
+    return _UNLISTED | {path for path in paths if isinstance(path, str)}
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

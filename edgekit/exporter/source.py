@@ -12,12 +12,12 @@ from edgekit.exporter.families import Family, Opened, find_family
 from edgekit.exporter.hub import locate
 from edgekit.exporter.layout import checkpoint_folder
 from edgekit.exporter.sources.checkpoint import Tensors, check_copies, check_names, open_checkpoint
-from edgekit.exporter.sources.stored import StoredTensors, read_object
-from edgekit.exporter.sources.tokenizer import tokenizer_json
+from edgekit.exporter.sources.stored import StoredTensors, parse_object
+from edgekit.exporter.sources.tokenizer import checked_tokenizer, tokenizer_json
 from edgekit.exporter.speech import bundle_voices
 from edgekit.exporter.tables import written_bundle
 from edgekit.exporter.written import BundleTensors
-from edgekit.runtime.backends.external_data import check_external_data
+from edgekit.runtime.graphs.source import bundle_graph
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -77,10 +77,10 @@ def dummy_source(
 def bundle_source(bundle: Bundle) -> Source:
     """Return a float bundle as a source."""
     manifest = bundle.manifest
-    for component in manifest.components.values():
-        check_external_data(bundle.folder, component.graph, component.data)
-    config, generation = (read_object(bundle.file(name)) for name in (CONFIG, GENERATION))
-    tokenizer = tokenizer_json(bundle.file(TOKENIZER).parent)
+    for name in manifest.components:
+        bundle_graph(bundle, name).check()
+    config, generation = (parse_object(bundle.read(name), name) for name in (CONFIG, GENERATION))
+    tokenizer = checked_tokenizer(bundle.read(TOKENIZER), TOKENIZER)
     family = find_family(config)
     opened = family.bind(config, generation)
     weights = written_bundle(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import AudioError, CheckpointError, MissingPackageError
 from edgekit.runtime.audio.files import read_audio
+from edgekit.runtime.graphs.library import load_onnxruntime
 from edgekit.runtime.hear.downmix import Downmix
 from edgekit.runtime.hear.features import mel_filters
 from edgekit.runtime.speak.voice import FRAMES_PER_CODE, LEAST_CODES, Voice
@@ -134,7 +135,7 @@ def _resampled(samples: Float, rate: int, wanted: int) -> Float:
 def _run(graph: Path, *inputs: NDArray[Any]) -> NDArray[Any]:
     """Return the first output of a published graph, whose inputs are known by their order."""
     try:
-        import onnxruntime
+        onnxruntime = load_onnxruntime()
     except ImportError as error:
         raise MissingPackageError(
             f"onnxruntime: {error}, a voice needs it; pip install 'edgekit-audio[cpu]'"

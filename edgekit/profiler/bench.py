@@ -18,6 +18,7 @@ import numpy as np
 
 from edgekit.bundle import Manifest, hash_file, open_bundle
 from edgekit.bundle.folder import MANIFEST
+from edgekit.bundle.trust import Trust
 from edgekit.errors import UsageError
 from edgekit.limits import available_cores
 from edgekit.profiler.clips import Clip, faint_noise, read_clip
@@ -61,21 +62,22 @@ def profile_bundle(
     level: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    trust: Trust | None = None,
     **loading: Any,  # noqa: ANN401 - of edgekit.load
 ) -> Profile:
     """Measure a bundle on speech clips (paths of audio files) and return the Profile.
 
     paced: latency passes take as long as the clips last; False pushes them as fast as they are taken, which shows no
     backlog and no waiting. level: pin one compute level; by default latency is measured at the most capable one, cost
-    at all. loading: what else ``edgekit.load`` takes. Raises what ``edgekit.load`` and ``read_clip`` do, UsageError,
-    and ProfileError where a clip shows no utterance.
+    at all. trust: keys of which one must have signed it. loading: what else ``edgekit.load`` takes. Raises what
+    ``edgekit.load`` and ``read_clip`` do, UsageError, and ProfileError where a clip shows no utterance.
     """
     if not clips:
         raise UsageError("clips: none given, at least one recording of speech is needed; name an audio file")
     if repeat < 1 or warmup < 0:
         raise UsageError(f"repeat {repeat}, warmup {warmup}: at least 1 and 0 are needed; ask for more")
     used_threads = available_cores() if threads is None else threads
-    bundle = open_bundle(bundle_path)
+    bundle = open_bundle(bundle_path, trust=trust)
     model = load_opened(bundle, threads=used_threads, speak=bundle.manifest.speech is not None, **loading)
     names = [offered.name for offered in model.manifest.levels if offered.name != SKIP]
     if level is not None and level not in names:
@@ -257,6 +259,7 @@ class Bench:
         self._step("fresh process")
         self._add("import_ms", "fresh process", measure_import())
         longest = max(self.clips, key=lambda clip: len(clip.samples))
+        signer = self.model.bundle.signer
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "samples.npy")
             np.save(path, longest.samples)
@@ -264,6 +267,7 @@ class Bench:
                 Job(
                     str(self.model.bundle.folder), str(path), threads, None, self.level, self.model.backend,
                     self.model.context_tokens, str(plans) if plans else None,
+                    str(signer.path) if signer else None,
                 )
             )  # fmt: skip
         self._add("load_s", "fresh process", took.load_s)

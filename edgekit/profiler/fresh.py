@@ -29,6 +29,7 @@ class Job(msgspec.Struct, frozen=True):
     backend: str | None = None
     context_tokens: int | None = None
     plans: str | None = None
+    trust: str | None = None
 
 
 class Fresh(msgspec.Struct, frozen=True):
@@ -94,8 +95,9 @@ def _measured(text: str) -> Fresh:
     samples = np.load(job.samples)
     begun = time.perf_counter()
     model = edgekit.load(
-        job.bundle, threads=job.threads, backend=job.backend, context_tokens=job.context_tokens, plans=job.plans
-    )
+        job.bundle, threads=job.threads, backend=job.backend, context_tokens=job.context_tokens, plans=job.plans,
+        trust=job.trust,
+    )  # fmt: skip
     load_s = time.perf_counter() - begun
     loaded_mib = resident_mib(peak=False)
     rate_hz = model.manifest.front_end.sample_rate_hz

@@ -13,9 +13,11 @@ import numpy as np
 
 from edgekit.atomic import write_whole
 from edgekit.errors import ProfileError
+from edgekit.plainfiles import read_plain
 from edgekit.spans import SPEAK
 
 SCHEMA_VERSION = 1
+_MOST_BYTES = 64 << 20  # of a profile's file, which has some hundred thousand
 
 Pace = Literal["real time", "back to back", "fresh process"]
 """``real time``: samples arrive when a microphone would hand them over; ``back to back``: as fast as they are taken."""
@@ -344,7 +346,7 @@ def decode_profile(text: bytes, name: str) -> Profile:
         version = msgspec.json.decode(text, type=_Version).schema_version
         if version == SCHEMA_VERSION:
             return msgspec.json.decode(text, type=Profile)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProfileError(
             f"{name}: {error}; it is no profile of this EdgeKit, make it again with `edgekit profile`"
         ) from error
@@ -354,13 +356,13 @@ def decode_profile(text: bytes, name: str) -> Profile:
 
 
 def load_profile(path: str | os.PathLike[str]) -> Profile:
-    """Return the Profile in a JSON file; raises ProfileError if it is not one, FileNotFoundError if it is not there."""
-    return decode_profile(Path(path).read_bytes(), str(path))
+    """Return the Profile in a JSON file; raises ProfileError if it is not one, OSError if it cannot be read."""
+    return decode_profile(read_plain(Path(path), _MOST_BYTES), str(path))
 
 
 def save_profile(profile: Profile, path: str | os.PathLike[str]) -> None:
-    """Write a Profile as JSON, whole or not at all; raises OutputError."""
-    write_whole(Path(path), encode_record(profile))
+    """Write a Profile as JSON, whole or not at all, for its owner alone: it quotes its clips. Raises OutputError."""
+    write_whole(Path(path), encode_record(profile), private=True)
 
 
 class _Version(msgspec.Struct):

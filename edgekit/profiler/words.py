@@ -137,14 +137,20 @@ def bootstrap_difference(
 
 
 class Heard:
-    """Texts that were heard, kept in a file line by line, so that a run that was stopped goes on where it was."""
+    """Texts that were heard, kept in a file line by line, so that a run that was stopped goes on where it was.
+
+    The file is its owner's alone; a line that a kill cut short was not heard.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        content = path.read_bytes() if path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            os.truncate(path, len(whole))
         self._known: dict[tuple[str, ...], Mapping[str, Any]] = {
-            tuple(key): found for key, found in map(json.loads, lines)
+            tuple(key): found for key, found in map(json.loads, whole.splitlines())
         }
 
     def get(self, key: Sequence[str], hear: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -152,7 +158,9 @@ class Heard:
         known = tuple(key)
         if known not in self._known:
             self._known[known] = hear()
-            with self._path.open("a", encoding="utf-8") as stream:
+            with open(
+                self._path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)
+            ) as stream:
                 stream.write(json.dumps([known, self._known[known]]) + "\n")
         return self._known[known]
 

@@ -1,6 +1,5 @@
 """The light side: audio in, events out, on the device. Start with ``stream.py``."""
 
-import os
+from edgekit.runtime.graphs.library import switch_off
 
-# Since 1.31 onnxruntime sends what it is used for to its maker, on Linux too, unless this is set before it is loaded.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+switch_off()  # what a program imports after EdgeKit, onnxruntime itself too, sends nothing

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Component
+from edgekit.errors import BackendError
 
 Array = NDArray[Any]
 Sizes = Mapping[str, tuple[int, int, int]]
@@ -86,7 +87,13 @@ def _zeros(shape: Sequence[int], dtype: str) -> Array:
     size = math.prod(shape) * kind.itemsize
     if size < _MAPPED_BYTES:
         return np.zeros(shape, kind)
-    memory = mmap.mmap(-1, size)
+    try:
+        memory = mmap.mmap(-1, size)
+    except (OSError, OverflowError, ValueError) as error:
+        raise BackendError(
+            f"a state of {'x'.join(map(str, shape))} {dtype} takes {size / (1 << 20):,.0f} MiB, which this machine "
+            "does not give; shorten the cache with context_tokens"
+        ) from error
     if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux, where huge pages may be given to everything unasked
         with suppress(OSError):  # a kernel without them
             memory.madvise(mmap.MADV_NOHUGEPAGE)

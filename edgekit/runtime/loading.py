@@ -3,25 +3,24 @@
 Knows which components a bundle needs; which backend runs them is theirs.
 """
 
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
 from edgekit.bundle import Bundle, Manifest
+from edgekit.bundle.checks.hearing import COMPONENTS
 from edgekit.errors import BundleFormatError, UsageError
 from edgekit.limits import available_cores
-from edgekit.reprs import line
+from edgekit.reprs import line, quoted
 from edgekit.runtime.answer.embedding import TokenTable
 from edgekit.runtime.answer.text import Tokenizer, load_tokenizer
 from edgekit.runtime.backends import LoadSettings, load_engines
 from edgekit.runtime.engine import Engine
-from edgekit.runtime.policy import SKIP
 from edgekit.runtime.speak import kind_of
 
+_MOST_THREADS = 1024  # onnxruntime starts them all at once, and dies where the system has no room for one
 _MANY_LANGUAGES = 10  # in one line
-COMPONENTS: tuple[str, ...] = ("encoder", "adapter", "backbone")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -59,8 +58,11 @@ class Loaded:
 
 def check_threads(threads: object) -> None:
     """Raise UsageError for what is neither None nor a number of threads."""
-    if threads is not None and not (_is_whole(threads) and threads >= 1):
-        raise UsageError(f"threads: {threads!r}, a whole number, 1 or more, is needed; leave it out to use every core")
+    if threads is not None and not (_is_whole(threads) and 1 <= threads <= _MOST_THREADS):
+        raise UsageError(
+            f"threads: {quoted(threads)}, a whole number, 1 to {_MOST_THREADS:,}, is needed; "
+            "leave it out to use every core"
+        )
 
 
 def _is_whole(value: object) -> TypeGuard[int]:
@@ -81,7 +83,9 @@ def load_bundle(
     check_threads(threads)
     limit = bundle.manifest.protocol.context_tokens
     if context_tokens is not None and not (_is_whole(context_tokens) and 0 < context_tokens <= limit):
-        raise UsageError(f"context_tokens: {context_tokens!r}, this bundle takes 1 to {limit}; choose one of these")
+        raise UsageError(
+            f"context_tokens: {quoted(context_tokens)}, this bundle takes 1 to {limit}; choose one of these"
+        )
     names = COMPONENTS
     if speak:
         if bundle.manifest.speech is None:
@@ -91,56 +95,10 @@ def load_bundle(
     settings = LoadSettings(
         threads or available_cores(), context_tokens or limit, backend, allow_fallback, Path(plans) if plans else None
     )
+    if absent := [name for name in names if name not in bundle.manifest.components]:
+        raise BundleFormatError(f"{bundle.folder}: has no component '{absent[0]}', which is needed; export it again")
     engines = load_engines(bundle, names, settings)
-    loaded = Loaded(
+    return Loaded(
         bundle, engines.engines, TokenTable(bundle), load_tokenizer(bundle), settings.context_tokens, engines.backend,
         engines.fallback,
     )  # fmt: skip
-    _check(loaded)
-    return loaded
-
-
-def _check(loaded: Loaded) -> None:
-    """Raise BundleFormatError where the manifest's parts contradict each other."""
-    manifest, protocol = loaded.manifest, loaded.manifest.protocol
-    working = [level for level in manifest.levels if level.name != SKIP]
-    if not working:
-        raise BundleFormatError(f"{loaded.bundle.folder}: no compute level but 'skip'; export it again")
-    if any(spec.name == "experts_per_token" for spec in manifest.components["backbone"].inputs):
-        for level in working:
-            if level.experts_per_token is None:
-                raise BundleFormatError(
-                    f"{loaded.bundle.folder}: level '{level.name}' has no experts_per_token, the backbone needs one; "
-                    "export it again"
-                )
-    if unknown := sorted(token for token in protocol.ids() if not 0 <= token < loaded.table.vocabulary):
-        raise BundleFormatError(
-            f"{loaded.bundle.folder}: token {unknown[0]} of the protocol, the table has {loaded.table.vocabulary} "
-            "rows; export it again"
-        )
-    _check_alignment(loaded)
-
-
-def _check_alignment(loaded: Loaded) -> None:
-    """Raise BundleFormatError where word times would ask for heads that the graphs do not have."""
-    alignment, components = loaded.manifest.protocol.alignment, loaded.manifest.components
-    if not alignment:
-        return
-    queries, cross = (
-        next((spec.shape for spec in components[name].outputs if spec.name == output), ())
-        for name, output in (("backbone", "queries"), ("adapter", "cross"))
-    )
-    layers = len({layer for layer, _ in alignment})
-    width = [size for size in (*cross[1:2], *cross[3:]) if isinstance(size, int)]
-    if queries[1:] != (layers * math.prod(width),):
-        raise BundleFormatError(
-            f"{loaded.bundle.folder}: protocol.alignment has {layers} layers, output 'queries' of the backbone is "
-            f"{queries or 'not there'}; export it again"
-        )
-    sizes = [size for size in cross[:2] if isinstance(size, int)]
-    for layer, head in alignment:
-        if len(sizes) < 2 or not (0 <= 2 * layer < sizes[0] and 0 <= head < sizes[1]):
-            raise BundleFormatError(
-                f"{loaded.bundle.folder}: protocol.alignment has layer {layer}, head {head}, the adapter makes "
-                f"'cross' {cross}, two rows a layer; export it again"
-            )

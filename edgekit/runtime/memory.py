@@ -19,7 +19,7 @@ import numpy as np
 from edgekit.bundle import Bundle, Component, Manifest
 from edgekit.bundle.manifest import Precision, Struct
 from edgekit.errors import BackendError, ProfileError
-from edgekit.limits import ROOT, control_groups, read_text
+from edgekit.limits import ROOT, control_groups, read_text, whole_number
 from edgekit.resources import resource
 
 FILE = "runtimes/memory.toml"
@@ -28,7 +28,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 _Factor = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 MIB = 1 << 20
-_FIELD = re.compile(r"^(\w+):\s+(\d+) kB$", re.MULTILINE)
+_FIELD = re.compile(r"^(\w+):\s+(\d{1,20}) kB$", re.MULTILINE)
 # Of a control group, by version: its limit, its use, and what of the use are pages of files.
 _GROUPS = {
     2: ("memory.max", "memory.current", ("inactive_file", "active_file")),
@@ -223,8 +223,8 @@ def _groups(root: Path) -> Iterator[tuple[int, int]]:
     """Yield limit and use in bytes of every control group that limits this process; pages of files are no use."""
     for version, folder in control_groups(root, "memory"):
         limit_file, used_file, dropped = _GROUPS[version]
-        limit, used = read_text(folder / limit_file).strip(), read_text(folder / used_file).strip()
-        if limit.isdigit():
+        limit, used = (whole_number(read_text(folder / name)) for name in (limit_file, used_file))
+        if limit is not None:
             stat = dict(line.split(" ", 1) for line in read_text(folder / "memory.stat").splitlines() if " " in line)
-            files = sum(int(stat.get(name, "0")) for name in dropped)
-            yield int(limit), (int(used) - files if used.isdigit() else 0)
+            files = sum(whole_number(stat.get(name, "")) or 0 for name in dropped)
+            yield limit, (0 if used is None else used - files)

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeGuard, overload
 
 from edgekit.bundle import Bundle, open_bundle
+from edgekit.bundle.trust import Trusted, read_trust
 from edgekit.errors import EdgeKitError, UsageError
-from edgekit.reprs import fields_line
+from edgekit.reprs import fields_line, quoted
 from edgekit.runtime.answer.times.subtitles import srt, vtt
 from edgekit.runtime.audio.inputs import Recording, Source, checked, name_of, pieces
 from edgekit.runtime.events import Event, Segment, Text, TextCut, is_result, whole_segment
@@ -25,6 +26,14 @@ from edgekit.timing import Trace
 if sys.version_info >= (3, 11):
     from typing import Unpack
 
+
+_PATH, _NONE = (str, os.PathLike), type(None)
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {  # of what ``load`` is told
+    "path": (_PATH, "the path of a bundle"), "verify_hashes": ((bool,), "True or False"),
+    "speak": ((bool,), "True or False"), "backend": ((str, _NONE), "a name"),
+    "allow_fallback": ((bool,), "True or False"), "require_signature": ((bool,), "True or False"),
+    "plans": ((*_PATH, _NONE), "the path of a folder"),
+}  # fmt: skip
 
 Recordings = list[Any] | tuple[Any, ...]
 """Recordings in a list; Any, for a list of paths is no list of Recording to a type checker."""
@@ -91,7 +100,9 @@ class Model(Loaded):
         offer.
         """
         if options is not None and (fields or not isinstance(options, StreamOptions)):
-            raise UsageError(f"options: {options!r}, StreamOptions or its fields by name are needed; give one of these")
+            raise UsageError(
+                f"options: {quoted(options)}, StreamOptions or its fields by name are needed; give one of these"
+            )
         return Stream(self, options or stream_options(fields))
 
     @overload
@@ -138,7 +149,9 @@ class Model(Loaded):
         return transcripts
 
     def _transcript(self, source: Source, sample_rate_hz: int | None, options: RecordingFields) -> Transcript:
-        floor = options.get("floor") or ("running" if options.get("partials") else self.manifest.front_end.floor)
+        floor = options.get("floor")
+        if floor is None:
+            floor = "running" if options.get("partials") is True else self.manifest.front_end.floor
         stream: Stream | None = None
         events: list[Event] = []
         audio_s = 0.0
@@ -165,17 +178,35 @@ def load(
     backend: str | None = None,
     allow_fallback: bool = False,
     plans: str | os.PathLike[str] | None = None,
+    trust: Trusted | None = None,
+    require_signature: bool = False,
 ) -> Model:
     """Return the Model of the bundle at ``path``, checked and loaded.
 
     threads: per engine, by default one per core this process may use. verify_hashes: False skips reading every file
     once more. context_tokens: a shorter KV cache than the bundle's, to save memory. speak: load what speaks, too.
     backend: what runs it, by default what its dialect is made for. allow_fallback: run on the CPU where that cannot.
-    plans: the folder of TensorRT's plans, by default the one beside the bundle.
-    Raises what open_bundle and load_engines do, and UsageError for values that cannot be.
+    plans: the folder of TensorRT's plans, by default the one beside the bundle. trust: public keys, in files or
+    folders, of which one must have signed the bundle; require_signature: one of the trust store, if no ``trust`` says.
+    Raises what open_bundle and load_engines do, KeyFileError for a key that cannot be used, and UsageError for values
+    that cannot be.
     """
     check_threads(threads)
-    bundle = open_bundle(path, check_hashes=verify_hashes)
+    _check_types(
+        path=path,
+        verify_hashes=verify_hashes,
+        speak=speak,
+        backend=backend,
+        allow_fallback=allow_fallback,
+        plans=plans,
+        require_signature=require_signature,
+    )
+    keys = read_trust(trust, require_signature)
+    if keys and not verify_hashes:
+        raise UsageError(
+            "verify_hashes: False, a signature is of the hashes, so they are checked with it; leave it out"
+        )
+    bundle = open_bundle(path, check_hashes=verify_hashes, trust=keys)
     return load_opened(
         bundle, threads=threads, context_tokens=context_tokens, speak=speak, backend=backend,
         allow_fallback=allow_fallback, plans=plans,
@@ -208,6 +239,13 @@ def transcript_of(
     text = " ".join(one.text for one in segments if one.text)
     language = max(lengths, key=lengths.__getitem__, default=None)
     return Transcript(text, tuple(segments), audio_s, language, truncated, trace or Trace())
+
+
+def _check_types(**settings: object) -> None:
+    for name, value in settings.items():
+        types, rule = _TYPES[name]
+        if not isinstance(value, types):
+            raise UsageError(f"{name}: {quoted(value)}, {rule} is needed; give that")
 
 
 def _is_list(audio: object) -> TypeGuard[Recordings]:

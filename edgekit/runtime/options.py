@@ -6,28 +6,21 @@ assembly's to say (``assemble.py``).
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict, TypeGuard, get_args
 
 import numpy as np
 
 from edgekit.bundle import Floor, GateKind, Sampling
+from edgekit.bundle.ranges import SAMPLING
 from edgekit.errors import UsageError
 from edgekit.rates import DEFAULT_HZ, rate_fault
-from edgekit.reprs import fields_line
+from edgekit.reprs import fields_line, quoted
 from edgekit.runtime.hear.resampler import MAX_CHANNELS
 from edgekit.runtime.policy import Budget
 
 Times = Literal["segments", "words"]
-_LOWEST_TEMPERATURE = 0.001  # below it weights overflow or all but one are 0, which is what 0 is for
-_SAMPLING: dict[str, tuple[type, Callable[[float], bool], str]] = {
-    "temperature": (float, lambda value: value == 0 or value >= _LOWEST_TEMPERATURE, "0, or 0.001 or more"),
-    "top_k": (int, lambda value: value >= 1, "1 or more"),
-    "top_p": (float, lambda value: 0 < value <= 1, "more than 0, up to 1"),
-    "repetition_penalty": (float, lambda value: value > 0, "more than 0"),
-    "no_repeat_ngram_size": (int, lambda value: value >= 0, "0 or more"),
-}
 _OPTIONAL = ("top_k", "top_p")  # None: no such limit
 
 
@@ -81,7 +74,7 @@ class StreamOptions:
             raise UsageError("floor: 'clip' is known at the end of an utterance, partials come before; leave one out")
         if self.level is not None and self.budget is not None:
             raise UsageError(f"budget: level '{self.level}' is pinned, none is chosen within it; leave one out")
-        if self.turns != "all":
+        if not (isinstance(self.turns, str) and self.turns == "all"):
             _check_int("turns", self.turns, 0, None, "correct it, or say 'all'")
         if self.think is not None and not isinstance(self.think, bool):
             _check_int("think", self.think, 0, None, "give a number of tokens, True or False")
@@ -130,49 +123,67 @@ def stream_options(options: Mapping[str, Any]) -> StreamOptions:
     known = [one.name for one in fields(StreamOptions)]
     for name in options:
         if name not in known:
-            raise UsageError(f"{name}: {options[name]!r}, a stream has no such option; {nearest(name, known)}")
+            raise UsageError(f"{name}: {quoted(options[name])}, a stream has no such option; {nearest(name, known)}")
     return StreamOptions(**options)
 
 
 def nearest(name: str, known: list[str]) -> str:
     """Return the next step for a name that is not known: the nearest one, else all of them."""
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(str(name), known, n=1)  # a mapping's may be no text
     return f"did you mean '{near[0]}'?" if near else f"choose one of: {', '.join(known)}"
 
 
 def check_lag(lag_ms: object) -> None:
     """Raise UsageError for a lag that is neither None nor 0 or more milliseconds."""
     if lag_ms is not None and not (_is_finite(lag_ms, float) and lag_ms >= 0):
-        raise UsageError(f"lag_ms: {lag_ms!r}, 0 or more milliseconds are needed; leave it out where nothing is live")
+        raise UsageError(
+            f"lag_ms: {quoted(lag_ms)}, 0 or more milliseconds are needed; leave it out where nothing is live"
+        )
 
 
 def check_dropped(dropped_samples: object) -> None:
     """Raise UsageError for what is no number of samples."""
     if not (_is_finite(dropped_samples, int) and dropped_samples >= 0):
-        raise UsageError(f"dropped_samples: {dropped_samples!r}, a whole number, 0 or more, is needed; correct it")
+        raise UsageError(
+            f"dropped_samples: {quoted(dropped_samples)}, a whole number, 0 or more, is needed; correct it"
+        )
 
 
 def check_heard(heard_s: object) -> None:
     """Raise UsageError for what is neither None nor 0 or more seconds."""
     if heard_s is not None and not (_is_finite(heard_s, float) and heard_s >= 0):
-        raise UsageError(f"heard_s: {heard_s!r}, 0 or more seconds are needed; give those that were played")
+        raise UsageError(f"heard_s: {quoted(heard_s)}, 0 or more seconds are needed; give those that were played")
 
 
 def _check_type(name: str, value: object, kind: type, *, optional: bool = False) -> None:
     if not isinstance(value, kind) and not (optional and value is None):
-        raise UsageError(f"{name}: {value!r}, a {kind.__name__} is needed; give one{' or leave it out' * optional}")
+        raise UsageError(
+            f"{name}: {quoted(value)}, a {kind.__name__} is needed; give one{' or leave it out' * optional}"
+        )
+
+    if isinstance(value, str):
+        check_text(name, value)
+
+
+def check_text(name: str, text: str) -> None:
+    """Raise UsageError for a text that no tokenizer takes: a half of a character (a lone surrogate) stands in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start]
+        raise UsageError(f"{name}: {half!r} at {error.start} is half of a character; leave it out") from error
 
 
 def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value is not None and value not in known:
-        raise UsageError(f"{name}: {value!r} is not known; choose one of: {', '.join(known)}")
+    if value is not None and not (isinstance(value, str) and value in known):
+        raise UsageError(f"{name}: {quoted(value)} is not known; choose one of: {', '.join(known)}")
 
 
 def _check_int(name: str, value: object, least: int, most: int | None, step: str) -> None:
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or not least <= value <= (math.inf if most is None else most):  # type: ignore[operator]
         bounds = f"{least} or more" if most is None else f"{least} to {most}"
-        raise UsageError(f"{name}: {value!r}, a whole number, {bounds}, is needed; {step}")
+        raise UsageError(f"{name}: {quoted(value)}, a whole number, {bounds}, is needed; {step}")
 
 
 def _check_sampling(sampling: object) -> None:
@@ -180,19 +191,19 @@ def _check_sampling(sampling: object) -> None:
         return
     given: Mapping[str, Any]
     if isinstance(sampling, Sampling):
-        given = {name: getattr(sampling, name) for name in _SAMPLING}
+        given = {name: getattr(sampling, name) for name in SAMPLING}
     elif isinstance(sampling, Mapping):
         given = dict(sampling)
     else:
-        raise UsageError(f"sampling: {sampling!r}, a Sampling or some of its fields are needed; give a mapping")
+        raise UsageError(f"sampling: {quoted(sampling)}, a Sampling or some of its fields are needed; give a mapping")
     for name, value in given.items():
-        if name not in _SAMPLING:
-            raise UsageError(f"sampling: '{name}' is no field of it; {nearest(name, list(_SAMPLING))}")
-        kind, fits, rule = _SAMPLING[name]
+        if name not in SAMPLING:
+            raise UsageError(f"sampling: '{name}' is no field of it; {nearest(name, list(SAMPLING))}")
+        kind, fits, rule = SAMPLING[name]
         if value is None and name in _OPTIONAL:
             continue
         if not _is_finite(value, kind) or not fits(value):
-            raise UsageError(f"{name}: {value!r}, {rule} is needed; choose another value")
+            raise UsageError(f"{name}: {quoted(value)}, {rule} is needed; choose another value")
 
 
 def _is_finite(value: object, kind: type) -> TypeGuard[float]:

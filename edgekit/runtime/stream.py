@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from edgekit.bundle import ComputeLevel
 from edgekit.errors import UsageError
-from edgekit.reprs import line
+from edgekit.reprs import line, quoted
 from edgekit.runtime.assemble import assemble, gate_settings
 from edgekit.runtime.engine import Array
 from edgekit.runtime.events import Event
@@ -28,7 +28,7 @@ from edgekit.runtime.hear.gate import Gate, counting, joined
 from edgekit.runtime.hear.items import Asked, Lost
 from edgekit.runtime.hear.resampler import Resampler, as_samples
 from edgekit.runtime.loading import Loaded
-from edgekit.runtime.options import StreamOptions, check_dropped, check_heard, check_lag
+from edgekit.runtime.options import StreamOptions, check_dropped, check_heard, check_lag, check_text
 from edgekit.runtime.work import Work, WorkMark
 from edgekit.spans import GATE, RESAMPLE
 from edgekit.timing import Clock, Trace
@@ -109,7 +109,8 @@ class Stream:
                 raise UsageError("ask: this stream is finished; start another with model.stream()")
             for name, value in (("text", text), ("role", role)):
                 if not isinstance(value, str):
-                    raise UsageError(f"{name}: {value!r}, a str is needed; give one")
+                    raise UsageError(f"{name}: {quoted(value)}, a str is needed; give one")
+                check_text(name, value)
             turn = self._answerer.turn(role, text)
             with self._taken("ask"):
                 at_sample = self._gate.passed_samples + self._gate.gated_samples
@@ -226,7 +227,7 @@ class Stream:
         writes down what it hears: no word of that is dropped.
         """
         if not isinstance(answer, int) or isinstance(answer, bool):
-            raise UsageError(f"answer: {answer!r}, the number of an answer is needed; its events carry it")
+            raise UsageError(f"answer: {quoted(answer)}, the number of an answer is needed; its events carry it")
         check_heard(heard_s)
         if not self.converses:
             raise UsageError("interrupt: this bundle writes down speech, and no word of it is dropped; leave it out")

@@ -1,6 +1,7 @@
 """``edgekit run --format`` and ``--output-dir``: what is written of each file."""
 
 import json
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ def test_a_folder_gets_a_file_for_each_and_text_unless_another_form_is_named(cli
     code, out, err = cli("run", bundle, one, other, "--output-dir", folder)
     assert (code, out) == (0, "")
     assert sorted(path.name for path in folder.iterdir()) == ["one.txt", "other.txt"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
     assert (folder / "one.txt").read_text() == expected
     assert f"{folder / 'one.txt'} written" in err
     assert cli("run", bundle, one, "--output-dir", folder) == (

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import stat
 
 import msgspec
 import pytest
@@ -28,6 +29,7 @@ def test_profile_writes_a_profile_of_the_bundle(profile):
     assert measured.bundle.name == "tiny"
     assert not measured.settings.paced
     assert measured.metric("real_time_factor").p50 > 0
+    assert stat.S_IMODE(profile.stat().st_mode) == 0o600
 
 
 def test_profile_refuses_a_file_without_speech(cli, bundle, wav, tmp_path):
@@ -43,7 +45,8 @@ def test_report_renders_every_format_from_the_same_profile(cli, profile, tmp_pat
     assert markdown.startswith("# Latency of tiny")
     assert cli("report", profile, "-o", tmp_path / "r.md") == (0, f"{tmp_path / 'r.md'}: written\n", "")
     assert (tmp_path / "r.md").read_text(encoding="utf-8") == markdown
-    assert cli("report", profile, "-o", tmp_path / "r.html")[0] == 0
+    assert [cli("report", profile, "-o", tmp_path / f"r.{kind}")[0] for kind in ("html", "json")] == [0, 0]
+    assert stat.S_IMODE((tmp_path / "r.json").stat().st_mode) == 0o600
     assert (tmp_path / "r.html").read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype html>")
     code, out, _ = cli("report", profile, profile, "-f", "json")
     assert code == 0

@@ -78,7 +78,9 @@ class Toy(OrtDialect):
 @contextmanager
 def registered(dialect: OrtDialect) -> Iterator[str]:
     """Keep a dialect for a block, its name and its writer."""
-    with NAMES.registered(DialectName(dialect.name, ("float32",))), DIALECTS.registered(dialect):
+    like = NAMES.get("ort-cpu")
+    named = replace(like, name=dialect.name, ops=like.ops | {("", "DequantizeLinear")})
+    with NAMES.registered(named), DIALECTS.registered(dialect):
         yield dialect.name
 
 

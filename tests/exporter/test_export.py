@@ -448,6 +448,7 @@ def test_weights_beyond_the_limit_are_refused_where_no_twin_is_run(checkpoint, t
 def test_a_float_bundle_that_names_data_outside_itself_is_not_read(checkpoint, tmp_path):
     export(checkpoint("whisper-dense"), tmp_path / "b", ExportOptions(recipe=QUICK, precision="float32"))
     manifest = json.loads((tmp_path / "b/manifest.json").read_text())
+    del manifest["checksum"]
     graph = (tmp_path / "b/encoder.onnx").read_bytes()
     outside = graph.replace(b"encoder.onnx.data", b"../ecret.onnx.dat")
     (tmp_path / "b/encoder.onnx").write_bytes(outside)
@@ -510,3 +511,21 @@ def test_a_user_s_chunk_causal_model_gets_neither_name_nor_licence_of_ours(check
     recipe = find_recipe(None, json.loads((checkpoint("whisper-experts") / "config.json").read_text()))
     assert (recipe.name, recipe.license, recipe.grid.mode) == ("", "", None)
     assert find_recipe(None, {"model_type": "whisper", "edgekit": {"recipe": "edgekit-tiny"}}).name == "edgekit-tiny"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"decoder_start_token_id": -1}, r"decoder_start_token_id|`\$\.protocol\.start\[0\]`, which is -1"),
+        ({"decoder_start_token_id": 10**6}, "decoder_start_token_id is 1000000|token 1000000 of the protocol"),
+    ],
+)
+def test_nothing_is_published_that_load_would_refuse(change, said, checkpoint, tmp_path):
+    source = shutil.copytree(checkpoint("whisper-dense"), tmp_path / "c")
+    for name in ("config.json", "generation_config.json"):
+        published = json.loads((source / name).read_text())
+        (source / name).write_text(json.dumps(published | change))
+    with pytest.raises(CheckpointError, match=said) as error:
+        export(source, tmp_path / "b", ExportOptions(recipe=QUICK, precision="float32"))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "b").exists()

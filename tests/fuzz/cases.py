@@ -108,7 +108,8 @@ def _edit(root: list[Any], kind: int, place: int, how: int) -> None:  # noqa: C9
     """Edit a tree in place; ``root`` holds it as its only item."""
     holder, key = _place(root, place, walks=bool(kind & 128))
     value = holder[key]
-    wild = _copy(WILD[how % len(WILD)])
+    alike = [one for one in WILD if type(one) is type(value)] if kind & 64 else []
+    wild = _copy((alike or WILD)[how % len(alike or WILD)])
     match kind % 16:
         case 3 if holder is not root:
             del holder[key]

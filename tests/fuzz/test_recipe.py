@@ -5,7 +5,7 @@ import json
 import msgspec
 import tomllib
 
-from edgekit.recipe import GROUPS, Recipe, as_recipe, load_recipe, load_target, target_names
+from edgekit.recipe import GROUPS, Recipe, load_recipe, load_target, stored_recipe, target_names
 from edgekit.resources import resource
 from tests.fuzz.toml import as_toml
 from tests.fuzz.worker import must_work
@@ -26,7 +26,7 @@ def read_or_refused(case, whole, path, load, use):
 def use_recipe(recipe):
     """Do with a recipe what an export does."""
     written = msgspec.json.encode(msgspec.to_builtins(recipe))
-    assert as_recipe(json.loads(written), "again") == recipe
+    assert stored_recipe(json.loads(written), "again") == recipe
     strict = recipe.with_int4()
     for one in (recipe, strict):
         assert all(one.kind(group) in {"int8", "int4", "float32"} for group in (*GROUPS, "another"))

@@ -11,9 +11,9 @@ from tests.runtime.audio.test_media import made, tone
 
 MOST_S = 3600.0  # what a file of a few kilobytes may hold: silence is small
 SNDFILE = [
-    ("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "IMA_ADPCM"), ("WAVEX", "PCM_24"), ("RF64", "PCM_16"), ("W64", "PCM_16"),
-    ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("CAF", "ALAC_16"), ("NIST", "PCM_16"), ("SVX", "PCM_16"), ("VOC", "PCM_U8"),
-    ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"),
+    ("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "IMA_ADPCM"), ("WAVEX", "PCM_24"), ("RF64", "PCM_16"), ("W64",
+    "PCM_16"), ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("CAF", "ALAC_16"), ("NIST", "PCM_16"), ("SVX", "PCM_16"),
+    ("VOC", "PCM_U8"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"),
 ]  # fmt: skip
 MEDIA = [
     ("mp4", "aac", 16_000), ("adts", "aac", 16_000), ("webm", "libopus", 48_000), ("amr", "libopencore_amrnb", 8_000),
@@ -64,7 +64,18 @@ def test_damaged_media_are_heard_or_refused(fuzz):
 def test_a_file_of_any_bytes_is_heard_or_refused(fuzz, tmp_path):
     """By a name, which tells some kinds, and with a beginning that many kinds have."""
     names = ["a.wav", "a.raw", "a.gsm", "a.vox", "a.mp3", "a.flac", "a.au", "a"]
-    heads = [b"", b"RIFF", b"fLaC", b"OggS\0\2", b"ID3\4\0\0", b"\xff\xfb\x90\x64", b"FORM", b".snd", b"caff", b"\0\0\0\x20ftyp"]
+    heads = [
+        b"",
+        b"RIFF",
+        b"fLaC",
+        b"OggS\0\2",
+        b"ID3\4\0\0",
+        b"\xff\xfb\x90\x64",
+        b"FORM",
+        b".snd",
+        b"caff",
+        b"\0\0\0\x20ftyp",
+    ]
 
     def attempt(case):
         path = tmp_path / case.chosen(names)

@@ -1,5 +1,6 @@
 """Profiles: order statistics, JSON and back, and what is refused."""
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -93,3 +94,17 @@ def test_every_profile_of_the_repository_loads_and_says_where_it_was_made(path):
     assert isinstance(record, Profile | Comparison)
     assert path.parent.name == record.device.slug
     assert "unknown" not in (record.software.onnxruntime, record.software.numpy, record.device.cpu)
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b'{"schema_version":' * 50_000, b'{"a": "\xff"}', b""])
+def test_a_text_that_is_too_deep_or_no_utf_8_is_refused_in_one_line(text):
+    with pytest.raises(ProfileError, match=r"profile\.json: .*make it again with `edgekit profile`"):
+        decode_profile(text, "profile.json")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with a name here")
+def test_a_pipe_that_nobody_writes_and_a_device_without_end_are_no_profile(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(OSError, match="must be a regular file"):
+            load_profile(path)

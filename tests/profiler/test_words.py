@@ -1,5 +1,7 @@
 """Word errors and their differences."""
 
+import stat
+
 import pytest
 
 from edgekit.errors import ProfileError
@@ -93,3 +95,10 @@ def test_what_was_heard_is_not_heard_again_after_a_restart(tmp_path):
     assert len(calls) == 1
     again.get(("a", "c"), hear)
     assert len(calls) == 2
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.write_bytes(path.read_bytes()[:-7])  # killed within the line
+    torn = Heard(path)
+    assert torn.get(("a", "b"), hear) == torn.get(("a", "c"), hear) == {"text": "näh"}
+    assert len(calls) == 3
+    Heard(path).get(("a", "c"), hear)
+    assert len(calls) == 3

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class Graph:
         self.name = name
         self._random = np.random.default_rng(seed)
         self.nodes: list[onnx.NodeProto] = []
+        self._fresh = count()
         self.weights: list[onnx.TensorProto] = []
         self.inputs: list[TensorSpec] = []
         self.outputs: list[TensorSpec] = []
@@ -79,7 +81,7 @@ class Graph:
 
     def node(self, op: str, *inputs: str, outs: tuple[str, ...] = (), domain: str = "", **attributes: Any) -> str:
         """Add a node and return the name of its first output."""
-        outs = outs or (f"v{len(self.nodes)}",)
+        outs = outs or (f"v{next(self._fresh)}",)
         self.nodes.append(helper.make_node(op, list(inputs), list(outs), domain=domain, **attributes))
         return outs[0]
 
@@ -101,8 +103,53 @@ class Graph:
             self.output(name, "float32", shape, "in-place")
         return self.node("Add", x, self.node("Squeeze", "attended", batch))
 
-    def save(self, folder: Path) -> Component:
-        """Write graph and data; return the manifest's entry."""
+    def in_plain_onnx(self) -> None:
+        """Write onnxruntime's own attention in ONNX's ops, as the ``standard`` dialect does."""
+        nodes, self.nodes = self.nodes, []
+        for node in nodes:
+            if not node.domain:
+                self.nodes.append(node)
+                continue
+            cached = node.op_type == "GroupQueryAttention"
+            q, keys, values, *past = node.input
+            query = self._heads(q)
+            if not cached:
+                self._attend(query, keys, values, None, node.output[0])
+                continue
+            zero, one = (self.constant(np.array(value)) for value in (0, 1))
+            axes = self.constant(np.array([0, 1, 3]))
+            rows_in = self.node("Squeeze", self.node("Shape", q, start=1, end=2))
+            total = self.node("Cast", past[3], to=TensorProto.INT64)
+            rows = self.node("Range", self.node("Sub", total, rows_in), total, one)
+            for place, (new, held) in enumerate(((keys, past[0]), (values, past[1]))):
+                made = self._heads(new)
+                at = self.node("Expand", self.node("Unsqueeze", rows, axes), self.node("Shape", made))
+                self.node("ScatterElements", held, at, made, outs=(node.output[1 + place],), axis=2)
+            capacity = self.node("Squeeze", self.node("Shape", past[0], start=2, end=3))
+            columns = self.node("Range", zero, capacity, one)
+            causal = next(one.i for one in node.attribute if one.name == "causal")
+            last = rows if causal else self.node("Sub", total, one)
+            shape = self.constant(np.array([1, 1, -1, 1]))
+            seen = self.node("LessOrEqual", columns, self.node("Reshape", last, shape))
+            bias = self.node("Where", seen, self.constant(np.float32(0)), self.constant(np.float32(-1e9)))
+            self._attend(query, *node.output[1:3], bias, node.output[0])
+
+    def _heads(self, rows: str) -> str:
+        """Return rows (1, n, WIDTH) as heads (1, HEADS, n, HEAD_DIM)."""
+        split = self.node("Reshape", rows, self.constant(np.array([1, -1, HEADS, HEAD_DIM])))
+        return self.node("Transpose", split, perm=[0, 2, 1, 3])
+
+    def _attend(self, query: str, keys: str, values: str, bias: str | None, out: str) -> None:
+        scores = self.node("MatMul", query, self.node("Transpose", keys, perm=[0, 1, 3, 2]))
+        scores = self.node("Mul", scores, self.constant(np.float32(HEAD_DIM**-0.5)))
+        weights = self.node("Softmax", self.node("Add", scores, bias) if bias else scores, axis=-1)
+        joined = self.node("Transpose", self.node("MatMul", weights, values), perm=[0, 2, 1, 3])
+        self.node("Reshape", joined, self.constant(np.array([1, -1, WIDTH])), outs=(out,))
+
+    def save(self, folder: Path, *, plain: bool = False) -> Component:
+        """Write graph and data; return the manifest's entry. plain: in ONNX's own ops."""
+        if plain:
+            self.in_plain_onnx()
 
         def info(spec: TensorSpec) -> onnx.ValueInfoProto:
             return helper.make_tensor_value_info(spec.name, TYPES[spec.dtype], spec.shape)
@@ -110,7 +157,7 @@ class Graph:
         graph = helper.make_graph(
             self.nodes, self.name, [*map(info, self.inputs)], [*map(info, self.outputs)], self.weights
         )
-        imports = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+        imports = [helper.make_opsetid("", 21), *([] if plain else [helper.make_opsetid("com.microsoft", 1)])]
         model = helper.make_model(graph, opset_imports=imports, ir_version=10)
         names = f"{self.name}.onnx", f"{self.name}.data"
         onnx.save(model, str(folder / names[0]), save_as_external_data=True, location=names[1], size_threshold=256)
@@ -253,7 +300,7 @@ def tiny_bundle(tmp_path: Path) -> Callable[..., TinyBundle]:
     ) -> TinyBundle:
         folder = tmp_path / f"bundle-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        cross = attention == "cross"
+        cross, plain = attention == "cross", fields.get("dialect") == "standard"
         table = np.random.default_rng(4).standard_normal((VOCABULARY, WIDTH)).astype(np.float32)
         table.tofile(folder / "tokens.bin")
         _tokenizer(folder / "tokenizer.json")
@@ -265,7 +312,7 @@ def tiny_bundle(tmp_path: Path) -> Callable[..., TinyBundle]:
         manifest = Manifest(
             format_version=FORMAT_VERSION, name="tiny", family="handmade", dialect="ort-cpu",
             requires=Requirements(opset=20, onnxruntime="1.18"), precision={},
-            components={graph.name: graph.save(folder) for graph in graphs},
+            components={graph.name: graph.save(folder, plain=plain) for graph in graphs},
             embedding=Embedding(
                 weight=TensorRef(file="tokens.bin", offset=0, dtype="float32", shape=table.shape),
                 scales=None, width=WIDTH,

@@ -365,6 +365,7 @@ def test_a_question_that_cannot_be_asked_is_refused_at_once(conversing: Callable
         ("x", "king", "role: 'king' is not in this bundle; choose one of: tool, user"),
         ("a<stop>", "user", "text: holds '<stop>'"),
         (7, "user", "text: 7, a str is needed"),
+        ("a\ud800", "user", r"text: '.ud800' at 1 is half of a character"),
         ("x", None, "role: None, a str is needed"),
     ]:
         with pytest.raises(UsageError, match=message):
@@ -671,6 +672,13 @@ def test_a_slow_reader_changes_no_cost(load: Callable) -> None:
         ({"seed": -1}, "seed: -1, a whole number, 0 or more"),
         ({"seed": 1.5}, "seed: 1.5"),
         ({"max_tokens": 0}, "max_tokens: 0, a whole number, 1 or more"),
+        ({"turns": np.zeros(3)}, "turns: <float64 3>, a whole number"),
+        ({"gate": np.zeros(3)}, "gate: <float64 3> is not known"),
+        ({"sampling": {1: 2}}, "sampling: '1' is no field of it"),
+        ({"seed": -(10**5000)}, "seed: <int>, a whole number, 0 or more"),
+        ({"sample_rate_hz": 10**5000}, "sample_rate_hz: a number of many digits, a whole number"),
+        ({"system": "a\ud800"}, r"system: '\\ud800' at 1 is half of a character"),
+        ({"prompt": "y" * 10**6, "turns": "z" * 10**6}, "turns: 'z{79}…', a whole number"),
         ({"sampling": 0.7}, "sampling: 0.7, a Sampling or some of its fields"),
         ({"sampling": {"temperature": 1e-320}}, "temperature: 1e-320, 0, or 0.001 or more is needed"),
         ({"sampling": {"temperature": float("inf")}}, "temperature: inf"),

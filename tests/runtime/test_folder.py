@@ -1,5 +1,6 @@
 """Opening a bundle folder: only listed files, and no links."""
 
+import re
 from collections.abc import Callable
 
 import msgspec
@@ -42,7 +43,8 @@ def test_a_link_is_refused_even_if_what_it_leads_to_is_right(tiny_bundle: Callab
 def test_a_dialect_that_nobody_registered_is_refused_with_the_known_ones(tiny_bundle: Callable) -> None:
     folder = tiny_bundle().folder
     path = folder / "manifest.json"
-    path.write_text(path.read_text().replace('"ort-cpu"', '"toy"'))
+    text = re.sub(r',\s*"checksum": "[0-9a-f]+"', "", path.read_text())
+    path.write_text(text.replace('"ort-cpu"', '"toy"'))
     with pytest.raises(
         BundleFormatError,
         match=r"manifest.json: dialect 'toy' is not known; choose one of: ort-cpu, ort-cuda, standard, or register it "

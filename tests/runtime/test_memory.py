@@ -226,3 +226,16 @@ def test_what_building_is_predicted_to_take_was_measured_and_is_never_less_than_
         weights, graph = (one[f"Largest component: {part}"]["p50"] for part in ("weights", "graph"))
         predicted = fit.weights * weights + fit.graph * graph + fit.base_mib
         assert math.floor(one["Peak: allocated"]["max"]) <= predicted * 1.001, subject  # figures have five digits
+
+
+@pytest.mark.parametrize("text", ["819\x12", "\u00b2", "9" * 5000, "-5", "1e9"])
+def test_a_limit_that_is_no_number_limits_nothing(machine, text):
+    root = machine(**group("sys/fs/cgroup", text, "1"), **{"proc/self/cgroup": "0::/\n"})
+    assert (available_mib(root), total_mib(root)) == (5120, 8192)
+
+
+def test_a_use_that_is_no_number_is_none(machine):
+    root = machine(
+        **group("sys/fs/cgroup", f"{1024 * MIB}", "9" * 5000, f"inactive_file {'9' * 5000}\nactive_file x\n")
+    )
+    assert available_mib(root) == 1024

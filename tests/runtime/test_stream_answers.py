@@ -234,7 +234,12 @@ def test_channels_of_a_recording_are_its_own(load: Callable) -> None:
 @pytest.mark.parametrize(
     ("loading", "message"),
     [
-        ({"threads": "2"}, "threads: '2', a whole number, 1 or more, is needed"),
+        ({"threads": "2"}, "threads: '2', a whole number, 1 to 1,024, is needed"),
+        ({"threads": 10**6}, "threads: 1000000, a whole number, 1 to 1,024"),
+        ({"plans": 4}, "plans: 4, the path of a folder is needed"),
+        ({"backend": np.zeros(2)}, "backend: <float64 2>, a name is needed"),
+        ({"verify_hashes": "no"}, "verify_hashes: 'no', True or False is needed"),
+        ({"speak": None}, "speak: None, True or False"),
         ({"threads": 2.5}, "threads: 2.5, a whole number"),
         ({"threads": 0}, "threads: 0, a whole number"),
         ({"context_tokens": "9"}, "context_tokens: '9', this bundle takes 1 to 48"),
@@ -245,6 +250,11 @@ def test_what_a_bundle_cannot_be_loaded_with_is_refused_in_one_line(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         edgekit.load(tiny_bundle().folder, **loading)
+
+
+def test_a_bundle_that_no_path_can_name_is_refused_in_one_line() -> None:
+    with pytest.raises(UsageError, match="path: 5, the path of a bundle is needed"):
+        edgekit.load(5)
 
 
 def test_an_array_without_samples_is_an_empty_transcript(load: Callable) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.bundle import Bundle, Manifest, open_bundle
+from edgekit.bundle.trust import Trust
 from edgekit.errors import MissingPackageError, VerifyError
 from edgekit.exporter.checks.quality import check_clips, relative_error
 from edgekit.exporter.checks.weight_check import check_weights, weight_errors
@@ -21,7 +22,7 @@ from edgekit.exporter.hub import locate
 from edgekit.exporter.reference.base import Array, Prompt, Reference
 from edgekit.exporter.source import open_known
 from edgekit.exporter.tables import written_bundle
-from edgekit.recipe import Recipe, as_recipe
+from edgekit.recipe import Recipe, stored_recipe
 from edgekit.runtime.answer.sampler import Greedy, likeliest
 from edgekit.runtime.backends import twin_of
 from edgekit.runtime.judge.golden_clips import carries_clips, golden_clips
@@ -30,19 +31,21 @@ from edgekit.runtime.judge.verify import SURE_LEAD, TOLERANCE_FLOAT32, Check, ro
 from edgekit.runtime.model import Model, load_opened
 
 
-def verify_reference(bundle: str | Path, checkpoint: str | Path, *, bars: bool = False) -> tuple[Check, ...]:
+def verify_reference(
+    bundle: str | Path, checkpoint: str | Path, *, bars: bool = False, trust: Trust | None = None
+) -> tuple[Check, ...]:
     """Return every comparison of a bundle with its checkpoint on the recipe's check clips.
 
-    checkpoint and bars: as in ``locate``. Raises QualityError for a weight that is not the checkpoint's,
-    MissingPackageError without torch and transformers, VerifyError for a family without a reference and, before
-    anything is fetched, for dummy weights or where there is no clip to hear.
+    checkpoint and bars: as in ``locate``. trust: keys of which one must have signed the bundle. Raises QualityError for
+    a weight that is not the checkpoint's, MissingPackageError without torch and transformers, VerifyError for a family
+    without a reference and, before anything is fetched, for dummy weights or where there is no clip to hear.
     """
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle, trust=trust)
     if opened.manifest.dummy_seed is not None:
         raise VerifyError(
             f"{bundle}: holds dummy weights, no checkpoint has them; run `edgekit verify` without --reference"
         )
-    recipe = as_recipe(opened.manifest.recipe, f"{opened.folder}: recipe")
+    recipe = stored_recipe(opened.manifest.recipe, bundle)
     clips = _clips(opened, recipe)
     model = load_opened(opened, backend=twin_of(opened.manifest.dialect))
     found, family = open_known(locate(checkpoint, bars=bars).folder)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.bundle import CensusRow, Requirements
-from edgekit.bundle.dialects import Activations
+from edgekit.bundle.dialects import MICROSOFT, Activations, op_list
 from edgekit.exporter.dialects.base import LOWEST_ONNXRUNTIME, SoundBlocks
 from edgekit.exporter.dialects.codes import BLOCKS, EXPERTS
 from edgekit.exporter.dialects.experts import ExpertBank
@@ -29,7 +29,6 @@ from edgekit.exporter.weights import Float, Weights
 from edgekit.exporter.written import Layout, Packing, WrittenWeight
 from edgekit.recipe import EncoderActivations, Group
 
-MICROSOFT = "com.microsoft"  # the domain of onnxruntime's own ops
 ACCURACY_INT8_ACTIVATIONS = 4  # MatMulNBits accuracy_level: the only one with a fast 8-bit kernel on a CPU
 _ONE = np.ones(1, np.float32)
 _SMALLEST = 1e-30  # magnitude that a row of zeros is divided by
@@ -107,7 +106,7 @@ class OrtDialect:
     """See the module docstring."""
 
     name = "ort-cpu"
-    versions = Versions({"": 21, MICROSOFT: 1}, ir=10)
+    versions = Versions({"": op_list("ort-cpu").opset, MICROSOFT: 1}, op_list("ort-cpu").ir_version)
     int4_versions = versions  # its codes of 4 bits are bytes
     fixed_shapes = False
     encoder_activations: EncoderActivations = "dynamic"

@@ -19,7 +19,10 @@ DUMMY, DUMMY_CODES = "dummy", 75  # three seconds
 
 def read_voices(opened: Bundle, speech: FlowSpeech) -> dict[str, Voice]:
     """Return the voices of a bundle by name."""
-    return {name: load_voice(opened.file(path), speech.sample_rate_hz) for name, path in speech.voices.items()}
+    return {
+        name: load_voice(opened.file(path), speech.sample_rate_hz, opened.read(path))
+        for name, path in speech.voices.items()
+    }
 
 
 def dummy_voice(speech: FlowSpeech, step: Component, seed: int) -> Voice:

@@ -9,6 +9,7 @@ from typing import Any
 
 from edgekit.bundle import TokenProtocol
 from edgekit.errors import UsageError
+from edgekit.reprs import quoted
 from edgekit.runtime.answer.answerer import Answerer, Setting
 from edgekit.runtime.answer.cross.driver import CrossAnswerer
 from edgekit.runtime.answer.prefix import PrefixAnswerer
@@ -36,7 +37,7 @@ class Driver:
         for name in (name for driver in DRIVERS.values() for name in driver.takes if name not in self.takes):
             if (value := getattr(requested, name)) not in {None, False}:  # 0 turns are none
                 why = self.lacks.get(name, f"has no choice of {name}")
-                raise UsageError(f"{name}: {value!r}, this bundle {why}; leave it out")
+                raise UsageError(f"{name}: {quoted(value)}, this bundle {why}; leave it out")
         return {name: getattr(requested, name) for name in self.takes}
 
 

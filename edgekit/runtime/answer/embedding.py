@@ -1,14 +1,16 @@
-"""TokenTable: rows of an embedding, looked up in the bundle's file without loading it.
+"""TokenTable: rows of an embedding, read from the bundle's file when they are looked up, without loading or mapping it.
 
 A tied table lies in the head's own bytes, so the device holds those weights once.
 """
 
+import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from edgekit.bundle import Bundle, Embedding, TensorRef
+from edgekit.bundle.checks import embedding_fault
+from edgekit.bundle.files import HeldFile
 from edgekit.errors import BundleFormatError
 from edgekit.runtime.engine import Array
 
@@ -16,40 +18,21 @@ _ZERO_POINTS = {8: 128.0, 4: 8.0}  # of unsigned codes; signed ones have none
 
 
 class TokenTable:
-    """A token table of a bundle; pages of the file are read when a row is first used."""
+    """A token table of a bundle; a file that is cut meanwhile is a BundleFormatError at the row that it lacks."""
 
     def __init__(self, bundle: Bundle, embedding: Embedding | None = None) -> None:
-        """Map the table, the backbone's own if no other is given.
+        """Open the table, the backbone's own if no other is given.
 
         Raises BundleFormatError if it does not fit its file or its own description.
         """
         embedding = embedding or bundle.manifest.embedding
+        if fault := embedding_fault(embedding):
+            raise BundleFormatError(f"{bundle.folder}: {fault}; export it again")
         self.width = embedding.width
         self._bits = embedding.bits
-        self._weight = _map(bundle.file(embedding.weight.file), embedding.weight)
-        self._scales = None
+        self._weight = _Rows(bundle.open(embedding.weight.file), embedding.weight)
+        self._scales = _Rows(bundle.open(embedding.scales.file), embedding.scales) if embedding.scales else None
         self.vocabulary = int(self._weight.shape[0])
-        wanted: tuple[int, ...] = (self.vocabulary, self.width)
-        if self._bits < 16:
-            if self._bits not in _ZERO_POINTS or embedding.scales is None or embedding.block_size < 1:
-                raise BundleFormatError(
-                    f"{bundle.folder}: token table of {self._bits} bits, blocks of {embedding.block_size} and "
-                    f"{'no' if embedding.scales is None else 'its'} scales; 8 or 4 bits need both: export it again"
-                )
-            self._scales = _map(bundle.file(embedding.scales.file), embedding.scales)
-            blocks = -(-self.width // embedding.block_size)
-            wanted = (self.vocabulary, blocks, embedding.block_size * self._bits // 8)
-            if self._scales.shape != wanted[:2]:
-                raise BundleFormatError(
-                    f"{bundle.folder}: scales of the token table are {self._scales.shape}, "
-                    f"the table needs {wanted[:2]}; export it again"
-                )
-        stored = {32: ("float32",), 16: ("float16",)}.get(self._bits, ("uint8", "int8"))
-        if self._weight.shape != wanted or self._weight.dtype.name not in stored:
-            raise BundleFormatError(
-                f"{bundle.folder}: token table is {self._weight.dtype} {self._weight.shape}, "
-                f"{self._bits} bits of width {self.width} need {wanted}; export it again"
-            )
 
     def rows(self, tokens: Sequence[int]) -> Array:
         """Return the rows of ``tokens`` as (n, width) float32.
@@ -61,19 +44,19 @@ class TokenTable:
             raise BundleFormatError(
                 f"token {ids.max()}: the table has {self.vocabulary} rows; the bundle's tokenizer is of another model"
             )
-        codes = self._weight[ids]
+        codes = self._weight.read(ids)
         if self._scales is None:
             return np.ascontiguousarray(codes, np.float32)
-        return self._dequantised(codes, self._scales[ids])
+        return self._dequantised(codes, self._scales.read(ids))
 
     def row(self, token: int) -> Array:
         """Return the row of ``token`` as (width,) float32, quicker than ``rows`` does and not to be written to."""
         if not 0 <= token < self.vocabulary:
             self.rows((token,))  # raises
         if self._scales is None:
-            plain: Array = self._weight[token]
+            plain = self._weight.row(token)
             return plain.astype(np.float32, copy=False)
-        return self._dequantised(self._weight[token], self._scales[token])
+        return self._dequantised(self._weight.row(token), self._scales.row(token))
 
     def _dequantised(self, codes: Array, scales: Array) -> Array:
         """Return rows (..., width) of codes (..., blocks, bytes) and their scales (..., blocks)."""
@@ -89,13 +72,31 @@ class TokenTable:
         )
 
 
-def _map(path: Path, ref: TensorRef) -> Array:
-    """Return a read-only view of a tensor inside a file."""
-    dtype = np.dtype(ref.dtype).newbyteorder("<")
-    size = int(np.prod(ref.shape)) * dtype.itemsize
-    if ref.offset < 0 or size < 1 or ref.offset + size > path.stat().st_size:
-        raise BundleFormatError(
-            f"{path}: token table wants bytes {ref.offset} to {ref.offset + size}, "
-            f"the file has {path.stat().st_size}; export it again"
-        )
-    return np.asarray(np.memmap(path, dtype, "r", ref.offset, ref.shape))  # indexing a plain view costs half
+class _Rows:
+    """A tensor inside a file, read row by row."""
+
+    def __init__(self, file: HeldFile, ref: TensorRef) -> None:
+        self.shape = tuple(ref.shape)
+        self.dtype = np.dtype(ref.dtype).newbyteorder("<")
+        self._file = file
+        self._offset = ref.offset
+        size = math.prod(ref.shape) * self.dtype.itemsize
+        if ref.offset < 0 or size < 1 or ref.offset + size > file.bytes:
+            raise BundleFormatError(
+                f"{file.label}: token table wants bytes {ref.offset} to {ref.offset + size}, "
+                f"the file has {file.bytes}; export it again"
+            )
+        self._row_bytes = size // self.shape[0]
+
+    def row(self, index: int) -> Array:
+        """Return one row, not to be written to."""
+        content = self._file.read(self._offset + index * self._row_bytes, self._row_bytes)
+        row: Array = np.frombuffer(content, self.dtype).reshape(self.shape[1:])
+        return row
+
+    def read(self, indices: Array) -> Array:
+        """Return rows (n, ...)."""
+        size, offset, read = self._row_bytes, self._offset, self._file.read
+        content = b"".join([read(offset + index * size, size) for index in indices.tolist()])
+        rows: Array = np.frombuffer(content, self.dtype).reshape(len(indices), *self.shape[1:])
+        return rows

@@ -19,8 +19,11 @@ _MAX_HELD_TOKENS = 4  # a character has at most 4 bytes, a token at least one
 class Tokenizer:
     """The tokenizer of a bundle."""
 
-    def __init__(self, path: Path) -> None:
-        """Load a tokenizer.json. Raises BundleFormatError if it is not one, MissingPackageError without tokenizers."""
+    def __init__(self, path: Path, content: bytes | None = None) -> None:
+        """Load a tokenizer.json, or what was read from there.
+
+        Raises BundleFormatError if it is not one, MissingPackageError without tokenizers.
+        """
         try:
             import tokenizers
         except ImportError as error:
@@ -29,7 +32,8 @@ class Tokenizer:
             ) from error
         self._path = path
         with self._guarded():
-            self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
+            read = path.read_bytes() if content is None else content
+            self._tokenizer: Any = tokenizers.Tokenizer.from_buffer(read)
             # Of batches, and one text is none: some checkpoints were saved with a length that every text is brought to.
             self._tokenizer.no_padding()
             self._tokenizer.no_truncation()
@@ -91,4 +95,4 @@ class Detokenizer:
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer:
     """Return the bundle's Tokenizer; see there."""
-    return Tokenizer(bundle.file(TOKENIZER))
+    return Tokenizer(bundle.file(TOKENIZER), bundle.read(TOKENIZER))

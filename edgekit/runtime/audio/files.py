@@ -28,6 +28,8 @@ from edgekit.runtime.hear.resampler import MAX_CHANNELS, Resampler, check_sound
 Samples = NDArray[np.float32]
 
 _LOG = logging.getLogger(__name__)
+MOST_PIPED_BYTES = 2 << 30  # three hours of 48 kHz, two channels, 16 bits
+_BLOCK_BYTES = 1 << 20
 _SCALE = "scale it first, e.g. `ffmpeg -i {name} -af volume=1/32768 talk.wav`"
 
 
@@ -105,13 +107,28 @@ def read_mono(path: Path | str, rate_hz: int) -> Samples:
 
 def shown(path: Path | str) -> str:
     """Return a path as text for any terminal: what is no UTF-8 and what is no sign as backslash escapes."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    try:
+        text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # a half of a character, which no file's name can be
+        text = os.fspath(path)
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def kept(file: BinaryIO, name: object) -> BinaryIO:
-    """Return the rest of a file that cannot seek, such as a pipe, in memory; ``name``: what errors call it."""
-    copy = io.BytesIO(file.read())
+    """Return the rest of a file that cannot seek, such as a pipe, in memory; ``name``: what errors call it.
+
+    Raises AudioError for one without an end, as far as can be told.
+    """
+    copy = io.BytesIO()
+    while block := file.read(_BLOCK_BYTES):
+        copy.write(block)
+        if copy.tell() > MOST_PIPED_BYTES:
+            shown_as = shown(name) if isinstance(name, str) and name else "audio"
+            raise AudioError(
+                f"{shown_as}: more than {MOST_PIPED_BYTES:,} bytes are piped in, which are kept in memory; "
+                "write them to a file first"
+            )
+    copy.seek(0)
     copy.name = name
     return copy
 
@@ -165,12 +182,16 @@ def _system_errors(shown_as: str) -> Iterator[None]:
     """Raise what the system says against a file as an AudioError."""
     try:
         yield
+    except AudioError:  # which is a ValueError, too
+        raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise AudioError(f"{shown_as}: no such file, a recording is needed; check the path") from error
     except OSError as error:
         raise AudioError(
             f"{shown_as}: {error.strerror}, a readable file is needed; check its path and permissions"
         ) from error
+    except ValueError as error:  # a name that no file can have, or a file that is closed
+        raise AudioError(f"{shown_as}: {error}, a readable file is needed; check its path") from error
 
 
 def _check_kind(path: Path) -> None:

@@ -12,7 +12,9 @@ _REFUSED = "not written, {reason}; choose another place or free some space"
 
 
 class SpeechFile:
-    """A WAV file (16 bit, mono), open in a ``with`` block. An error in the block leaves what was there before.
+    """A WAV file (16 bit, mono), its owner's alone, open in a ``with`` block.
+
+    An error in the block leaves what was there before.
 
     Raises UsageError if the name does not end in .wav, OutputError where it cannot be written.
     """
@@ -29,7 +31,7 @@ class SpeechFile:
         except (ImportError, OSError) as error:
             raise MissingPackageError(f"soundfile: {error}; `pip install soundfile`") from error
         with ExitStack() as stack:
-            self._draft = stack.enter_context(draft_file(self._path, refused=_REFUSED))
+            self._draft = stack.enter_context(draft_file(self._path, refused=_REFUSED, private=True))
             # By its descriptor: what a file object raises in soundfile's callbacks is lost.
             self._file = soundfile.SoundFile(
                 self._draft.file.fileno(), "w", self._rate, 1, "PCM_16", format="WAV", closefd=False

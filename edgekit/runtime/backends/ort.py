@@ -11,9 +11,11 @@ from typing import Any
 
 from edgekit.bundle import Bundle, Component, TensorSpec
 from edgekit.errors import BackendError, BundleFormatError, MissingPackageError
-from edgekit.runtime.backends.external_data import check_external_data
 from edgekit.runtime.backends.ort_call import Device, OrtCall, Recorder, one_line
+from edgekit.runtime.backends.ort_data import give_data, loading
 from edgekit.runtime.engine import Call, allocate
+from edgekit.runtime.graphs.library import load_onnxruntime
+from edgekit.runtime.graphs.source import GraphSource, bundle_graph, written_graph
 from edgekit.versions import older
 
 FATAL_ONLY = 4  # onnxruntime's log level: an error is raised, and one line of it is enough
@@ -93,42 +95,42 @@ class OrtEngine:
 def load_component(bundle: Bundle, name: str, threads: int, provider: Provider = HOST) -> OrtEngine:
     """Return the Component called ``name`` of a bundle, loaded with ``threads`` threads on the CPU.
 
-    Raises BackendError if onnxruntime cannot run it there (too old, refused, no GPU), BundleFormatError if the graph's
-    signature or external data is not what the manifest says, MissingPackageError without onnxruntime.
+    Raises BackendError if onnxruntime cannot run it there (too old, refused, no GPU), BundleFormatError if the graph
+    may not be loaded or its signature is not what the manifest says, MissingPackageError without onnxruntime.
     """
     manifest = bundle.manifest
-    component = manifest.components.get(name)
-    if component is None:
-        raise BundleFormatError(
-            f"{bundle.folder}: no component '{name}', it has {', '.join(manifest.components)}; export it again"
-        )
-    bundle.file(component.graph)
+    source = bundle_graph(bundle, name)
     # onnxruntime 1.31 makes a graph of these wrong when asked for exact sums: it adds one zero point for all channels.
     exact = not any(row.op == "DequantizeLinear" and row.component == name for row in manifest.census)
-    return open_graph(bundle.folder, component, threads, manifest.requires.onnxruntime, provider, exact=exact)
+    return _load(source, manifest.components[name], threads, manifest.requires.onnxruntime, provider, exact=exact)
 
 
 def open_graph(
-    folder: Path, component: Component, threads: int, required: str | None = None, provider: Provider = HOST, *,
-    exact: bool = True,
-) -> OrtEngine:  # fmt: skip
-    """Return a Component whose graph lies in ``folder``, loaded; errors as of ``load_component``.
+    folder: Path, component: Component, threads: int, provider: Provider = HOST, *, exact: bool = True
+) -> OrtEngine:
+    """Return a Component whose graph was just written into ``folder``, loaded; errors as of ``load_component``.
 
-    ``exact``: products of 8 bits are summed exactly on every processor.
+    Its ops are not compared with a list. ``exact``: products of 8 bits are summed exactly on every processor.
     """
+    return _load(written_graph(folder, component), component, threads, None, provider, exact=exact)
+
+
+def _load(
+    source: GraphSource, component: Component, threads: int, required: str | None, provider: Provider, *, exact: bool
+) -> OrtEngine:
     onnxruntime = _import_onnxruntime(required, provider)
-    path = folder / component.graph
-    check_external_data(folder, component.graph, component.data)
+    path = source.path
+    folded = source.check().folded_bytes
     provider.prepare(onnxruntime)
     records = provider.records(component)
     notes: tuple[str, ...] = ()
     try:
-        session = _open(onnxruntime, path, threads, provider, records=records, exact=exact)
+        session = _open(onnxruntime, source, threads, folded, provider, records=records, exact=exact)
     except BackendError as error:
         if not records or "graph capture" not in str(error):
             raise
         records, notes = False, (f"no CUDA graph: {error}",)
-        session = _open(onnxruntime, path, threads, provider, records=False, exact=exact)
+        session = _open(onnxruntime, source, threads, folded, provider, records=False, exact=exact)
     nodes = provider.check(path, session)
     _check_signature(component.graph, "input", session.get_inputs(), component.inputs)
     _check_signature(component.graph, "output", session.get_outputs(), component.outputs)
@@ -136,8 +138,14 @@ def open_graph(
     return OrtEngine(component, session, provider.device, nodes, records=records, notes=notes)
 
 
-def _open(onnxruntime: Any, path: Path, threads: int, provider: Provider, *, records: bool, exact: bool) -> Any:
-    """Return a session that runs on the provider; BackendError if there is none."""
+def _open(
+    onnxruntime: Any, source: GraphSource, threads: int, folded: int, provider: Provider, *, records: bool, exact: bool
+) -> Any:
+    """Return a session that runs on the provider; BackendError if there is none.
+
+    folded: bytes up to which one value may be computed from others at loading.
+    """
+    path = source.path
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -147,10 +155,16 @@ def _open(onnxruntime: Any, path: Path, threads: int, provider: Provider, *, rec
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # x86 without VNNI adds two products of 8 bits in 16 and cuts what does not fit; this takes a slower, exact form.
     options.add_session_config_entry("session.x64quantprecision", "1" if exact else "0")
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # else its content may choose another
+    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(folded))
+    mapped = give_data(options, source)
     providers = [provider.configured(options, records=records)]
     try:
         # Without enable_fallback=0 it prints why the provider does not start, and takes the CPU.
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+        with loading(source, mapped):
+            session = onnxruntime.InferenceSession(source.graph, options, providers=providers, enable_fallback=0)
+    except BundleFormatError:
+        raise
     except Exception as error:  # onnxruntime has no common base class for its own errors
         raise BackendError(
             f"{path}: onnxruntime {onnxruntime.__version__} refuses it ({one_line(error)}); {provider.step}, "
@@ -160,13 +174,14 @@ def _open(onnxruntime: Any, path: Path, threads: int, provider: Provider, *, rec
         raise BackendError(
             f"{path}: onnxruntime chose {active}, asked for {provider.name}: {provider.why_inactive(onnxruntime)}"
         )
+    session.mapped = mapped  # what it has not packed is read from there, as long as it lives
     return session
 
 
 def _import_onnxruntime(required: str | None, provider: Provider) -> Any:
     """Return the onnxruntime module, at least of version ``required``."""
     try:
-        import onnxruntime
+        onnxruntime = load_onnxruntime()
     except ImportError as error:
         install = _install(f"edgekit-audio[{provider.extra}]")
         raise MissingPackageError(f"onnxruntime: {one_line(error)}, but this bundle runs on it; {install}") from error

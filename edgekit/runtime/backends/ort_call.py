@@ -16,6 +16,7 @@ import numpy as np
 from edgekit.bundle import Component
 from edgekit.errors import BackendError
 from edgekit.runtime.engine import Array
+from edgekit.runtime.graphs.library import load_onnxruntime
 
 Device = Literal["cpu", "cuda"]
 GRAPH_ID = "gpu_graph_id"  # onnxruntime's run option: which CUDA graph to record or replay
@@ -45,9 +46,7 @@ class OrtCall:
         recorder: Recorder | None = None,
     ) -> None:  # fmt: skip
         """state: what state starts as, by name without ``past.``; recorder: the session's, if it records graphs."""
-        import onnxruntime
-
-        self._value = onnxruntime.OrtValue
+        self._value = load_onnxruntime().OrtValue
         self._session, self._component, self._device = session, component, device
         self._recorder = recorder
         self._graphs: dict[tuple[Any, ...], _Graph] = {}
@@ -212,9 +211,7 @@ class _Graph:
 
 
 def _run_options(graph_id: str) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.RunOptions()
+    options = load_onnxruntime().RunOptions()
     options.add_run_config_entry(GRAPH_ID, graph_id)
     return options
 

@@ -6,7 +6,6 @@ They are asked in a process of their own and have to compute something: some fal
 import base64
 import re
 import sys
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from edgekit.runtime.backends.examining import APT, DRIVER_LIBRARY, Answer, Examined, Finding, Machine
 from edgekit.runtime.backends.ort import HOST, Provider
+from edgekit.runtime.graphs.library import load_onnxruntime
 from edgekit.versions import installed, older
 
 # y = x @ x + x for x (2, 2) float32, opset 13: a library's kernel and one of the provider's own.
@@ -86,13 +86,13 @@ def library_fix(machine: Machine, library: str) -> str:
 
 def probe_package(_argument: str) -> dict[str, Any]:
     """Return its version and the providers that are built in."""
-    library: Any = import_module("onnxruntime")
+    library = load_onnxruntime()
     return {"version": library.__version__, "providers": list(library.get_available_providers())}
 
 
 def probe_provider(name: str) -> dict[str, Any]:
     """Return which providers a session for ``name`` really has, and whether the graph ran on it rightly."""
-    library: Any = import_module("onnxruntime")
+    library = load_onnxruntime()
     if name != HOST.name and hasattr(library, "preload_dlls"):
         library.preload_dlls()  # CUDA from packages of this environment; elsewhere the system's loader finds it
     active = list(library.InferenceSession(GRAPH, providers=[name]).get_providers())

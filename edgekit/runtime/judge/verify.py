@@ -11,16 +11,16 @@ its float twin, and may be as far from it as its recipe allows.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgekit.bundle import Bundle, Manifest, open_bundle
-from edgekit.bundle.folder import MANIFEST
+from edgekit.bundle.trust import Trust
+from edgekit.errors import BundleFormatError
 from edgekit.recipe import Limits
 from edgekit.runtime.engine import Array
-from edgekit.runtime.judge.golden_clips import FOLDER, golden_clips
+from edgekit.runtime.judge.golden_clips import FOLDER, golden_clips, load_array
 from edgekit.runtime.judge.goldens import (
     COMPARED,
     ITSELF,
@@ -72,7 +72,8 @@ class Verified:
     """Every comparison of a bundle, what it was compared with in words, and what ran it; ``fallback`` as of Model.
 
     ``judged``: whether its files and settings are those that were judged, so that a failed check tells of this machine;
-    None where a bundle of an earlier format version has no record.
+    None where a bundle of an earlier format version has no record. ``signer``: file and fingerprint of the key that
+    signed it, where a signature was required.
     """
 
     checks: tuple[Check, ...]
@@ -80,26 +81,34 @@ class Verified:
     judged: bool | None
     backend: str = ""
     fallback: str = ""
+    signer: str = ""
 
 
-def verify(path: str | os.PathLike[str], **loading: Any) -> Verified:  # noqa: ANN401 - of edgekit.load
+def verify(path: str | os.PathLike[str], *, trust: Trust | None = None, **loading: Any) -> Verified:  # noqa: ANN401
     """Return every comparison of a bundle with its record and its goldens; ``loading``: what else ``load`` takes.
 
+    trust: keys of which one must have signed it, which is checked first; SignatureError if none did.
     Raises BundleFormatError or BundleFileError for a damaged bundle, VerifyError if it carries no goldens and does
     not say why, or not the clips that they are of and EdgeKit's own recordings are not there either.
     """
-    bundle = open_bundle(path)
+    bundle = open_bundle(path, trust=trust)
+    signer = str(bundle.signer or "")
     checks = _record(bundle)
     judged = all(check.passed for check in checks) if checks else None
     verification = bundle.manifest.verification
     against = verification.get(COMPARED, {"with": ITSELF})
     if not verification.get("goldens") and against.get("with") == NOTHING and against.get(WHY) in NOT_RUN:
-        return Verified(tuple(checks), f"nothing was run: {NOT_RUN[against[WHY]]}", judged)
+        return Verified(tuple(checks), f"nothing was run: {NOT_RUN[against[WHY]]}", judged, signer=signer)
     clips = golden_clips(bundle)
     model = load_opened(bundle, speak=_speaks(bundle.manifest), **loading)
     checks += _checks(model, clips)
     return Verified(
-        tuple(checks), _WORDS.get(against.get("with"), _WORDS[ITSELF]), judged, model.backend, model.fallback
+        tuple(checks),
+        _WORDS.get(against.get("with"), _WORDS[ITSELF]),
+        judged,
+        model.backend,
+        model.fallback,
+        signer,
     )
 
 
@@ -116,7 +125,7 @@ def _record(bundle: Bundle) -> list[Check]:
     verification = bundle.manifest.verification
     if JUDGED not in verification and COMPARED not in verification:
         return []
-    wrong = unjudged((bundle.folder / MANIFEST).read_bytes(), verification.get(JUDGED, {}))
+    wrong = unjudged(bundle.text, verification.get(JUDGED, {}))
     named = f" ({', '.join(wrong[:4])}{', ...' if len(wrong) > 4 else ''})" if wrong else ""
     return [Check(f"files and settings that are not those judged{named}", len(wrong), 0)]
 
@@ -212,6 +221,11 @@ def _speaks(manifest: Manifest) -> bool:
 
 def _said(model: Model) -> Spoken:
     tokens, codes = (_load(model, f"spoken.{name}") for name in ("tokens", "codes"))
+    if (tokens.ndim, codes.ndim) != (1, 2) or tokens.dtype.kind not in "iu" or codes.dtype.kind not in "iu":
+        raise BundleFormatError(
+            f"{model.bundle.folder}: spoken goldens are {tokens.dtype} {tokens.shape} and {codes.dtype} {codes.shape}, "
+            "whole numbers (n,) and (frames, codebooks) are needed; export it again"
+        )
     silent = np.zeros(0, np.float32)
     return Spoken(tuple(tokens.tolist()), codes, (), silent, silent)
 
@@ -228,5 +242,4 @@ def _codes(model: Model, found: Results, said: Spoken | None) -> list[Check]:
 
 
 def _load(model: Model, file: str) -> Array:
-    path: Path = model.bundle.file(f"{FOLDER}/{file}.npy")
-    return np.asarray(np.load(path, allow_pickle=False))
+    return load_array(model.bundle, f"{FOLDER}/{file}.npy")

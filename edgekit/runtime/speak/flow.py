@@ -143,7 +143,7 @@ class _TimedCall:
 
 def _open(speech: FlowSpeech, setting: SpeakerSetting) -> FlowSpeaker:
     path = speech.voices[setting.voice or min(speech.voices)]
-    voice = load_voice(setting.bundle.file(path), speech.sample_rate_hz)
+    voice = load_voice(setting.bundle.file(path), speech.sample_rate_hz, setting.bundle.read(path))
     return FlowSpeaker(speech, setting.engines, voice, setting.trace, setting.seed)
 
 

@@ -90,8 +90,8 @@ def _rewrite(bundle, manifest, verification):
 
 def _set_fields(bundle, **fields):
     """Write fields of a manifest as they are; those that are None are taken out."""
-    written = json.loads((bundle / "manifest.json").read_text()) | fields
-    kept = {name: value for name, value in written.items() if name not in fields or value is not None}
+    written = json.loads((bundle / "manifest.json").read_text()) | fields | {"checksum": None}
+    kept = {name: value for name, value in written.items() if name not in (*fields, "checksum") or value is not None}
     (bundle / "manifest.json").write_text(json.dumps(kept, indent=1) + "\n")
 
 

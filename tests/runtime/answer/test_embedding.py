@@ -24,19 +24,18 @@ def _quantized(tiny_bundle: Callable, bits: int) -> tuple[TokenTable, np.ndarray
     bundle = tiny_bundle()
     content = bytes(OFFSET) + packed.tobytes() + scales.tobytes()
     (bundle.folder / "table.bin").write_bytes(content)
-    bundle.change(
-        embedding=Embedding(
-            weight=TensorRef(file="table.bin", offset=OFFSET, dtype="uint8", shape=packed.shape),
-            scales=TensorRef(file="table.bin", offset=OFFSET + packed.nbytes, dtype="float32", shape=scales.shape),
-            width=WIDTH, block_size=BLOCK, bits=bits,
-        )
+    bundle.change()
+    described = Embedding(
+        weight=TensorRef(file="table.bin", offset=OFFSET, dtype="uint8", shape=packed.shape),
+        scales=TensorRef(file="table.bin", offset=OFFSET + packed.nbytes, dtype="float32", shape=scales.shape),
+        width=WIDTH, block_size=BLOCK, bits=bits,
     )  # fmt: skip
     rows = np.zeros((VOCABULARY, WIDTH), np.float32)
     for token in range(VOCABULARY):
         for column in range(WIDTH):
             code = int(codes[token, column // BLOCK, column % BLOCK]) - 2 ** (bits - 1)
             rows[token, column] = np.float32(code) * scales[token, column // BLOCK]
-    return TokenTable(open_bundle(bundle.folder)), rows
+    return TokenTable(open_bundle(bundle.folder), described), rows
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -89,9 +88,9 @@ def test_a_token_outside_the_table_is_refused(tiny_bundle: Callable, token: int)
         ({"width": 65}, "scales of the token table"),
         ({"width": 16}, "scales of the token table"),
         ({"bits": 4}, "token table is uint8"),
-        ({"bits": 2}, "token table of 2 bits"),
+        ({"bits": 2}, "2 bits of width 40 need"),
         ({"scales": None}, "no scales"),
-        ({"weight": TensorRef(file="table.bin", offset=24, dtype="uint8", shape=(70, 2, 32))}, "the file has"),
+        ({"weight": TensorRef(file="table.bin", offset=600, dtype="uint8", shape=(7, 2, 32))}, "the file has"),
         ({"weight": TensorRef(file="table.bin", offset=-1, dtype="uint8", shape=(7, 2, 32))}, "the file has"),
         ({"weight": TensorRef(file="table.bin", offset=24, dtype="bool", shape=(7, 2, 32))}, "token table is bool"),
         (
@@ -110,6 +109,6 @@ def test_a_table_that_contradicts_its_description_is_refused(
         scales=TensorRef(file="table.bin", offset=24 + 448, dtype="float32", shape=(7, 2)),
         width=WIDTH, block_size=BLOCK, bits=8,
     )  # fmt: skip
-    bundle.change(embedding=msgspec.structs.replace(described, **change))
+    bundle.change()
     with pytest.raises(BundleFormatError, match=message):
-        TokenTable(open_bundle(bundle.folder))
+        TokenTable(open_bundle(bundle.folder), msgspec.structs.replace(described, **change))

@@ -188,7 +188,7 @@ def test_an_answer_to_no_speech_is_dropped_however_it_ended(
         (((0, 0), (1, 0)), True, "protocol.alignment has 2 layers, output 'queries'"),
         (((1, 0),), True, "layer 1, head 0, the adapter makes 'cross'"),
         (((0, 0), (0, 2)), True, "layer 0, head 2"),
-        (((0, -1), (0, 0)), True, "layer 0, head -1"),
+        (((0, -1), (0, 0)), True, r"at `\$.protocol.alignment\[0\]\[1\]`, which is -1"),
     ],
 )
 def test_a_bundle_whose_alignment_its_graphs_do_not_have_is_refused(

@@ -5,6 +5,7 @@ import logging
 import os
 import struct
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgekit.errors import AudioError
+from edgekit.runtime.audio import files
 from edgekit.runtime.audio.containers import Splice
 from edgekit.runtime.audio.files import at_rest, blocks, check_file, read_audio, shown
 
@@ -323,6 +325,47 @@ def _checked(path: Path) -> Samples:
     source = at_rest(path)
     check_file(source)
     return np.concatenate([block.samples for block in blocks(source, 1.0)])
+
+
+@pytest.mark.parametrize(("kind", "subtype", "at"), [("W64", "PCM_16", 40), ("CAF", "PCM_16", 8)])
+def test_a_chunk_that_names_a_place_which_no_file_has_is_a_truncated_recording(
+    kind: str, subtype: str, at: int
+) -> None:
+    data = bytearray(stored(noise(100), kind, subtype))
+    name, order = (16, "little") if kind == "W64" else (4, "big")
+    data[at + name : at + name + 8] = (2**64 - 1 if kind == "W64" else 2**63 - 1).to_bytes(8, order)
+    with pytest.raises(AudioError, match="truncated, it is shorter than its header says"):
+        heard(bytes(data))
+
+
+@pytest.mark.parametrize("head", [b"OggS\x01", b"OggS\x01" + bytes(58), b"OggS" + b"\xff" * 300])
+def test_what_begins_like_ogg_and_is_none_ends_and_is_refused(head: bytes) -> None:
+    with pytest.raises(AudioError, match="^audio: "):
+        heard(head)
+
+
+@pytest.mark.parametrize("name", ["a\0b.wav", "\ud800.wav", "a" * 300 + ".wav"])
+def test_a_name_that_no_file_can_have_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(AudioError, match="a readable file is needed; check its path"):
+        read_audio(name)
+
+
+def test_a_pipe_without_an_end_is_refused_when_more_came_than_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MOST_PIPED_BYTES", 3 << 20)
+    os.mkfifo(tmp_path / "pipe")
+
+    def write() -> None:
+        with (tmp_path / "pipe").open("wb", buffering=0) as pipe, suppress(BrokenPipeError):
+            while True:
+                pipe.write(bytes(1 << 16))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    with pytest.raises(AudioError, match="pipe: more than 3,145,728 bytes are piped in.*write them to a file first"):
+        read_audio(tmp_path / "pipe")
+    writer.join()
 
 
 def test_a_device_is_no_recording() -> None:

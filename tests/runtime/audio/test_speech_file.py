@@ -1,6 +1,7 @@
 """Speech goes to a WAV file as it comes, and the file has its name only when it is whole."""
 
 import resource
+import stat
 import sys
 
 import numpy as np
@@ -27,6 +28,7 @@ def test_the_pieces_are_the_file(tmp_path, sizes):
     assert (rate, soundfile.info(tmp_path / "new" / "out.wav").subtype) == (24_000, "PCM_16")
     np.testing.assert_allclose(found, np.concatenate([[], *(p.samples for p in pieces)]), atol=2**-15)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["out.wav"]
+    assert stat.S_IMODE((tmp_path / "new" / "out.wav").stat().st_mode) == 0o600
 
 
 def test_samples_are_on_disk_while_more_are_to_come(tmp_path):

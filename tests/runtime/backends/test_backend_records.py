@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 
 import edgekit
 from edgekit.bundle import Bundle, open_bundle
-from edgekit.bundle.dialects import DIALECTS, DialectName
+from edgekit.bundle.dialects import DIALECTS
 from edgekit.cli import main
 from edgekit.errors import BackendError, RegistryError, UsageError
 from edgekit.profiler.doctor.examination import examine
@@ -220,7 +220,7 @@ def test_a_dialect_runs_on_what_says_so_and_nowhere_else(tiny_bundle, tmp_path):
         name = "tablet"
         dialects = (Runs("cuneiform"),)
 
-    with DIALECTS.registered(DialectName("cuneiform", ("float32",))):
+    with DIALECTS.registered(replace(DIALECTS.get("ort-cpu"), name="cuneiform")):
         folder = tiny_bundle(dialect="cuneiform").folder
         with pytest.raises(BackendError, match=r"of dialect 'cuneiform', which no backend runs; register one"):
             edgekit.load(folder, threads=1)

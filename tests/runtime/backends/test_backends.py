@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 
 import edgekit
-from edgekit.errors import BackendError, EdgeKitError, UsageError
+from edgekit.errors import BackendError, BundleFormatError, EdgeKitError, UsageError
 from edgekit.runtime.backends.ort_cpu import CPU
 from edgekit.runtime.backends.ort_cuda import CUDA
 
@@ -76,5 +76,5 @@ def test_a_damaged_component_is_an_error_with_a_fallback_too(tiny_bundle):
     bundle = tiny_bundle(dialect="standard")
     graph = bundle.folder / "encoder.onnx"
     graph.write_bytes(bytes(graph.stat().st_size))
-    with pytest.raises(BackendError, match=r"refuses it"):
+    with pytest.raises(BundleFormatError, match=r"not a graph that may be loaded"):
         edgekit.load(bundle.folder, threads=1, verify_hashes=False, allow_fallback=True)

@@ -10,85 +10,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgekit.bundle import Component, Requirements, TensorSpec, open_bundle
+from edgekit.bundle import Bundle, Component, Requirements, TensorSpec, open_bundle
 from edgekit.errors import BackendError, BundleFormatError, MissingPackageError
-from edgekit.runtime.backends.external_data import check_external_data, external_locations
 from edgekit.runtime.backends.ort import load_component, open_graph
-
-
-def _external(name: str, location: str) -> onnx.TensorProto:
-    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
-    for key, value in (("offset", "0"), ("location", location), ("length", "4")):
-        tensor.external_data.add(key=key, value=value)
-    return tensor
-
-
-def _save(path: Path, graph: onnx.GraphProto) -> Path:
-    path.write_bytes(helper.make_model(graph, ir_version=10).SerializeToString())
-    return path
 
 
 def _encoder_inputs(frames: int, start: int, seed: int = 0) -> dict[str, np.ndarray]:
     mel = np.random.default_rng(seed).standard_normal((8, frames + 3)).astype(np.float32)
     return {"mel": mel, "start": np.array([start])}
-
-
-@pytest.mark.parametrize("location", ["a.data", "other.data", "../x", "/etc/passwd", "a/../../x", "C:\\x", ""])
-def test_every_external_location_of_initializers_is_found(tmp_path: Path, location: str) -> None:
-    inline = onnx.numpy_helper.from_array(np.zeros(1000, np.float32), "inline")
-    path = _save(tmp_path / "g.onnx", helper.make_graph([], "g", [], [], [inline, _external("w", location)]))
-    assert external_locations(path) == {location}
-
-
-def test_external_locations_hidden_in_subgraphs_and_attributes_are_found(tmp_path: Path) -> None:
-    inner = helper.make_graph([helper.make_node("Constant", [], ["c"], value=_external("v", "b"))], "i", [], [],
-                              [_external("w", "a")])  # fmt: skip
-    branch = helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=helper.make_graph([], "e", [], []))
-    sparse = onnx.SparseTensorProto(values=_external("s", "c"), indices=_external("t", "d"), dims=[1])
-    path = _save(tmp_path / "g.onnx", helper.make_graph([branch], "g", [], [], sparse_initializer=[sparse]))
-    assert external_locations(path) == {"a", "b", "c", "d"}
-    model = onnx.load(str(path), load_external_data=False)
-    model.training_info.add().algorithm.CopyFrom(helper.make_graph([], "t", [], [], [_external("w", "e")]))
-    model.functions.add().node.append(helper.make_node("Constant", [], ["c"], value=_external("v", "f")))
-    path.write_bytes(model.SerializeToString())
-    assert external_locations(path) == {"a", "b", "c", "d", "e", "f"}
-
-
-def test_the_manifests_data_file_is_the_only_location_that_passes(tmp_path: Path) -> None:
-    for location in ("a.data", "../a.data", "/a.data", "b.data", "x/a.data", "..\\a.data"):
-        _save(tmp_path / "g.onnx", helper.make_graph([], "g", [], [], [_external("w", location)]))
-        if location == "a.data":
-            check_external_data(tmp_path, "g.onnx", "a.data")
-            continue
-        with pytest.raises(BundleFormatError, match="external data"):
-            check_external_data(tmp_path, "g.onnx", "a.data")
-        with pytest.raises(BundleFormatError, match="external data"):
-            check_external_data(tmp_path, "g.onnx", None)
-
-
-def test_a_data_file_of_the_same_name_in_another_folder_does_not_pass(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    _save(tmp_path / "a" / "x.onnx", helper.make_graph([], "g", [], [], [_external("w", "x.data")]))
-    check_external_data(tmp_path, "a/x.onnx", "a/x.data")
-    for data in ("b/x.data", "x.data", "a/a/x.data"):
-        with pytest.raises(BundleFormatError, match=f"external data 'a/x.data', manifest says '{data}'"):
-            check_external_data(tmp_path, "a/x.onnx", data)
-
-
-def test_a_file_that_is_no_protobuf_is_refused_at_every_length(tmp_path: Path) -> None:
-    path = _save(tmp_path / "g.onnx", helper.make_graph([], "g", [], [], [_external("w", "a")]))
-    whole = path.read_bytes()
-    refused = 0
-    for size in range(len(whole)):
-        path.write_bytes(whole[:size])
-        try:
-            assert external_locations(path) <= {"a"}
-        except BundleFormatError:
-            refused += 1
-    assert refused > len(whole) // 2  # a cut between two fields leaves a readable, shorter file
-    path.write_bytes(b"\x3a\x02" * 300)
-    with pytest.raises(BundleFormatError, match="not a readable ONNX file"):
-        external_locations(path)
 
 
 def test_a_graph_pointing_outside_is_refused_before_it_is_loaded(tiny_bundle: Callable) -> None:
@@ -126,10 +55,10 @@ def test_a_graph_that_onnxruntime_refuses_is_a_backend_error(tiny_bundle: Callab
     bundle = tiny_bundle()
     path = bundle.folder / "encoder.onnx"
     model = onnx.load(str(path), load_external_data=False)
-    model.graph.node[0].op_type = "NoSuchOp"
+    model.graph.node[0].op_type = "Neg"  # which takes one input, not two
     path.write_bytes(model.SerializeToString())
     bundle.change()
-    with pytest.raises(BackendError, match=r"refuses it .*NoSuchOp"):
+    with pytest.raises(BackendError, match=r"refuses it .*Neg"):
         load_component(open_bundle(bundle.folder), "encoder", 1)
 
 
@@ -154,9 +83,9 @@ def test_a_signature_that_differs_from_the_manifest_is_refused(
     first, *rest = components["encoder"].inputs
     changed = msgspec.structs.replace(first, **change)
     components["encoder"] = msgspec.structs.replace(components["encoder"], inputs=(changed, *rest))
-    bundle.change(components=components)
+    promised = msgspec.structs.replace(bundle.manifest, components=components)
     with pytest.raises(BundleFormatError, match=message):
-        load_component(open_bundle(bundle.folder), "encoder", 1)
+        load_component(Bundle(bundle.folder, promised), "encoder", 1)
 
 
 def test_state_without_its_pair_is_refused(tiny_bundle: Callable) -> None:

@@ -197,6 +197,7 @@ def test_the_manifest_names_it_and_reads_it_back(bundle):
 def test_what_is_wrong_in_a_manifest_is_refused_with_its_path(bundle, changes, fault):
     path = bundle.folder / "manifest.json"
     manifest = json.loads(path.read_text())
+    del manifest["checksum"]
     manifest["speech"] |= changes
     path.write_text(json.dumps(manifest))
     with pytest.raises(BundleFormatError, match=rf"manifest\.json: .*{fault}; export it again$"):

@@ -1,5 +1,6 @@
 """Voice files: written once, read back whole, refused in one line where they are no voice for the bundle."""
 
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -95,3 +96,43 @@ def test_a_damaged_file_is_refused_in_one_line(damage, tmp_path):
     with pytest.raises(BundleFormatError, match="not a voice file") as caught:
         load_voice(path, RATE)
     assert "\n" not in str(caught.value)
+
+
+def _npy(header, body=b""):
+    text = repr(header).encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\0" + len(text).to_bytes(2, "little") + text + body
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (_npy({"descr": "<i8", "fortran_order": False, "shape": (10**12,)}), "codes.npy is said to be int64"),
+        (_npy({"descr": "<i8", "fortran_order": False, "shape": (3,)}, bytes(25)), "25 bytes are there"),
+        (_npy({"descr": "<i8", "fortran_order": False, "shape": (-1, -3)}, bytes(24)), "not a voice file"),
+        (_npy({"descr": "|V0", "fortran_order": False, "shape": (9,)}), "not a voice file"),
+        (_npy({"descr": "<i8", "shape": (0,)}), "not a voice file"),
+        (b"\x93NUMPY\x01\0\x04\0[[[(", "not a voice file"),
+        (b"\x93NUMPY\x02\0\xff\xff\xff\xff", "another version"),
+        (bytes(17 << 20), "a voice has at most"),
+    ],
+    ids=["more than there is", "rest", "negative", "nothing", "field", "Python", "version", "bomb"],
+)
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_part_that_is_not_what_its_header_says_is_refused_before_memory_is_taken(part, said, method, tmp_path):
+    path = tmp_path / "v"
+    with zipfile.ZipFile(path, "w", method) as file:
+        file.writestr("codes.npy", part)
+    with pytest.raises(BundleFormatError, match=said) as caught:
+        load_voice(path, RATE)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_part_whose_deflated_bytes_are_damaged_is_refused(tmp_path):
+    path = tmp_path / "v"
+    with path.open("wb") as stream:
+        np.savez_compressed(stream, **parts())
+    whole = bytearray(path.read_bytes())
+    whole[60:70] = b"\xff" * 10
+    path.write_bytes(whole)
+    with pytest.raises(BundleFormatError, match="not a voice file"):
+        load_voice(path, RATE)

@@ -3,7 +3,7 @@
 What multiplies is float16, everything else float32. Weights are codes in blocks of 32 with float16 scales and no zero
 points, which its quickest kernels want; a cache is written in place. Shapes depend on no value, and where a call stands
 in its cache is computed on the GPU, so that a step can be recorded as a CUDA graph. What is allowed here is kept in
-``ops.toml``, which every graph is checked against. None was run on a GPU yet.
+``bundle/ops/ort-cuda.toml``, which every graph is checked against. None was run on a GPU yet.
 """
 
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
-from edgekit.bundle.dialects import Activations
+from edgekit.bundle.dialects import MICROSOFT, Activations
 from edgekit.errors import CheckpointError
 from edgekit.exporter.dialects.base import SoundBlocks
 from edgekit.exporter.dialects.codes import BLOCKS, EXPERTS
 from edgekit.exporter.dialects.experts import ExpertBank
-from edgekit.exporter.dialects.ort_cpu import MICROSOFT, OrtDialect, activation, as_logits
+from edgekit.exporter.dialects.ort_cpu import OrtDialect, activation, as_logits
 from edgekit.exporter.dialects.ort_cuda.ops import BLOCK, EXPERT_TILE, check_cuda_ops, cuda_allow_list
 from edgekit.exporter.dialects.standard.dialect import StandardDialect
 from edgekit.exporter.dialects.standard.sound import StandardSound
@@ -46,7 +46,7 @@ class OrtCudaDialect(OrtDialect):
     head_steps: tuple[int, int] = (8, 16)
 
     def check(self, graph: Path, activations: Activations) -> None:
-        """Refuse what is not in ``ops.toml``, but for a float twin, which runs on the CPU only."""
+        """Refuse what is not in ``ort-cuda.toml``, but for a float twin, which runs on the CPU only."""
         if activations == "float16":
             check_cuda_ops(graph)
 

@@ -1,17 +1,15 @@
-"""The allow-list of the ``ort-cuda`` dialect, ``ops.toml``, and the check of every graph against it."""
+"""The allow-list of the ``ort-cuda`` dialect, ``bundle/ops/ort-cuda.toml``, and the check of every graph against it."""
 
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import onnx
 from onnx import helper
 
-from edgekit.bundle.manifest import Struct
+from edgekit.bundle.dialects import MICROSOFT, OpList, op_list
 from edgekit.errors import CensusError
-from edgekit.exporter.dialects.ort_cpu import MICROSOFT
 
 BLOCK = 32  # of the compact kernels; others fall back to slow ones (onnxruntime 1.30.0, release notes)
 EXPERT_TILE = 64  # QMoE refuses widths that are no multiple (contrib_ops/cuda/moe/moe_quantization.cc)
@@ -25,19 +23,10 @@ _GIVES = {
 }  # fmt: skip
 
 
-class CudaAllowList(Struct, frozen=True):
-    """Highest opset and IR version; types of the first input by op, of ONNX and of onnxruntime's own."""
-
-    opset: int
-    ir_version: int
-    ops: dict[str, tuple[str, ...]]
-    contrib: dict[str, tuple[str, ...]]
-
-
 @cache
-def cuda_allow_list() -> CudaAllowList:
+def cuda_allow_list() -> OpList:
     """Return the list."""
-    return msgspec.toml.decode(Path(__file__).with_name("ops.toml").read_bytes(), type=CudaAllowList)
+    return op_list("ort-cuda")
 
 
 def check_cuda_ops(path: Path) -> None:
@@ -51,7 +40,7 @@ def check_cuda_ops(path: Path) -> None:
     types = {name: _type(one.data_type) for name, one in constants.items()}
     types |= {one.name: _type(one.type.tensor_type.elem_type) for one in model.graph.input}
     for node in model.graph.node:
-        kinds = {"": allowed.ops, MICROSOFT: allowed.contrib}[node.domain].get(node.op_type)
+        kinds = allowed.types(node.domain, node.op_type)
         what = f"{node.op_type} '{node.name}'"
         if kinds is None:
             raise _refused(path, what, "is not in the allow-list")
@@ -101,4 +90,4 @@ def _type(element: int) -> str:
 
 
 def _refused(path: Path, what: str, rule: str) -> CensusError:
-    return CensusError(f"{path.name}: {what}: {rule} for the CUDA provider (ops.toml); report this as a bug")
+    return CensusError(f"{path.name}: {what}: {rule} for the CUDA provider (ort-cuda.toml); report this as a bug")

@@ -4,7 +4,7 @@ No shape depends on a value but the number of chosen experts: new rows go into a
 may not be seen is masked, and tables are gathered. Weights are signed: INT8 with a scale for each output channel, INT4
 with one for each block. The encoder's activations are INT8 too, with the scales in ``Weights.ranges``; others are
 narrowed to ``GraphWriter.activations`` for each product and widened after it. What is allowed here is kept in
-``ops.toml``, which every graph is checked against.
+``bundle/ops/standard.toml``, which every graph is checked against.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ class StandardDialect:
     head_steps: tuple[int, int] = (1, 2)
 
     def check(self, graph: Path, activations: Activations) -> None:
-        """Refuse what is not in ``ops.toml``."""
+        """Refuse what is not in ``standard.toml``."""
         del activations
         check_ops(graph)
 

@@ -1,14 +1,13 @@
-"""The allow-list of the ``standard`` dialect, ``ops.toml``, and the check of every graph against it."""
+"""The allow-list of the ``standard`` dialect, ``bundle/ops/standard.toml``, and the check of every graph against it."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-import msgspec
 import onnx
 from onnx import numpy_helper
 
-from edgekit.bundle.manifest import Struct
+from edgekit.bundle.dialects import OpList, op_list
 from edgekit.errors import CensusError
 
 # Which input names the axes, of ops where that may not be computed.
@@ -18,20 +17,10 @@ _PAD_INPUTS = 3  # data, pads and the value; axes come after them
 _CODES = (onnx.TensorProto.INT8, onnx.TensorProto.INT4)
 
 
-class AllowList(Struct, frozen=True):
-    """Highest opset, the IR version, both for graphs that hold INT4, and the ops with their restrictions."""
-
-    opset: int
-    ir_version: int
-    int4_opset: int
-    int4_ir_version: int
-    ops: dict[str, str]
-
-
 @cache
-def allow_list() -> AllowList:
+def allow_list() -> OpList:
     """Return the list."""
-    return msgspec.toml.decode(Path(__file__).with_name("ops.toml").read_bytes(), type=AllowList)
+    return op_list("standard")
 
 
 def check_ops(path: Path) -> None:
@@ -94,4 +83,4 @@ def _in_blocks(codes: Sequence[int], scales: Sequence[int]) -> bool:
 
 
 def _refused(path: Path, what: str, rule: str) -> CensusError:
-    return CensusError(f"{path.name}: {what}: {rule} for TensorRT 10.3 (ops.toml); report this as a bug")
+    return CensusError(f"{path.name}: {what}: {rule} for TensorRT 10.3 (standard.toml); report this as a bug")

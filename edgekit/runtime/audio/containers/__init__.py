@@ -23,7 +23,8 @@ def passages(file: BinaryIO, size: int) -> list[Passage]:
     start = 0
     while start < size:
         begin = start + id3_bytes(window.at(start, 10))
-        known = next((some for look in _LOOKS if (some := look(window, begin))), [])
+        # what begins like a kind and has nothing of it leads nowhere
+        known = next((some for look in _LOOKS if (some := look(window, begin)) and some[-1].end > start), [])
         if not known:
             break
         found += known

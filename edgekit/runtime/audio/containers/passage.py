@@ -45,7 +45,9 @@ class Window:
         self.size = size
 
     def at(self, position: int, count: int) -> bytes:
-        """Return ``count`` bytes from a position on, fewer at the end of the file."""
+        """Return ``count`` bytes from a position on, fewer at the end of the file, none beyond it."""
+        if position >= self.size:  # a header may name any place, even one that no file can have
+            return b""
         skipped = position - self._start
         if skipped < 0 or skipped + count > len(self._data):
             self.file.seek(position)

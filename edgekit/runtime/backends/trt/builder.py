@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import msgspec
@@ -20,12 +21,12 @@ from edgekit.limits import ROOT
 from edgekit.recipe import Target
 from edgekit.runtime.backends.base import Progress
 from edgekit.runtime.backends.device import device_capability
-from edgekit.runtime.backends.external_data import check_external_data
 from edgekit.runtime.backends.sizes import InputSizes, input_sizes
 from edgekit.runtime.backends.trt.layers import count_layers, take_layer_census
 from edgekit.runtime.backends.trt.library import Kind, load_library, make_logger, one_line
 from edgekit.runtime.backends.trt.plan_stream import stream_reader, write_plan
 from edgekit.runtime.backends.trt.plans import PORTABLE, PlanDraft, PlanNote, PlanStore, plan_key
+from edgekit.runtime.graphs.source import GraphSource, bundle_graph
 from edgekit.runtime.memory import MIB, available_mib, build_peak_mib, check_build
 
 
@@ -140,14 +141,15 @@ def _build_one(trt: Any, bundle: Bundle, name: str, job: _Job) -> Built:  # noqa
         note, plan = held
         plan.close()
         return Built(name, path, note, kept=True)
-    check_external_data(bundle.folder, component.graph, component.data)
+    source = bundle_graph(bundle, name)
+    source.check()
     left_mib = check_build(bundle, name, available_mib(job.root))
     started = time.perf_counter()
-    data_bytes = (bundle.folder / component.data).stat().st_size if component.data else 0
+    data_bytes = source.data.bytes if source.data else 0
     rows = [row for row in bundle.manifest.census if row.component == name]
     with job.store.draft(name) as draft:
         log = _serialise(
-            trt, bundle.folder / component.graph, sizes, job, draft,
+            trt, source, sizes, job, draft,
             workspace_mib=left_mib if job.shares_memory else None,
         )  # fmt: skip
         census = take_layer_census(rows, data_bytes, log, draft.bytes)
@@ -192,7 +194,7 @@ def _inspect(trt: Any, draft: PlanDraft) -> dict[str, int]:  # noqa: ANN401 - Te
 
 def _serialise(
     trt: Any,  # noqa: ANN401 - TensorRT's module
-    graph: Path,
+    source: GraphSource,
     sizes: dict[str, InputSizes],
     job: _Job,
     draft: PlanDraft,
@@ -200,11 +202,11 @@ def _serialise(
     workspace_mib: float | None,
 ) -> list[str]:
     """Write the plan of one graph, whose kernels may take so much beside it, and return the builder's log."""
-    logger = make_logger(trt, verbose=True)
+    graph, logger = source.path, make_logger(trt, verbose=True)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(graph)):
+    if not _parse(parser, source):
         said = one_line(parser.get_error(0).desc() if parser.num_errors else "no reason given")
         raise BackendError(f"{graph}: {job.kind.name} {trt.__version__} cannot read it ({said}); export it again")
     config = builder.create_builder_config()
@@ -232,6 +234,23 @@ def _serialise(
     if not job.kind.portable and (measured := config.get_timing_cache()) is not None:
         job.store.keep_cache(timings, memoryview(measured.serialize()))
     return cast("list[str]", logger.lines)
+
+
+def _parse(parser: Any, source: GraphSource) -> bool:  # noqa: ANN401 - TensorRT's
+    """Parse a graph's bytes and the data file that was checked with them; return whether that succeeded.
+
+    The parser opens data by name beside the graph's path: there a link leads to the open file.
+    """
+    if source.data is None or source.location is None:
+        return bool(parser.parse(source.graph))
+    with TemporaryDirectory(prefix="edgekit-") as folder:
+        here = Path(f"/proc/self/fd/{source.data.descriptor}")
+        (Path(folder) / source.location).symlink_to(
+            here if here.exists() else (source.path.parent / source.location).resolve()
+        )
+        parsed = bool(parser.parse(source.graph, str(Path(folder) / source.path.name)))
+    source.data.check_unchanged()
+    return parsed
 
 
 def _name_devices(trt: Any, config: Any, capabilities: list[str]) -> None:  # noqa: ANN401

@@ -43,11 +43,13 @@ class Compiled:
         self._cache: Any = None
 
     def take_from(self, config: Any, notes: list[str]) -> None:  # noqa: ANN401 - an IRuntimeConfig
-        """Hand what is kept to a runtime configuration; TensorRT checks that it fits."""
+        """Hand what this device kept to a runtime configuration; TensorRT checks that it fits."""
         self._cache = config.create_runtime_cache()
         kept = self._store.cache(self._file)
         if kept and not self._cache.deserialize(kept):
             notes.append(f"{self._file}: of another driver or device, compiled anew")
+        elif not kept and self._store.has_cache(self._file):
+            notes.append(f"{self._file}: not sealed by this device, compiled anew")
         config.set_runtime_cache(self._cache)
 
     def keep(self, notes: list[str]) -> None:

@@ -14,6 +14,7 @@ from edgekit.runtime.backends.trt.engine import Compiled, Place, TrtEngine
 from edgekit.runtime.backends.trt.library import Kind, load_library, make_logger
 from edgekit.runtime.backends.trt.plan_stream import stream_reader
 from edgekit.runtime.backends.trt.plans import PORTABLE, PlanKey, PlanNote, PlanStore, plan_key
+from edgekit.runtime.backends.trt.seal import key_file
 from edgekit.runtime.memory import check_load
 
 
@@ -70,6 +71,8 @@ def load_components(
 def _fitting(bundle: Bundle, store: PlanStore, name: str, wanted: PlanKey) -> PlanNote:
     """Return the note of a plan that fits; raise BackendError saying what is there instead."""
     said = ["no plan of it is there"]
+    if store.has_foreign(name):
+        said = [f"its plan was built elsewhere or by an earlier EdgeKit, {key_file()} is not the key that sealed it"]
     for place, note in enumerate(store.notes(name)):
         found = _differences(note.key, wanted)
         if not found:
@@ -106,6 +109,10 @@ def _deserialised(runtime: Any, place: Place, store: PlanStore, name: str, note:
         raise BackendError(f"{store.path(name, note.key)}: damaged, its bytes are not what was built; build it again")
     with closing(held[1]) as plan:
         engine = runtime.deserialize_cuda_engine(stream_reader(place.library, plan))
+    if plan.changed:
+        raise BackendError(
+            f"{store.path(name, note.key)}: changed while it was read; see who writes there, and build it again"
+        )
     if engine is None:
         raise BackendError(
             f"{store.path(name, note.key)}: TensorRT does not take it ({place.logger.error()}); build it again"

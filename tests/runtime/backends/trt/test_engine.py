@@ -284,16 +284,21 @@ def test_what_is_compiled_at_load_is_kept_beside_the_plans(bundle):
     assert first.notes == []
     first.bind({"context": CONTEXT})
     (file,) = store.folder.glob("backbone-*.compiled")
-    assert file.read_bytes() == b"compiled"
+    assert store.cache(file.name) == b"compiled"
     call = engine().bind({"context": CONTEXT})
-    assert file.read_bytes() == b"compiled" * 2
+    assert store.cache(file.name) == b"compiled" * 2
     for seed in range(6):
         call.run(step(seed=seed))
     del call
     gc.collect()
-    assert file.read_bytes() == b"compiled" * 4  # two contexts more, for the two sides of the state
-    file.write_bytes(b"another driver's")
+    assert store.cache(file.name) == b"compiled" * 4  # two contexts more, for the two sides of the state
+    store.keep_cache(file.name, b"another driver's")
     assert engine().notes == [f"{file.name}: of another driver or device, compiled anew"]
+    file.write_bytes(b"compiled elsewhere")
+    again = engine()
+    assert again.notes == [f"{file.name}: not sealed by this device, compiled anew"]
+    again.bind({"context": CONTEXT})
+    assert store.cache(file.name) == b"compiled"
 
 
 def test_no_graph_is_captured_while_tensorrt_for_rtx_still_compiles(bundle):

@@ -98,8 +98,11 @@ def test_a_bundle_beyond_the_device_s_memory_is_refused_before_a_plan_is_read(lo
 
 def test_files_that_are_no_plans_are_passed_over(load, bundle):
     store = publish(bundle, load.library)
-    end = b"\nedgekit plan 2 %08d\n"
-    for number, content in enumerate((b"", end % 0, b"{}" + end % 2, end % 99999, b"{" * 99999)):
+    whole = next(store.folder.glob("backbone-*.plan")).read_bytes()
+    end = b"\nedgekit plan 3 %08d " + b"0" * 64 + b"\n"
+    before = b"\nedgekit plan 2 %08d\n"
+    ends = (b"", end % 0, b"{}" + end % 2, end % 99999, b"{" * 99999, before % 0, b"{}" + before % 2, whole[-90:])
+    for number, content in enumerate(ends):
         (store.folder / f"backbone-{number}.plan").write_bytes(content)
     assert load()
 

@@ -177,3 +177,12 @@ def test_a_folder_that_cannot_be_made_is_one_line_and_leaves_nothing(tiny_bundle
     with pytest.raises(OutputError, match="choose another --output"):
         publish(store, note(), PLAN)
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".partial")] == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with a name here")
+def test_a_pipe_in_place_of_a_plan_is_no_plan_and_is_not_waited_for(store):
+    path = store.path("encoder", KEY)
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+    assert read(store, "encoder", KEY) is None
+    assert store.notes("encoder") == []

@@ -1,0 +1,144 @@
+"""Nothing leaves the machine and nothing is left on it: no IP socket, and no file but those that were asked for."""
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgekit.runtime.graphs.library import TELEMETRY
+from tests.cli import no_network
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in no_network.MACHINES,
+    reason="only Linux on x86-64 and 64-bit ARM is known to filter system calls here",
+)
+LIBRARY = "from edgekit.runtime.graphs.library import load_onnxruntime; load_onnxruntime()\n"
+# Left on purpose: names of the fonts here, which matplotlib would look for anew at every report.
+KEPT = ("cache/matplotlib/fontlist",)
+
+
+@pytest.fixture
+def watched(tmp_path):
+    """Run a program with a home, caches and a place for temporary files that are empty; return how it ended.
+
+    It is killed if it opens an IP socket. What it left in those places comes with the answer.
+    """
+    places = {name: tmp_path / name for name in ("home", "cache", "config", "data", "state", "tmp")}
+
+    def run(*arguments, variables=None, folder=None, timeout=600):
+        for place in places.values():
+            place.mkdir(exist_ok=True)
+        names = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "TMPDIR")
+        kept = {
+            name: text
+            for name, text in os.environ.items()
+            if name not in (TELEMETRY, "MPLCONFIGDIR", "HF_HOME") and not name.startswith("XDG_")
+        }
+        path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH")]))
+        done = subprocess.run(
+            [sys.executable, HERE / "no_network.py", sys.executable, *map(str, arguments)],
+            env=kept | dict(zip(names, map(str, places.values()), strict=True)) | {"PYTHONPATH": path}
+            | {"PYTHONDONTWRITEBYTECODE": "1"} | (variables or {}),
+            cwd=folder or tmp_path, capture_output=True, text=True, check=False, timeout=timeout,
+        )  # fmt: skip
+        left = sorted(
+            path.relative_to(tmp_path).as_posix()
+            for place in places.values()
+            for path in place.rglob("*")
+            if not path.is_dir() and not path.relative_to(tmp_path).as_posix().startswith(KEPT)
+        )
+        return done, left
+
+    return run
+
+
+@pytest.fixture
+def quiet(watched):
+    """Run a command of EdgeKit's and return its stdout, after it ended well, opened no IP socket and left no file."""
+
+    def run(*arguments, **options):
+        done, left = watched("-m", "edgekit", *arguments, **options)
+        assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
+        assert left == []
+        return done.stdout
+
+    return run
+
+
+def test_a_program_that_opens_an_ip_socket_is_killed_in_native_code_and_in_its_children_too(watched):
+    code = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', sys.argv[1]]).returncode)"
+    for family in ("AF_INET", "AF_INET6"):
+        tried = f"import socket; socket.socket(socket.{family}, socket.SOCK_DGRAM)"
+        assert watched("-c", tried)[0].returncode == -signal.SIGSYS
+        assert watched("-c", code, tried)[0].returncode != 0
+    assert watched("-c", "import socket; socket.socket(socket.AF_UNIX)")[0].returncode == 0
+
+
+def session(wait_s):
+    """Return a program that opens a session of onnxruntime's and waits."""
+    from edgekit.runtime.backends.ort_examining import GRAPH
+
+    return (
+        f"import time, onnxruntime\nonnxruntime.InferenceSession({GRAPH!r}, providers=['CPUExecutionProvider'])\n"
+        f"time.sleep({wait_s})"
+    )
+
+
+def sends_by_itself():
+    onnxruntime = pytest.importorskip("onnxruntime")
+    return tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 31)
+
+
+def test_onnxruntime_left_alone_writes_an_id_and_looks_for_a_host(watched):
+    """What the tests below would see if EdgeKit did not turn it off: 8 s after it was loaded, so that 30 are enough."""
+    if not sends_by_itself():
+        pytest.skip("onnxruntime before 1.31 sends nothing on Linux")
+    done, left = watched("-c", session(wait_s=30))
+    assert done.returncode == -signal.SIGSYS
+    assert any(path.endswith("deviceid") for path in left)
+
+
+@pytest.mark.parametrize("given", [None, "", "1"])
+def test_onnxruntime_as_edgekit_loads_it_does_neither(watched, given):
+    variables = None if given is None else {TELEMETRY: given}
+    done, left = watched("-c", LIBRARY + session(wait_s=0 if variables else 20), variables=variables)
+    assert (done.returncode, left) == (0, [])
+
+
+def test_a_user_who_sets_the_variable_to_0_lets_it(watched):
+    _, left = watched("-c", LIBRARY, variables={TELEMETRY: "0"})
+    assert any(path.endswith("deviceid") for path in left) == sends_by_itself()
+
+
+def test_run_listen_verify_and_doctor_open_no_socket_and_leave_no_file(quiet, bundle, wav):
+    talk = wav()
+    quiet("run", bundle, talk)
+    quiet("listen", bundle, "--simulate", talk)
+    quiet("verify", bundle)
+    quiet("doctor")
+
+
+def test_export_opens_no_socket_and_leaves_its_bundle_alone(quiet, checkpoint, tmp_path):
+    quiet("export", checkpoint, "-o", tmp_path / "made", "--recipe", HERE / "quick.toml")
+    assert (tmp_path / "made" / "manifest.json").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith((".", "made"))) == ["made"]
+
+
+def test_profile_and_report_open_no_socket_and_leave_what_was_asked_for(quiet, bundle, wav, tmp_path):
+    made = tmp_path / "p.json"
+    quiet("profile", bundle, wav(), "-o", made, "--no-realtime", "--repeat", "1", "--warmup", "0")
+    quiet("report", made)
+    quiet("report", made, "-o", tmp_path / "report.html")
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_the_demo_opens_no_socket_and_leaves_what_it_names(quiet, tmp_path):
+    pytest.importorskip("edgekit_tiny")
+    quiet("demo", "-o", tmp_path / "bundles")
+    assert len(list((tmp_path / "bundles").iterdir())) == 3
