@@ -7,8 +7,8 @@ import time
 import msgspec
 import pytest
 
-from edgekit.errors import RecipeError
-from edgekit.recipe import Recipe, Target, as_recipe, load_recipe, load_target, target_names
+from edgekit.errors import BundleFormatError, RecipeError
+from edgekit.recipe import Recipe, Target, load_recipe, load_target, stored_recipe, target_names
 from edgekit.resources import resource
 
 TARGET = {
@@ -137,7 +137,9 @@ def test_a_target_is_named_by_its_folder_alone(name):
 
 def test_a_bundle_s_recipe_is_checked_as_a_file_is():
     plain = msgspec.to_builtins(Recipe())
-    assert as_recipe(plain, "bundle") == Recipe()
-    with pytest.raises(RecipeError, match="bundle: recipe: context_tokens is -1, must be int >= 1"):
-        as_recipe(plain | {"context_tokens": -1}, "bundle: recipe")
+    assert stored_recipe(plain, "bundle") == Recipe()
+    with pytest.raises(
+        BundleFormatError, match="bundle: recipe in the manifest: context_tokens is -1, must be int >= 1"
+    ):
+        stored_recipe(plain | {"context_tokens": -1}, "bundle")
     assert msgspec.convert(TARGET, Target).backends == ("onnxruntime-cpu",)

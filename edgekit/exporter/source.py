@@ -1,6 +1,5 @@
 """A source: all that an export starts from, be it a checkpoint, a config alone or a float bundle."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +12,8 @@ from edgekit.exporter.families import Family, Opened, find_family
 from edgekit.exporter.hub import locate
 from edgekit.exporter.layout import checkpoint_folder
 from edgekit.exporter.sources.checkpoint import Tensors, check_copies, check_names, open_checkpoint
-from edgekit.exporter.sources.stored import StoredTensors
-from edgekit.exporter.sources.tokenizer import tokenizer_json
+from edgekit.exporter.sources.stored import StoredTensors, parse_object
+from edgekit.exporter.sources.tokenizer import checked_tokenizer, tokenizer_json
 from edgekit.exporter.speech import bundle_voices
 from edgekit.exporter.tables import written_bundle
 from edgekit.exporter.written import BundleTensors
@@ -80,15 +79,16 @@ def bundle_source(bundle: Bundle) -> Source:
     manifest = bundle.manifest
     for name in manifest.components:
         bundle_graph(bundle, name).check()
-    config, generation = (json.loads(bundle.read(name)) for name in (CONFIG, GENERATION))
+    config, generation = (parse_object(bundle.read(name), name) for name in (CONFIG, GENERATION))
+    tokenizer = checked_tokenizer(bundle.read(TOKENIZER), TOKENIZER)
     family = find_family(config)
     opened = family.bind(config, generation)
     weights = written_bundle(
         bundle.folder, opened, DIALECTS.get(manifest.dialect), manifest.components, manifest.tables()
     )
     return Source(
-        BundleTensors(weights), family, opened, config, generation, bundle.read(TOKENIZER).decode(),
-        manifest.name, manifest.source, manifest.dummy_seed, bundle_voices(bundle),
+        BundleTensors(weights), family, opened, config, generation, tokenizer, manifest.name, manifest.source,
+        manifest.dummy_seed, bundle_voices(bundle),
     )  # fmt: skip
 
 

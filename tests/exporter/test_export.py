@@ -486,7 +486,7 @@ def _configured(source, folder, **changes):
             {"text_config": {"model_type": "llama"}},
             r"'llama' is not a backbone .*qwen2, qwen3, qwen3_moe",
         ),
-        ("step-dense", {"audio_encoder_config": {"adapter_stride": -1}}, "kernel 3, stride 2"),
+        ("step-dense", {"audio_encoder_config": {"adapter_stride": 4}}, "kernel 3, stride 2"),
     ],
 )
 def test_a_config_that_would_be_run_wrong_is_refused(name, changes, message, checkpoint, tmp_path):

@@ -34,10 +34,10 @@ class Hang(BaseException):
 
 @contextmanager
 def must_work() -> Iterator[None]:
-    """Count a refusal as accepted wrongly: what comes inside was accepted before."""
+    """Count a refusal, or an assert that fails, as accepted wrongly: what comes inside was accepted before."""
     try:
         yield
-    except EdgeKitError as error:
+    except (EdgeKitError, AssertionError) as error:
         raise WronglyAcceptedError(f"{type(error).__name__}: {error}") from error
 
 

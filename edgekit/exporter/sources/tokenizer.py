@@ -60,13 +60,17 @@ def tokenizer_json(folder: str | PathLike[str]) -> str:
     folder = Path(folder)
     path = folder / "tokenizer.json"
     if path.exists():
-        data = read_file(path, LARGEST_LIST)
-        content, text = parse_object(data, str(path)), data.decode("utf-8")
-    else:
-        path = folder / "vocab.json"
-        content = _built(folder)
-        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    _check(content, text, path)
+        return checked_tokenizer(read_file(path, LARGEST_LIST), str(path))
+    content = _built(folder)
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    _check(content, text, folder / "vocab.json")
+    return text
+
+
+def checked_tokenizer(data: bytes, source: str) -> str:
+    """Return the text of a tokenizer.json, ``source`` naming it in errors; raises as ``tokenizer_json`` does."""
+    content, text = parse_object(data, source), data.decode("utf-8")
+    _check(content, text, Path(source))
     return text
 
 
