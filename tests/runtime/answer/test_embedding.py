@@ -113,3 +113,10 @@ def test_a_table_that_contradicts_its_description_is_refused(
     bundle.change(embedding=msgspec.structs.replace(described, **change))
     with pytest.raises(BundleFormatError, match=message):
         TokenTable(open_bundle(bundle.folder))
+
+
+def test_rows_are_the_callers_own_to_write_to(tiny_bundle: Callable) -> None:
+    table = TokenTable(open_bundle(tiny_bundle().folder))
+    rows = table.rows([1, 2])
+    rows[0] = 0
+    assert table.rows([1])[0].any()
