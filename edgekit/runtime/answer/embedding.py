@@ -97,6 +97,8 @@ class _Rows:
     def read(self, indices: Array) -> Array:
         """Return rows (n, ...)."""
         size, offset, read = self._row_bytes, self._offset, self._file.read
-        content = b"".join([read(offset + index * size, size) for index in indices.tolist()])
+        content = bytearray().join(
+            [read(offset + index * size, size) for index in indices.tolist()]
+        )  # the caller's own
         rows: Array = np.frombuffer(content, self.dtype).reshape(len(indices), *self.shape[1:])
         return rows
