@@ -53,8 +53,12 @@ def test_a_signal_that_a_callback_of_c_swallows_comes_again(number, expected):
     """As libsndfile's do while a recording is read: what is raised in them goes nowhere."""
     before = sys.unraisablehook
     swallow = FFI().callback("int(int)", lambda _: signal.raise_signal(number) or 0)
-    with pytest.raises(expected), ended_by_signals():
+
+    def work():
         swallow(1)
         threading.Event().wait(60)
+
+    with pytest.raises(expected), ended_by_signals():
+        work()
     assert sys.unraisablehook is before
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
