@@ -290,6 +290,16 @@ def test_a_place_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path)
     assert names(tmp_path) == ["file", "folder"]
 
 
+def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", Path(os.devnull)):
+        line = f"^{place}: a device or a pipe, which a file would replace; choose another place or free some space$"
+        with pytest.raises(OutputError, match=line):
+            write_whole(place, b"content")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written_is_one_line(tmp_path):
     tmp_path.chmod(0o555)

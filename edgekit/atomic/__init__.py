@@ -66,13 +66,15 @@ def draft_file(place: Path, *, refused: str = REFUSED, private: bool = False) ->
     """Yield the FileDraft of a file, whose folder is made where it is missing; it is removed unless published.
 
     private: for its owner alone, since it holds what somebody said. Raises OutputError, as ``refused`` words it, where
-    it cannot be written: a folder of that name is found out at once.
+    it cannot be written: a folder or a device of that name is found out at once.
     """
     path, file = None, None
     try:
         with _refusing(place, refused), signals_held():
             if place.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(place))
+            if place.exists() and not place.is_file():
+                raise OSError(errno.EINVAL, "a device or a pipe, which a file would replace", str(place))
             place.parent.mkdir(parents=True, exist_ok=True)
             clear_leftovers(place)
             while file is None:

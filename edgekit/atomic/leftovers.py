@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 from pathlib import Path
 
 try:
@@ -73,6 +74,7 @@ def clear_leftovers(place: Path) -> bool:
 
 def _alive_or_cleared(path: Path, place: Path) -> bool:
     """Return True if something is being written, else clear it away."""
+    assert fcntl is not None, "asked before"
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:  # gone meanwhile, or none of ours
@@ -104,9 +106,7 @@ def remove(path: Path, place: Path) -> None:
         return
     if stat.S_ISDIR(path.lstat().st_mode):
         _put_back(path / OLD, place)
-        failures: list[OSError] = []
-        shutil.rmtree(path, onerror=lambda _call, _path, error: failures.append(error[1]))  # type: ignore[arg-type]
-        failure = failures[0] if os.path.lexists(path) and failures else None
+        failure = _remove_folder(path)
     else:
         failure = None
         try:
@@ -114,7 +114,17 @@ def remove(path: Path, place: Path) -> None:
         except OSError as error:
             failure = error
     if failure:
-        _log.warning("%s: left behind, %s; delete it", path, failure.strerror or failure)
+        _log.warning("%s: left behind, %s; delete it", path, getattr(failure, "strerror", None) or failure)
+
+
+def _remove_folder(path: Path) -> BaseException | None:
+    """Remove all that can be of a folder; return what the first of the rest raised."""
+    failures: list[BaseException] = []
+    if sys.version_info >= (3, 12):
+        shutil.rmtree(path, onexc=lambda _call, _path, error: failures.append(error))
+    else:
+        shutil.rmtree(path, onerror=lambda _call, _path, error: failures.append(error[1]))
+    return failures[0] if failures and os.path.lexists(path) else None
 
 
 def _put_back(old: Path, place: Path) -> None:

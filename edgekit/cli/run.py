@@ -39,7 +39,9 @@ _BLOCK_S = 1.0
     help="Of features: below the maximum so far, or of a whole utterance; else as the checkpoint was trained, or "
     "running with --realtime and --partials.",
 )
-@click.option("--speak", metavar="FILE", type=click.Path(path_type=Path), help="Write the spoken answers as WAV.")
+@click.option(
+    "--speak", metavar="FILE", type=click.Path(path_type=Path), help="Write the spoken answers as WAV, for you alone."
+)
 @click.option(
     "--format",
     "form",
@@ -50,7 +52,8 @@ _BLOCK_S = 1.0
     "--output-dir",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Write a file for each FILE there, of the same name, in place of stdout; text unless --format says other.",
+    help="Write a file for each FILE there, of the same name and for you alone, in place of stdout; text unless "
+    "--format says other.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace files that are in --output-dir already.")
 @stream_options

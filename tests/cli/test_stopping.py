@@ -2,8 +2,13 @@
 
 import os
 import signal
+import sys
+import threading
 
-from edgekit.cli.stopping import Stopping
+import pytest
+from cffi import FFI
+
+from edgekit.cli.stopping import Ended, Stopping, ended_by_signals
 from edgekit.runtime.daemon import stopped_by_signals
 
 
@@ -41,3 +46,19 @@ def test_a_read_that_never_ends_is_ended():
     finally:
         os.close(reader)
         os.close(writer)
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, Ended), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_that_a_callback_of_c_swallows_comes_again(number, expected):
+    """As libsndfile's do while a recording is read: what is raised in them goes nowhere."""
+    before = sys.unraisablehook
+    swallow = FFI().callback("int(int)", lambda _: signal.raise_signal(number) or 0)
+
+    def work():
+        swallow(1)
+        threading.Event().wait(60)
+
+    with pytest.raises(expected), ended_by_signals():
+        work()
+    assert sys.unraisablehook is before
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
