@@ -20,8 +20,9 @@ from edgekit.reprs import cut, exact
 from edgekit.resources import resource
 
 LARGEST_FILE, LONGEST_LINE = 64 << 10, 2000  # bytes, and characters of a line: TOML is read for hours of a long one
-_NAME = r"^[^/\\\x00-\x1f\x7f-\x9f]*\Z"
-_LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z"
+_HIDDEN = r"\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"  # and what turns a line about
+_NAME = rf"^[^/\\{_HIDDEN}]*\Z"
+_LINE = rf"^[^{_HIDDEN}]*\Z"
 _LANGUAGE, _VERSION = r"^[a-z]{2,3}(-[A-Za-z0-9]{1,8})*\Z", r"^[0-9]+(\.[0-9]+)*\Z"
 _IN_WORDS = {
     _LINE: "of one line", _NAME: "that is a file's name without its folder", _LANGUAGE: "such as en",

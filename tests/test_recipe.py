@@ -70,6 +70,7 @@ def test_what_ships_is_within_the_ranges():
         ("max_tokens_per_s = 0.0", "max_tokens_per_s is 0.0, must be float > 0.0"),
         ("max_repeats = -3", "max_repeats is -3, must be 0 for no limit, or 2 or more"),
         ('name = "a\\u001b[2Jb"', "must be str of one line"),
+        ('name = "a\\u202eb"', "must be str of one line"),
         ("name = 'a", "(at end of document)"),
         ("encoder = 'int8'", "Object contains unknown field `encoder`"),
         (b"name = '\xff'", "not UTF-8 at byte 8"),

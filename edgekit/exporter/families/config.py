@@ -58,7 +58,8 @@ RANGES: Mapping[str, Range] = {
     "vocab_size": (1, LARGEST_VOCABULARY),
     **_each((1, MOST_POSITIONS), "max_length", "max_new_tokens", "max_position_embeddings", "sliding_window"),
     # Weights of a row each, and frames of sound: an hour and more.
-    **_each((1, 1 << 20), "max_source_positions", "max_target_positions", "n_audio_ctx", "n_window", "n_window_infer"),
+    **_each((1, 1 << 20), "max_source_positions", "n_audio_ctx", "n_window", "n_window_infer"),
+    "max_target_positions": (8, 1 << 20),  # four tokens of a prompt and an answer, which has half of it
     **_each((1, 1024), "n_mels", "num_mel_bins"),
     **_each((1, MOST_CODEBOOKS), "num_code_groups", "num_quantizers"),
     **_each((1, 64), "adapter_stride", "kernel_size"),
