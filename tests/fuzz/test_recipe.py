@@ -5,7 +5,7 @@ import json
 import msgspec
 import tomllib
 
-from edgekit.recipe import GROUPS, Recipe, stored_recipe, load_recipe, load_target, target_names
+from edgekit.recipe import GROUPS, Recipe, load_recipe, load_target, stored_recipe, target_names
 from edgekit.resources import resource
 from tests.fuzz.toml import as_toml
 from tests.fuzz.worker import must_work
