@@ -59,7 +59,11 @@ def export_options(command: _Command) -> _Command:
         click.option(
             "--accept-loss", metavar="REASON", help="Publish in spite of the quality gate; kept in the manifest."
         ),
-        click.option("--overwrite", is_flag=True, help="Replace a bundle that is there; a folder with other files in it is refused."),
+        click.option(
+            "--overwrite",
+            is_flag=True,
+            help="Replace a bundle that is there; a folder with other files in it is refused.",
+        ),
         json_option,
     ]
     for option in reversed(added):
