@@ -78,7 +78,10 @@ class BundleFiles:
     def __init__(self, folder: Path) -> None:
         """Open the folder. Raises FileNotFoundError or NotADirectoryError if it is none."""
         self._folder = folder
-        self._root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except ValueError as error:  # a NUL or a lone surrogate in the name
+            raise BundleFileError(f"{str(folder)!r}: no folder can have this name ({error}); check the path") from error
         weakref.finalize(self, os.close, self._root).atexit = False
         self._held: dict[str, HeldFile] = {}
         self._lock = Lock()

@@ -18,7 +18,7 @@ from tests.fuzz.worker import FAULTS, LIMIT_S, MEMORY, Attempt, Outcome, Worker
 from tests.runtime.conftest import load, tiny_bundle  # noqa: F401 - fixtures of the targets
 
 SHORT_CASES = 300
-SHORT_SECONDS = 75.0  # of all targets, in continuous integration
+SHORT_SECONDS = 65.0  # of all targets, in continuous integration
 ROUND = 1000  # cases that hypothesis draws at a time; what it has drawn it does not draw again, and must remember
 SHRINK_S = 10.0
 settings.register_profile(

@@ -9,11 +9,14 @@ from tests.fuzz.worker import must_work
 def test_a_damaged_tokenizer_is_refused_or_works(fuzz, tiny_bundle, tmp_path):
     whole = (tiny_bundle().folder / "tokenizer.json").read_bytes()
     other = json.loads(whole) | {
-        "normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Strip", "strip_left": True, "strip_right": False}]},
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "NFC"}, {"type": "Strip", "strip_left": True, "strip_right": False},
+        ]},
         "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "\\s+|\\w+"}, "behavior": "Isolated", "invert": False},
         "truncation": {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0},
         "padding": {
-            "strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "a",
+            "strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+            "pad_type_id": 0, "pad_token": "a",
         },
     }  # fmt: skip
     path = tmp_path / "tokenizer.json"

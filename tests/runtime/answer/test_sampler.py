@@ -1,5 +1,6 @@
 """Greedy choice under the protocol's masks, and text that appears token by token."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,4 +134,12 @@ def test_words_of_a_tokenizer_that_drops_the_first_space_keep_theirs(tmp_path: P
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(BundleFormatError, match="not a tokenizer"):
+        Tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_a_tokenizer_whose_added_token_is_as_long_as_a_book_is_refused_before_it_is_built(tiny_bundle, tmp_path):
+    content = json.loads((tiny_bundle().folder / "tokenizer.json").read_bytes())
+    content["added_tokens"][0]["content"] = "y" * 100_000  # half a minute in the library
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(BundleFormatError, match="an added token of 100000 characters, at most 1000"):
         Tokenizer(tmp_path / "tokenizer.json")
