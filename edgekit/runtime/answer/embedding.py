@@ -46,7 +46,7 @@ class TokenTable:
             )
         codes = self._weight.read(ids)
         if self._scales is None:
-            return codes.astype(np.float32)
+            return codes.astype(np.float32, copy=False)
         return self._dequantised(codes, self._scales.read(ids))
 
     def row(self, token: int) -> Array:
@@ -95,10 +95,8 @@ class _Rows:
         return row
 
     def read(self, indices: Array) -> Array:
-        """Return rows (n, ...)."""
+        """Return rows (n, ...), the caller's own."""
         size, offset, read = self._row_bytes, self._offset, self._file.read
-        content = bytearray().join(
-            [read(offset + index * size, size) for index in indices.tolist()]
-        )  # the caller's own
+        content = bytearray().join([read(offset + index * size, size) for index in indices.tolist()])
         rows: Array = np.frombuffer(content, self.dtype).reshape(len(indices), *self.shape[1:])
         return rows
