@@ -6,7 +6,7 @@ weights (``check_names``), and ``check_count`` says how many tensors may be name
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from edgekit.errors import CheckpointError
@@ -119,8 +119,7 @@ def check_count(sizes: Mapping[str, int]) -> None:
 def counts(config: Mapping[str, Any], key: str, where: str, *, most: int, longest: int = 16) -> tuple[int, ...]:
     """Return a list of at most so many whole numbers, each from 1 to ``most``; raises CheckpointError with the key."""
     found = config.get(key)
-    given: Iterable[Any] = found if isinstance(found, list | tuple) else ("",)
-    numbers = tuple(given)
+    numbers: tuple[Any, ...] = tuple(found) if isinstance(found, list | tuple) else ("",)
     if len(numbers) > longest or not all(type(one) is int and 1 <= one <= most for one in numbers):
         raise CheckpointError(
             f"config.json: {where}.{key} is {exact(found)}, must be a list of at most {longest} whole numbers, each "
