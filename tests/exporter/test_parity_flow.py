@@ -180,7 +180,7 @@ def test_settings_tell_the_guidance_and_are_compared_with_the_tensors(source):
         ("attention_heads: 4", "attention_heads: 8", "attention_heads is 8"),
         ("normalize_before: True", "normalize_before: False", "normalize_before is False"),
         ("up_scale_factor: 2", "up_scale_factor: 4", "up_scale_factor is 4"),
-        ("0.35", "much", "inference_cfg_rate is much, must be a number above 0"),
+        ("0.35", "much", "inference_cfg_rate is much, must be above 0, up to 1000"),
         ("0.35", "-1", "inference_cfg_rate is -1"),
     ],
 )

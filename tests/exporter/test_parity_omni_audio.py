@@ -163,7 +163,7 @@ def test_silence_at_the_end_is_refused():
     [
         (Qwen3OmniEars, omni_audio.EARS, {"n_window": 100}, "n_window 100 .* only 50"),
         (Qwen3OmniEars, omni_audio.EARS, {"n_window_infer": 250}, "n_window_infer 250"),
-        (Qwen3OmniEars, omni_audio.EARS, {"n_window_infer": 0}, "n_window_infer 0"),
+        (Qwen3OmniEars, omni_audio.EARS, {"n_window_infer": 0}, "'n_window_infer' is 0"),
         (EARS_KEYS.check, omni_audio.EARS, {"activation_function": "relu"}, "'relu', only gelu"),
         (Qwen3OmniEars, omni_audio.EARS, {"max_source_positions": 12}, "at least 13 max_source_positions"),
         (Qwen3OmniEars, omni_audio.EARS, {"encoder_attention_heads": 3}, "must divide evenly"),

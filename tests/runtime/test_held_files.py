@@ -1,5 +1,6 @@
 """What was hashed is what is read: files that are replaced, written to or cut while a bundle is open."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 import edgekit
 from edgekit.bundle import open_bundle
-from edgekit.errors import BundleFileError, BundleFormatError
+from edgekit.errors import BundleFormatError
 from edgekit.runtime.answer.embedding import TokenTable
 from edgekit.runtime.backends.ort import load_component
 from edgekit.runtime.model import load_opened
@@ -89,17 +90,19 @@ def test_a_pipe_in_place_of_a_file_is_refused_and_nobody_waits_for_it(tiny_bundl
     folder = tiny_bundle().folder
     (folder / name).unlink()
     os.mkfifo(folder / name)
-    with pytest.raises(BundleFormatError, match=f"'{name}' is no regular file"):
+    with pytest.raises(BundleFormatError, match=f"'{name}' is a folder, pipe or device"):
         open_bundle(folder)
 
 
 @pytest.mark.parametrize("path", ["/etc/hostname", "../x", "a/../x", "a\\x", "", ".", "a\0b"])
 def test_a_path_that_leaves_the_bundle_is_refused(tiny_bundle, path):
     bundle = tiny_bundle()
-    text = (bundle.folder / "manifest.json").read_bytes()
-    bad = text.replace(b'"tokenizer.json"', b'"' + path.replace("\\", "\\\\").replace("\0", "\\u0000").encode() + b'"')
-    (bundle.folder / "manifest.json").write_bytes(bad)
-    with pytest.raises((BundleFormatError, BundleFileError), match=r"leaves the bundle|missing|no regular file"):
+    place = bundle.folder / "manifest.json"
+    fields = json.loads(place.read_bytes())
+    del fields["checksum"]
+    next(one for one in fields["files"] if one["path"] == "tokenizer.json")["path"] = path
+    place.write_text(json.dumps(fields))
+    with pytest.raises(BundleFormatError, match=r"leaves the bundle|length >= 1"):
         open_bundle(bundle.folder)
 
 
