@@ -124,7 +124,9 @@ class BundleFiles:
                 os.close(at)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise BundleFormatError(f"{self._folder}: '{name}' is a folder, pipe or device, a regular file is needed; {_AGAIN}")
+            raise BundleFormatError(
+                f"{self._folder}: '{name}' is a folder, pipe or device, a regular file is needed; {_AGAIN}"
+            )
         return HeldFile(descriptor, f"{self._folder / name}")
 
     def _step(self, name: str, part: str, flags: int, at: int) -> int:

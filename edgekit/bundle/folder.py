@@ -135,7 +135,8 @@ def _read_text(folder: Path, files: BundleFiles) -> bytes:
     files.let_go(MANIFEST)
     if held.bytes > MOST_MANIFEST_BYTES:
         raise BundleFormatError(
-            f"{folder / MANIFEST}: has {held.bytes} bytes, at most {MOST_MANIFEST_BYTES} are read; do not use this bundle"
+            f"{folder / MANIFEST}: has {held.bytes} bytes, at most {MOST_MANIFEST_BYTES} are read; do not use this "
+            "bundle"
         )
     return held.read()
 

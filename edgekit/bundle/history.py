@@ -14,6 +14,7 @@ import msgspec
 from edgekit.bundle.checks import check_manifest
 from edgekit.bundle.faults import first_twice
 from edgekit.bundle.manifest import FORMAT_VERSION, NEEDS, Manifest
+from edgekit.bundle.ranges import IN_WORDS
 from edgekit.bundle.text import as_manifest, decode, whole
 from edgekit.errors import BundleFormatError
 from edgekit.versions import VERSION, older
@@ -104,6 +105,8 @@ def _shown(message: str, plain: object) -> str:
     value = _value_at(plain, message) if _BOUND.match(message) else None
     if isinstance(value, (int, float)):
         message += f", which is {value}"
+    for pattern, words in IN_WORDS.items():
+        message = message.replace(f"matching regex {pattern!r}", words)
     line = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in message)
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 

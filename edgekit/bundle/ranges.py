@@ -21,12 +21,15 @@ DTYPES = {"float32": 4, "float16": 2, "int64": 8, "int32": 4, "int16": 2, "int8"
 RANKS, LARGEST_SIZE = 8, 1 << 40
 
 _ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z"  # a message that quotes it stays a line, and moves no cursor
+_VERSION, _SHA256 = r"^\d{1,9}(\.\d{1,9}){0,7}[0-9A-Za-z.+-]{0,32}\Z", r"^[0-9a-f]{64}\Z"
+IN_WORDS: Mapping[str, str] = {_ONE_LINE: "of one line", _VERSION: "that is a version", _SHA256: "of 64 hex digits"}
+"""What a text that matches a pattern is, for messages."""
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1024, pattern=_ONE_LINE)]
 Label = Annotated[str, msgspec.Meta(max_length=1024, pattern=_ONE_LINE)]
 Text = Annotated[str, msgspec.Meta(max_length=1 << 20)]
 Mark = Annotated[str, msgspec.Meta(min_length=1, max_length=1 << 20)]
-Version = Annotated[str, msgspec.Meta(pattern=r"^\d{1,9}(\.\d{1,9}){0,7}[0-9A-Za-z.+-]{0,32}\Z")]
-Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Version = Annotated[str, msgspec.Meta(pattern=_VERSION)]
+Sha256 = Annotated[str, msgspec.Meta(pattern=_SHA256)]
 Rate = Annotated[int, msgspec.Meta(ge=LOWEST_HZ, le=HIGHEST_HZ)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=MOST_BYTES)]
 Size = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_SIZE)]

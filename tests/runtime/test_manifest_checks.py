@@ -217,7 +217,7 @@ def test_a_pipe_in_place_of_the_manifest_is_refused_and_not_waited_for(tiny_bund
     folder = tiny_bundle().folder
     (folder / "manifest.json").unlink()
     os.mkfifo(folder / "manifest.json")
-    with pytest.raises(BundleFormatError, match="'manifest.json' is a folder, pipe or device, a regular file is needed"):
+    with pytest.raises(BundleFormatError, match="'manifest.json' is a folder, pipe or device, a regular"):
         open_bundle(folder)
 
 
