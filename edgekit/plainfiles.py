@@ -27,10 +27,14 @@ def is_there(path: Path) -> bool:
     return True
 
 
-def open_plain(path: Path) -> BufferedReader:
-    """Return a regular file opened for reading; raises OSError for anything else, and never waits for it."""
+def open_plain(path: Path, *, links: bool = True) -> BufferedReader:
+    """Return a regular file opened for reading; raises OSError for anything else, and never waits for it.
+
+    links: whether the path may be a link to one.
+    """
+    flags = ["O_NONBLOCK", "O_BINARY", "O_CLOEXEC"] + ([] if links else ["O_NOFOLLOW"])
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        descriptor = os.open(path, sum({getattr(os, flag, 0) for flag in flags}, os.O_RDONLY))
     except ValueError as error:  # a NUL or a lone surrogate in the name
         raise OSError(errno.EINVAL, f"No file can have this name ({error})") from error
     if fault := _fault(os.fstat(descriptor).st_mode, path):
@@ -48,12 +52,18 @@ def _fault(mode: int, path: Path) -> OSError | None:
     return OSError(errno.EINVAL, f"Is {kind}, must be a regular file", str(path))
 
 
-def read_plain(path: Path, most: int) -> bytes:
-    """Return the bytes of a regular file; raises OSError where there are more than ``most``."""
-    with open_plain(path) as file:
-        size = os.fstat(file.fileno()).st_size
+def read_plain(path: Path, most: int, *, links: bool = True) -> bytes:
+    """Return the bytes of a regular file; raises OSError where there are more than ``most``. links: see open_plain."""
+    return read_with_mode(path, most, links=links)[0]
+
+
+def read_with_mode(path: Path, most: int, *, links: bool = True) -> tuple[bytes, int]:
+    """Return the bytes of a regular file and its permissions; raises OSError as ``read_plain``."""
+    with open_plain(path, links=links) as file:
+        status = os.fstat(file.fileno())
+        size = status.st_size
         data = file.read(min(size, most))
         if size > most or len(data) < size:
             rule = f"at most {most:,} are read" if size > most else f"{len(data):,} could be read"
             raise OSError(errno.EFBIG, f"Has {size:,} bytes, {rule}", str(path))
-        return data
+        return data, stat.S_IMODE(status.st_mode)

@@ -1,6 +1,6 @@
 """Files and folders that appear whole or not at all: built under a temporary name beside their place, then renamed.
 
-The one writer of everything that EdgeKit leaves behind. What is not published by the end of its block is removed, and
+The one writer of every result that EdgeKit leaves behind. What is not published by the end of its block is removed, and
 what stood in its place before is then as it was. At every instant, a power cut included, the old one is there whole or
 the new one is: a folder changes places with the one that it replaces. Where the kernel cannot do that in one step
 (``exchanging``) there is an instant between two, in which the old folder lies whole in ``.NAME.XXXXXXXX.partial/old``;
@@ -21,7 +21,7 @@ from edgekit.atomic.leftovers import NEW, OLD, clear_leftovers, hold, remove, te
 from edgekit.atomic.signals import signals_held
 from edgekit.errors import OutputError
 
-__all__ = ["FileDraft", "FolderDraft", "clear_leftovers", "draft_file", "draft_folder", "write_whole"]
+__all__ = ["FileDraft", "FolderDraft", "clear_leftovers", "draft_file", "draft_folder", "write_new", "write_whole"]
 
 REFUSED = "{reason}; choose another place or free some space"
 """What an OutputError says behind the place: ``reason`` is the system's."""
@@ -60,6 +60,21 @@ class FileDraft:
             _sync(place.parent)
         return place
 
+    def publish_new(self, mode: int) -> bool:
+        """Give the file its name and these permissions; return False, nothing changed, where something has that name.
+
+        Of two programs that publish at once one succeeds.
+        """
+        with _refusing(self._place, self._refused), signals_held():
+            os.fchmod(self.file.fileno(), mode)  # whatever the umask
+            os.fsync(self.file.fileno())
+            try:
+                self._place.hardlink_to(self.path)  # unlike a renaming, it fails where something is
+            except FileExistsError:
+                return False
+            _sync(self._place.parent)
+        return True
+
 
 @contextmanager
 def draft_file(place: Path, *, refused: str = REFUSED, private: bool = False) -> Iterator[FileDraft]:
@@ -95,6 +110,16 @@ def write_whole(place: Path, content: bytes, *, private: bool = False) -> None:
     with draft_file(place, private=private) as draft:
         draft.write(content)
         draft.publish()
+
+
+def write_new(place: Path, content: bytes, *, mode: int) -> bool:
+    """Write a file with these permissions, whole or not at all; return False where something is there already.
+
+    At no instant may others read what they may not in the end. Raises OutputError.
+    """
+    with draft_file(place, private=True) as draft:
+        draft.write(content)
+        return draft.publish_new(mode)
 
 
 class FolderDraft:

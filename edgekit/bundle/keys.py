@@ -4,15 +4,14 @@
 """
 
 import hashlib
-import os
-import stat
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgekit.atomic import write_new
 from edgekit.errors import KeyFileError, MissingPackageError, OutputError
+from edgekit.plainfiles import read_with_mode
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -112,6 +111,8 @@ def make_keys(name: Path) -> PublicKey:
 
     Raises OutputError where one of them is there already, or cannot be written.
     """
+    if name.name in {"", ".."}:
+        raise OutputError(f"{name}: is no name of a file, NAME.key and NAME.pub are written; choose one, such as acme")
     _need_package()
     from cryptography.hazmat.primitives import serialization as forms
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -134,58 +135,12 @@ def _write_key(place: Path, content: bytes, mode: int) -> None:
         raise OutputError(f"{place}: is there already, and a key is never replaced; choose another name")
 
 
-def write_new(place: Path, content: bytes, *, mode: int) -> bool:
-    """Write a file with this mode, whole or not at all; return False, nothing written, where one is there already.
-
-    Of two programs that write at once one succeeds, and at no instant may others read what is secret. Raises
-    OutputError.
-    """
-    path = place.with_name(f".{place.name}.{os.urandom(4).hex()}.partial")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            os.fchmod(file.fileno(), mode)  # whatever the umask
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            place.hardlink_to(path)  # unlike a renaming, it fails where a file is
-        except FileExistsError:
-            return False
-    except OSError as error:
-        raise OutputError(f"{place}: {error.strerror}; choose another place or free some space") from error
-    finally:
-        with suppress(OSError):
-            path.unlink()
-    return True
-
-
-def read_small(path: Path, limit: int, *, links: bool = True) -> tuple[os.stat_result, bytes]:
-    """Return what a file is and its bytes, none of them if it is no ordinary file or is larger than ``limit``.
-
-    Waits for no pipe; a link is followed only with ``links``. Raises OSError.
-    """
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if links else os.O_NOFOLLOW))
-    try:
-        status = os.fstat(number)
-        ordinary = stat.S_ISREG(status.st_mode) and status.st_size <= limit
-        return status, os.read(number, limit) if ordinary else b""
-    finally:
-        os.close(number)
-
-
 def _read_key(path: Path) -> tuple[bytes, int]:
-    """Return the bytes and the mode of a file that may hold a key. Raises KeyFileError if it is none."""
+    """Return the bytes and the permissions of a file that may hold a key. Raises KeyFileError if it is none."""
     try:
-        status, content = read_small(path, _MAX_BYTES)
-    except (OSError, ValueError) as error:  # the second for a zero byte in it
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise KeyFileError(f"{path}: {reason}, a file is needed; check the path and its permissions") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise KeyFileError(f"{path}: is no file, one is needed; check the path")
-    if status.st_size > _MAX_BYTES:
-        raise KeyFileError(f"{path}: has {status.st_size} bytes, a key at most {_MAX_BYTES}; check the path")
-    return content, stat.S_IMODE(status.st_mode)
+        return read_with_mode(path, _MAX_BYTES)
+    except OSError as error:
+        raise KeyFileError(f"{path}: {error.strerror}; check the path and its permissions") from error
 
 
 def check_writers(path: Path, mode: int) -> None:

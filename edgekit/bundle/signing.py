@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 
 from edgekit.atomic import write_whole
-from edgekit.bundle.folder import MANIFEST, open_bundle
-from edgekit.bundle.history import read_manifest
-from edgekit.bundle.keys import PrivateKey
+from edgekit.bundle.folder import open_bundle
+from edgekit.bundle.keys import SIGNATURE_BYTES, PrivateKey
 from edgekit.bundle.trust import SIGNATURE
-from edgekit.errors import BundleFormatError, OutputError
+from edgekit.errors import OutputError
+from edgekit.plainfiles import read_plain
 
 
 def sign_bundle(path: str | os.PathLike[str], key: PrivateKey, *, overwrite: bool = False) -> bool:
@@ -18,15 +18,20 @@ def sign_bundle(path: str | os.PathLike[str], key: PrivateKey, *, overwrite: boo
     cannot be written.
     """
     folder = Path(path)
-    bundle = open_bundle(folder)
-    manifest = (folder / MANIFEST).read_bytes()
-    if read_manifest(manifest) != bundle.manifest:  # what is signed is what was checked
-        raise BundleFormatError(f"{folder}: '{MANIFEST}' changed while it was read; sign it once nobody writes there")
-    signature, place = key.sign(manifest), folder / SIGNATURE
-    there = place.is_symlink() or place.exists()
-    if there and not overwrite:
-        if not place.is_symlink() and place.is_file() and place.read_bytes() == signature:
+    signature, place = key.sign(open_bundle(folder).text), folder / SIGNATURE  # of the very bytes that were checked
+    if there := os.path.lexists(place):
+        if _holds(place, signature):
             return True
-        raise OutputError(f"{place}: is there already, by another key or of another manifest; pass --overwrite")
+        if not place.is_file():
+            raise OutputError(f"{place}: is there and is no file, as a signature is; move it away")
+        if not overwrite:
+            raise OutputError(f"{place}: is there already, by another key or of another manifest; pass --overwrite")
     write_whole(place, signature)
     return there
+
+
+def _holds(place: Path, signature: bytes) -> bool:
+    try:
+        return read_plain(place, SIGNATURE_BYTES, links=False) == signature
+    except OSError:
+        return False

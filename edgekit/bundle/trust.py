@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
 
-from edgekit.bundle.keys import SIGNATURE_BYTES, PublicKey, check_writers, read_public, read_small
+from edgekit.bundle.keys import SIGNATURE_BYTES, PublicKey, check_writers, read_public
 from edgekit.errors import KeyFileError, SignatureError, UsageError
+from edgekit.plainfiles import read_plain
 
 SIGNATURE = "manifest.sig"
 SYSTEM_STORE = Path("/etc/edgekit/trust")
 _KINDS = {".pub", ".pem"}
+_MOST_READ = 1 << 12  # bytes of what may be a signature, to tell how long it is
 
 KeyPath = Union[str, "os.PathLike[str]"]
 Trusted = Union[KeyPath, Sequence[KeyPath], "Trust"]
@@ -110,7 +112,7 @@ def _keys_in(folder: Path) -> Iterator[PublicKey]:
 def _read_signature(folder: Path) -> bytes:
     path = folder / SIGNATURE
     try:
-        status, signature = read_small(path, SIGNATURE_BYTES, links=False)
+        signature = read_plain(path, _MOST_READ, links=False)
     except FileNotFoundError as error:
         raise SignatureError(
             f"{folder}: is not signed, a signature by a trusted key is required; sign it where it was made, with "
@@ -120,7 +122,7 @@ def _read_signature(folder: Path) -> bytes:
         raise SignatureError(f"{path}: {error.strerror}, a file is needed; copy the bundle again") from error
     if len(signature) != SIGNATURE_BYTES:
         raise SignatureError(
-            f"{path}: is no file of {SIGNATURE_BYTES} bytes (it has {status.st_size}), as a signature is; copy or sign "
+            f"{path}: is no file of {SIGNATURE_BYTES} bytes (it has {len(signature)}), as a signature is; copy or sign "
             "the bundle again"
         )
     return signature

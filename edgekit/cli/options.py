@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import click
 
 from edgekit.errors import UsageError
+from edgekit.plainfiles import read_plain
 
 if TYPE_CHECKING:
     from edgekit.bundle.trust import Trust
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _KINDS = click.Choice(["float32", "int8", "int4"])
 _LOADING = ("backend", "allow_fallback", "context_tokens", "plans")
+_LONGEST_TEXT = 1 << 20  # bytes: more than any model reads
 _SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
 GROUPS = {  # those of edgekit.recipe, which is too much to load for a page of help
     "encoder": "Precision of the encoder and the adapter.",
@@ -263,6 +265,8 @@ def _sampling(asked: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_plain(path, _LONGEST_TEXT).decode("utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; give a text file") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: no UTF-8 text at byte {error.start}; save it as UTF-8") from error

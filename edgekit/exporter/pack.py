@@ -8,6 +8,7 @@ does not list.
 import errno
 import io
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import numpy as np
 
 from edgekit.atomic import clear_leftovers, draft_folder
 from edgekit.bundle import Embedding, FileEntry, Manifest, TensorRef, encode, hash_file
+from edgekit.bundle.trust import SIGNATURE
 from edgekit.errors import OutputError
 from edgekit.exporter.graph import Array
 from edgekit.exporter.quantize import BITS, choose_block, quantize_blocks
@@ -28,10 +30,11 @@ from edgekit.recipe import Group
 
 MANIFEST = "manifest.json"
 PROVENANCE = "provenance.json"
-_UNLISTED = {MANIFEST, PROVENANCE, "manifest.sig"}  # a bundle's own files that its manifest does not list
+_UNLISTED = {MANIFEST, PROVENANCE, SIGNATURE}  # a bundle's own files that its manifest does not list
 EMBEDDING = "embedding.data"
 _PAGE = 4096
 _MAX_MANIFEST_BYTES = 64 << 20
+_LOG = logging.getLogger(__name__)
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -58,8 +61,11 @@ def building(output: Path, *, overwrite: bool) -> Iterator[Path]:
                 f"{output}: {error.strerror}; nothing was left behind, free space and try again"
             ) from error
         _check_replaceable(output, overwrite=overwrite)  # again: that took a while
+        was_signed = (output / SIGNATURE).exists()
         with _refusing_to_place(output):
             draft.publish(replace=overwrite)
+        if was_signed:
+            _LOG.warning("%s: the bundle that it replaces was signed and this one is not; sign it again", output)
 
 
 @contextmanager

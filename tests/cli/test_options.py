@@ -1,5 +1,7 @@
 """What is typed becomes the fields of StreamOptions: those that were given, and no other."""
 
+import os
+
 import click
 import pytest
 
@@ -61,7 +63,14 @@ def test_tools_are_the_text_of_their_file(settings, tmp_path):
     (tmp_path / "tools.json").write_bytes(b"ab\xff")
     with pytest.raises(UsageError, match="tools.json: no UTF-8 text at byte 2"):
         settings("--tools", tmp_path / "tools.json")
-    with pytest.raises(FileNotFoundError, match="none.json"):
+    with (tmp_path / "tools.json").open("wb") as file:
+        file.truncate((1 << 20) + 1)
+    with pytest.raises(UsageError, match="tools.json: Has 1,048,577 bytes, at most 1,048,576 are read; give a text"):
+        settings("--tools", tmp_path / "tools.json")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="pipe: Is a FIFO, must be a regular file; give a text file"):
+        settings("--tools", tmp_path / "pipe")
+    with pytest.raises(UsageError, match="none.json: No such file or directory; give a text file"):
         settings("--tools", tmp_path / "none.json")
 
 

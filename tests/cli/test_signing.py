@@ -62,6 +62,13 @@ def test_keygen_tells_the_fingerprint_and_replaces_no_key(cli, tmp_path):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("name", [".", "/", "..", ""])
+def test_keys_without_a_name_are_refused(cli, name):
+    code, out, err = cli("keygen", "-o", name)
+    assert (code, out) == (1, "")
+    assert err.endswith("is no name of a file, NAME.key and NAME.pub are written; choose one, such as acme\n")
+
+
 def test_signing_tells_whose_key_it_was_and_what_was_there(cli, bundle, acme, tmp_path):
     copy = shutil.copytree(bundle, tmp_path / "copy")
     code, out, _ = cli("sign", copy, "--key", f"{acme}.key")

@@ -73,6 +73,18 @@ def test_a_bundle_is_replaced_whatever_became_of_its_own_files(tmp_path, spoil):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b"]
 
 
+def test_a_signature_that_goes_with_the_old_bundle_is_told(tmp_path, caplog):
+    for _ in range(2):
+        with building(tmp_path / "b", overwrite=True) as folder:
+            _toy_bundle(folder)
+    assert not caplog.messages
+    (tmp_path / "b" / "manifest.sig").write_bytes(bytes(64))
+    with building(tmp_path / "b", overwrite=True) as folder:
+        _toy_bundle(folder)
+    place = tmp_path / "b"
+    assert caplog.messages == [f"{place}: the bundle that it replaces was signed and this one is not; sign it again"]
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_what_comes_while_a_bundle_is_built_is_kept(tmp_path, overwrite):
     output = tmp_path / "b"

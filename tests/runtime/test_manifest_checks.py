@@ -99,6 +99,7 @@ VALUES: list[tuple[str, str, Any, str]] = [
     ("cross", "protocol.sampling.temperature", 1e-300, "is 1e-300, 0, or 0.001 or more is needed"),
     ("cross", "protocol.sampling.repetition_penalty", 1e-300, "is 1e-300, more than 0, at least 0.001 is needed"),
     ("cross", "protocol.attention", "prefix", "has 'cross.0', which nothing gives"),
+    ("cross", "components.adapter.outputs.0.shape.0", 2**31, "output 'cross' has 2147483648 rows, each an input of"),
     ("prefix", "protocol.attention", "cross", "output 'embeds' is ('embeds', 16), 'cross' of two rows a layer"),
     ("prefix", "protocol.roles", {"user": "u"}, "has no {role}, which is to be filled in - at `$.protocol.turn`"),
     ("prefix", "protocol.tools", "none", "has no {tools}, which is to be filled in - at `$.protocol.tools`"),

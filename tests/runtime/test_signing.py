@@ -12,9 +12,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa
 
 import edgekit
+from edgekit.atomic import write_new
 from edgekit.bundle import open_bundle
 from edgekit.bundle import trust as trusting
-from edgekit.bundle.keys import make_keys, read_private, read_public, write_new
+from edgekit.bundle.keys import make_keys, read_private, read_public
 from edgekit.bundle.signing import sign_bundle
 from edgekit.bundle.trust import read_trust, store_folders
 from edgekit.errors import (
@@ -167,10 +168,10 @@ def test_a_signature_that_is_no_file_is_refused_and_nobody_waits_for_it(signed):
     path.symlink_to(folder.parent / "elsewhere")
     with pytest.raises(SignatureError, match=r"manifest\.sig: .*, a file is needed; copy the bundle again"):
         open_bundle(folder, trust=read_trust(public))
-    for make in (os.mkfifo, os.mkdir):
+    for make, what in ((os.mkfifo, "Is a FIFO, must be a regular file"), (os.mkdir, "Is a directory")):
         path.unlink()
         make(path)
-        with pytest.raises(SignatureError, match=r"manifest\.sig: is no file of 64 bytes"):
+        with pytest.raises(SignatureError, match=rf"manifest\.sig: {what}, a file is needed; copy the bundle again"):
             open_bundle(folder, trust=read_trust(public))
 
 
@@ -286,10 +287,10 @@ def test_what_is_no_file_is_told_and_nobody_waits_for_it(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "large").write_bytes(bytes(70_000))
     for path, said in (
-        (tmp_path / "pipe", "is no file"),
-        (tmp_path, "is no file"),
-        (tmp_path / "nowhere", "No such file or directory, a file is needed"),
-        (tmp_path / "large", "has 70000 bytes, a key at most 65536"),
+        (tmp_path / "pipe", "Is a FIFO, must be a regular file; check the path"),
+        (tmp_path, "Is a directory; check the path"),
+        (tmp_path / "nowhere", "No such file or directory; check the path"),
+        (tmp_path / "large", "Has 70,000 bytes, at most 65,536 are read; check the path"),
     ):
         with pytest.raises(KeyFileError, match=said):
             read_public(path)
@@ -431,10 +432,18 @@ def test_a_key_file_has_its_mode_and_is_never_written_over_another(tmp_path):
     assert [path.name for path in (tmp_path / "keys").iterdir()] == ["one.key"]
 
 
+def test_a_key_that_a_killed_program_left_half_written_goes_with_the_next(tmp_path):
+    left = tmp_path / ".acme.key.0a1b2c3d.partial"
+    left.write_bytes(b"half of a secret")
+    make_keys(tmp_path / "acme")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["acme.key", "acme.pub"]
+
+
 def test_a_key_file_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"one\.key: .*; choose another place or free some space"):
         write_new(tmp_path / "file" / "one.key", b"x", mode=0o600)
     (tmp_path / "one.key").mkdir()
-    assert not write_new(tmp_path / "one.key", b"x", mode=0o600)
+    with pytest.raises(OutputError, match=r"one\.key: Is a directory"):
+        write_new(tmp_path / "one.key", b"x", mode=0o600)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "one.key"]

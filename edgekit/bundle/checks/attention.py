@@ -18,6 +18,9 @@ def _cross_faults(manifest: Manifest, heard: TensorSpec) -> Faults:
             "needed",
         )
         return
+    if whole[0] > (most := len(manifest.components["backbone"].inputs)):  # before a name is made for each
+        yield fault(path, f"output 'cross' has {whole[0]} rows, each an input of the backbone, which has {most}")
+        return
     yield from _backbone_faults(manifest, [f"cross.{row}" for row in range(whole[0])])
     begun = len(protocol.start) + bool(protocol.languages) + bool(protocol.tasks) + len(protocol.start_tail)
     if not begun:

@@ -7,11 +7,11 @@ plans: it is copied to another machine only by who wants that.
 
 import hmac
 import os
-import stat
 from pathlib import Path
 
-from edgekit.bundle.keys import write_new
+from edgekit.atomic import write_new
 from edgekit.errors import BackendError, OutputError
+from edgekit.plainfiles import read_with_mode
 
 KEY_FILE = "EDGEKIT_PLAN_KEY"
 CREDENTIAL = "edgekit-plan-key"
@@ -76,25 +76,21 @@ def _credential() -> Path | None:
 def _read_key(path: Path) -> bytes | None:
     """Return the key in a file, None if there is no such file; raises BackendError for one that is no key of ours."""
     try:
-        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        key, mode = read_with_mode(path, 1 << 12)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise BackendError(
             f"{path}: {error.strerror}, the key that seals plans is there; check {KEY_FILE} and its permissions"
         ) from error
-    try:
-        status = os.fstat(number)
-        if not stat.S_ISREG(status.st_mode) or status.st_size != _KEY_BYTES:
-            raise BackendError(
-                f"{path}: is no file of {_KEY_BYTES} bytes, as the key that seals plans is; remove it and build again"
-            )
-        # systemd hands a credential to its service alone, and shows that in an access list, not in these bits
-        if status.st_mode & _OTHERS and path != _credential():
-            raise BackendError(
-                f"{path}: others may read it (mode {stat.S_IMODE(status.st_mode):04o}), and could seal plans of their "
-                "own; remove it and build again, or chmod 600 it if nobody did"
-            )
-        return os.read(number, _KEY_BYTES)
-    finally:
-        os.close(number)
+    if len(key) != _KEY_BYTES:
+        raise BackendError(
+            f"{path}: is no file of {_KEY_BYTES} bytes, as the key that seals plans is; remove it and build again"
+        )
+    # systemd hands a credential to its service alone, and shows that in an access list, not in these bits
+    if mode & _OTHERS and path != _credential():
+        raise BackendError(
+            f"{path}: others may read it (mode {mode:04o}), and could seal plans of their own; remove it and build "
+            "again, or chmod 600 it if nobody did"
+        )
+    return key
