@@ -60,8 +60,8 @@ def _check_ops(model: Model, named: DialectName) -> None:
 
 def _check_data(tensors: tuple[Tensor, ...], location: str | None, data_bytes: int) -> None:
     """Refuse external data that is not in the one file, runs over its end, or is told more than once."""
-    left = data_bytes
-    for tensor in tensors:
+    end = 0
+    for tensor in sorted(tensors, key=lambda one: one.offset):
         if tensor.location is None:
             continue
         told = tensor.location.decode(errors="replace")
@@ -69,8 +69,8 @@ def _check_data(tensors: tuple[Tensor, ...], location: str | None, data_bytes: i
             raise UnreadableError(f"external data '{told}' leaves the bundle")
         if told != location:
             raise UnreadableError(f"external data '{told}', manifest says '{location}'")
-        left -= tensor.size
-        if not tensor.size or tensor.offset + tensor.size > data_bytes or left < 0:
+        last, end = end, tensor.offset + tensor.size
+        if not tensor.size or end > data_bytes or tensor.offset < last:
             raise UnreadableError(
                 f"tensor '{tensor.name.decode(errors='replace')}' at bytes {tensor.offset} to "
                 f"{tensor.offset + tensor.size} of '{told}', which has {data_bytes}, shared with no other tensor"

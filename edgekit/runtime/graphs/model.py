@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import numpy as np
+
 from edgekit.runtime.graphs.protobuf import (
     BYTES,
     FIXED32,
@@ -22,6 +24,7 @@ from edgekit.runtime.graphs.protobuf import (
 )
 
 MOST_FIELDS = 4_000_000  # of a file; a node has about 15
+MOST_NODES = 1 << 17  # twice those of the largest graph that is written
 MOST_RANK = 8
 MOST_INSIDE = 64  # numbers of a tensor that is a node's attribute
 _MOST_BYTES = 1 << 62
@@ -80,28 +83,48 @@ _SIZE = Message("a size", {1: _NUMBER, 2: _ONE}, {3: "a denotation"})
 # Fields of a tensor that hold its numbers, and the bytes of each; 0 for varints.
 _TYPED = {4: 4, 5: 0, 7: 0, 10: 8, 11: 0}
 _KEYS = (b"location", b"offset", b"length")
+# Attributes of a convolution that kernels divide by, unasked.
+_STEPS, _LONGEST_STEP = frozenset({b"dilations", b"group", b"kernel_shape", b"strides"}), 1 << 20
+WHOLE = {6: "<i4", 7: "<i8"}
+"""Types of TensorProto.DataType whose quotients may not fit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A stored tensor of ``size`` bytes: ``location`` and ``offset`` where they lie in another file, None if here."""
+    """A stored tensor of ``size`` bytes: ``location`` and ``offset`` where they lie in another file, None if here.
+
+    ``whole``: whether its numbers are whole ones of a sign; ``numbers``: those, where they are few and lie here.
+    """
 
     name: bytes
+    rank: int
     elements: int
     size: int
     location: bytes | None = None
     offset: int = 0
+    whole: bool = False
+    numbers: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """An input: how many dimensions and numbers it has at most, the latter None where a size is free."""
+
+    name: bytes
+    rank: int
+    elements: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node."""
+    """One node. ``kind``: the number of the type that a Cast gives, 0 of any other node."""
 
     domain: bytes
     op: bytes
     name: bytes
     inputs: tuple[bytes, ...]
     outputs: tuple[bytes, ...]
+    kind: int = 0
 
     def __str__(self) -> str:
         where = f"{self.domain.decode(errors='replace')}." if self.domain else ""
@@ -110,11 +133,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A whole file: versions, the names of inputs, stored tensors and nodes in their order."""
+    """A whole file: versions, inputs, stored tensors and nodes in their order."""
 
     ir_version: int
     opsets: Mapping[str, int]
-    inputs: tuple[bytes, ...]
+    inputs: tuple[Value, ...]
     tensors: tuple[Tensor, ...]
     nodes: tuple[Node, ...]
 
@@ -138,6 +161,8 @@ def read_model(data: bytes) -> Model:
     for number in (12, 13):
         for value in graph.get(number, ()):
             _value(reader, _span(value))
+    if (nodes := len(graph.get(1, ()))) > MOST_NODES:
+        raise UnreadableError(f"{nodes} nodes, at most {MOST_NODES} are taken")
     return Model(
         _number(model, 1),
         opsets,
@@ -148,9 +173,16 @@ def read_model(data: bytes) -> Model:
 
 
 def _node(reader: Reader, span: Span) -> Node:
-    fields = reader.read(span, _NODE)
+    fields, kind = reader.read(span, _NODE), 0
     for each in fields.get(5, ()):
         attribute = reader.read(_span(each), _ATTRIBUTE)
+        name = _text(reader, attribute, 1)
+        if name == b"to":
+            kind = _number(attribute, 3)
+        if name in _STEPS:
+            steps = [*map(_signed_number, attribute.get(3, ())), *reader.numbers(attribute.get(8, []), MOST_INSIDE)]
+            if not all(1 <= step <= _LONGEST_STEP for step in steps):
+                raise UnreadableError(f"a window whose {name.decode()} is {steps}")
         if 5 in attribute:
             inside = _tensor(reader, _span(attribute[5][0]))
             if inside.location is not None or inside.elements > MOST_INSIDE:
@@ -163,12 +195,14 @@ def _node(reader: Reader, span: Span) -> Node:
         _text(reader, fields, 3),
         tuple(map(reader.bytes, fields.get(1, ()))),
         tuple(map(reader.bytes, fields.get(2, ()))),
+        kind,
     )
 
 
-def _value(reader: Reader, span: Span) -> bytes:
-    """Return the name of a value whose type is looked at."""
+def _value(reader: Reader, span: Span) -> Value:
+    """Return a value, whose type is looked at."""
     fields = reader.read(span, _VALUE)
+    rank, elements = MOST_RANK, None
     if 2 in fields:
         kind = reader.read(_span(fields[2][0]), _TYPE)
         if 1 in kind:
@@ -176,8 +210,11 @@ def _value(reader: Reader, span: Span) -> bytes:
             _bits(_number(tensor, 1))
             sizes = reader.read(_span(tensor[2][0]), _SHAPE).get(1, []) if 2 in tensor else []
             known = [reader.read(_span(size), _SIZE) for size in sizes]
-            _elements([_number(size, 1) for size in known if 1 in size], len(sizes))
-    return _text(reader, fields, 1)
+            fixed = [_number(size, 1) for size in known if 1 in size]
+            product = _elements(fixed, len(sizes))
+            if 2 in tensor:
+                rank, elements = len(sizes), product if len(fixed) == len(sizes) else None
+    return Value(_text(reader, fields, 1), rank, elements)
 
 
 def _tensor(reader: Reader, span: Span) -> Tensor:
@@ -186,7 +223,7 @@ def _tensor(reader: Reader, span: Span) -> Tensor:
     dims = reader.numbers(fields.get(1, []), MOST_RANK)
     elements = _elements(dims, len(dims))
     size = -(-elements * bits // 8)
-    told = name.decode(errors="replace")
+    told, whole = name.decode(errors="replace"), _number(fields, 2) in WHOLE
     held = [number for number in (9, 13, *_TYPED) if number in fields]
     if len(held) > 1 or (not held and elements) or (_number(fields, 14) != 0) != (13 in fields):
         raise UnreadableError(f"tensor '{told}' that does not hold its numbers in one place")
@@ -201,7 +238,7 @@ def _tensor(reader: Reader, span: Span) -> Tensor:
             raise UnreadableError(
                 f"tensor '{told}' with {where[b'length'].decode()[:20]} bytes of external data, its sizes say {size}"
             )
-        return Tensor(name, elements, size, where[b"location"], int(where[b"offset"]))
+        return Tensor(name, len(dims), elements, size, where[b"location"], int(where[b"offset"]), whole)
     if 9 in fields:
         first, last = _span(fields[9][0])
         stored, wanted = last - first, size
@@ -211,7 +248,17 @@ def _tensor(reader: Reader, span: Span) -> Tensor:
         stored = wanted = 0
     if stored != wanted:
         raise UnreadableError(f"tensor '{told}' that holds {stored} bytes or numbers, its sizes say {wanted}")
-    return Tensor(name, elements, size)
+    return Tensor(name, len(dims), elements, size, whole=whole, numbers=_numbers(reader, fields) if whole else None)
+
+
+def _numbers(reader: Reader, fields: Mapping[int, list[int | Span]]) -> tuple[int, ...] | None:
+    """Return the whole numbers that a tensor holds here, None if there are many."""
+    if 9 in fields:
+        content = reader.bytes(fields[9][0])
+        kind = WHOLE[_number(fields, 2)]
+        return tuple(np.frombuffer(content, kind).tolist()) if len(content) <= 8 * MOST_INSIDE else None
+    stored = fields.get(5, fields.get(7, []))
+    return tuple(reader.numbers(stored, MOST_INSIDE)) if reader.count(stored, 0) <= MOST_INSIDE else None
 
 
 def _elements(dims: list[int], rank: int) -> int:
@@ -235,7 +282,10 @@ def _text(reader: Reader, fields: Mapping[int, list[int | Span]], number: int) -
 
 def _number(fields: Mapping[int, list[int | Span]], number: int) -> int:
     """Return a whole number, negative where it is one of 64 bits; 0 if it is left out."""
-    value = fields[number][0] if number in fields else 0
+    return _signed_number(fields[number][0] if number in fields else 0)
+
+
+def _signed_number(value: int | Span) -> int:
     assert isinstance(value, int)
     return value - (1 << 64) if value >> 63 else value
 

@@ -104,6 +104,27 @@ def chain(times, size=1 << 20):
     return model(nodes, {"c0": np.ones(size, np.float32)})
 
 
+def gathered(times):
+    """Return a value gathered by itself again and again: each step has almost twice as many dimensions."""
+    nodes = [helper.make_node("Cast", ["x"], ["c0"], to=TensorProto.INT64)]
+    nodes += [helper.make_node("Gather", [f"c{i}", f"c{i}"], [f"c{i + 1}"]) for i in range(times)]
+    return model(nodes, inputs=[value("x", shape=("n", "m"))])
+
+
+def by_a_size(op, less):
+    """Return a whole number divided by the size of an input, less so many."""
+    return model(
+        [
+            helper.make_node("Shape", ["x"], ["n"]),
+            helper.make_node("Sub", ["n", "less"], ["d"]),
+            helper.make_node(op, ["n", "d"], ["y"], name=f"the.{op}"),
+        ],
+        {"less": np.array([less])},
+    )
+
+
+LEAST = np.array([-(2**63)])
+MANY_AXES = np.arange(1_000_000)
 BIG = np.array([1 << 15, 1 << 15])
 BY_NAME = {
     "a loop that never ends": (loop(), "Loop|a graph inside it"),
@@ -163,6 +184,60 @@ BY_NAME = {
     ),
     "the size of a constant": (model([node("Shape", "a")], {"a": np.ones(9)}), "Shape .* of constants alone"),
     "a constant joined with itself": (doubling(20), "Concat .* of constants alone"),
+    "a rank that doubles": (gathered(24), "Gather .* more than 8 dimensions"),
+    "a rank of a million": (
+        model([node("Unsqueeze", "x", "a")], {"a": MANY_AXES}),
+        "Unsqueeze .* more than 8 dimensions",
+    ),
+    "a rank of a million of a constant": (
+        model([node("Unsqueeze", "c", "a")], {"a": MANY_AXES, "c": np.array(1.0)}),
+        "Unsqueeze .* more than 8 dimensions",
+    ),
+    "a shape of a million": (
+        model([node("Reshape", "x", "a")], {"a": np.ones(1_000_000, np.int64)}),
+        "Reshape .* more than 8 dimensions",
+    ),
+    "a shape of a million to expand to": (
+        model([node("Expand", "x", "a")], {"a": np.ones(9, np.int64)}),
+        "Expand .* more than 8 dimensions",
+    ),
+    "a shape that was filled from a size": (
+        model(
+            [
+                helper.make_node("Shape", ["x"], ["n"]),
+                helper.make_node("ConstantOfShape", ["n"], ["s"]),
+                helper.make_node("Reshape", ["x", "s"], ["y"], name="the.Reshape"),
+            ]
+        ),
+        "Reshape .* more than 8 dimensions",
+    ),
+    "a whole constant divided by -1": (
+        model([node("Div", "a", "b")], {"a": LEAST, "b": np.array([-1])}),
+        "Div .* by whole",
+    ),
+    "a whole number divided by -1": (
+        model([node("Div", "x", "b")], {"b": np.array([2, -1])}),
+        "Div .* by whole numbers",
+    ),
+    "a rest of 0": (model([node("Mod", "x", "b")], {"b": np.array([0], np.int32)}), "Mod .* not above 0"),
+    "a whole number divided by what lies elsewhere": (
+        model([node("Div", "x", "b")], [external("b", length=8, kind=TensorProto.INT64)]),
+        "Div .* by whole numbers that are not told",
+    ),
+    "a size divided by a size less 2": (by_a_size("Div", 2), "Div .* by what follows from constants or sizes"),
+    "a rest of a size by a size less 2": (by_a_size("Mod", 2), "Mod .* by what follows from constants or sizes"),
+    "a convolution of no groups": (
+        model([node("Conv", "x", "w", group=0)], {"w": np.ones((1, 1, 1))}),
+        r"group is \[0\]",
+    ),
+    "a convolution of endless steps": (
+        model([node("ConvTranspose", "x", "w", strides=[1 << 62])], {"w": np.ones((1, 1, 1))}),
+        r"strides is \[4611686018427387904\]",
+    ),
+    "two tensors in one place": (
+        model([], [external("v", length=4), external("w", length=4)]),
+        "shared with no other tensor",
+    ),
     "a row stretched by a column": (stretched(), "268435456 numbers that would be computed"),
     "many steps from one constant": (chain(8), "computed from constants at loading"),
     "a large constant inside a node": (
