@@ -160,7 +160,7 @@ def _near(value: Any, how: int) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, (int, float)):
-        return (value + 1, value - 1, value * 2, value // 2)[how % 4]
+        return (value + 1, value - 1, value * 2, value // 2, value * 32)[how % 5]
     if isinstance(value, str):
         return (f"{value}x", value[:-1], f"x{value}", value * 2)[how % 4]
     if isinstance(value, list):
