@@ -14,6 +14,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 KIND, PLACE = 1 << 8, 1 << 24  # below 2**24 hypothesis draws every number as often
+MILD = KIND  # the bit of a kind that makes the edit one that may well be accepted
 MOST_EDITS = 4
 DEPTH = 100_000  # of what is nested deep: more than any stack holds
 DEEP_LIST, DEEP_TABLE = "@deep-list@", "@deep-table@"
@@ -36,6 +37,11 @@ class Case:
 
     which: int
     edits: tuple[Edit, ...]
+
+    @property
+    def mild(self) -> bool:
+        """Return whether what comes of it may well be accepted, and is used then."""
+        return not self.edits or bool(self.edits[0][0] & MILD)
 
     def chosen(self, options: Sequence[Any]) -> Any:
         """Return one of several whole things."""
@@ -68,11 +74,13 @@ class Case:
         return whole
 
 
-def cases(most: int = MOST_EDITS) -> st.SearchStrategy[Case]:
-    """Return the strategy of Cases of at most so many edits."""
+def cases() -> st.SearchStrategy[Case]:
+    """Return the strategy of Cases: half of them one mild edit, half up to MOST_EDITS wild ones."""
     places = st.integers(0, PLACE - 1)
-    edits = st.lists(st.tuples(st.integers(0, KIND - 1), places, places), min_size=1, max_size=most)
-    return st.builds(lambda which, given: Case(which, tuple(given)), st.integers(0, (1 << 16) - 1), edits)
+    mild = st.lists(st.tuples(st.integers(MILD, MILD + KIND - 1), places, places), min_size=1, max_size=1)
+    wild = st.lists(st.tuples(st.integers(0, KIND - 1), places, places), min_size=1, max_size=MOST_EDITS)
+    which = st.integers(0, (1 << 16) - 1)
+    return st.builds(lambda which, given: Case(which, tuple(given)), which, st.one_of(mild, wild))
 
 
 def read_case(text: str) -> Case:
@@ -87,7 +95,7 @@ def smaller(case: Case) -> Iterator[Case]:
         if len(case.edits) > 1:
             yield Case(case.which, case.edits[:index] + case.edits[index + 1 :])
     for index, (kind, place, how) in enumerate(case.edits):
-        for edit in ((kind % 32, place, how), (kind, place % 256, how), (kind, place, how % 64)):
+        for edit in ((kind & MILD | kind % 32, place, how), (kind, place % 256, how), (kind, place, how % 64)):
             if edit != case.edits[index]:
                 yield Case(case.which, (*case.edits[:index], edit, *case.edits[index + 1 :]))
 
@@ -101,13 +109,16 @@ def as_json(value: Any) -> bytes:
 
 
 def _is_of_bytes(edit: Edit) -> bool:
-    return edit[0] % 16 == 15
+    return edit[0] % 16 == 15 and not edit[0] & MILD
 
 
 def _edit(root: list[Any], kind: int, place: int, how: int) -> None:  # noqa: C901, PLR0912 - one case each
     """Edit a tree in place; ``root`` holds it as its only item."""
     holder, key = _place(root, place, walks=bool(kind & 128))
     value = holder[key]
+    if kind & MILD:
+        holder[key] = _near(value, how)
+        return
     alike = [one for one in WILD if type(one) is type(value)] if kind & 64 else []
     wild = _copy((alike or WILD)[how % len(alike or WILD)])
     match kind % 16:
@@ -142,6 +153,22 @@ def _edit(root: list[Any], kind: int, place: int, how: int) -> None:  # noqa: C9
             value[str(wild)[:50]] = wild
         case _:
             holder[key] = wild
+
+
+def _near(value: Any, how: int) -> Any:
+    """Return another value of the same type, not far away; None and what is empty have none."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return (value + 1, value - 1, value * 2, value // 2, value * 32)[how % 5]
+    if isinstance(value, str):
+        return (f"{value}x", value[:-1], f"x{value}", value * 2)[how % 4]
+    if isinstance(value, list):
+        return (value[:-1], value + value[-1:], value[::-1], value[1:])[how % 4]
+    if isinstance(value, dict) and value:
+        gone = list(value)[how % len(value)]
+        return {name: one for name, one in value.items() if name != gone}
+    return value
 
 
 def _place(root: list[Any], place: int, *, walks: bool) -> tuple[Any, Any]:
@@ -180,8 +207,13 @@ def _copy(value: Any) -> Any:
 
 
 def _damaged(data: bytes, kind: int, place: int, how: int) -> bytes:  # noqa: PLR0911 - one case each
-    """Return bytes with one edit; every second one lies in the first 128 bytes, where headers are."""
+    """Return bytes with one edit; every second wild one lies in the first 128 bytes, where headers are."""
     length = len(data)
+    if kind & MILD and kind % 2:
+        return data + SPECIAL_BYTES[how % len(SPECIAL_BYTES)]
+    if kind & MILD:  # a bit of the second half
+        at = length - 1 - place % (length // 2 + 1)
+        return data[:at] + bytes([data[at] ^ 1 << how % 8]) + data[at + 1 :] if length else data
     at = place % (min(length, 128) if kind & 128 and length else length + 1)
     run = how % 64 + 1
     match kind // 16 % 8:

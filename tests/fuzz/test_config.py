@@ -53,7 +53,7 @@ def test_damaged_settings_beside_weights_are_refused_or_fit_them(fuzz, tmp_path)
         path.write_bytes(case.document(texts[path]))
         use(checkpoint_source(folder))
 
-    fuzz("config.json beside weights", attempt)
+    fuzz("config.json beside weights", attempt, whole=len(NAMES))
 
 
 def test_a_damaged_config_alone_is_refused_or_says_sizes(fuzz, tmp_path):
@@ -64,4 +64,4 @@ def test_a_damaged_config_alone_is_refused_or_says_sizes(fuzz, tmp_path):
         path.write_bytes(case.document(case.chosen(whole)))
         use(open_dummy(path))
 
-    fuzz("config.json alone", attempt, memory=1 << 30)
+    fuzz("config.json alone", attempt, whole=len(NAMES), memory=1 << 30)

@@ -79,4 +79,4 @@ def test_a_damaged_pickle_is_refused_or_read(fuzz, tmp_path):
             path.write_bytes(case.data(data))
         read_all(open_pickled(path))
 
-    fuzz("pickle", attempt)
+    fuzz("pickle", attempt, whole=12)  # both files, each damaged in three ways

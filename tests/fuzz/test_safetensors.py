@@ -57,7 +57,7 @@ def test_a_damaged_safetensors_file_is_refused_or_read(fuzz, tmp_path):
         (tmp_path / "model.safetensors").write_bytes(structural if case.which % 2 else case.data(whole))
         read_all(open_checkpoint(tmp_path))
 
-    fuzz("safetensors", attempt)
+    fuzz("safetensors", attempt, whole=2)
 
 
 def test_a_damaged_index_is_refused_or_read(fuzz, tmp_path):
@@ -74,4 +74,4 @@ def test_a_damaged_index_is_refused_or_read(fuzz, tmp_path):
         (tmp_path / INDEX).write_bytes(case.document(whole) if case.which % 4 else case.data(whole.encode()))
         read_all(open_checkpoint(tmp_path))
 
-    fuzz("safetensors index", attempt)
+    fuzz("safetensors index", attempt, whole=2)

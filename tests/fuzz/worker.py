@@ -168,7 +168,7 @@ def _refused(error: EdgeKitError) -> Outcome:
         fault = f"message of more than {LONGEST_MESSAGE} characters"
     if fault:
         return Outcome("traceback", f"{fault} {_where(error.__traceback__)}", f"{fault}: {message[:300]!r}")
-    return Outcome("refused")
+    return Outcome("refused", text=message)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

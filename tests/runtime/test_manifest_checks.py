@@ -19,6 +19,7 @@ from edgekit.bundle.speech import FlowSpeech
 from edgekit.errors import BackendError, BundleFileError, BundleFormatError
 from tests.runtime import talkers
 from tests.runtime.conftest import VOCABULARY, WIDTH
+from tests.runtime.streams import RATE, sound_of
 
 DEEP = 100_000
 BEYOND = VOCABULARY
@@ -61,6 +62,11 @@ VALUES: list[tuple[str, str, Any, str]] = [
     ("cross", "grid.max_frames", 10**12, "<= 4194304 - at `$.grid.max_frames`, which is 1000000000000"),
     ("cross", "grid.left_frames", -1, ">= 0 - at `$.grid.left_frames`, which is -1"),
     ("cross", "grid.left_frames", 1 << 22, "is 8, with 4194305 beside"),
+    ("cross", "grid.left_frames", 64, "is 64, at most twice frames_per_position 2 may be - at `$.grid.left_frames`"),
+    ("cross", "grid.left_frames", 3, "is 1, left_frames 3 and frames_per_position 2 need 2 - at `$.grid.right_frames`"),
+    ("prefix", "grid.right_frames", 64, "is 64, left_frames 2 and frames_per_position 2 need 1"),
+    ("cross", "grid.chunk_frames", 9, "is 9, max_frames or a multiple of frames_per_position 2 is needed"),
+    ("cross", "grid.segment_frames", 8, "is 2, right_frames 1, with segment_frames 0 and 0 are needed"),
     ("cross", "grid.frames_per_position", 0, ">= 1 - at `$.grid.frames_per_position`"),
     ("cross", "grid.frames_per_position", 9, "is 9, at most chunk_frames 8 may be"),
     ("cross", "grid.segment_frames", 1, "is 1, at least frames_per_position 2 may be"),
@@ -167,6 +173,61 @@ def test_a_value_that_cannot_be_is_refused_before_anything_is_loaded(
     put(fields, path, value)
     (folder / "manifest.json").write_text(json.dumps(fields))
     assert said in refused(folder)
+
+
+@pytest.mark.parametrize("attention", ["cross", "prefix"])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("left_frames", (0, 1, 3, 4, 16, 64, 4096)),
+        ("right_frames", (0, 2, 3, 16, 64, 4096)),
+        ("frames_per_position", (1, 3, 4, 8, 64, 4096)),
+        ("segment_frames", (2, 4, 8, 16, 64, 4096)),
+        ("chunk_frames", (1, 3, 7, 9, 17, 64, 4096)),
+    ],
+)
+def test_frames_that_no_encoder_would_make_whole_positions_of_are_refused(
+    tiny_bundle: Callable, attention: str, name: str, values: tuple[int, ...]
+) -> None:
+    """Such a chunk was heard with other frames than were meant, or died in onnxruntime."""
+    folder = tiny_bundle(attention).folder
+    fields = written(folder)
+    for value in values:
+        put(fields, f"grid.{name}", value)
+        (folder / "manifest.json").write_text(json.dumps(fields))
+        assert "at `$.grid." in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("grid", "said"),
+    [
+        ({}, "has 12 frames, the grid's left, chunk and right frames are 11"),
+        ({"frames_per_position": 3, "chunk_frames": 9, "left_frames": 3}, "pad_to_frames 1 and max_frames 40 must be"),
+        ({"frames_per_position": 3, "chunk_frames": 9, "left_frames": 2, "right_frames": 0}, "right frames are 11"),
+    ],
+    ids=str,
+)
+def test_an_encoder_of_so_many_frames_takes_every_call_of_its_grid(
+    tiny_bundle: Callable, grid: dict[str, int], said: str
+) -> None:
+    columns = 13 if "pad_to" in said else 12
+    folder = tiny_bundle().folder
+    fields = written(folder)
+    fields["grid"] |= grid
+    put(fields, "components.encoder.inputs.0.shape", [8, columns])
+    (folder / "manifest.json").write_text(json.dumps(fields))
+    assert said in refused(folder)
+
+
+def test_an_encoder_that_makes_another_number_of_positions_is_told_at_the_first_chunk(tiny_bundle: Callable) -> None:
+    """The manifest of one whose convolutions see further back could be so: only a call can tell."""
+    folder = tiny_bundle().folder
+    fields = written(folder)
+    fields["grid"] |= {"left_frames": 3, "right_frames": 2}
+    (folder / "manifest.json").write_text(json.dumps(fields))
+    stream = edgekit.load(folder, threads=1).stream()
+    with pytest.raises(BackendError, match=r"encoder.onnx: made 5 frames of 8 mel frames, the manifest's grid has 4"):
+        list(stream.push(sound_of(RATE)))
 
 
 @pytest.mark.parametrize("attention", ["cross", "prefix"])

@@ -63,6 +63,7 @@ def _grid_faults(grid: Grid, front_end: FrontEnd) -> Faults:
             f"most {_LARGEST_CHUNK} numbers may be",
         )
     yield from _position_faults(grid)
+    yield from _context_faults(grid)
 
 
 def _position_faults(grid: Grid) -> Faults:
@@ -78,6 +79,30 @@ def _position_faults(grid: Grid) -> Faults:
         yield fault("grid.max_positions", f"is {grid.max_positions}, max_frames {grid.max_frames} make {positions}")
 
 
+def _context_faults(grid: Grid) -> Faults:
+    """Yield where a chunk and the frames beside it are none that convolutions make whole positions of.
+
+    Centred convolutions see as far ahead of a position's first frame as behind it, and the last position of a chunk
+    begins ``frames_per_position`` before the chunk's end. Segments see nothing of each other. Of the convolutions known
+    here none sees further back than one position; twice that is allowed.
+    """
+    left, right, step = grid.left_frames, grid.right_frames, grid.frames_per_position
+    whole, name = (
+        (step, "frames_per_position") if grid.segment_frames is None else (grid.segment_frames, "segment_frames")
+    )
+    if grid.chunk_frames % whole and grid.chunk_frames < grid.max_frames:
+        yield fault(
+            "grid.chunk_frames", f"is {grid.chunk_frames}, max_frames or a multiple of {name} {whole} is needed"
+        )
+    if grid.segment_frames is not None and (left or right):
+        yield fault("grid.left_frames", f"is {left}, right_frames {right}, with segment_frames 0 and 0 are needed")
+    if left > 2 * step:
+        yield fault("grid.left_frames", f"is {left}, at most twice frames_per_position {step} may be")
+    ahead = max(0, left - step + 1)
+    if right != ahead:
+        yield fault("grid.right_frames", f"is {right}, left_frames {left} and frames_per_position {step} need {ahead}")
+
+
 def _encoder_faults(manifest: Manifest) -> Faults:
     encoder, grid = manifest.components["encoder"], manifest.grid
     path = "components.encoder"
@@ -87,10 +112,25 @@ def _encoder_faults(manifest: Manifest) -> Faults:
     mel = shape_of(encoder.inputs, "mel")
     if len(mel) < 2 or (isinstance(mel[-2], int) and mel[-2] != manifest.front_end.mel_bins):
         yield fault(path, f"input 'mel' is {mel}, front_end.mel_bins is {manifest.front_end.mel_bins}")
+    elif isinstance(mel[-1], int):
+        yield from _fixed_faults(path, mel[-1], grid)
     for spec in encoder.inputs:
         most = max((size for size in spec.shape if isinstance(size, int)), default=0)
         if spec.state == "in-place" and most < grid.max_positions:
             yield fault(path, f"state '{spec.name}' is {spec.shape}, grid.max_positions is {grid.max_positions}")
+
+
+def _fixed_faults(path: str, columns: int, grid: Grid) -> Faults:
+    """Yield where some call of an encoder that takes so many frames, no more and no fewer, has others."""
+    needed = grid.left_frames + grid.chunk_frames + grid.right_frames
+    if columns != needed:
+        yield fault(path, f"input 'mel' has {columns} frames, the grid's left, chunk and right frames are {needed}")
+    elif grid.pad_to_frames % grid.chunk_frames or grid.max_frames % grid.chunk_frames:
+        yield fault(
+            path,
+            f"input 'mel' has {columns} frames, pad_to_frames {grid.pad_to_frames} and max_frames {grid.max_frames} "
+            f"must be multiples of chunk_frames {grid.chunk_frames}",
+        )
 
 
 def _adapter_faults(manifest: Manifest) -> Faults:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgekit.bundle import Floor, FrontEnd, Grid
+from edgekit.errors import BackendError
 from edgekit.runtime.engine import Array, Engine
 from edgekit.runtime.hear.features import LogMel, LogMelMark, MelChunk
 from edgekit.spans import ADAPTER, ENCODER, FEATURES
@@ -49,6 +50,7 @@ class Listener:
         self._trace, self._grid = trace, grid
         self._hop = front_end.hop_samples
         self._mel = LogMel(front_end, grid, floor)
+        self._encoder_graph = encoder.component.graph
         self._encoder, self._adapter = encoder.bind({}), adapter.bind({}) if adapter else None
         self._heard = ""
         if adapter:
@@ -113,7 +115,13 @@ class Listener:
             with self._trace.span(ENCODER, positions):
                 frames = self._encoder.run(inputs)["frames"]
             self._start += positions
-            frames = frames[: self._grid.kept_frames(positions, int(self._start[0]), last=chunk.last)]
+            kept = self._grid.kept_frames(positions, int(self._start[0]), last=chunk.last)
+            if not kept <= len(frames) <= positions:
+                raise BackendError(
+                    f"{self._encoder_graph}: made {len(frames)} frames of {chunk.frames} mel frames, the manifest's "
+                    f"grid has {kept}; run `edgekit verify` on the bundle"
+                )
+            frames = frames[:kept]
             self._chunk_start, self._frames = self._frames, self._frames + chunk.frames
             self.frames_computed += chunk.frames
             if not len(frames):  # a last chunk of one masked position has none
