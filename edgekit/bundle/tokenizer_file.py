@@ -75,9 +75,9 @@ def check_tokenizer(text: bytes) -> None:
     }
     read = growth["normalizer"] * growth["pre_tokenizer"] * growth["post_processor"]
     if read > _MOST_GROWTH:
-        raise ValueError(f"a text may grow {read:.0f} times as it is read, at most {_MOST_GROWTH} times are taken")
+        raise ValueError(f"a text may grow {read:.6g} times as it is read, at most {_MOST_GROWTH} times are taken")
     if (made := longest * growth["decoder"]) > _MOST_FROM_TOKEN:
-        raise ValueError(f"a token may become {made:.0f} characters, at most {_MOST_FROM_TOKEN} are taken")
+        raise ValueError(f"a token may become {made:.6g} characters, at most {_MOST_FROM_TOKEN} are taken")
 
 
 def _check_tokens(kind: str, tokens: list[str]) -> int:

@@ -80,10 +80,10 @@ PUBLISHED = {
     "a unigram": {"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0], [LOWER_BLOCK * 16, -2.5]]}},
 }  # fmt: skip
 ENDLESS = {
-    "a normalizer": (sequence("normalizer", *[TENFOLD] * 9), "a text may grow 1000000000 times as it is read, at most"),
+    "a normalizer": (sequence("normalizer", *[TENFOLD] * 9), "a text may grow 1e+09 times as it is read, at most"),
     "a decoder": (sequence("decoder", BYTES, *[TENFOLD] * 9), "a token may become "),
     "a sequence of sequences": (
-        sequence("normalizer", *[sequence("normalizer", *[TENFOLD] * 3)["normalizer"]] * 3), "may grow 1000000000",
+        sequence("normalizer", *[sequence("normalizer", *[TENFOLD] * 3)["normalizer"]] * 3), "may grow 1e+09 times",
     ),
     "steps without a type": (
         {"normalizer": {"normalizers": [{"pattern": {"String": "x"}, "content": "x" * 10}] * 9}}, "a text may grow ",
