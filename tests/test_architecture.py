@@ -127,6 +127,14 @@ def test_one_module_alone_imports_onnxruntime():
     assert not [path for path in MODULES if "register_custom_ops_library" in path.read_text(encoding="utf-8")]
 
 
+def test_one_type_alone_says_what_a_path_of_the_command_line_is():
+    """Click's own takes an empty text for the current folder."""
+    named = [
+        path.name for path in (ROOT / "edgekit/cli").rglob("*.py") if re.search(r"\bclick\.Path\b", path.read_text())
+    ]
+    assert named == ["paths.py"]
+
+
 def test_no_module_is_named_like_a_standard_one():
     import sys
 

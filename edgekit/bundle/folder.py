@@ -102,7 +102,7 @@ def open_bundle(path: str | os.PathLike[str], *, check_hashes: bool = True, trus
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BundleFileError(f"{folder}: {_instead(folder)}") from error
     text = _read_text(folder, files)
-    signer = trust.signer(folder, text) if trust else None  # before the first of its bytes is understood
+    signer = trust.signer(folder, text) if trust is not None else None  # before the first of its bytes is understood
     manifest = _decoded(folder, text)
     used = _used(manifest)
     for check_hash in (False, True)[: 1 + check_hashes]:  # every size before the first hash, which takes its time

@@ -7,16 +7,17 @@ from typing import Any
 import click
 
 from edgekit.cli.options import bundle_argument, json_option, trust_options, trusted
+from edgekit.cli.paths import FilePath, NameOrPath
 from edgekit.cli.progress import show_progress
 
 
 @click.command(epilog="\b\nExample: edgekit build bundles/tiny-rtx --target desktop-rtx")
 @bundle_argument
-@click.option("--target", required=True, metavar="NAME", help="The device class to build for.")
+@click.option("--target", required=True, metavar="NAME", type=NameOrPath(), help="The device class to build for.")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     help="Folder for the plans; BUNDLE.plans beside the bundle if absent.",
 )
 @click.option("--context-tokens", type=int, help="Length of the KV cache; the bundle's own if absent.")

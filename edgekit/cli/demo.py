@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekit.cli.paths import FilePath
 from edgekit.cli.progress import show_progress, terminal
 from edgekit.errors import BundleFileError, BundleFormatError
 from edgekit.resources import resource
@@ -35,7 +36,7 @@ _MEASURED = ("librivox-0880.flac", "librivox-0890.flac", "librivox-0930.flac")  
     default=Path("bundles"),
     show_default=True,
     metavar="FOLDER",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     help="Where bundle, profile and report go.",
 )
 def demo(folder: Path) -> None:

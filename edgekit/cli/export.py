@@ -7,16 +7,26 @@ import click
 
 from edgekit.cli.notices import show_notices
 from edgekit.cli.options import bundle_output, export_options, make_options
+from edgekit.cli.paths import NameOrPath
 from edgekit.cli.progress import show_progress, terminal
 from edgekit.cli.summary import print_summary
 
 
 @click.command(epilog="\b\nExample: edgekit export whisper-base -o bundles/base-int8 --precision int8")
-@click.argument("checkpoint", metavar="CHECKPOINT")
+@click.argument("checkpoint", metavar="CHECKPOINT", type=NameOrPath())
 @bundle_output
 @export_options
-@click.option("--recipe", metavar="NAME|FILE", help="A recipe that ships with EdgeKit, or a TOML file.")
-@click.option("--target", default="cpu", show_default=True, metavar="NAME", help="The device class to export for.")
+@click.option(
+    "--recipe", metavar="NAME|FILE", type=NameOrPath(), help="A recipe that ships with EdgeKit, or a TOML file."
+)
+@click.option(
+    "--target",
+    default="cpu",
+    show_default=True,
+    metavar="NAME",
+    type=NameOrPath(),
+    help="The device class to export for.",
+)
 @click.option(
     "--mode",
     type=click.Choice(["exact", "chunked"]),

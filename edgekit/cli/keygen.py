@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from edgekit.cli.paths import FilePath
+
 
 @click.command(epilog="\b\nExample: edgekit keygen -o acme")
 @click.option(
@@ -11,7 +13,7 @@ import click
     "--output",
     required=True,
     metavar="NAME",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     help="Write NAME.key and NAME.pub.",
 )
 def keygen(output: Path) -> None:

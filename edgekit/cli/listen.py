@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.options import loading, stream_options, stream_settings
+from edgekit.cli.paths import FilePath
 from edgekit.errors import BundleFileError, UsageError
 
 if TYPE_CHECKING:
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
     epilog="\b\nExit codes: 0 stopped by a signal, or the simulated file is over; 1 no bundle, no microphone,\n"
     "            nowhere to write; 2 wrong usage; 70 a bug; 130 a second ^C.\nExample:    edgekit listen"
 )
-@click.argument("bundle", required=False, metavar="[BUNDLE]", type=click.Path(path_type=Path))
+@click.argument("bundle", required=False, metavar="[BUNDLE]", type=FilePath())
 @click.option("--device", metavar="NAME|NUMBER", help="The microphone; the system's default if absent.")
 @click.option(
     "--simulate",
     metavar="FILE",
-    type=click.Path(path_type=Path, readable=False),
+    type=FilePath(readable=False),
     help="Play a file in real time instead.",
 )
 @click.option(

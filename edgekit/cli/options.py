@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
+from edgekit.cli.paths import FilePath
 from edgekit.errors import UsageError
 from edgekit.plainfiles import read_plain
 
@@ -28,10 +29,10 @@ GROUPS = {  # those of edgekit.recipe, which is too much to load for a page of h
     "decoder": "Precision of the decoder from codes to sound.",
 }
 
-bundle_argument = click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
+bundle_argument = click.argument("bundle", metavar="BUNDLE", type=FilePath())
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 bundle_output = click.option(
-    "-o", "--output", required=True, metavar="BUNDLE", type=click.Path(path_type=Path), help="The folder to write."
+    "-o", "--output", required=True, metavar="BUNDLE", type=FilePath(), help="The folder to write."
 )
 
 
@@ -97,7 +98,7 @@ def trust_options(command: _Command) -> _Command:
             "--trust",
             multiple=True,
             metavar="KEY",
-            type=click.Path(path_type=Path),
+            type=FilePath(),
             help="Take the bundle only if this public key signed it: a file, or a folder of *.pub. Repeatable.",
         ),
         click.option(
@@ -128,7 +129,7 @@ def backend_options(command: _Command) -> _Command:
         click.option(
             "--plans",
             metavar="FOLDER",
-            type=click.Path(path_type=Path),
+            type=FilePath(),
             help="Where `build -o` put TensorRT's plans; BUNDLE.plans beside the bundle if absent.",
         ),
         trust_options,
@@ -213,7 +214,7 @@ def stream_options(command: _Command) -> _Command:
         click.option(
             "--tools",
             metavar="FILE",
-            type=click.Path(path_type=Path),
+            type=FilePath(),
             help="Schemas of the tools that it may call, as its text has them.",
         ),
         click.option("--voice", metavar="NAME", help="Who speaks, of the bundle's voices; with --speak."),

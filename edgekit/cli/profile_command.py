@@ -7,15 +7,14 @@ import click
 
 from edgekit.cli.notices import show_notices
 from edgekit.cli.options import backend_options, bundle_argument, loading, warn_fallback
+from edgekit.cli.paths import FilePath
 from edgekit.cli.progress import show_progress
 
 
 @click.command("profile", epilog="\b\nExample: edgekit profile bundles/base-int8 -o profile.json")
 @bundle_argument
-@click.argument("files", metavar="[FILE...]", nargs=-1, type=click.Path(path_type=Path, readable=False))
-@click.option(
-    "-o", "--output", required=True, metavar="PROFILE", type=click.Path(path_type=Path), help="The JSON file to write."
-)
+@click.argument("files", metavar="[FILE...]", nargs=-1, type=FilePath(readable=False))
+@click.option("-o", "--output", required=True, metavar="PROFILE", type=FilePath(), help="The JSON file to write.")
 @click.option(
     "--realtime/--no-realtime", default=True, show_default=True, help="Play in real time, or as fast as it is taken."
 )

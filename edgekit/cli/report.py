@@ -4,14 +4,15 @@ from pathlib import Path
 
 import click
 
+from edgekit.cli.paths import FilePath
 from edgekit.errors import ProfileError, UsageError
 
 _FORMATS = {".md": "md", ".html": "html", ".json": "json"}
 
 
 @click.command(epilog="\b\nExample: edgekit report profile.json -o report.html")
-@click.argument("profiles", metavar="PROFILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="The file to write; else stdout.")
+@click.argument("profiles", metavar="PROFILE...", nargs=-1, required=True, type=FilePath())
+@click.option("-o", "--output", metavar="FILE", type=FilePath(), help="The file to write; else stdout.")
 @click.option(
     "-f", "--format", "kind", type=click.Choice(["md", "html", "json"]), help="Else as FILE ends, or Markdown."
 )

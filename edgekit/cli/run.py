@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.options import bundle_argument, loading, stream_options, stream_settings
+from edgekit.cli.paths import FilePath
 from edgekit.cli.stopping import SIGNALLED, Stopping
 from edgekit.errors import UsageError
 
@@ -25,7 +26,7 @@ _BLOCK_S = 1.0
 
 @click.command(epilog="\b\nExample: edgekit run bundles/base-int8 talk.wav")
 @bundle_argument
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False))
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=FilePath(readable=False))
 @click.option("--realtime", is_flag=True, help="Play the files in real time, like a microphone.")
 @click.option(
     "--partials/--no-partials",
@@ -39,9 +40,7 @@ _BLOCK_S = 1.0
     help="Of features: below the maximum so far, or of a whole utterance; else as the checkpoint was trained, or "
     "running with --realtime and --partials.",
 )
-@click.option(
-    "--speak", metavar="FILE", type=click.Path(path_type=Path), help="Write the spoken answers as WAV, for you alone."
-)
+@click.option("--speak", metavar="FILE", type=FilePath(), help="Write the spoken answers as WAV, for you alone.")
 @click.option(
     "--format",
     "form",
@@ -51,7 +50,7 @@ _BLOCK_S = 1.0
 @click.option(
     "--output-dir",
     metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FilePath(file_okay=False),
     help="Write a file for each FILE there, of the same name and for you alone, in place of stdout; text unless "
     "--format says other.",
 )

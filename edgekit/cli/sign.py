@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgekit.cli.options import bundle_argument
+from edgekit.cli.paths import FilePath
 
 _PASSPHRASE = "EDGEKIT_PASSPHRASE"  # noqa: S105 - where it is, not what
 
@@ -17,7 +18,7 @@ _PASSPHRASE = "EDGEKIT_PASSPHRASE"  # noqa: S105 - where it is, not what
     "--key",
     required=True,
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     help="The private key, from `edgekit keygen` or OpenSSL; its passphrase, if any, is asked for on a terminal, else "
     "that of EDGEKIT_PASSPHRASE.",
 )

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from edgekit.cli.options import backend_options, bundle_argument, json_option, loading, warn_fallback
+from edgekit.cli.paths import NameOrPath
 from edgekit.errors import UsageError, VerifyError
 
 
@@ -16,6 +17,7 @@ from edgekit.errors import UsageError, VerifyError
 @click.option(
     "--reference",
     metavar="CHECKPOINT",
+    type=NameOrPath(),
     help="Compare with this checkpoint (folder, id of the hub or short name), run live by torch and transformers.",
 )
 @backend_options

@@ -18,6 +18,13 @@ def acme(cli, tmp_path):
 
 
 @pytest.fixture
+def key_here(acme, monkeypatch):
+    """Make acme's folder the current one and return the path without an ending."""
+    monkeypatch.chdir(acme.parent)
+    return acme
+
+
+@pytest.fixture
 def signed(cli, bundle, acme, tmp_path):
     """Return a copy of the bundle that acme has signed."""
     copy = shutil.copytree(bundle, tmp_path / "signed")
@@ -62,7 +69,7 @@ def test_keygen_tells_the_fingerprint_and_replaces_no_key(cli, tmp_path):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [".", "/", "..", ""])
+@pytest.mark.parametrize("name", [".", "/", ".."])
 def test_keys_without_a_name_are_refused(cli, name):
     code, out, err = cli("keygen", "-o", name)
     assert (code, out) == (1, "")
@@ -98,6 +105,15 @@ def test_a_command_takes_no_bundle_without_a_signature_where_one_is_required(cli
         assert (code, out) == (1, "")
         assert err.startswith(f"edgekit: {bundle}: is not signed, a signature by a trusted key is required; ")
         assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["run", "listen", "verify", "profile", "build"])
+def test_an_empty_name_of_a_key_trusts_nothing_that_lies_here(cli, signed, key_here, command, name):
+    said = "Invalid value for '--trust': is empty, a path is needed; is a variable unset?"
+    for trusted in (("--trust", ""), ("--trust", f"{key_here}.pub", "--trust", "", "--require-signature")):
+        code, out, err = cli(*command(name, signed), *trusted)
+        assert (code, out) == (2, "")
+        assert err == f"edgekit {name}: {said}; see `edgekit {name} --help`\n"
 
 
 @pytest.mark.usefixtures("store")

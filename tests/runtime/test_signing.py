@@ -344,6 +344,23 @@ def test_a_folder_of_keys_is_every_key_in_it(signed, keys, tmp_path):
         read_trust(trusted)
 
 
+def test_an_empty_path_trusts_nothing_that_lies_here_and_a_point_does(signed, monkeypatch):
+    class Nowhere:
+        def __fspath__(self):
+            return ""
+
+    folder, public = signed
+    monkeypatch.chdir(public.parent)
+    for trust in ("", [""], [public, ""], Nowhere(), (Nowhere(),)):
+        with pytest.raises(
+            KeyFileError, match=r"^trust: a path is empty; name a file of a public key or a folder, '\.'"
+        ):
+            read_trust(trust)
+        with pytest.raises(KeyFileError, match="a path is empty"):
+            edgekit.load(folder, threads=1, trust=trust)
+    assert open_bundle(folder, trust=read_trust(".")).signer.path.name == public.name
+
+
 def test_keys_that_everybody_can_write_are_not_trusted(keys, tmp_path):
     _, public = keys("acme")
     trusted = tmp_path / "trusted"

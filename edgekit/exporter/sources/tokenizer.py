@@ -5,7 +5,6 @@ byte-level BPEs, Qwen2's and GPT-2's, which Whisper has. Builds no other kind: a
 silently.
 """
 
-import base64
 import json
 import re
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import Any
 
 import tokenizers
 
+from edgekit.bundle.tokenizer_file import check_tokenizer
 from edgekit.errors import CheckpointError
 from edgekit.exporter.sources.stored import LARGEST_LIST, parse_object, read_file, read_object
 from edgekit.reprs import exact
@@ -121,7 +121,7 @@ def _added(content: dict[str, Any], path: Path) -> dict[str, int]:
 
 def _check(content: dict[str, Any], text: str, path: Path) -> None:
     _ids(content, path)
-    loaded = _loaded(content, text, path)
+    loaded = _loaded(text, path)
     for name, number in _added(content, path).items():
         got = loaded.token_to_id(name)
         if got != number:
@@ -130,10 +130,10 @@ def _check(content: dict[str, Any], text: str, path: Path) -> None:
             )
 
 
-def _loaded(content: dict[str, Any], text: str, path: Path) -> tokenizers.Tokenizer:
+def _loaded(text: str, path: Path) -> tokenizers.Tokenizer:
     """Return the library's tokenizer, which reads and writes a text once: some that load cannot."""
-    _check_charsmap(content.get("normalizer"), path)
     try:
+        check_tokenizer(text.encode())
         loaded = tokenizers.Tokenizer.from_str(text)
         loaded.no_padding()  # as the runtime has it
         loaded.no_truncation()
@@ -143,30 +143,6 @@ def _loaded(content: dict[str, Any], text: str, path: Path) -> tokenizers.Tokeni
             raise
         raise CheckpointError(f"{path}: not a tokenizer ({error}); fetch the file again") from error
     return loaded
-
-
-def _check_charsmap(normalizer: object, path: Path) -> None:
-    """Raise CheckpointError for a map of characters that is shorter than it says: the library makes room for all of it.
-
-    It ends the process where it gets none. Layout: u32 bytes of a trie, the trie of u32 units, texts.
-    """
-    waiting = [normalizer]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, list):
-            waiting += one
-        elif isinstance(one, dict):
-            waiting += [inner for name, inner in one.items() if name != "precompiled_charsmap"]
-            given = one.get("precompiled_charsmap", "BAAAAAAAAAA=")
-            try:
-                data = base64.b64decode(given)
-            except (TypeError, ValueError):
-                data = b""
-            size = int.from_bytes(data[:4], "little")
-            if not 0 < size <= len(data) - 4 or size % 4:
-                raise CheckpointError(
-                    f"{path}: not a tokenizer (precompiled_charsmap is damaged); fetch the file again"
-                )
 
 
 def _built(folder: Path) -> dict[str, Any]:

@@ -8,25 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from edgekit.bundle import Bundle
+from edgekit.bundle.tokenizer_file import check_tokenizer
 from edgekit.errors import BundleFormatError, MissingPackageError
 
 TOKENIZER = "tokenizer.json"
 UNFINISHED = "\ufffd"  # what the bytes of a part of a character become
-_LONGEST_TOKEN = 1000  # characters
 _MAX_HELD_TOKENS = 4  # a character has at most 4 bytes, a token at least one
-
-
-class _Token(msgspec.Struct):
-    content: str
-
-
-class _Head(msgspec.Struct):
-    """What is looked at of a tokenizer.json before the library reads it."""
-
-    added_tokens: list[_Token] | None = None
 
 
 class Tokenizer:
@@ -46,7 +34,7 @@ class Tokenizer:
         self._path = path
         with self._guarded():
             read = path.read_bytes() if content is None else content
-            _check_added(read)
+            check_tokenizer(read)
             self._tokenizer: Any = tokenizers.Tokenizer.from_buffer(read)
             # Of batches, and one text is none: some checkpoints were saved with a length that every text is brought to.
             self._tokenizer.no_padding()
@@ -78,13 +66,6 @@ class Tokenizer:
         """Return the text of ``tokens`` without special ones; bytes that are no UTF-8 become U+FFFD."""
         with self._guarded():
             return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
-
-
-def _check_added(text: bytes) -> None:
-    """Raise ValueError for an added token that is no word: the library takes the square of its length in time."""
-    added = msgspec.json.decode(text, type=_Head).added_tokens or []
-    if (longest := max((len(token.content) for token in added), default=0)) > _LONGEST_TOKEN:
-        raise ValueError(f"an added token of {longest} characters, at most {_LONGEST_TOKEN} are taken")
 
 
 class Detokenizer:

@@ -191,6 +191,25 @@ def test_a_map_of_characters_that_is_shorter_than_it_says_does_not_end_the_proce
             assert "precompiled_charsmap is damaged" in refusal(published(tmp_path, normalizer=normalizer))
 
 
+def test_a_tokenizer_whose_texts_grow_without_bound_is_refused_before_a_text_is_read(tmp_path):
+    steps = [{"type": "Replace", "pattern": {"Regex": "."}, "content": "x"}]
+    steps += [{"type": "Replace", "pattern": {"String": "x"}, "content": "x" * 10}] * 5
+    normalizer = {"type": "Sequence", "normalizers": steps}
+    decoder = {"type": "Sequence", "decoders": [{"type": "Fuse"}, *steps]}
+    line = refusal(published(tmp_path, normalizer=normalizer))
+    assert line.startswith(f"{tmp_path / 'tokenizer.json'}: not a tokenizer (a text may grow ")
+    assert line.endswith(" are taken); fetch the file again")
+    assert "not a tokenizer (a token may become " in refusal(published(tmp_path, decoder=decoder))
+
+
+def test_a_token_that_is_as_long_as_a_book_is_refused(tmp_path):
+    token = {**EOT, "id": FIRST, "content": "y" * 100_000}
+    assert "an added token of 100000 characters, at most 1000" in refusal(published(tmp_path, added_tokens=[token]))
+    model = {"type": "BPE", "vocab": {"y" * 100_000: 0}, "merges": []}
+    line = refusal(published(tmp_path, model=model, added_tokens=[]))
+    assert "a token of 100000 characters, at most 1000" in line
+
+
 def test_a_length_that_every_text_was_brought_to_is_forgotten(tmp_path):
     padding = {
         "strategy": {"Fixed": 10**12}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
