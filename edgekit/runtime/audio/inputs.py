@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import UsageError
-from edgekit.rates import DEFAULT_HZ
+from edgekit.rates import DEFAULT_HZ, HIGHEST_HZ
+from edgekit.reprs import quoted
 from edgekit.runtime.audio.files import Block, at_rest, blocks, check_file, kept, shown
 from edgekit.runtime.hear.resampler import LOUDEST, MAX_CHANNELS
 
@@ -50,7 +51,7 @@ def checked(audio: object, sample_rate_hz: int | None) -> Source:
     else:
         return _samples(audio)
     if sample_rate_hz is not None:
-        raise UsageError(f"sample_rate_hz: {sample_rate_hz}, but a file says its own rate; leave it out")
+        raise UsageError(f"sample_rate_hz: {quoted(sample_rate_hz)}, but a file says its own rate; leave it out")
     if isinstance(source, Path):
         source = at_rest(source)
     check_file(source)
@@ -67,7 +68,7 @@ def pieces(source: Source, sample_rate_hz: int | None) -> Iterator[Block]:
         return
     rate = DEFAULT_HZ if sample_rate_hz is None else sample_rate_hz
     # a rate that is none is refused by the stream's options
-    size = round(_BLOCK_S * rate) if isinstance(rate, int) and rate > 0 else 0
+    size = round(_BLOCK_S * rate) if isinstance(rate, int) and 0 < rate <= HIGHEST_HZ else 0
     if not size or len(source) <= size:
         yield Block(source, rate)
         return
