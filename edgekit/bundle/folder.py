@@ -99,6 +99,8 @@ def open_bundle(path: str | os.PathLike[str], *, check_hashes: bool = True, trus
     folder = Path(path)
     try:
         files = BundleFiles(folder)
+    except BundleFileError:  # a FileNotFoundError, too
+        raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BundleFileError(f"{folder}: {_instead(folder)}") from error
     text = _read_text(folder, files)
