@@ -3,15 +3,18 @@
 Loads next to nothing, not even typing, so that it is in force before anything that takes its time is loaded.
 """
 
+import _thread
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
 
 SIGNALLED = 128  # with a signal's number added the exit code, as shells count
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows lacks the last
 _AGAIN_S = 0.01  # callbacks are shorter
+_raised: list[int] = []  # by the work that is being done
 Handler = Callable[[int, FrameType | None], object] | int | None  # as `signal.getsignal` returns it
 
 
@@ -60,8 +63,10 @@ def take_signals_for_good() -> None:
 def ended_by_signals(work: Callable[[], object]) -> object:
     """Return what the work returns; a signal that comes meanwhile raises Ended in it, so that it can clean up.
 
-    What it raises where nothing can be raised, as in a callback of libsndfile's, comes again until it is heard.
+    What it raises where nothing can be raised, as in a callback of libsndfile's, comes again until it is heard; an
+    error that a library made of it is Ended too.
     """
+    _raised.clear()
     before, taken = sys.unraisablehook, take_signals()
 
     def unraisable(ignored: "sys.UnraisableHookArgs") -> None:
@@ -73,6 +78,10 @@ def ended_by_signals(work: Callable[[], object]) -> object:
     sys.unraisablehook = unraisable
     try:
         return _inside(work)
+    except Exception as error:
+        if _raised:
+            raise Ended(_raised[0]) from error
+        raise
     finally:
         sys.unraisablehook = before
         give_back(taken)
@@ -85,22 +94,27 @@ def _inside(work: Callable[[], object]) -> object:
 def _end(number: int, frame: FrameType | None) -> None:
     """Raise Ended where ``ended_by_signals`` can take it; anywhere else nothing is half done.
 
-    The stack tells it, since a signal may come between any two steps of a block that is entered or left.
+    The stack tells it, since a signal may come between any two steps of a block that is entered or left. While a
+    library is loaded it comes again: native code makes another error of it, or crashes at the end if loaded by half.
     """
+    loading = False
     while frame is not None:
         if frame.f_code is _inside.__code__:
+            if loading:
+                return _come_again(number)
+            _raised.append(number)
             raise Ended(number)
+        loading = loading or frame.f_code.co_filename.startswith("<frozen importlib.")
         frame = frame.f_back
     os._exit(SIGNALLED + number)
 
 
 def _come_again(number: int) -> None:
-    import _thread
-    import threading
+    def wait() -> None:
+        time.sleep(_AGAIN_S)
+        _thread.interrupt_main(signal.Signals(number))
 
-    again = threading.Timer(_AGAIN_S, _thread.interrupt_main, [number])
-    again.daemon = True
-    again.start()
+    _thread.start_new_thread(wait, ())
 
 
 def _ignore() -> None:

@@ -80,7 +80,7 @@ def _report(error: BaseException) -> int:
     if isinstance(error, click.Abort) and isinstance(error.__cause__, EOFError):  # click takes it for the end of input
         error = error.__cause__
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        return SIGNALLED + getattr(error.__cause__ or error, "number", signal.SIGINT)
+        return SIGNALLED + getattr(error, "number", signal.SIGINT)
     if isinstance(error, ReaderGoneError):
         return error.exit_code
     if isinstance(error, click.exceptions.NoArgsIsHelpError):

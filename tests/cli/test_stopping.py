@@ -1,5 +1,6 @@
 """A run that is stopped reads nothing more, and hears out what it has read."""
 
+import importlib
 import os
 import signal
 import sys
@@ -64,3 +65,36 @@ def test_a_signal_that_a_callback_of_c_swallows_comes_again(number):
     assert end.value.number == number
     assert sys.unraisablehook is before
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_an_error_that_a_library_makes_of_a_signal_is_no_error():
+    def work():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None
+
+    with pytest.raises(Ended):
+        ended_by_signals(work)
+
+
+def test_a_signal_waits_while_a_library_is_loaded(tmp_path, monkeypatch):
+    """What it raised there could leave one that is loaded by half."""
+    (tmp_path / "slow_library.py").write_text("import signal\nsignal.raise_signal(signal.SIGTERM)\nloaded = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    loaded = []
+
+    def work():
+        loaded.append(importlib.import_module("slow_library").loaded)
+        threading.Event().wait(60)
+
+    with pytest.raises(Ended):
+        ended_by_signals(work)
+    assert loaded == [True]
+
+
+def test_a_failure_before_any_signal_is_told_as_it_is():
+    with pytest.raises(Ended):
+        ended_by_signals(lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(ZeroDivisionError):
+        ended_by_signals(lambda: 1 // 0)
