@@ -19,10 +19,9 @@ with model.stream(sample_rate_hz=48_000) as stream:       # options: the fields 
         print(event.kind)
 """
 
-from typing import TYPE_CHECKING
-
 from edgekit.versions import VERSION
 
+TYPE_CHECKING = False  # checkers know the name; typing takes longer to load than all else here
 if TYPE_CHECKING:
     from edgekit import errors
     from edgekit.bundle.manifest import Sampling

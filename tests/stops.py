@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edgekit import atomic
 from edgekit.atomic import draft_file, draft_folder, exchanging
-from edgekit.cli.stopping import ended_by_signals
+from edgekit.ending import ended_by_signals
 
 FAULTS = ("SIGINT", "SIGTERM", "SIGTERM for ever", "SIGKILL", "EIO", "EIO for ever")
 CODES = {
@@ -92,8 +92,7 @@ def stopped(what: str, fault: str, place: Path, at: int, *, behind: bool) -> tup
         code = 70
         steps = Steps(fault, at, behind=behind)
         try:
-            with ended_by_signals():
-                write(what, place, "new")
+            ended_by_signals(lambda: write(what, place, "new"))
             code = 0
         except KeyboardInterrupt as end:
             code = 128 + getattr(end, "number", signal.SIGINT)

@@ -10,7 +10,7 @@ import click
 
 from edgekit.cli.group import Invocation, edgekit
 from edgekit.cli.output import ReaderGoneError, open_output
-from edgekit.cli.stopping import SIGNALLED, ended_by_signals
+from edgekit.ending import SIGNALLED, ended_by_signals, give_back, take_signals, take_signals_for_good
 from edgekit.errors import EdgeKitError, MissingPackageError
 
 BUG = 70  # EX_SOFTWARE of sysexits.h
@@ -32,11 +32,20 @@ _EXTRAS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 an error of EdgeKit, 2 wrong usage, 70 a bug, 128 + a signal's number.
 
-    An error is one line on stderr; ``--debug`` before the command lets the traceback through.
+    An error is one line on stderr; ``--debug`` before the command lets the traceback through. Without arguments it is
+    the command of this process, which ends with it: signals are answered until then.
     """
-    _tell_of_crashes()
-    with open_output():
-        code = _run(arguments)
+    taken = {}
+    if arguments is None:
+        take_signals_for_good()
+    else:
+        taken = take_signals()
+    try:
+        _tell_of_crashes()
+        with open_output():
+            code = _run(arguments)
+    finally:
+        give_back(taken)
     sys.exit(code)
 
 
@@ -49,10 +58,14 @@ def _tell_of_crashes() -> None:
 
 def _run(arguments: Sequence[str] | None) -> int:
     invocation = Invocation()
-    try:
-        with ended_by_signals():
-            code = edgekit.main(arguments, prog_name="edgekit", obj=invocation, standalone_mode=False)
+
+    def command() -> object:
+        code: object = edgekit.main(arguments, prog_name="edgekit", obj=invocation, standalone_mode=False)
         sys.stdout.flush()  # while it can still be told that this fails
+        return code
+
+    try:
+        code = ended_by_signals(command)
     except (Exception, KeyboardInterrupt) as error:
         if invocation.debug and not isinstance(
             error, (click.ClickException, click.Abort, KeyboardInterrupt, ReaderGoneError)
@@ -67,7 +80,7 @@ def _report(error: BaseException) -> int:
     if isinstance(error, click.Abort) and isinstance(error.__cause__, EOFError):  # click takes it for the end of input
         error = error.__cause__
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        return SIGNALLED + getattr(error.__cause__ or error, "number", signal.SIGINT)
+        return SIGNALLED + getattr(error, "number", signal.SIGINT)
     if isinstance(error, ReaderGoneError):
         return error.exit_code
     if isinstance(error, click.exceptions.NoArgsIsHelpError):

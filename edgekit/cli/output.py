@@ -89,7 +89,12 @@ class _Results(_Stream):
             self._stream.flush()
 
     def close(self) -> None:
-        """Leave the stream as it was found, or after a failure to nobody: Python would try again when it ends."""
+        """Leave the stream as it was found, or after a failure to nobody: Python would try again when it ends.
+
+        What a command that failed has held back is handed on here, not by Python: a signal may come in between.
+        """
+        with suppress(OutputError, ValueError):  # a command that did not fail has flushed, and was told
+            self.flush()
         if self._failed and not self._owned:
             with suppress(OSError, ValueError):
                 nobody = os.open(os.devnull, os.O_WRONLY)

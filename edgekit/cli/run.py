@@ -9,7 +9,8 @@ import click
 
 from edgekit.cli.options import bundle_argument, loading, stream_options, stream_settings
 from edgekit.cli.paths import FilePath
-from edgekit.cli.stopping import SIGNALLED, Stopping
+from edgekit.cli.stopping import Stopping
+from edgekit.ending import SIGNALLED
 from edgekit.errors import UsageError
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ def test_help_loads_no_command_and_nothing_heavy():
     assert "Commands:" in done.stdout
     assert not loaded & {"numpy", "msgspec", "rich", "onnxruntime", "soundfile", "onnx", "torch"}
     ours = {name for name in loaded if name.startswith("edgekit.cli.")}
-    assert ours == {"edgekit.cli.group", "edgekit.cli.output", "edgekit.cli.stopping"}
+    assert ours == {"edgekit.cli.group", "edgekit.cli.output"}
 
 
 @pytest.mark.parametrize("name", group.COMMANDS)

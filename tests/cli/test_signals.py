@@ -3,6 +3,9 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
+from contextlib import suppress
 
 import pytest
 
@@ -69,24 +72,84 @@ def test_what_a_killed_export_left_is_cleared_by_the_next_and_not_by_one_to_anot
         open_bundle(tmp_path / "made" / name)
 
 
+@pytest.fixture
+def waiting(program, bundle, tmp_path):
+    """Start ``edgekit run`` on a pipe that nobody writes to, and return it and the pipe once it waits for sound."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def start(**options):
+        process = program("run", bundle, pipe, **options)
+        return process, opened(pipe, process)
+
+    return start
+
+
+def opened(pipe, process):
+    """Return the writing end of a pipe once a process reads it; one that ended would never open it."""
+    while process.poll() is None:
+        with suppress(OSError):  # nobody reads it yet
+            return os.fdopen(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "wb")
+    pytest.fail(str(process.communicate()))
+
+
 @pytest.mark.parametrize("number", ENDING)
-def test_a_report_that_a_signal_ends_is_not_written(program, tmp_path, number):
-    os.mkfifo(tmp_path / "profile.json")
-    process = program("report", tmp_path / "profile.json", "-o", tmp_path / "report.html")
-    with (tmp_path / "profile.json").open("wb"):  # waits until it is being read
+def test_a_command_that_waits_for_a_pipe_is_ended(waiting, number):
+    process, writer = waiting()
+    with writer:
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err.strip()) == (128 + number, "", "")
-    assert names(tmp_path) == ["profile.json"]
+    assert (process.returncode, out) == (128 + number, "")
+    assert "Traceback" not in err
 
 
-def test_a_signal_that_is_ignored_from_the_start_ends_nothing(program, tmp_path):
+def test_a_signal_that_is_ignored_from_the_start_ends_nothing(waiting):
     """As ``nohup`` does it."""
-    os.mkfifo(tmp_path / "profile.json")
-    arguments = ("report", tmp_path / "profile.json", "-o", tmp_path / "report.html")
-    process = program(*arguments, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
-    with (tmp_path / "profile.json").open("wb"):
-        process.send_signal(signal.SIGHUP)
+    process, writer = waiting(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process.send_signal(signal.SIGHUP)
+    writer.close()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "profile.json" in err
+    assert "pipe" in err
+
+
+# Sends itself a signal: when a module is loaded, at the "exit" as a library's handler might, or at the "end", when
+# Python has put its handlers away and lets go of what is kept in modules.
+PROGRAM = """
+import atexit, os, sys
+from edgekit.__main__ import main
+
+number, moment = int(sys.argv.pop(1)), sys.argv.pop(1)
+signal = os.getpid(), number
+
+class Loading:
+    def find_spec(self, name, path=None, target=None):
+        if name == "edgekit.cli" and moment == "exit":
+            atexit.register(os.kill, *signal)
+        if name == moment:
+            os.kill(*signal)
+
+class Kept:
+    def __del__(self, kill=os.kill, signal=signal):
+        kill(*signal)
+
+sys.meta_path.insert(0, Loading())
+if moment == "end":
+    sys.kept = Kept()
+main()
+"""
+
+
+@pytest.mark.parametrize("number", ENDING)
+@pytest.mark.parametrize("moment", ["edgekit.cli", "click", "exit", "end"])
+def test_a_signal_at_any_moment_ends_it_without_a_traceback(tmp_path, moment, number):
+    """At the end nothing is left that it could end: the exit code is the command's."""
+    arguments = ["report", tmp_path / "profile.json", "-o", tmp_path / "report.html"]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(int(number)), moment, *arguments],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == (1 if moment == "end" else 128 + number)
+    assert done.stderr.count("\n") <= 1
+    assert "Traceback" not in done.stderr
+    assert names(tmp_path) == []

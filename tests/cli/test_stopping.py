@@ -1,5 +1,6 @@
 """A run that is stopped reads nothing more, and hears out what it has read."""
 
+import importlib
 import os
 import signal
 import sys
@@ -8,7 +9,8 @@ import threading
 import pytest
 from cffi import FFI
 
-from edgekit.cli.stopping import Ended, Stopping, ended_by_signals
+from edgekit.cli.stopping import Stopping
+from edgekit.ending import Ended, ended_by_signals
 from edgekit.runtime.daemon import stopped_by_signals
 
 
@@ -48,8 +50,8 @@ def test_a_read_that_never_ends_is_ended():
         os.close(writer)
 
 
-@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, Ended), (signal.SIGINT, KeyboardInterrupt)])
-def test_a_signal_that_a_callback_of_c_swallows_comes_again(number, expected):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_a_callback_of_c_swallows_comes_again(number):
     """As libsndfile's do while a recording is read: what is raised in them goes nowhere."""
     before = sys.unraisablehook
     swallow = FFI().callback("int(int)", lambda _: signal.raise_signal(number) or 0)
@@ -58,7 +60,41 @@ def test_a_signal_that_a_callback_of_c_swallows_comes_again(number, expected):
         swallow(1)
         threading.Event().wait(60)
 
-    with pytest.raises(expected), ended_by_signals():
-        work()
+    with pytest.raises(Ended) as end:
+        ended_by_signals(work)
+    assert end.value.number == number
     assert sys.unraisablehook is before
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_an_error_that_a_library_makes_of_a_signal_is_no_error():
+    def work():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None
+
+    with pytest.raises(Ended):
+        ended_by_signals(work)
+
+
+def test_a_signal_waits_while_a_library_is_loaded(tmp_path, monkeypatch):
+    """What it raised there could leave one that is loaded by half."""
+    (tmp_path / "slow_library.py").write_text("import signal\nsignal.raise_signal(signal.SIGTERM)\nloaded = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    loaded = []
+
+    def work():
+        loaded.append(importlib.import_module("slow_library").loaded)
+        threading.Event().wait(60)
+
+    with pytest.raises(Ended):
+        ended_by_signals(work)
+    assert loaded == [True]
+
+
+def test_a_failure_before_any_signal_is_told_as_it_is():
+    with pytest.raises(Ended):
+        ended_by_signals(lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(ZeroDivisionError):
+        ended_by_signals(lambda: 1 // 0)
