@@ -58,7 +58,7 @@ def read_trust(trust: Trusted | None, require_signature: bool = False) -> Trust 
     named = [trust] if isinstance(trust, (str, os.PathLike)) else trust
     if not isinstance(named, Sequence) or not all(isinstance(one, (str, os.PathLike)) for one in named):
         raise UsageError(f"trust: {trust!r}, the path of a public key or of a folder, or a list of them, is needed")
-    if not all(map(os.fspath, named)):  # Path("") is the current folder: whatever lies there would be trusted
+    if not all(os.fspath(one) for one in named):  # Path("") is the current folder: whatever lies there would be trusted
         raise KeyFileError("trust: a path is empty; name a file of a public key or a folder, '.' for this one")
     paths = [Path(one) for one in named]
     if not paths:
