@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -86,10 +87,17 @@ def waiting(program, bundle, tmp_path):
 
 
 def opened(pipe, process):
-    """Return the writing end of a pipe once a process reads it; one that ended would never open it."""
+    """Return the writing end of a pipe once a process waits for what it holds; one that ended would never open it.
+
+    Not before it sleeps: Python hears of a signal that comes just before a read only when the read is over.
+    """
+    writer = None
     while process.poll() is None:
-        with suppress(OSError):  # nobody reads it yet
-            return os.fdopen(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "wb")
+        if writer is None:
+            with suppress(OSError):  # nobody reads it yet
+                writer = os.fdopen(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "wb")  # wakes the reader
+        elif Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "S":
+            return writer
     pytest.fail(str(process.communicate()))
 
 
