@@ -15,7 +15,7 @@ from typing import Any
 
 import tokenizers
 
-from edgekit.bundle.tokenizer_file import check_tokenizer
+from edgekit.bundle.tokenizer_file import SAMPLE, check_tokenizer
 from edgekit.errors import CheckpointError
 from edgekit.exporter.sources.stored import LARGEST_LIST, parse_object, read_file, read_object
 from edgekit.reprs import exact
@@ -47,7 +47,6 @@ _FORMS = {
 _FILE = "tokenizer.json"
 _IDS, _ID = 1 << 22, "a whole number from 0, below 4194304"  # fifteen times the largest vocabulary that is published
 PANIC = "PanicException"  # what a panic of the library raises, which is no Exception
-SAMPLE = "Aa 1, \u00e9\u4f60\n"
 ADDED_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.bundle import Bundle
-from edgekit.bundle.tokenizer_file import check_tokenizer
+from edgekit.bundle.tokenizer_file import SAMPLE, check_tokenizer
 from edgekit.errors import BundleFormatError, MissingPackageError
 
 TOKENIZER = "tokenizer.json"
@@ -39,6 +39,7 @@ class Tokenizer:
             # Of batches, and one text is none: some checkpoints were saved with a length that every text is brought to.
             self._tokenizer.no_padding()
             self._tokenizer.no_truncation()
+            self._tokenizer.encode(SAMPLE, add_special_tokens=False)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

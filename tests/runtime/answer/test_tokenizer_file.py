@@ -159,3 +159,11 @@ def test_sequences_inside_sequences_without_end_are_refused():
     deep = '{"type":"Sequence","normalizers":[' * 5000 + "]}" * 5000
     with pytest.raises(ValueError, match="steps inside steps without end"):
         check_tokenizer(f'{{"normalizer":{deep}}}'.encode())
+
+
+def test_a_tokenizer_without_the_token_for_what_it_does_not_know_is_refused_when_it_is_loaded(tiny_bundle, tmp_path):
+    content = json.loads((tiny_bundle().folder / "tokenizer.json").read_bytes())
+    content["model"]["unk_token"] = "nowhere"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(BundleFormatError, match="not a tokenizer .*nowhere"):
+        Tokenizer(tmp_path / "tokenizer.json")
