@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 
-SAMPLE = "Aa 1, \u00e9\u4f60\n"
-"""A text that any tokenizer must take: one may load, and lack the token for what it does not know."""
+_LEADS = (*range(0x100, 0x800, 0x40), 0x800, *range(0x1000, 0x10000, 0x1000), *range(0x10000, 0x110000, 0x30000))
+SAMPLE = "Aa 1, \u00e9\u4f60\n" + "".join(map(chr, (*range(0xC0), *_LEADS, 0x100000)))
+"""A text with every byte that UTF-8 has. A tokenizer may load, and lack the token for what it does not know."""
 _LONGEST_TOKEN = 1000  # characters; published ones have at most about 130. Added ones take the square of it in time
 _LONGEST_STRING = 1000  # characters of any other string
 _LONGEST_REGEX = 20_000  # characters; those of GPT-4o and Qwen have below 500
