@@ -9,12 +9,14 @@ import pytest
 
 
 def pytest_sessionstart() -> None:
-    """Let an interrupt interrupt: a shell that starts tests in the background makes them ignore it.
+    """Let signals end what they end: a shell that starts tests in the background, or nohup, makes them ignore some.
 
     Under emulation (``arm/root.sh``) skip what starts a child process, a compiler for this machine included.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if "EDGEKIT_EMULATED" in os.environ:
         subprocess.Popen.__init__ = _no_children  # type: ignore[method-assign]
 
