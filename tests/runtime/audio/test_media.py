@@ -28,7 +28,10 @@ KINDS = [
     ("amr", "libopencore_amrnb", 8_000, 1, 320),
     ("asf", "wmav2", 44_100, 2, 6_144),
     ("avi", "pcm_u8", 11_025, 1, 0),
+    ("matroska", "wavpack", 16_000, 6, 0),
+    ("matroska", "wavpack", 16_000, 8, 0),  # as many planes as a frame has places for
 ]
+LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 IDS = [f"{container}-{codec}-{rate}-{channels}" for container, codec, rate, channels, _ in KINDS]
 
 
@@ -38,7 +41,7 @@ def tone(samples: int, rate: int, channels: int) -> Samples:
 
 def made(container: str, codec: str, sound: Samples, rate: int, *, picture: bool = False, tracks: int = 1) -> bytes:
     data = io.BytesIO()
-    layout = "mono" if sound.shape[1] == 1 else "stereo"
+    layout = LAYOUTS[sound.shape[1]]
     with av.open(data, "w", format=container) as output:
         video = output.add_stream("mpeg4", rate=5) if picture else None
         if video:

@@ -17,6 +17,7 @@ Samples = NDArray[np.float32]
 
 EXTRA = "edgekit-audio[media]"
 _LOG = logging.getLogger(__name__)
+_PLACES = 8  # for planes, in a frame itself
 _MISSING_S = 1.0  # less than the header says: the last packet of a picture or a tag may end so much later
 
 # Only files that hold their own sound: a playlist would have others opened, or fetched.
@@ -68,6 +69,7 @@ class Media:
         self._played_s = 0.0  # of all tracks, as far as was read
         self._frames = self._decoded()
         self._waiting: list[Samples] = []
+        self._packing: dict[str, Any] = {}  # by the format of a frame
         self._error: DamagedError | None = None
         self._fill(1)  # the first frame tells the rate better than the header
 
@@ -106,19 +108,32 @@ class Media:
                 if packet.stream.index != self._track.index:
                     continue
                 for frame in packet.decode():
-                    samples = _samples(frame)
-                    layout = (frame.sample_rate, samples.shape[1])
+                    layout = (frame.sample_rate, frame.layout.nb_channels)
                     if not begun:
                         self.sample_rate_hz, self.channels = layout
                         begun = True
                     elif layout != (self.sample_rate_hz, self.channels):
                         raise DamagedError(f"from here on it has {layout[0]} Hz and {layout[1]} channels")
-                    yield samples
+                    yield _samples(self._countable(frame))
         except av.error.EOFError:
             pass
         except av.error.FFmpegError as error:
             raise DamagedError(f"damaged: {_words(error)}") from error
         self._check_whole()
+
+    def _countable(self, frame: Any) -> Any:  # noqa: ANN401 - PyAV is an extra
+        """Return a frame with all channels in one plane where there are as many as FFmpeg has places for.
+
+        PyAV 18 counts planes up to an empty place, and reads what lies behind them if there is none: a process ends.
+        """
+        if not frame.format.is_planar or frame.layout.nb_channels < _PLACES:
+            return frame
+        if frame.format.name not in self._packing:
+            self._packing[frame.format.name] = self._av.AudioResampler(
+                frame.format.packed, frame.layout, frame.sample_rate
+            )
+        (packed,) = self._packing[frame.format.name].resample(frame)  # nothing is resampled or held back
+        return packed
 
     def _check_whole(self) -> None:
         stated_us = self._file.duration
@@ -133,7 +148,7 @@ class Media:
 def _samples(frame: Any) -> Samples:  # noqa: ANN401 - PyAV is an extra
     """Return a decoded frame's samples, (n, channels) float32."""
     data = frame.to_ndarray()
-    channels = len(frame.layout.channels)
+    channels = frame.layout.nb_channels
     data = data.T if frame.format.is_planar else data.reshape(-1, channels)
     if data.dtype.kind == "f":
         return np.ascontiguousarray(data, np.float32)
