@@ -26,9 +26,9 @@ class HeldFile:
         """label: what messages call it; the descriptor is closed with this object."""
         self.descriptor = descriptor
         self.label = label
-        found = os.fstat(descriptor)
-        self.bytes = found.st_size
-        self._written = found.st_mtime_ns
+        status = os.fstat(descriptor)
+        self.bytes = status.st_size
+        self._written = status.st_mtime_ns
         weakref.finalize(self, os.close, descriptor).atexit = False
 
     def read(self, offset: int = 0, size: int | None = None) -> bytes:
@@ -67,8 +67,8 @@ class HeldFile:
 
     def check_unchanged(self) -> None:
         """Raise BundleFormatError if it was written to, or cut, since it was opened, as far as the kernel tells."""
-        found = os.fstat(self.descriptor)
-        if (found.st_size, found.st_mtime_ns) != (self.bytes, self._written):
+        status = os.fstat(self.descriptor)
+        if (status.st_size, status.st_mtime_ns) != (self.bytes, self._written):
             raise BundleFormatError(f"{self.label}: was written to while it was loaded; {_AGAIN}")
 
 

@@ -14,13 +14,12 @@ from pathlib import Path
 from edgekit.bundle.files import BundleFiles, HeldFile
 from edgekit.bundle.history import read_manifest
 from edgekit.bundle.keys import PublicKey
-from edgekit.bundle.manifest import FileEntry, Manifest
+from edgekit.bundle.manifest import MANIFEST, TOKENIZER, FileEntry, Manifest
 from edgekit.bundle.trust import Trust
 from edgekit.errors import BundleFileError, BundleFormatError
 from edgekit.reprs import line
 
-MANIFEST, _CONFIG = "manifest.json", "config.json"
-_TOKENIZER = "tokenizer.json"
+_CONFIG = "config.json"
 MOST_MANIFEST_BYTES = 1 << 26  # of a model with 100,000 tensors it has a third of that
 _BLOCK_BYTES = 1 << 20
 
@@ -58,12 +57,12 @@ class Bundle:
         """Return what a listed file holds, hashed as it is read; BundleFormatError if that is not what was checked."""
         entry, files = self._entry(name), self._opened()
         kept = files.holds(name)
-        found = files.open(name).read()
+        content = files.open(name).read()
         if not kept:
             files.let_go(name)
-        if self.hashed and hashlib.sha256(found).hexdigest() != entry.sha256:
+        if self.hashed and hashlib.sha256(content).hexdigest() != entry.sha256:
             raise _changed(self.folder, entry)
-        return found
+        return content
 
     def _opened(self) -> BundleFiles:
         if not self._files:
@@ -119,7 +118,7 @@ def _used(manifest: Manifest) -> set[str]:
     """Return the files that a run reads."""
     refs = [ref for table in manifest.tables().values() for ref in (table.weight, table.scales) if ref]
     return {
-        _TOKENIZER,
+        TOKENIZER,
         *(component.graph for component in manifest.components.values()),
         *(component.data for component in manifest.components.values() if component.data),
         *(ref.file for ref in refs),

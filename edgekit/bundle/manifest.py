@@ -36,6 +36,8 @@ from edgekit.bundle.speaking import Speech
 from edgekit.rates import DEFAULT_HZ
 from edgekit.reprs import line
 
+MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
+"""Files of every bundle that no field of a manifest names."""
 FORMAT_VERSION = 3
 NEEDS = "0.1.0"
 """Lowest EdgeKit that reads what this one writes: raised to the next release with each field that is added."""

@@ -20,6 +20,7 @@ import numpy as np
 
 from edgekit.atomic import clear_leftovers, draft_folder
 from edgekit.bundle import Embedding, FileEntry, Manifest, TensorRef, encode, hash_file
+from edgekit.bundle.manifest import MANIFEST
 from edgekit.bundle.trust import SIGNATURE
 from edgekit.errors import OutputError
 from edgekit.exporter.graph import Array
@@ -28,7 +29,6 @@ from edgekit.exporter.weights import Weights
 from edgekit.exporter.written import WrittenWeight
 from edgekit.recipe import Group
 
-MANIFEST = "manifest.json"
 PROVENANCE = "provenance.json"
 _UNLISTED = {MANIFEST, PROVENANCE, SIGNATURE}  # a bundle's own files that its manifest does not list
 EMBEDDING = "embedding.data"

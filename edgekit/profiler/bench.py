@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.bundle import Manifest, hash_file, open_bundle
-from edgekit.bundle.folder import MANIFEST
+from edgekit.bundle.manifest import MANIFEST
 from edgekit.bundle.trust import Trust
 from edgekit.errors import UsageError
 from edgekit.limits import available_cores

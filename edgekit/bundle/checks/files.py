@@ -4,9 +4,7 @@ from collections import Counter
 from itertools import chain
 
 from edgekit.bundle.faults import Faults, fault, first_twice
-from edgekit.bundle.manifest import Component, Manifest
-
-MANIFEST = "manifest.json"
+from edgekit.bundle.manifest import MANIFEST, Component, Manifest
 
 
 def file_faults(manifest: Manifest) -> Faults:

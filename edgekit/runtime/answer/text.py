@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.bundle import Bundle
+from edgekit.bundle.manifest import TOKENIZER
 from edgekit.bundle.tokenizer_file import SAMPLE, check_tokenizer
 from edgekit.errors import BundleFormatError, MissingPackageError
 
-TOKENIZER = "tokenizer.json"
 UNFINISHED = "\ufffd"  # what the bytes of a part of a character become
 _MAX_HELD_TOKENS = 4  # a character has at most 4 bytes, a token at least one
 

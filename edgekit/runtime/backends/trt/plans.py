@@ -241,8 +241,9 @@ class PlanStore:
     def cache(self, file: str) -> bytes:
         """Return what an earlier run on this device kept in a file beside the plans; empty if there is none."""
         try:
-            whole = (self.folder / file).read_bytes()
-        except FileNotFoundError:
+            with open_plain(self.folder / file) as kept:
+                whole = kept.read()
+        except OSError:  # not there, or no file: a pipe would be waited for
             return b""
         data, end = whole[:-_END_OF_CACHE_BYTES], whole[-_END_OF_CACHE_BYTES:]
         seal = end[-65:-1]

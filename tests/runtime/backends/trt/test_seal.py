@@ -130,6 +130,13 @@ def test_a_plan_of_elsewhere_is_told_and_never_deserialised(bundle, key):
     assert library.taken == []
 
 
+def test_a_pipe_in_place_of_a_cache_is_none_and_nobody_waits_for_it(store):
+    store.keep_cache("one.compiled", b"kernels")
+    (store.folder / "one.compiled").unlink()
+    os.mkfifo(store.folder / "one.compiled")
+    assert store.cache("one.compiled") == b""
+
+
 def test_a_cache_of_another_device_or_name_or_time_is_none(store, key):
     store.keep_cache("one.compiled", b"kernels")
     assert store.cache("one.compiled") == b"kernels"
