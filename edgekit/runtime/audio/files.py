@@ -75,7 +75,7 @@ def blocks(source: Path | str | BinaryIO, seconds: float) -> Iterator[Block]:
                         f"e.g. `ffmpeg -i {file.name} talk.wav`"
                     )
                 rate, channels = decoder.sample_rate_hz, decoder.channels
-                while len(samples := _read(file, decoder, max(1, round(seconds * rate)))):
+                while len(samples := _read(file, passage, decoder, max(1, round(seconds * rate)))):
                     check_sound(samples, file.shown, position, _SCALE.format(name=file.name))
                     yield Block(samples, rate)
                     position += len(samples)
@@ -265,10 +265,12 @@ def _chosen(file: _File, passage: Passage) -> Decoder:
         raise AudioError(f"{file.shown}: {error if kind else refusal}; {step}") from error
 
 
-def _read(file: _File, decoder: Decoder, samples: int) -> Samples:
+def _read(file: _File, passage: Passage, decoder: Decoder, samples: int) -> Samples:
     try:
         return decoder.read(samples)
     except DamagedError as error:
+        if lacks := _lacks(passage):  # some decoders stop for the end that is not there
+            raise AudioError(f"{file.shown}: truncated, {lacks}; copy or record it again") from error
         raise AudioError(f"{file.shown}: {error}; copy or record it again") from error
     except (OSError, ValueError) as error:
         raise AudioError(f"{file.shown}: {error}; check its disk and copy it again") from error
