@@ -59,8 +59,8 @@ def _quotas(root: Path) -> Iterator[int]:
 def _own_groups(root: Path) -> Iterator[tuple[str, str]]:
     """Yield controllers and the path of the group that this process is in; "" stands for version 2."""
     for line in read_text(root / "proc/self/cgroup").splitlines():
-        _, _, told = line.partition(":")
-        controllers, _, path = told.partition(":")
+        _, _, entry = line.partition(":")
+        controllers, _, path = entry.partition(":")
         yield from ((name, path) for name in controllers.split(","))
 
 

@@ -49,8 +49,8 @@ class OpList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def types(self, domain: str, op: str) -> tuple[str, ...] | None:
         """Return the types that an op's first input may have; None for an op that is not listed, or without types."""
-        held = self.contrib if domain else self.ops
-        return held.get(op) if isinstance(held, dict) else None
+        allowed = self.contrib if domain else self.ops
+        return allowed.get(op) if isinstance(allowed, dict) else None
 
 
 def op_list(name: str) -> OpList:
@@ -60,12 +60,14 @@ def op_list(name: str) -> OpList:
 
 def _listed(name: str) -> dict[str, Any]:
     """Return what a DialectName says of ops."""
-    held = op_list(name)
-    opsets = {"": (held.opset, max(held.opset, held.int4_opset))} | ({MICROSOFT: (1, 1)} if held.contrib else {})
+    listed = op_list(name)
+    opsets = {"": (listed.opset, max(listed.opset, listed.int4_opset))} | (
+        {MICROSOFT: (1, 1)} if listed.contrib else {}
+    )
     return {
-        "ops": frozenset([*(("", op) for op in held.ops), *((MICROSOFT, op) for op in held.contrib)]),
+        "ops": frozenset([*(("", op) for op in listed.ops), *((MICROSOFT, op) for op in listed.contrib)]),
         "opsets": opsets,
-        "ir_versions": (held.ir_version, max(held.ir_version, held.int4_ir_version)),
+        "ir_versions": (listed.ir_version, max(listed.ir_version, listed.int4_ir_version)),
     }
 
 

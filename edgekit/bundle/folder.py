@@ -128,18 +128,18 @@ def _used(manifest: Manifest) -> set[str]:
 
 def _read_text(folder: Path, files: BundleFiles) -> bytes:
     try:
-        held = files.open(MANIFEST)
+        file = files.open(MANIFEST)
     except BundleFileError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             raise BundleFileError(f"{folder}: {_instead(folder)}") from error
         raise
     files.let_go(MANIFEST)
-    if held.bytes > MOST_MANIFEST_BYTES:
+    if file.bytes > MOST_MANIFEST_BYTES:
         raise BundleFormatError(
-            f"{folder / MANIFEST}: has {held.bytes} bytes, at most {MOST_MANIFEST_BYTES} are read; do not use this "
+            f"{folder / MANIFEST}: has {file.bytes} bytes, at most {MOST_MANIFEST_BYTES} are read; do not use this "
             "bundle"
         )
-    return held.read()
+    return file.read()
 
 
 def _decoded(folder: Path, text: bytes) -> Manifest:
@@ -168,12 +168,12 @@ def _instead(folder: Path) -> str:
     return f"no {MANIFEST} there, so it is no bundle; {make}"
 
 
-def _check_file(folder: Path, held: HeldFile, entry: FileEntry, check_hash: bool) -> None:
-    if held.bytes != entry.bytes:
+def _check_file(folder: Path, file: HeldFile, entry: FileEntry, check_hash: bool) -> None:
+    if file.bytes != entry.bytes:
         raise BundleFormatError(
-            f"{folder}: '{entry.path}' has {held.bytes} bytes, manifest says {entry.bytes}; copy or export it again"
+            f"{folder}: '{entry.path}' has {file.bytes} bytes, manifest says {entry.bytes}; copy or export it again"
         )
-    if check_hash and held.sha256() != entry.sha256:
+    if check_hash and file.sha256() != entry.sha256:
         raise _changed(folder, entry)
 
 

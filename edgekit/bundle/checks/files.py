@@ -28,19 +28,21 @@ def file_faults(manifest: Manifest) -> Faults:
 
 def _census_faults(manifest: Manifest) -> Faults:
     sizes = {entry.path: entry.bytes for entry in manifest.files}
-    held = {name: sum(sizes[file] for file in _files(one)) for name, one in manifest.components.items()}
-    held |= {
+    present = {name: sum(sizes[file] for file in _files(one)) for name, one in manifest.components.items()}
+    present |= {
         name: sum(sizes[file] for file in {ref.file for ref in (table.weight, table.scales) if ref})
         for name, table in manifest.tables().items()
     }
     rows: Counter[str] = Counter()
     for index, row in enumerate(manifest.census):
-        if row.component not in held:
-            yield fault(f"census[{index}].component", f"'{row.component}' is no component, there are {', '.join(held)}")
+        if row.component not in present:
+            yield fault(
+                f"census[{index}].component", f"'{row.component}' is no component, there are {', '.join(present)}"
+            )
         rows[row.component] += row.bytes
     for name, size in rows.items():
-        if size > held.get(name, size):
-            yield fault("census", f"tensors of '{name}' have {size} bytes, its files have {held[name]}")
+        if size > present.get(name, size):
+            yield fault("census", f"tensors of '{name}' have {size} bytes, its files have {present[name]}")
 
 
 def _files(component: Component) -> tuple[str, ...]:

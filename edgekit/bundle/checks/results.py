@@ -83,12 +83,14 @@ def _golden_faults(manifest: Manifest, results: _Results) -> Faults:
     unset, context = msgspec.UNSET, manifest.protocol.context_tokens
     for name, golden in results.goldens.items():
         answers = [golden, *([] if golden.cheapest is unset else [golden.cheapest])]
-        if any(told.tokens is unset for told in answers[1:]) or (golden.tokens is unset and golden.spoken is not unset):
+        if any(answer.tokens is unset for answer in answers[1:]) or (
+            golden.tokens is unset and golden.spoken is not unset
+        ):
             yield fault("verification.goldens", f"'{name}' has no tokens")
-        if any(told.text is unset and told.tokens is not unset for told in answers):
+        if any(answer.text is unset and answer.tokens is not unset for answer in answers):
             yield fault("verification.goldens", f"'{name}' has tokens and no text")
-        for told in answers:
-            tokens = [*(told.tokens or ()), *([] if told.then is None else [told.then])]
+        for answer in answers:
+            tokens = [*(answer.tokens or ()), *([] if answer.then is None else [answer.then])]
             if wrong := [token for token in tokens if token >= most]:
                 yield fault("verification.goldens", f"'{name}' has token {wrong[0]}, the bundle has {most}")
             if len(tokens) > context:

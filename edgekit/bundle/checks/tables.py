@@ -58,6 +58,6 @@ def _ref_faults(manifest: Manifest, path: str, ref: TensorRef) -> Faults:
         yield fault(f"{path}.dtype", f"is '{ref.dtype}', must be one of: {', '.join(_KINDS)}")
         return
     size = math.prod(ref.shape) * DTYPES[ref.dtype]
-    held = next((entry.bytes for entry in manifest.files if entry.path == ref.file), 0)
-    if size > LARGEST_SIZE or ref.offset + size > held:
-        yield fault(path, f"token table wants bytes {ref.offset} to {ref.offset + size}, '{ref.file}' has {held}")
+    available = next((entry.bytes for entry in manifest.files if entry.path == ref.file), 0)
+    if size > LARGEST_SIZE or ref.offset + size > available:
+        yield fault(path, f"token table wants bytes {ref.offset} to {ref.offset + size}, '{ref.file}' has {available}")

@@ -84,7 +84,7 @@ def blocks(source: Path | str | BinaryIO, seconds: float) -> Iterator[Block]:
             if passage.notice:
                 _LOG.warning("%s: %s", file.shown, passage.notice)
             if lacks := passage.cut or _lacks(passage):
-                raise AudioError(f"{file.shown}: truncated, {lacks}; copy or record it again")
+                raise _truncated(file, lacks)
         if position == 0:
             raise AudioError(f"{file.shown}: no samples in it, at least one is needed; record it again")
 
@@ -94,7 +94,7 @@ def check_file(source: Path | str | BinaryIO) -> None:
     with _opened(source) as file:
         found = _passages(file)
         if lacks := next(filter(None, map(_lacks, found)), ""):
-            raise AudioError(f"{file.shown}: truncated, {lacks}; copy or record it again")
+            raise _truncated(file, lacks)
         _decoder(file, found[0]).close()
 
 
@@ -213,12 +213,16 @@ def _lacks(passage: Passage) -> str:
     return f"it is shorter than its header says: {passage.truncated}" if passage.truncated else ""
 
 
+def _truncated(file: _File, lacks: str) -> AudioError:
+    return AudioError(f"{file.shown}: truncated, {lacks}; copy or record it again")
+
+
 def _decoder(file: _File, passage: Passage) -> Decoder:
     try:
         decoder = _chosen(file, passage)
     except AudioError as error:
         if lacks := _lacks(passage):  # what is there may be too little even to begin with
-            raise AudioError(f"{file.shown}: truncated, {lacks}; copy or record it again") from error
+            raise _truncated(file, lacks) from error
         raise
     fault = rate_fault(decoder.sample_rate_hz)
     if fault or decoder.channels > MAX_CHANNELS:
@@ -270,7 +274,7 @@ def _read(file: _File, passage: Passage, decoder: Decoder, samples: int) -> Samp
         return decoder.read(samples)
     except DamagedError as error:
         if lacks := _lacks(passage):  # some decoders stop for the end that is not there
-            raise AudioError(f"{file.shown}: truncated, {lacks}; copy or record it again") from error
+            raise _truncated(file, lacks) from error
         raise AudioError(f"{file.shown}: {error}; copy or record it again") from error
     except (OSError, ValueError) as error:
         raise AudioError(f"{file.shown}: {error}; check its disk and copy it again") from error

@@ -64,14 +64,14 @@ def _check_data(tensors: tuple[Tensor, ...], location: str | None, data_bytes: i
     for tensor in sorted(tensors, key=lambda one: one.offset):
         if tensor.location is None:
             continue
-        told = tensor.location.decode(errors="replace")
-        if told.startswith(("/", "\\")) or ":" in told or ".." in told.replace("\\", "/").split("/"):
-            raise UnreadableError(f"external data '{told}' leaves the bundle")
-        if told != location:
-            raise UnreadableError(f"external data '{told}', manifest says '{location}'")
+        named = tensor.location.decode(errors="replace")
+        if named.startswith(("/", "\\")) or ":" in named or ".." in named.replace("\\", "/").split("/"):
+            raise UnreadableError(f"external data '{named}' leaves the bundle")
+        if named != location:
+            raise UnreadableError(f"external data '{named}', manifest says '{location}'")
         last, end = end, tensor.offset + tensor.size
         if not tensor.size or end > data_bytes or tensor.offset < last:
             raise UnreadableError(
                 f"tensor '{tensor.name.decode(errors='replace')}' at bytes {tensor.offset} to "
-                f"{tensor.offset + tensor.size} of '{told}', which has {data_bytes}, shared with no other tensor"
+                f"{tensor.offset + tensor.size} of '{named}', which has {data_bytes}, shared with no other tensor"
             )

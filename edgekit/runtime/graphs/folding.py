@@ -110,9 +110,9 @@ class _Values:
             return max(highest, _CONTRIB_RANK)
         rank = _RANKS.get(node.op, highest)
         if node.op in _DIMENSIONS:
-            told = max((self._dimensions(node.inputs[at]) for at in _DIMENSIONS[node.op] if at < len(ranks)), default=1)
-            rank = {b"Unsqueeze": highest + told, b"Reshape": told, b"ConstantOfShape": told}.get(
-                node.op, max(highest, told)
+            size = max((self._dimensions(node.inputs[at]) for at in _DIMENSIONS[node.op] if at < len(ranks)), default=1)
+            rank = {b"Unsqueeze": highest + size, b"Reshape": size, b"ConstantOfShape": size}.get(
+                node.op, max(highest, size)
             )
         elif node.op in _GATHERING and len(ranks) > 1:
             rank = ranks[0] + ranks[1] - 1

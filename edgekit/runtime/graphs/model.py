@@ -223,31 +223,31 @@ def _tensor(reader: Reader, span: Span) -> Tensor:
     dims = reader.numbers(fields.get(1, []), MOST_RANK)
     elements = _elements(dims, len(dims))
     size = -(-elements * bits // 8)
-    told, whole = name.decode(errors="replace"), _number(fields, 2) in WHOLE
-    held = [number for number in (9, 13, *_TYPED) if number in fields]
-    if len(held) > 1 or (not held and elements) or (_number(fields, 14) != 0) != (13 in fields):
-        raise UnreadableError(f"tensor '{told}' that does not hold its numbers in one place")
+    shown, whole = name.decode(errors="replace"), _number(fields, 2) in WHOLE
+    stored_in = [number for number in (9, 13, *_TYPED) if number in fields]
+    if len(stored_in) > 1 or (not stored_in and elements) or (_number(fields, 14) != 0) != (13 in fields):
+        raise UnreadableError(f"tensor '{shown}' that does not hold its numbers in one place")
     if 13 in fields:
         entries = [reader.read(_span(entry), _ENTRY) for entry in fields[13]]
         where = {_text(reader, entry, 1): _text(reader, entry, 2) for entry in entries}
         if len(where) != len(entries) or where.keys() != set(_KEYS):
-            raise UnreadableError(f"tensor '{told}' whose external data is not told by location, offset and length")
+            raise UnreadableError(f"tensor '{shown}' whose external data is not told by location, offset and length")
         if not (where[b"offset"].isdigit() and where[b"length"].isdigit() and len(where[b"offset"]) < 20):
-            raise UnreadableError(f"tensor '{told}' whose external data has no whole offset and length")
+            raise UnreadableError(f"tensor '{shown}' whose external data has no whole offset and length")
         if where[b"length"].lstrip(b"0") != str(size).encode().lstrip(b"0"):
             raise UnreadableError(
-                f"tensor '{told}' with {where[b'length'].decode()[:20]} bytes of external data, its sizes say {size}"
+                f"tensor '{shown}' with {where[b'length'].decode()[:20]} bytes of external data, its sizes say {size}"
             )
         return Tensor(name, len(dims), elements, size, where[b"location"], int(where[b"offset"]), whole)
     if 9 in fields:
         first, last = _span(fields[9][0])
         stored, wanted = last - first, size
-    elif held:
-        stored, wanted = reader.count(fields[held[0]], _TYPED[held[0]]), -(-elements * min(bits, 8) // 8)
+    elif stored_in:
+        stored, wanted = reader.count(fields[stored_in[0]], _TYPED[stored_in[0]]), -(-elements * min(bits, 8) // 8)
     else:
         stored = wanted = 0
     if stored != wanted:
-        raise UnreadableError(f"tensor '{told}' that holds {stored} bytes or numbers, its sizes say {wanted}")
+        raise UnreadableError(f"tensor '{shown}' that holds {stored} bytes or numbers, its sizes say {wanted}")
     return Tensor(name, len(dims), elements, size, whole=whole, numbers=_numbers(reader, fields) if whole else None)
 
 
