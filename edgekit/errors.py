@@ -88,5 +88,13 @@ class DeviceError(EdgeKitError, OSError):
     """A microphone or speaker is missing, busy or refused."""
 
 
+class RefusedError(EdgeKitError, RuntimeError):
+    """A server does not take a stream, or sound: ``reason`` is a name for programs."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class MissingPackageError(EdgeKitError, ImportError):
     """A command needs a Python package that is not installed."""

@@ -1,0 +1,249 @@
+"""Served: one Stream of a server, between an inbox and an outbox that are both bounded.
+
+    push, ask, finish -> inbox -> Stream.push (the server's taking thread)
+                                  Stream.step (the server's working thread) -> outbox -> read
+
+Whose stream it is calls everything public here, from any one thread; what begins with ``take`` and ``work`` belongs to
+the server. ``wake`` is called on a thread of the server when there is something to read, when it has ended and when the
+inbox has room again; it must return at once.
+"""
+
+import logging
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import EdgeKitError, RefusedError
+from edgekit.runtime.events import Event
+from edgekit.runtime.stream import Stream
+from edgekit.serving.latencies import Latencies
+from edgekit.serving.limits import Limits
+from edgekit.timing import Clock
+
+Reason = Literal["finished", "closed", "idle", "slow", "duration", "failed", "stopping"]
+Samples = NDArray[np.float32] | NDArray[np.int16]
+
+PIECE_S = 0.1  # at most so much sound is taken at once: no stream keeps the others waiting
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Why a stream is over. ``error``: one line, of one that failed."""
+
+    reason: Reason
+    error: str = ""
+
+
+class Served:
+    """See the module. ``live``: its sound comes as it is said, so that lag counts and its turn comes before files."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        limits: Limits,
+        name: str,
+        *,
+        live: bool,
+        wake: Callable[[], None],
+        stir: Callable[[], None],
+        clock: Clock,
+    ) -> None:
+        """``stir`` wakes the server."""
+        self.stream, self.name, self.live = stream, name, live
+        self.latencies = Latencies(clock)
+        self.ended: Ended | None = None
+        self.made: Counter[str] = Counter()  # events, by kind
+        self.pushed_samples = 0  # at the caller's rate
+        self.worked_s = self.share_s = 0.0  # in steps; the same, as the server compares it
+        self.stepped_at = -math.inf
+        self._limits, self._wake, self._stir, self._clock = limits, wake, stir, clock
+        self._rate = stream.options.sample_rate_hz
+        self._most = max(1, round(limits.audio_s * self._rate))
+        self._piece = max(1, round(PIECE_S * self._rate))
+        self._inbox: deque[Samples | tuple[str, str] | None] = deque()  # sound, a question, the end
+        self._inbox_in = self._inbox_out = 0  # samples put in (the caller's), taken out (the taking thread's)
+        self._outbox: deque[Event] = deque()
+        self._full = False  # somebody waits for room in the inbox
+        self._finishing = False
+        self._ending: Reason = "finished"  # what a stream that is done has come to
+        self._active_at = self._read_at = clock()
+
+    # Whose stream it is ---------------------------------------------------------------------------------------------
+
+    @property
+    def inbox_s(self) -> float:
+        """Seconds of sound that nobody has taken yet."""
+        return (self._inbox_in - self._inbox_out) / self._rate
+
+    @property
+    def behind_s(self) -> float:
+        """Seconds of sound that came and was neither heard nor gated."""
+        return self.inbox_s + self.stream.waiting_s
+
+    @property
+    def room(self) -> bool:
+        """Whether the inbox has room for more sound; if not, ``wake`` is called once it has."""
+        if self.inbox_s < self._limits.inbox_s:
+            return True
+        self._full = True
+        return self.inbox_s < self._limits.inbox_s  # room may have come before anybody could be told
+
+    def push(self, samples: Samples) -> None:
+        """Put sound into the inbox, as ``Stream.push`` takes it; copied.
+
+        Raises RefusedError, and takes nothing, where there is no ``room``. Of a stream that has ended nothing is taken.
+        """
+        if self.ended is not None or self._finishing:
+            return
+        if not self.room:
+            raise RefusedError(
+                "full", f"sound: {self.inbox_s:.1f} s of it wait to be taken, at most {self._limits.inbox_s:g} s may; "
+                "send no faster than it is heard",
+            )  # fmt: skip
+        now = self._active_at = self._clock()
+        left = self._most - self.pushed_samples
+        for start in range(0, min(len(samples), left), self._piece):
+            piece = samples[start : min(start + self._piece, left)].copy()
+            self.pushed_samples += len(piece)
+            self._inbox_in += len(piece)
+            self._inbox.append(piece)
+        self.latencies.arrived(self.pushed_samples / self._rate, now)
+        if len(samples) > left:
+            self._ending = "duration"
+            self.finish()
+        self._stir()
+
+    def ask(self, text: str, role: str = "user") -> None:
+        """Put a question into the inbox, as ``Stream.ask`` takes it."""
+        self._active_at = self._clock()
+        self._inbox.append((text, role))
+        self._stir()
+
+    def finish(self) -> None:
+        """Say that no more sound comes; what came is heard, then the stream ends."""
+        if not self._finishing:
+            self._finishing = True
+            self._inbox.append(None)
+            self._stir()
+
+    def interrupt(self, answer: int, heard_s: float | None = None) -> None:
+        """End an answer; see ``Stream.interrupt``."""
+        self.stream.interrupt(answer, heard_s)
+        self._stir()
+
+    def close(self, reason: Reason = "closed", error: str = "") -> None:
+        """End at once; sound that waits is abandoned. Events that were made can still be read."""
+        self.stream.close()
+        if self.ended is None:
+            self.ended = Ended(reason, error)
+        self._stir()
+        self._wake()
+
+    def read(self, at_most: int | None = None) -> list[Event]:
+        """Return the events that wait to be read, in order, ``at_most`` of them; never waits."""
+        box = self._outbox
+        self._read_at = self._clock()
+        blocked = self.blocked
+        events = [box.popleft() for _ in range(min(len(box), at_most or len(box)))]
+        if blocked:
+            self._stir()
+        return events
+
+    # The server -----------------------------------------------------------------------------------------------------
+
+    @property
+    def blocked(self) -> bool:
+        """Whether more events wait to be read than may."""
+        return len(self._outbox) >= self._limits.events
+
+    @property
+    def pending(self) -> bool:
+        """Whether a step has something to do, and somewhere to put what it makes."""
+        return self.ended is None and self.stream.pending and not self.blocked
+
+    def take(self) -> bool:
+        """Take one item out of the inbox; return whether there was one that may be taken now."""
+        if not self._inbox or self.ended is not None or self.stream.waiting_s > self._limits.waiting_s:
+            return False
+        item = self._inbox.popleft()
+        try:
+            if item is None:
+                self.stream.finish()
+                self.look(self._clock())  # nothing may be left to do
+            elif isinstance(item, tuple):
+                self.stream.ask(item[0], role=item[1])
+            else:
+                lag_ms = self.inbox_s * 1000 - len(item) * 1000 / self._rate if self.live else None
+                self._inbox_out += len(item)
+                self.stream.push(item, lag_ms=lag_ms if lag_ms is None else max(0.0, lag_ms))
+        except EdgeKitError as error:
+            self.close("failed", str(error))
+        except Exception:  # noqa: BLE001 - a bug of ours: this stream ends, the others go on
+            _log.exception("stream %s: ended by an unexpected error", self.name)
+            self.close("failed", "internal error; see the log")
+        if self._full and self.inbox_s < self._limits.inbox_s / 2:
+            self._full = False
+            self._wake()
+        return True
+
+    def work(self) -> int:
+        """Do one step; return the number of events that it made."""
+        begun = self._clock()
+        events: list[Event] = []
+        try:
+            events = self.stream.step()
+        except EdgeKitError as error:
+            self.close("failed", str(error))
+        except Exception:  # noqa: BLE001 - as above
+            _log.exception("stream %s: ended by an unexpected error", self.name)
+            self.close("failed", "internal error; see the log")
+        self.stepped_at = now = self._clock()
+        self.worked_s += now - begun
+        self.share_s += now - begun
+        for event in events:
+            self.latencies.delivered(event, now)
+            self.made[event.kind] += 1
+            self._outbox.append(event)
+        if events:
+            self._active_at = now
+        if events or self.stream.done:
+            self.look(now)
+            self._wake()
+        return len(events)
+
+    def look(self, now: float) -> None:
+        """End what is over: done, idle, or not read."""
+        if self.ended is not None:
+            return
+        if self.stream.done and not self._inbox:
+            self.stream.close()
+            self.ended = Ended(self._ending)
+            self._wake()
+        elif self.blocked and now - self._read_at > self._limits.slow_s:
+            self.close("slow", f"events: {len(self._outbox)} wait to be read for {self._limits.slow_s:g} s; read them")
+        elif not self.stream.pending and not self._inbox and now - self._active_at > self._limits.idle_s:
+            self.close("idle", f"stream: neither sound nor a question for {self._limits.idle_s:g} s; open another")
+
+    def stop(self) -> None:
+        """Finish what was said, without a voice."""
+        self._ending = "stopping"
+        self.stream.hushed = True
+        self.finish()
+
+
+def waited(served: Served, wait: Callable[[], None]) -> Iterator[Event]:
+    """Yield the events of a stream until it has ended; ``wait`` returns after ``wake`` was called."""
+    while True:
+        ended = served.ended  # first: its last events are there before it is set
+        events = served.read()
+        yield from events
+        if ended is not None and not events:
+            return
+        if not events:
+            wait()
