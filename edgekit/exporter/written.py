@@ -158,11 +158,11 @@ def _uses(graph: onnx.GraphProto) -> dict[str, tuple[str, Mapping[str, Any]]]:
             consumers.setdefault(value, node)
     found: dict[str, tuple[str, Mapping[str, Any]]] = {}
     for proto in graph.initializer:
-        node = consumers.get(proto.name)
-        while node is not None and node.op_type in _PASSES:
-            node = consumers.get(node.output[0])
-        if node is not None:
-            found[proto.name] = (node.op_type, {a.name: helper.get_attribute_value(a) for a in node.attribute})
+        consumer = consumers.get(proto.name)
+        while consumer is not None and consumer.op_type in _PASSES:
+            consumer = consumers.get(consumer.output[0])
+        if consumer is not None:
+            found[proto.name] = (consumer.op_type, {a.name: helper.get_attribute_value(a) for a in consumer.attribute})
     return found
 
 

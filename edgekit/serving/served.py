@@ -82,6 +82,11 @@ class Served:
         return (self._inbox_in - self._inbox_out) / self._rate
 
     @property
+    def pushed_s(self) -> float:
+        """Seconds of sound that came."""
+        return self.pushed_samples / self._rate
+
+    @property
     def behind_s(self) -> float:
         """Seconds of sound that came and was neither heard nor gated."""
         return self.inbox_s + self.stream.waiting_s
@@ -108,12 +113,12 @@ class Served:
             )  # fmt: skip
         now = self._active_at = self._clock()
         left = self._most - self.pushed_samples
+        self.latencies.arrived((self.pushed_samples + min(len(samples), left)) / self._rate, now)
         for start in range(0, min(len(samples), left), self._piece):
             piece = samples[start : min(start + self._piece, left)].copy()
             self.pushed_samples += len(piece)
             self._inbox_in += len(piece)
             self._inbox.append(piece)
-        self.latencies.arrived(self.pushed_samples / self._rate, now)
         if len(samples) > left:
             self._ending = "duration"
             self.finish()

@@ -252,9 +252,11 @@ class Server:
 def _add(counts: Counts, served: Served) -> None:
     stream = served.stream
     rate = stream.sample_rate_hz
+    heard_s, gated_s = stream.samples_heard / rate, stream.samples_gated / rate
     counts.events.update(served.made)
-    counts.received_s += stream.samples_received / rate + served.inbox_s
-    counts.heard_s += stream.samples_heard / rate
-    counts.gated_s += stream.samples_gated / rate
-    counts.abandoned_s += stream.samples_abandoned / rate + (served.inbox_s if served.ended else 0.0)
+    counts.received_s += served.pushed_s
+    counts.heard_s += heard_s
+    counts.gated_s += gated_s
+    if served.ended is not None:  # what the inbox, the resampler and the queue still held
+        counts.abandoned_s += max(0.0, served.pushed_s - heard_s - gated_s)
     counts.worked_s += served.worked_s
