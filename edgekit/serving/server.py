@@ -86,7 +86,7 @@ class Server:
         self._ending = True
         self._stir()
         for thread in self._threads:
-            thread.join()
+            thread.join(STOP_S)  # one whose engine hangs is left behind
 
     def open(
         self,
