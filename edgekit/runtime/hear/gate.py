@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgekit.bundle.manifest import GateSettings
 from edgekit.errors import UsageError
-from edgekit.runtime.hear.detector import Detector, make_detector
+from edgekit.runtime.hear.detectors import Detector, make_detector
 from edgekit.runtime.hear.resampler import Resampler
 
 Samples = NDArray[np.float32]
