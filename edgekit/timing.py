@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import TracebackType
 
 Clock = Callable[[], float]
 """Seconds from an arbitrary origin, never going back; ``time.perf_counter`` unless a test passes its own."""
@@ -50,3 +51,25 @@ class Trace:
         """Return seconds and work counted under one name."""
         chosen = [span for span in self.spans if span.name == name]
         return sum(span.seconds for span in chosen), sum(span.count for span in chosen)
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """The time spent in its ``with`` blocks so far, never between them, on the clock of a Trace."""
+
+    trace: Trace
+    _spent_s: float = 0.0  # in blocks that ended
+    _begun_s: float | None = None
+
+    def __enter__(self) -> None:
+        self._begun_s = self.trace.clock()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._spent_s, self._begun_s = self.seconds, None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far, those of a block under way included."""
+        return self._spent_s + (0.0 if self._begun_s is None else self.trace.clock() - self._begun_s)

@@ -121,8 +121,8 @@ def test_one_module_alone_imports_onnxruntime():
         or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "onnxruntime")
         or (isinstance(node, ast.Call) and "import_module('onnxruntime" in ast.unparse(node))
     }
-    assert importing == {"edgekit/runtime/graphs/library.py", "edgekit/runtime/hear/vad.py"}
-    vad = (ROOT / "edgekit" / "runtime" / "hear" / "vad.py").read_text(encoding="utf-8")
+    assert importing == {"edgekit/runtime/graphs/library.py", "edgekit/runtime/hear/detectors/vad.py"}
+    vad = (ROOT / "edgekit" / "runtime" / "hear" / "detectors" / "vad.py").read_text(encoding="utf-8")
     assert "if TYPE_CHECKING:\n    from onnxruntime import InferenceSession" in vad  # for its type only
     assert not [path for path in MODULES if "register_custom_ops_library" in path.read_text(encoding="utf-8")]
 

@@ -12,7 +12,20 @@ import click
 
 from edgekit.cli.options import warn_fallback
 from edgekit.cli.progress import terminal
-from edgekit.runtime.events import AudioCut, Event, Forgot, Interrupted, Lag, Text, TextCut, Thought, is_result, to_json
+from edgekit.runtime.events import (
+    AudioCut,
+    Event,
+    Forgot,
+    Interrupted,
+    Lag,
+    Provisional,
+    Text,
+    TextCut,
+    Thought,
+    Withdrawn,
+    is_result,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from edgekit.bundle import Manifest
@@ -85,6 +98,7 @@ class Printer:
         self._live = terminal() and not as_json
         self._shown = False
         self._written = 0  # the latest answer whose text is whole
+        self._provisional = ""  # the text of the latest, which may still be withdrawn
 
     def event(self, event: Event) -> None:
         """Show an Event; a Thought dim, on a terminal only."""
@@ -102,6 +116,11 @@ class Printer:
                 self._think(event)
             case Text():
                 self._write(event)
+            case Provisional() if self._live:  # whole, and not on stdout before it is final
+                self._provisional = event.text
+                self._rewrite(event.text, len(event.text))
+            case Withdrawn() if self._live:
+                self._rewrite(self._provisional, 0)
             case Interrupted():
                 self.clear()
                 if event.text and event.answer != self._written:

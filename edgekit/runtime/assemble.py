@@ -14,6 +14,7 @@ from edgekit.runtime.answer import driver_of
 from edgekit.runtime.answer.answerer import Answerer, Setting
 from edgekit.runtime.answer.sampler import Sampler, sampler
 from edgekit.runtime.answer.speaker import Speaker
+from edgekit.runtime.hear.ending import EndingRule
 from edgekit.runtime.hear.gate import Gate
 from edgekit.runtime.hear.listener import Listener
 from edgekit.runtime.loading import Loaded
@@ -33,6 +34,7 @@ class Parts:
     listener: Listener
     answerer: Answerer
     speaker: Speaker | None
+    ending: EndingRule
 
 
 def assemble(loaded: Loaded, options: StreamOptions, trace: Trace) -> Parts:
@@ -40,14 +42,32 @@ def assemble(loaded: Loaded, options: StreamOptions, trace: Trace) -> Parts:
     manifest = loaded.manifest
     if options.partials and not writes_partials(manifest):
         raise UsageError(f"partials: {manifest.name} writes nothing before an utterance is over; leave them out")
-    settings = gate_settings(manifest.gate, options, manifest.protocol)
     speaker = make_speaker(loaded, options, trace)
     return Parts(
-        gate=Gate(settings, manifest.front_end.sample_rate_hz),
+        gate=make_gate(manifest, options),
         listener=make_listener(loaded, trace, options.floor or "running"),
         answerer=make_answerer(loaded, options, trace, speaker),
         speaker=speaker,
+        ending=_rule(options) or EndingRule(),
     )
+
+
+def make_gate(manifest: Manifest, options: StreamOptions) -> Gate:
+    """Return what decides which sound counts. Raises UsageError for a ``provisional_ms`` that would do nothing."""
+    settings, rule = gate_settings(manifest.gate, options, manifest.protocol), _rule(options)
+    if rule is not None and not ends_early(settings, rule.pause_ms):
+        known = "no end of speech" if settings.kind == "off" else f"it after {settings.min_silence_ms} ms"
+        raise UsageError(f"provisional_ms: {rule.pause_ms}, the gate tells {known}; choose less or leave it out")
+    return Gate(settings, manifest.front_end.sample_rate_hz, rule=rule)
+
+
+def ends_early(settings: GateSettings, provisional_ms: int) -> bool:
+    """Return whether speech can have a provisional end, before the one that a gate with these settings decides."""
+    return settings.kind != "off" and provisional_ms < settings.min_silence_ms
+
+
+def _rule(options: StreamOptions) -> EndingRule | None:
+    return None if options.provisional_ms is None else EndingRule(pause_ms=options.provisional_ms)
 
 
 def writes_partials(manifest: Manifest) -> bool:

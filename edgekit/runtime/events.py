@@ -34,6 +34,38 @@ class SpeechStopped:
     decided_at_s: float
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Provisional:
+    """The user may be done: this is the whole text then, before SpeechStopped and the final Text, which is the same.
+
+    Only with ``provisional_ms`` of StreamOptions. Either SpeechStopped follows, with the answer as it is shown here, or
+    Withdrawn. ``at_s`` is the last sample that counted, ``decided_at_s`` when it was taken for the end. It comes as
+    time allows: none comes where SpeechStopped, or that speech goes on, is known before the text is.
+    """
+
+    kind: ClassVar[str] = "provisional"
+    text: str
+    answer: int
+    at_s: float
+    decided_at_s: float
+    start_s: float
+    tokens: tuple[int, ...] = ()
+    language: str | None = None
+    language_probability: float | None = None
+
+    def __repr__(self) -> str:
+        return fields_line(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """Speech goes on, from ``at_s``: what Provisional showed of this answer is no end; the next text replaces it."""
+
+    kind: ClassVar[str] = "withdrawn"
+    answer: int
+    at_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class Word:
     """A word as it stands in the text, punctuation beside it included, and when it was said."""
@@ -219,6 +251,8 @@ class Lag:
 Event = (
     SpeechStarted
     | SpeechStopped
+    | Provisional
+    | Withdrawn
     | Thought
     | Text
     | TextCut

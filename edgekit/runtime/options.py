@@ -41,6 +41,7 @@ class StreamOptions:
     task: str | None = None  # cross-attention models, such as transcribe or translate
     times: Times | None = None  # of segments as the model writes them, or of words; models that write down speech only
     partials: bool = False  # text while the user talks; of what writes down speech and hears it in chunks
+    provisional_ms: int | None = None  # of silence that may be the end of speech, before the gate has decided
     floor: Floor | None = None  # of features: below the maximum so far (`running`), or of all of it, known at its end
     # Answering, for models that converse
     system: str | None = None
@@ -78,10 +79,11 @@ class StreamOptions:
             _check_int("turns", self.turns, 0, None, "correct it, or say 'all'")
         if self.think is not None and not isinstance(self.think, bool):
             _check_int("think", self.think, 0, None, "give a number of tokens, True or False")
-        if self.seed is not None:
-            _check_int("seed", self.seed, 0, None, "choose another")
-        if self.max_tokens is not None:
-            _check_int("max_tokens", self.max_tokens, 1, None, "choose more")
+        for name, least, step in (
+            ("seed", 0, "choose another"), ("max_tokens", 1, "choose more"), ("provisional_ms", 1, "choose more"),
+        ):  # fmt: skip
+            if getattr(self, name) is not None:
+                _check_int(name, getattr(self, name), least, None, step)
         _check_sampling(self.sampling)
 
     def __repr__(self) -> str:
@@ -98,6 +100,7 @@ class RecordingFields(TypedDict, total=False):
     task: str | None
     times: Times | None
     partials: bool
+    provisional_ms: int | None
     floor: Floor | None
     system: str | None
     prompt: str | None

@@ -7,13 +7,15 @@ Taking is quick and done at once: push, ask and finish check, copy, resample and
 and return ``events()``. Working is done by whoever reads events, or calls ``step``; everything up to the answer while
 the user talks. One thread may take while another works. All mutable state is in a Stream and what it owns; engines are
 shared. Every split of the same input and every habit of reading gives the same events, if the compute level is pinned
-or nothing is live; only partials come as time allows, and change no final text. Knows no files, microphones or threads.
+or nothing is live; only partials and provisional ends come as time allows, and change no final text. Knows no files,
+microphones or threads.
 """
 
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 
 from numpy.typing import ArrayLike
@@ -21,10 +23,10 @@ from numpy.typing import ArrayLike
 from edgekit.bundle import ComputeLevel
 from edgekit.errors import UsageError
 from edgekit.reprs import line, quoted
-from edgekit.runtime.assemble import assemble, gate_settings
+from edgekit.runtime.assemble import assemble, make_gate
 from edgekit.runtime.engine import Array
 from edgekit.runtime.events import Event
-from edgekit.runtime.hear.gate import Gate, counting, joined
+from edgekit.runtime.hear.gate import counting, joined
 from edgekit.runtime.hear.items import Asked, Lost
 from edgekit.runtime.hear.resampler import Resampler, as_samples
 from edgekit.runtime.loading import Loaded
@@ -54,7 +56,7 @@ class Stream:
         parts = assemble(loaded, options, self._work_trace)
         self._gate, self._listener, self._answerer = parts.gate, parts.listener, parts.answerer
         self._resampler = Resampler(options.sample_rate_hz, options.channels, source, rate_out=self._rate)
-        self._gate_settings = gate_settings(loaded.manifest.gate, options, loaded.manifest.protocol)
+        self._fresh_gate = partial(make_gate, loaded.manifest, options)
         self._work = Work(loaded, options, parts, self._work_trace)
         self._received = self._pushed = 0  # samples; the latter at the caller's rate, dropped ones included
         self._taking, self._working = threading.Lock(), threading.Lock()
@@ -84,11 +86,10 @@ class Stream:
             with self._taken("push"):
                 self._work.lag_ms = None if lag_ms is None else float(lag_ms)
                 if dropped_samples:
-                    rate = self.options.sample_rate_hz
+                    rate, gate = self.options.sample_rate_hz, self._gate
                     at_s = self._pushed / rate
                     self._pushed += dropped_samples
-                    gate = self._gate
-                    settled = 0 if gate.is_open else gate.passed_samples + gate.gated_samples
+                    settled = 0 if gate.is_open else gate.position_samples
                     lost_s = dropped_samples / rate
                     self._work.put(Lost(gate.pushed_samples, settled, lost_s, dropped_samples, at_s))
                 self._pushed += len(sound)
@@ -113,8 +114,7 @@ class Stream:
                 check_text(name, value)
             turn = self._answerer.turn(role, text)
             with self._taken("ask"):
-                at_sample = self._gate.passed_samples + self._gate.gated_samples
-                self._work.queue.ask(Asked(turn, at_sample), first=role == "tool")
+                self._work.queue.ask(Asked(turn, self._gate.position_samples), first=role == "tool")
         return self.events()
 
     def finish(self) -> Iterator[Event]:
@@ -187,7 +187,7 @@ class Stream:
 
     @property
     def talking(self) -> bool:
-        """Whether the user talks, as of the last push: the Gate is open. Ahead of the events, which wait to be read."""
+        """Whether the user talks, as of the last push: the Gate is open, after Provisional too. Ahead of the events."""
         return self._gate.is_open
 
     @property
@@ -392,7 +392,7 @@ class Stream:
         if waiting_s + len(sound) / self.options.sample_rate_hz <= MOST_WAITING_S:
             return
         resampler = Resampler(self.options.sample_rate_hz, self.options.channels, "", rate_out=self._rate)
-        waiting_s = self.waiting_s + counting(Gate(self._gate_settings, self._rate), resampler, sound) / self._rate
+        waiting_s = self.waiting_s + counting(self._fresh_gate(), resampler, sound) / self._rate
         if waiting_s > MOST_WAITING_S:
             raise UsageError(
                 f"push: {waiting_s:.1f} s of sound would wait, at most {MOST_WAITING_S:.0f} s may; "

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgekit.runtime.answer.partials import Partials
-from edgekit.runtime.answer.reply import About, Reply
+from edgekit.runtime.answer.provisional import Pause, Task
+from edgekit.runtime.answer.reply import About, Interruptions, Reply
 from edgekit.runtime.answer.text import UNFINISHED
 from edgekit.runtime.assemble import Parts, find_level, working_levels
 from edgekit.runtime.engine import Array
 from edgekit.runtime.events import Event, Forgot, Lag, LevelChanged, SpeechStarted, SpeechStopped, Text
-from edgekit.runtime.hear.gate import Closed, Opened, Sound
+from edgekit.runtime.hear.gate import Closed, Opened, Paused, Sound
 from edgekit.runtime.hear.items import Asked, Item, Lost, Queue
 from edgekit.runtime.hear.listener import ListenerMark
 from edgekit.runtime.hear.piece import Piece, PieceMark, quietest
@@ -28,15 +29,13 @@ from edgekit.runtime.loading import Loaded
 from edgekit.runtime.options import StreamOptions
 from edgekit.runtime.policy import Levels, WorkKind
 from edgekit.spans import PREPARE
-from edgekit.timing import Trace
+from edgekit.timing import Stopwatch, Trace
 
-_ALL = -1.0  # seconds of an answer's sound: as much as there is
 # A full piece of a model that writes no times is cut in these last seconds of it. Both sides hear so much of the other,
 # so that each word is heard whole by one of them.
 _LAST_S, _SHARED_S = 5.0, 0.8
 
 
-_Task = Generator[Event | None, None, None]
 _Place = Generator[Event | None, None, int | None]  # returns a sample
 
 
@@ -71,28 +70,23 @@ class Work:
         self.heard_samples = 0  # the other way round
         self.heard_again = 0
         self.lag_ms: float | None = None
-        self.answering: int | None = None
         self._manifest, self._partial_texts = manifest, options.partials
         self._rate = manifest.front_end.sample_rate_hz
         self._listener, self._answerer = parts.listener, parts.answerer
         self._tokenizer, self._trace = loaded.tokenizer, trace
+        self._interruptions = Interruptions()
         self.reply = Reply(
-            parts.answerer,
-            loaded.tokenizer,
-            manifest.protocol,
-            parts.speaker,
-            trace,
-            interruption=self._take_interruption,
+            parts.answerer, loaded.tokenizer, manifest.protocol, parts.speaker, trace, interruption=self._interruption
         )
         self._partials = Partials(self._rate, manifest.grid.chunk_frames * manifest.front_end.hop_samples)
         working = working_levels(manifest.levels)
         pinned = None if options.level is None else find_level(working, options.level)
         self.levels = Levels(manifest.levels, working, pinned, options.budget)
         self.queue = Queue()
-        self._interruptions: deque[tuple[int, float]] = deque()
-        self._task: _Task | None = None
+        self._task: Task | None = None
+        self._pause = Pause(parts.ending, self.back, writes=not parts.answerer.converses)  # that may be the end
         self._unheard = 0  # samples of the item under way
-        self._worked_s, self._begun_s = 0.0, 0.0  # in steps that ended; when this one began
+        self._worked = Stopwatch(trace)  # in steps
         self._turn_open = False  # sound of an utterance was heard that is not over
         self._time = Timeline(self._rate)
         self._piece = Piece()  # what the Listener heard since it last finished
@@ -103,11 +97,18 @@ class Work:
         self._cuts = not goes_on and longest >= 2 * self._last
         self._sound = AnswerSound(self._time, self._rate)  # of the next answer
         self._answer = 0  # number of the latest answer, or of the one to come
+        self._answering: int | None = None
+
+    @property
+    def answering(self) -> int | None:
+        """The number of the answer that is being written or spoken; none is while it may be withdrawn."""
+        return None if self._pause.on else self._answering
 
     @property
     def waits(self) -> bool:
         """Whether there is work to do."""
-        return bool(self._task or self._interruptions or self.queue.waits(turn_open=self._turn_open))
+        due = self._pause.works if self._pause.on else self._interruptions
+        return bool(self._task or due or self.queue.waits(turn_open=self._turn_open))
 
     def put(self, *items: Item) -> None:
         """Append items to the queue."""
@@ -118,13 +119,11 @@ class Work:
 
     def interrupt(self, answer: int, heard_s: float | None) -> None:
         """End an answer at the next step, or shorten it if it is whole and the latest turn."""
-        self._interruptions.append((answer, _ALL if heard_s is None else heard_s))
+        self._interruptions.put(answer, heard_s)
 
     def step(self) -> None:
         """Do one bounded piece of work; what it makes is appended to ``made`` as it comes."""
-        clock = self._trace.clock
-        self._begun_s = clock()
-        try:
+        with self._worked:
             task = self._task = self._task or self._next_task()
             if task is None:
                 return
@@ -133,9 +132,6 @@ class Work:
                     return
                 self.made.append(event)
             self._task = None
-        finally:
-            self._worked_s += clock() - self._begun_s
-            self._begun_s = 0.0
 
     def stop(self) -> None:
         """Drop all work that waits or is under way."""
@@ -170,15 +166,20 @@ class Work:
     def _drop_task(self) -> None:
         if self._task is not None:
             self._task.close()
-        self._task, self.answering = None, None
+        self._pause.drop()
+        self._task = self._answering = None
 
-    def _next_task(self) -> _Task | None:
-        if self._interruptions:
-            return self._shorten(*self._interruptions.popleft())
+    def _next_task(self) -> Task | None:
+        if self._interruptions and not self._pause.on:
+            return self._shorten(*self._interruptions.next())
+        if (task := self._pause.next(self.queue)) is not None:
+            return task
         item = self.queue.next(turn_open=self._turn_open)
+        if isinstance(item, Paused) and self.queue.ahead() is None:
+            return self._pause.begin(item, self._end_piece(item.end_sample), self.mark(), self._time.seconds)
         return None if item is None else self._work_on(item)
 
-    def _work_on(self, item: Item) -> _Task:
+    def _work_on(self, item: Item) -> Task:
         match item:
             case Opened(at_sample):
                 self._turn_open = True
@@ -190,7 +191,7 @@ class Work:
                 yield from self._hear(samples, sounding=sounding)
             case Closed(end_sample, decided_sample):
                 yield SpeechStopped(self._time.seconds(end_sample), self._time.seconds(decided_sample))
-                yield from self._end_piece(end_sample)
+                yield from self._pause.confirm(hushed=self.reply.hushed) or self._end_piece(end_sample)
                 self._turn_open = False
             case Lost():
                 self._time.lose(item.at_sample, item.lost_s)
@@ -199,21 +200,19 @@ class Work:
                 yield Lag(item.dropped_samples, item.at_s)
             case Asked(turn, at_sample):
                 yield from self._answer_text(turn, at_sample)
+            case _:
+                yield from self._pause.hear(item, self._time.seconds)
 
-    def _shorten(self, answer: int, heard_s: float) -> _Task:
+    def _shorten(self, answer: int, heard_s: float) -> Task:
         """Shorten an answer that is whole, if it is the latest turn; see ``interrupt``."""
         if answer == self._answer and (event := self.reply.shorten(heard_s)) is not None:
             yield event
 
-    def _take_interruption(self, answer: int) -> float | None:
-        """Return the seconds that were heard of an answer that is to end, None if it is not."""
-        while self._interruptions:
-            named, heard_s = self._interruptions.popleft()
-            if named == answer:
-                return heard_s
-        return None
+    def _interruption(self, answer: int) -> float | None:
+        """Return the seconds that were heard of an answer that is to end, None if it is not, or not yet."""
+        return None if self._pause.on else self._interruptions.take(answer)
 
-    def _hear(self, samples: Array, *, sounding: bool) -> _Task:
+    def _hear(self, samples: Array, *, sounding: bool) -> Task:
         """Pass sound on; where the Grid's longest piece is full, the next one begins."""
         self._unheard = len(samples)
         while len(samples):
@@ -224,7 +223,7 @@ class Work:
             self.heard_samples, self._unheard = self.heard_samples + len(taken), len(samples)
             yield from self._listen(taken, sounding=sounding)
 
-    def _listen(self, taken: Array, *, sounding: bool = True, partials: bool = True) -> _Task:
+    def _listen(self, taken: Array, *, sounding: bool = True, partials: bool = True) -> Task:
         piece = self._piece
         if sounding:
             self._partials.hear(piece.end, piece.end + len(taken))
@@ -239,7 +238,7 @@ class Work:
                 self._answerer.prepare()
             yield None
 
-    def _next_piece(self) -> _Task:
+    def _next_piece(self) -> Task:
         """Go on behind a full piece: right there, or with the sound whose words its answer leaves to the next one."""
         heard, end = self._piece.mark(), self._piece.end
         cut = yield from self._cut()
@@ -253,7 +252,7 @@ class Work:
         else:
             yield from self._go_on(heard, cut - self._shared, own_start=cut)
 
-    def _end_piece(self, end_sample: int) -> _Task:
+    def _end_piece(self, end_sample: int) -> Task:
         """Answer the last piece, and what its answer leaves of it."""
         while True:
             heard = self._piece.mark()
@@ -261,9 +260,10 @@ class Work:
             again = yield from self._answer_sound(end_sample)
             if again is None:
                 return
+            yield from self._pause.until_confirmed()
             yield from self._go_on(heard, again)
 
-    def _go_on(self, heard: PieceMark, again: int, *, own_start: int | None = None) -> _Task:
+    def _go_on(self, heard: PieceMark, again: int, *, own_start: int | None = None) -> Task:
         """Begin the next piece with the sound from sample ``again`` on, of the one that was heard."""
         rest, chunk = heard.samples()[again - heard.start :], self._partials.chunk_samples
         self._piece.begin(again)
@@ -289,17 +289,18 @@ class Work:
         yield from self._listen(last, partials=False)
         return cut
 
-    def _finish_piece(self) -> _Task:
+    def _finish_piece(self) -> Task:
         for heard in self._listener.finish():
             yield from self._tell(heard)
             yield None
 
-    def _tell(self, heard: Array) -> _Task:
+    def _tell(self, heard: Array) -> Task:
         """Tell the answerer; where its context is full, answer what it knows, begin the next answer with the rest."""
         first, last = self._listener.chunk_samples
         total = len(heard)
         rest = yield from self._hear_at_level(heard)
         while rest is not None:
+            yield from self._pause.until_confirmed()
             told = total - len(rest)
             cut = min(self._piece.end, self._piece.start + first + (last - first) * told // total)
             yield from self._answer_sound(cut, part=True)
@@ -308,12 +309,12 @@ class Work:
 
     def _hear_at_level(self, heard: Array) -> Generator[Event | None, None, Array | None]:
         yield from self._choose_level("hear")
-        begun_s = self._work_s()
+        begun_s = self._worked.seconds
         rest = self._answerer.hear(heard, self.levels.current)
         self._measured("hear", begun_s)
         return rest
 
-    def _begin_answer(self, at_sample: int) -> _Task:
+    def _begin_answer(self, at_sample: int) -> Task:
         yield from self._choose_level("hear")
         self.reply.forget()
         forgotten = self._answerer.open(self.levels.current)
@@ -328,11 +329,11 @@ class Work:
         end_sample = min(self._piece.end, self._piece.start + self._listener.chunk_samples[1])
         if end_sample <= self._sound.own_start or not self._partials.due(end_sample, self._lag()):
             return
-        begun_s = self._work_s()
+        begun_s = self._worked.seconds
         heard_s = self._sound.seconds(end_sample)
         tokens = self._answerer.partial(self.levels.current, heard_s, self._partials.max_steps(end_sample))
         text = self._tokenizer.decode(self.reply.without_loop(tokens)).rstrip(UNFINISHED).strip()
-        stable = self._partials.write(text, end_sample, (self._work_s() - begun_s) * 1000)
+        stable = self._partials.write(text, end_sample, (self._worked.seconds - begun_s) * 1000)
         if stable is not None:
             bounds = self._time.seconds(self._sound.own_start), self._time.seconds(end_sample)
             yield Text(
@@ -354,7 +355,7 @@ class Work:
         resume_s = self._answerer.outcome.resume_s
         return None if resume_s is None else min(sound.sample(resume_s), heard_end)
 
-    def _answer_text(self, turn: Sequence[int], at_sample: int) -> _Task:
+    def _answer_text(self, turn: Sequence[int], at_sample: int) -> Task:
         """Yield the reply to a turn in text."""
         at_sample = max(at_sample, self._piece.end)
         self._piece.begin(at_sample)
@@ -368,16 +369,16 @@ class Work:
         bounds = self._time.seconds(self._sound.own_start), self._time.seconds(end_sample)
         return About(self._answer, *bounds, heard_s, self._partials.shown, self._sound.time_s, **heard)
 
-    def _reply_to(self, about: About) -> _Task:
+    def _reply_to(self, about: About) -> Task:
         yield from self._choose_level("answer")
-        begun_s = self._work_s()
-        self.answering = self._answer
+        begun_s = self._worked.seconds
+        self._answering = self._answer
         with closing(self.reply.events(self.levels.current, about)) as reply:
             for event in reply:
                 if isinstance(event, Text) and event.final:  # what is still to be spoken is no part of its cost
                     self._measured("answer", begun_s)
                 yield event
-        self.answering = None
+        self._answering = None
 
     def _choose_level(self, work: WorkKind) -> Iterator[LevelChanged]:
         """Ask the Policy before work that the level changes: one that attends by a cross-KV hears for nothing."""
@@ -392,9 +393,5 @@ class Work:
             return 0.0
         return self.lag_ms + (self.queued_samples - self.heard_samples) * 1000 / self._rate
 
-    def _work_s(self) -> float:
-        """Return the time spent in steps so far, never between them."""
-        return self._worked_s + (self._trace.clock() - self._begun_s)
-
     def _measured(self, work: WorkKind, begun_s: float) -> None:
-        self.levels.measured(work, (self._work_s() - begun_s) * 1000)
+        self.levels.measured(work, (self._worked.seconds - begun_s) * 1000)

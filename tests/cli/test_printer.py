@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgekit.cli.printer import Printer
-from edgekit.runtime.events import Audio, Forgot, Text, Thought
+from edgekit.runtime.events import Audio, Forgot, Provisional, Text, Thought, Withdrawn
 
 DIM, RESET, CLEAR = "\x1b[2m", "\x1b[0m", "\r\x1b[2K"
 
@@ -70,6 +70,36 @@ def test_a_pipe_gets_final_texts_only_and_json_lines_every_one(capsys):
             ]  # fmt: skip
         else:
             assert re.fullmatch("Hello.\n", out)
+
+
+def test_a_terminal_shows_a_provisional_text_as_what_stays_and_dims_it_where_it_is_withdrawn(terminal, capsys):
+    printer = terminal()
+    printer.event(a_draft("I am do", 4))
+    printer.event(Provisional("I am done.", 1, 1.0, 1.2, 0.0))
+    printer.event(Withdrawn(1, 1.3))
+    printer.event(Provisional("I am done now.", 1, 2.0, 2.2, 0.0))
+    printer.event(Text("I am done now.", True, 0.0, 2.0, (1,), 14))
+    out, err = capsys.readouterr()
+    shown = err.split(CLEAR)[1:]
+    assert shown == [f"I am{DIM} do{RESET}", "I am done.", f"{DIM}I am done.{RESET}", "I am done now.", ""]
+    assert out == "I am done now.\n"
+
+
+def test_a_pipe_gets_no_provisional_text_and_json_lines_get_it_with_its_withdrawal(capsys):
+    events = Provisional("Done.", 1, 1.0, 1.2, 0.0, (7,), "en", 0.5), Withdrawn(1, 1.3)
+    for as_json in (False, True):
+        printer = Printer(as_json=as_json)
+        for event in events:
+            printer.event(event)
+        out, err = capsys.readouterr()
+        assert err == ""
+        assert list(map(json.loads, out.splitlines())) == as_json * [
+            {
+                "event": "provisional", "text": "Done.", "answer": 1, "at_s": 1.0, "decided_at_s": 1.2, "start_s": 0.0,
+                "tokens": [7], "language": "en", "language_probability": 0.5,
+            },
+            {"event": "withdrawn", "answer": 1, "at_s": 1.3},
+        ]  # fmt: skip
 
 
 def test_a_terminal_shows_a_thought_dim_and_apart_from_the_text(terminal, capsys):

@@ -715,7 +715,7 @@ def test_options_are_checked_when_they_are_made() -> None:
 
 def test_every_event_has_a_kind_of_its_own_and_one_form_in_json() -> None:
     kinds = typing.get_args(Event)
-    assert len({kind.kind for kind in kinds}) == len(kinds) == 12
+    assert len({kind.kind for kind in kinds}) == len(kinds) == 14
     values: dict[str, Any] = {
         "samples": np.zeros(12, np.float32), "sample_rate_hz": 24_000, "text": "hé", "level": "full",
         "reason": "frames", "final": True, "exact": False, "tokens": (1, 2),

@@ -3,6 +3,7 @@
 Knows tokens and texts; knows nothing of samples heard, levels or of when an answer is due.
 """
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from copy import copy
@@ -18,6 +19,8 @@ from edgekit.runtime.engine import Array
 from edgekit.runtime.events import Audio, AudioCut, AudioEnded, Interrupted, Segment, Text, TextCut, Thought, Word
 from edgekit.spans import SPEAK
 from edgekit.timing import Trace
+
+_ALL = -1.0  # seconds of an answer's sound: as much as there is
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,36 @@ class _Said:
     tokens: list[int] = field(default_factory=list)
     sounded_s: float = 0.0
     over: bool = False  # interrupted
+
+
+class Interruptions:
+    """Answers that are to end, and how many seconds of each were heard. Put in from any thread, taken by who works."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[int, float]] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def put(self, answer: int, heard_s: float | None) -> None:
+        """Let an answer end; heard_s: None for all that was said."""
+        self._waiting.append((answer, _ALL if heard_s is None else heard_s))
+
+    def next(self) -> tuple[int, float]:
+        """Take the next one out."""
+        return self._waiting.popleft()
+
+    def take(self, answer: int) -> float | None:
+        """Return the seconds that were heard of an answer that is to end, None if it is not; others are forgotten."""
+        while self._waiting:
+            named, heard_s = self._waiting.popleft()
+            if named == answer:
+                return heard_s
+        return None
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._waiting.clear()
 
 
 class Reply:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from edgekit.bundle.manifest import GateSettings
 from edgekit.errors import UsageError
-from edgekit.runtime.hear.detector import Detector, make_detector
+from edgekit.runtime.hear.detectors import Detector, make_detector
+from edgekit.runtime.hear.ending import EndingRule, Evidence, Loudness, ending
 from edgekit.runtime.hear.resampler import Resampler
 
 Samples = NDArray[np.float32]
@@ -43,7 +44,34 @@ class Closed:
     decided_sample: int
 
 
-Output = Opened | Sound | Closed
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """What was said may have ended at ``end_sample``; that became known at ``decided_sample``.
+
+    Sound behind it is held back until Resumed or Closed follows.
+    """
+
+    end_sample: int
+    decided_sample: int
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """The pause has lasted so long that it is an end by its sound alone; still to be confirmed."""
+
+    decided_sample: int
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Speech goes on after Paused, at ``at_sample``; what was held back since then follows."""
+
+    at_sample: int
+
+
+Output = Opened | Sound | Paused | Quiet | Resumed | Closed
 
 
 def joined(outputs: Iterable[Output]) -> Iterator[Output]:
@@ -75,15 +103,21 @@ class Gate:
     Opens when ``min_sound_ms`` of windows have scored ``start``, then at least ``stop``; closes after
     ``min_silence_ms`` of windows below ``stop``. Until that is decided the silence is handed out too: a stream cannot
     wait for it. ``rate``: of the samples, in Hz.
+
+    With a ``rule`` a pause may come before the end, Paused: silence behind it is held back, as it is while closed. If
+    speech goes on it is handed out, behind Resumed, else Closed follows as it does without a rule.
     """
 
-    def __init__(self, settings: GateSettings, rate: int, detector: Detector | None = None) -> None:
+    def __init__(
+        self, settings: GateSettings, rate: int, detector: Detector | None = None, *, rule: EndingRule | None = None
+    ) -> None:
         self._detector = make_detector(settings, rate) if detector is None else detector
         self._window = self._detector.window_samples
         off = settings.kind == "off"
         self._start, self._stop = (1.0, 1.0) if off else (settings.start, settings.stop)
         self._sound_windows = 1 if off else self._windows(settings.min_sound_ms, rate)
         self._silence_windows = self._windows(settings.min_silence_ms, rate)
+        self._rule, self._window_ms = rule, self._window * 1000 / rate
         self._pre_roll = 0 if off else math.ceil(settings.pre_roll_ms * rate / 1000)
         self.is_open = False
         self.pushed_samples = self.passed_samples = self.gated_samples = 0
@@ -92,6 +126,8 @@ class Gate:
         self._held: deque[Samples] = deque()  # windows that a later opening may still hand out
         self._run = 0  # windows in a row: sounding while closed, silent while open
         self._end = 0
+        self._loudness = Loudness()  # of the utterance
+        self._paused = self._quiet = False  # what was handed out of the silence so far
 
     @property
     def probability(self) -> float:
@@ -148,16 +184,53 @@ class Gate:
         return self._open(samples.size)
 
     def _judge_open(self, samples: Samples) -> list[Output]:
-        self.passed_samples += samples.size
-        position = self.passed_samples + self.gated_samples
+        if self._paused:
+            self._held.append(samples.copy())
+        else:
+            self.passed_samples += samples.size
+        position = self._judged
         sounding = self._probability >= self._stop
         if sounding:
             self._run, self._end = 0, position
-        else:
-            self._run += 1
-        if self._run < self._silence_windows:
-            return [Sound(samples, sounding)]
-        return [Sound(samples, sounding), self._close(position)]
+            self._loudness.add(samples)
+            return self._resume(samples.size) if self._paused else [Sound(samples, sounding)]
+        self._run += 1
+        handed: list[Output] = [] if self._paused else [Sound(samples, sounding)]
+        if self._run >= self._silence_windows:
+            return [*handed, self._close(position)]
+        return handed if self._rule is None else handed + self._pause(samples, position, self._rule)
+
+    @property
+    def position_samples(self) -> int:
+        """Samples that were passed, gated or, in a pause, held back."""
+        return self._judged if self.is_open else self.passed_samples + self.gated_samples
+
+    @property
+    def _judged(self) -> int:
+        return self.passed_samples + self.gated_samples + sum(window.size for window in self._held)
+
+    def _pause(self, samples: Samples, position: int, rule: EndingRule) -> list[Output]:
+        """Return what one more silent window (n,) says of the end."""
+        doubt = max(0.0, self._probability) / self._stop if self._stop > 0 else 0.0
+        evidence = Evidence(self._run * self._window_ms, doubt, self._loudness.fall_db(samples))
+        now, outputs = ending(evidence, rule), list[Output]()
+        if now != "goes on" and not self._paused:
+            self._paused = True
+            outputs.append(Paused(self._end, position, evidence))
+        if now == "end" and not self._quiet:
+            self._quiet = True
+            outputs.append(Quiet(position, evidence))
+        return outputs
+
+    def _resume(self, last: int) -> list[Output]:
+        """Hand out what was held back since the pause began; its ``last`` samples sound."""
+        samples = np.concatenate(list(self._held))
+        self._held.clear()
+        self.passed_samples += samples.size
+        self._paused = self._quiet = False
+        before, sounding = np.split(samples, [samples.size - last])
+        silence = [Sound(before, sounding=False)] if before.size else []
+        return [Resumed(self._judged - last), *silence, Sound(sounding, sounding=True)]
 
     def _open(self, last: int) -> list[Output]:
         sounding = (self._run - 1) * self._window + last
@@ -168,11 +241,15 @@ class Gate:
         self.passed_samples += samples.size
         self.is_open, self._run, self._end = True, 0, at + samples.size
         before, counted = np.split(samples, [samples.size - sounding])
+        self._loudness = Loudness()
+        self._loudness.add(counted)
         pre_roll = [Sound(before, sounding=False)] if before.size else []
         return [Opened(at), *pre_roll, Sound(counted, sounding=True)]
 
     def _close(self, position: int) -> Closed:
         self.is_open, self._run = False, 0
+        self._paused = self._quiet = False
+        self._forget_all_but(self._pre_roll)  # of what was held back since a pause
         return Closed(self._end, position)
 
     def _forget_all_but(self, samples: int) -> None:

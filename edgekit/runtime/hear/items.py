@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgekit.runtime.hear.gate import Closed, Opened, Sound
+from edgekit.runtime.hear.gate import Closed, Output, Resumed
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Asked:
     at_sample: int
 
 
-Item = Opened | Sound | Closed | Lost | Asked
+Item = Output | Lost | Asked
 
 
 class Queue:
@@ -63,6 +63,14 @@ class Queue:
                 self._deferred.append(item)
                 continue
             return item
+        return None
+
+    def ahead(self) -> Resumed | Closed | None:
+        """Return what becomes of a pause that was taken out, None while that is not known."""
+        for index in range(len(self._items)):  # who puts in appends meanwhile
+            item = self._items[index]
+            if isinstance(item, (Resumed, Closed)):
+                return item
         return None
 
     def clear(self) -> None:

