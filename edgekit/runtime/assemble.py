@@ -12,6 +12,7 @@ from edgekit.bundle import ComputeLevel, Floor, GateSettings, Manifest, Sampling
 from edgekit.errors import UsageError
 from edgekit.runtime.answer import driver_of
 from edgekit.runtime.answer.answerer import Answerer, Setting
+from edgekit.runtime.answer.prompt import no_dictation
 from edgekit.runtime.answer.sampler import Sampler, sampler
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.hear.ending import EndingRule
@@ -40,8 +41,16 @@ class Parts:
 def assemble(loaded: Loaded, options: StreamOptions, trace: Trace) -> Parts:
     """Return the parts of a stream. Raises UsageError for an option that the bundle does not offer."""
     manifest = loaded.manifest
-    if options.partials and not writes_partials(manifest):
-        raise UsageError(f"partials: {manifest.name} writes nothing before an utterance is over; leave them out")
+    if options.partials and (reason := no_partials(manifest, options)) is not None:
+        raise UsageError(
+            f"partials: {manifest.name} writes nothing before an utterance is over: {reason}; leave them out"
+        )
+    protocol = manifest.protocol
+    if options.partials == "committed" and protocol.timestamps is not None and not protocol.alignment:
+        raise UsageError(
+            f"partials: 'committed', {manifest.name} does not know when a word ended, where speech beyond its longest "
+            "piece would go on; choose 'agreed'"
+        )
     speaker = make_speaker(loaded, options, trace)
     return Parts(
         gate=make_gate(manifest, options),
@@ -70,10 +79,21 @@ def _rule(options: StreamOptions) -> EndingRule | None:
     return None if options.provisional_ms is None else EndingRule(pause_ms=options.provisional_ms)
 
 
-def writes_partials(manifest: Manifest) -> bool:
-    """Return whether a bundle has text to show while the user talks: it writes down speech, and hears it in chunks."""
-    chunks = manifest.grid.chunk_frames < manifest.grid.max_frames
-    return chunks and not driver_of(manifest.protocol).converses
+def writes_partials(manifest: Manifest, prompt: str | None = None) -> bool:
+    """Return whether a bundle, asked by ``prompt``, has text to show while the user talks; see ``no_partials``."""
+    return no_partials(manifest, StreamOptions(prompt=prompt)) is None
+
+
+def no_partials(manifest: Manifest, options: StreamOptions) -> str | None:
+    """Return why a bundle has no text to show while the user talks; None if it writes down speech, heard in chunks."""
+    protocol = manifest.protocol
+    if driver_of(protocol).converses and (reason := no_dictation(protocol, options)) is not None:
+        return reason
+    grid, front_end = manifest.grid, manifest.front_end
+    if grid.chunk_frames >= grid.max_frames:
+        seconds = grid.max_frames * front_end.hop_samples / front_end.sample_rate_hz
+        return f"it hears {seconds:g} s at once"
+    return None
 
 
 def make_listener(loaded: Loaded, trace: Trace, floor: Floor = "running") -> Listener:

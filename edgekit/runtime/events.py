@@ -101,12 +101,16 @@ class Segment:
 class Text:
     """Text of one utterance so far (``final`` False) or whole (``final`` True), with the bounds of what it is about.
 
-    Each one replaces the one before. While the user talks a text is a partial, which the next may revise; ``stable`` is
-    the number of its first characters that the partial before had too, so they will probably stay. After the end of
-    speech ``stable`` is the whole length, and only the end may still go: a repeat, or what belongs to the next text; or
-    all of it, where the gate lets through more than speech and nobody spoke. It is 0 where the text goes on from
-    another in the midst of speech, and may begin with the last words of that one. Source: local agreement of two,
-    Machacek et al. 2023, Turning Whisper into Real-Time Transcription System (arXiv:2307.14743).
+    Each one replaces the one before. While the user talks a text is a partial, which the next may revise: its first
+    ``stable`` characters, ``stable_text``, are whole words that stand, and grow from one to the next; the rest,
+    ``unstable_text``, may be anything. ``revises``: characters that stood in the one before, from where the two part,
+    and do no more. Where partials are ``committed`` there are none: what stands begins the final text. Where they are
+    ``agreed`` the final text is as without partials, and a text that revises comes before it if it must.
+
+    After the end of speech ``stable`` is the whole length, and only the end may still go: a repeat, or what belongs to
+    the next text; or all of it, where the gate lets through more than speech and nobody spoke. Of committed partials
+    it is what was. It is 0 where the text goes on from another in the midst of speech, and may begin with the last
+    words of that one.
 
     ``language``: of a multilingual model that writes down speech, the one that was given or detected; else None.
     ``language_probability``: of a detected one, after all that the stream has heard. ``segments``: of a final text
@@ -125,6 +129,17 @@ class Text:
     language_probability: float | None = None
     segments: tuple[Segment, ...] = ()
     truncated: bool = False
+    revises: str = ""
+
+    @property
+    def stable_text(self) -> str:
+        """What of the text stands."""
+        return self.text[: self.stable]
+
+    @property
+    def unstable_text(self) -> str:
+        """The rest of the text, which the next may revise."""
+        return self.text[self.stable :]
 
     def __repr__(self) -> str:
         return fields_line(self)
@@ -274,7 +289,8 @@ def is_result(event: Event) -> bool:
 def to_json(event: Event) -> dict[str, Any]:
     """Return an event as plain data for JSON: ``event``, its kind, then its fields.
 
-    Of Audio the samples are left out: their number and length in ``seconds`` stand for them.
+    Of Audio the samples are left out: their number and length in ``seconds`` stand for them. A Text's ``stable_text``
+    and ``unstable_text`` stand behind its fields, so that nobody has to count characters.
     """
     fields: dict[str, Any] = {"event": event.kind}
     if isinstance(event, Audio):
@@ -282,4 +298,7 @@ def to_json(event: Event) -> dict[str, Any]:
         return fields | {
             "samples": count, "seconds": round(count / rate, 6), "sample_rate_hz": rate, "answer": event.answer,
         }  # fmt: skip
+    if isinstance(event, Text):
+        texts = {"stable_text": event.stable_text, "unstable_text": event.unstable_text}
+        return fields | dataclasses.asdict(event) | texts
     return fields | dataclasses.asdict(event)

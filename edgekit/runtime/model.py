@@ -151,7 +151,7 @@ class Model(Loaded):
     def _transcript(self, source: Source, sample_rate_hz: int | None, options: RecordingFields) -> Transcript:
         floor = options.get("floor")
         if floor is None:
-            floor = "running" if options.get("partials") is True else self.manifest.front_end.floor
+            floor = "running" if options.get("partials") else self.manifest.front_end.floor
         stream: Stream | None = None
         events: list[Event] = []
         audio_s = 0.0

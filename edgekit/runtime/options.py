@@ -17,6 +17,7 @@ from edgekit.bundle.ranges import SAMPLING
 from edgekit.errors import UsageError
 from edgekit.rates import DEFAULT_HZ, rate_fault
 from edgekit.reprs import fields_line, quoted
+from edgekit.runtime.answer.partials import PartialsKind
 from edgekit.runtime.hear.resampler import MAX_CHANNELS
 from edgekit.runtime.policy import Budget
 
@@ -40,7 +41,8 @@ class StreamOptions:
     language: str | None = None  # of a multilingual model, or auto; None: what the bundle fixes, else auto
     task: str | None = None  # cross-attention models, such as transcribe or translate
     times: Times | None = None  # of segments as the model writes them, or of words; models that write down speech only
-    partials: bool = False  # text while the user talks; of what writes down speech and hears it in chunks
+    partials: bool | PartialsKind = False  # text while the user talks, of what writes down speech in chunks; what
+    # stands of it is what the final text will probably be (`agreed`, True) or is bound to be (`committed`)
     provisional_ms: int | None = None  # of silence that may be the end of speech, before the gate has decided
     floor: Floor | None = None  # of features: below the maximum so far (`running`), or of all of it, known at its end
     # Answering, for models that converse
@@ -65,8 +67,8 @@ class StreamOptions:
             raise UsageError(f"sample_rate_hz: {fault}; give the rate that the samples have")
         for name in ("level", "language", "task", "system", "prompt", "tools", "voice"):
             _check_type(name, getattr(self, name), str, optional=True)
-        for name in ("partials", "speak"):
-            _check_type(name, getattr(self, name), bool)
+        _check_type("speak", self.speak, bool)
+        _check_partials(self.partials)
         _check_type("budget", self.budget, Budget, optional=True)
         _check_choice("gate", self.gate, get_args(GateKind))
         _check_choice("times", self.times, get_args(Times))
@@ -99,7 +101,7 @@ class RecordingFields(TypedDict, total=False):
     language: str | None
     task: str | None
     times: Times | None
-    partials: bool
+    partials: bool | PartialsKind
     provisional_ms: int | None
     floor: Floor | None
     system: str | None
@@ -180,6 +182,12 @@ def check_text(name: str, text: str) -> None:
 def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
     if value is not None and not (isinstance(value, str) and value in known):
         raise UsageError(f"{name}: {quoted(value)} is not known; choose one of: {', '.join(known)}")
+
+
+def _check_partials(value: object) -> None:
+    if not isinstance(value, bool) and not (isinstance(value, str) and value in get_args(PartialsKind)):
+        known = ", ".join(("True", "False", *get_args(PartialsKind)))
+        raise UsageError(f"partials: {quoted(value)} is not known; choose one of: {known}")
 
 
 def _check_int(name: str, value: object, least: int, most: int | None, step: str) -> None:

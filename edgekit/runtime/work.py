@@ -13,10 +13,9 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
-from edgekit.runtime.answer.partials import Partials
+from edgekit.runtime.answer.partials import Partials, SoFar
 from edgekit.runtime.answer.provisional import Pause, Task
 from edgekit.runtime.answer.reply import About, Interruptions, Reply
-from edgekit.runtime.answer.text import UNFINISHED
 from edgekit.runtime.assemble import Parts, find_level, working_levels
 from edgekit.runtime.engine import Array
 from edgekit.runtime.events import Event, Forgot, Lag, LevelChanged, SpeechStarted, SpeechStopped, Text
@@ -70,7 +69,6 @@ class Work:
         self.heard_samples = 0  # the other way round
         self.heard_again = 0
         self.lag_ms: float | None = None
-        self._manifest, self._partial_texts = manifest, options.partials
         self._rate = manifest.front_end.sample_rate_hz
         self._listener, self._answerer = parts.listener, parts.answerer
         self._tokenizer, self._trace = loaded.tokenizer, trace
@@ -78,7 +76,7 @@ class Work:
         self.reply = Reply(
             parts.answerer, loaded.tokenizer, manifest.protocol, parts.speaker, trace, interruption=self._interruption
         )
-        self._partials = Partials(self._rate, manifest.grid.chunk_frames * manifest.front_end.hop_samples)
+        self._partials = Partials.of(manifest, loaded.tokenizer, options.partials)
         working = working_levels(manifest.levels)
         pinned = None if options.level is None else find_level(working, options.level)
         self.levels = Levels(manifest.levels, working, pinned, options.budget)
@@ -95,6 +93,8 @@ class Work:
         self._shared = round(_SHARED_S * self._rate) if parts.answerer.aligns else 0
         goes_on = parts.answerer.converses or parts.answerer.resumes
         self._cuts = not goes_on and longest >= 2 * self._last
+        # In the last seconds before a full piece nothing more stands: the next answer may have its words.
+        self._open = self._last if not parts.answerer.converses and longest >= 2 * self._last else 0
         self._sound = AnswerSound(self._time, self._rate)  # of the next answer
         self._answer = 0  # number of the latest answer, or of the one to come
         self._answering: int | None = None
@@ -232,7 +232,7 @@ class Work:
         piece.append(taken)
         for heard in self._listener.push(taken):
             yield from self._tell(heard)
-            if partials and self._partial_texts:
+            if partials and self._partials.kind:
                 yield from self._partial()
             with self._trace.span(PREPARE):
                 self._answerer.prepare()
@@ -326,20 +326,17 @@ class Work:
 
     def _partial(self) -> Iterator[Event]:
         """Yield the text of all that was heard so far, if there is time for it and it differs from the last."""
-        end_sample = min(self._piece.end, self._piece.start + self._listener.chunk_samples[1])
-        if end_sample <= self._sound.own_start or not self._partials.due(end_sample, self._lag()):
+        sound, end_sample = self._sound, min(self._piece.end, self._piece.start + self._listener.chunk_samples[1])
+        if end_sample <= sound.own_start or self._piece.silent or not self._partials.due(end_sample, self._lag()):
             return
         begun_s = self._worked.seconds
-        heard_s = self._sound.seconds(end_sample)
-        tokens = self._answerer.partial(self.levels.current, heard_s, self._partials.max_steps(end_sample))
-        text = self._tokenizer.decode(self.reply.without_loop(tokens)).rstrip(UNFINISHED).strip()
-        stable = self._partials.write(text, end_sample, (self._worked.seconds - begun_s) * 1000)
-        if stable is not None:
-            bounds = self._time.seconds(self._sound.own_start), self._time.seconds(end_sample)
-            yield Text(
-                text, False, *bounds, stable=stable, answer=self._answer, language=self._answerer.language,
-                language_probability=self._answerer.language_probability,
-            )  # fmt: skip
+        bounds = self._time.seconds(sound.own_start), self._time.seconds(end_sample)
+        heard = SoFar(self._answer, *bounds, sound.seconds(sound.own_start), sound.seconds(end_sample), end_sample)
+        grows = self._listener.room_samples >= self._open
+        text = self._partials.text(self._answerer, self.levels.current, heard, grows=grows)
+        self._partials.cost_ms = (self._worked.seconds - begun_s) * 1000
+        if text is not None:
+            yield text
 
     def _answer_sound(self, end_sample: int, *, full: bool = False, part: bool = False) -> _Place:
         """Yield the reply to what was heard since the last one; nothing if no sound came.
@@ -367,7 +364,7 @@ class Work:
 
     def _about(self, end_sample: int, heard_s: float | None, **heard: Any) -> About:  # noqa: ANN401 - fields of About
         bounds = self._time.seconds(self._sound.own_start), self._time.seconds(end_sample)
-        return About(self._answer, *bounds, heard_s, self._partials.shown, self._sound.time_s, **heard)
+        return About(self._answer, *bounds, heard_s, self._partials.known, self._sound.time_s, **heard)
 
     def _reply_to(self, about: About) -> Task:
         yield from self._choose_level("answer")

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from edgekit.bundle import ComputeLevel, Manifest
+from edgekit.runtime.answer.drafts import NOT_BEGUN, Begun, Draft, Wanted
 from edgekit.runtime.answer.embedding import TokenTable
 from edgekit.runtime.answer.lookup import Guess, Lookup, loop_start
 from edgekit.runtime.answer.prompt import CrossPrompt, PrefixPrompt
@@ -107,11 +108,11 @@ class Answerer(Protocol):
         """Do what can be done before the sound ends; called after each chunk heard while it still goes on."""
         ...
 
-    def partial(self, level: ComputeLevel, heard_s: float, max_steps: int) -> tuple[int, ...]:
-        """Return the answer to the ``heard_s`` seconds heard so far, or its beginning; none if this one cannot.
+    def partial(self, level: ComputeLevel, heard_s: float, wanted: Wanted) -> Draft:
+        """Return the answer to the ``heard_s`` seconds heard so far, or its beginning; an empty one if there is none.
 
-        At most ``max_steps`` tokens are found one by one, those of the former partial come cheaper. It is for showing,
-        and makes ``answer`` quicker, which does not depend on it otherwise.
+        It begins as is ``wanted``, unless its language is another by now. Tokens of the former partial come cheaper. It
+        is for showing, and makes ``answer`` quicker, which does not depend on it otherwise.
         """
         ...
 
@@ -143,13 +144,15 @@ class Answerer(Protocol):
         own: Own | None = None,
         silence: bool = False,
         resumed: bool = False,
+        begun: Begun = NOT_BEGUN,
     ) -> Generator[int, None, None]:
         """Yield the tokens of the answer to a turn, without the one that ends it; heard_s: seconds of sound, if any.
 
         full: the piece of sound is, and speech goes on behind it. own: where words that are said count, in seconds of
         the sound; others stand in the answer before or behind. silence: the sound has none that could be speech.
-        resumed: it begins in the midst of speech. Closed before its end, the turn keeps what was yielded; at its end
-        ``outcome`` says what of it stands.
+        resumed: it begins in the midst of speech. begun: what the last partial was bound to, and so is the answer: it
+        stands, whatever else does; hidden tokens are not yielded. Closed before its end, the turn keeps what was
+        yielded; at its end ``outcome`` says what of it stands.
         """
         ...
 
@@ -261,6 +264,15 @@ def tokens_of(
         yield step.token
 
 
+def _fed(tokens: Sequence[int], hidden: Array | None, speaker: Speaker | None) -> Generator[Step, None, Array | None]:
+    """Yield a Step of each token, and return the row of the last where the speaker leads."""
+    row: Array | None = None
+    for at, token in enumerate(tokens):
+        row = None if speaker is None else speaker.next_row(token, None if hidden is None else hidden[at])
+        yield Step(token, row)
+    return row
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What every answerer of a stream needs. ``any_sound``: what is heard may hold no speech at all."""
@@ -314,9 +326,9 @@ class Setting:
         ``max_tokens``; sampler: one in place of the answers' own; speaker: is asked for the row that each token
         becomes, once and before the token is yielded.
 
-        The guess decides what this costs and not what it yields, settled tokens apart: whatever is checked in one run
-        goes through the same choice, token by token, and what the KV cache holds beyond the last one is replaced. It
-        is of the token table's rows, so none goes with a speaker.
+        The guess decides what this costs and not what it yields, but that settled tokens come first: whatever is
+        checked in one run goes through the same choice, token by token, and what the KV cache holds beyond the last one
+        is replaced. It is of the token table's rows, so none goes with a speaker.
         """
         assert speaker is None or not guess.tokens, "what a speaker feeds cannot be guessed"
         protocol, span = self.manifest.protocol, self.trace.span if guess.timed else untimed
@@ -345,9 +357,12 @@ class Setting:
 
         row: Array | None = None  # of the last token, where the speaker leads
         first, steps, checked = True, 0, lookup.next(limit - len(said) - 1)
+        prompt = np.concatenate((prompt, self.table.rows(said)))
+        if len(said) >= limit:
+            return (yield from self._whole(backbone, prompt, level, said, limited_by))
         while first or checked or steps != guess.max_steps:
-            before, unread = len(said), prompt
-            if said:  # the last of them is chosen, not read
+            before, unread = 0 if first else len(said), prompt
+            if not first:  # the last of them is chosen, not read
                 backbone.seek(answer_start + before - 1)
                 unread = self.table.rows(said[-1:]) if row is None else row[None]
             name = PREFILL if first or checked else DECODE
@@ -355,14 +370,20 @@ class Setting:
                 embeds = np.concatenate((unread, self.table.rows(checked))) if checked else unread
                 logits, hidden = backbone.step(embeds, level, last=1 + len(checked))
                 right = take(logits, checked)
-            for at, token in enumerate(said[before:]):
-                row = None if speaker is None else speaker.next_row(token, None if hidden is None else hidden[at])
-                yield Step(token, row)
+            row = yield from _fed(said[before:], hidden, speaker)
             if right is None:
                 return cut
             lookup.follow(said, right)
             first, steps, checked = False, steps + (name == DECODE), lookup.next(limit - len(said) - 1)
         return None
+
+    def _whole(
+        self, backbone: Backbone, rows: Array, level: ComputeLevel, said: Sequence[int], limited_by: CutReason
+    ) -> Generator[Step, None, CutReason]:
+        """Yield settled tokens that are as many as there may be; the last of ``rows`` is chosen, not read."""
+        backbone.append(rows[:-1], level)
+        yield from map(Step, said)
+        return limited_by
 
     def _limit(
         self, backbone: Backbone, prompt: int, heard_s: float | None, at_most: int | None

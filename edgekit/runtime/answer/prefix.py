@@ -11,11 +11,14 @@ import numpy as np
 from edgekit.bundle import ComputeLevel, Thinking
 from edgekit.errors import UsageError
 from edgekit.runtime.answer.answerer import Outcome, Own, Setting, Step, tokens_of
+from edgekit.runtime.answer.drafts import NO_DRAFT, NOT_BEGUN, Begun, Draft, Margins, Spelling, Wanted
+from edgekit.runtime.answer.lookup import Guess
 from edgekit.runtime.answer.prompt import Asking, check_text, filled, prefix_prompt
+from edgekit.runtime.answer.sampler import Greedy, likeliest
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.answer.text import Detokenizer
 from edgekit.runtime.engine import Array
-from edgekit.spans import PREFILL
+from edgekit.spans import DRAFT, PREFILL
 
 _ROOM_FOR_SOUND = 4  # of the context, one part in: what older turns make way for
 
@@ -43,12 +46,13 @@ class PrefixMark:
     begun: tuple[int, ...] | None
     draws: object
     speaker: object
+    partial: tuple[int, ...]
 
 
 class PrefixAnswerer:
     """Sound goes into the backbone's own KV cache, between the protocol's texts, while the user still talks.
 
-    It writes no partials: such a model may reply instead of writing down, and a reply to half a question is no use.
+    It writes partials only where it is asked to write down what is said: a reply to half a question is no use.
     """
 
     converses = True
@@ -81,6 +85,9 @@ class PrefixAnswerer:
         self._turn_open = False  # begun, and neither answered nor undone
         self._begun: list[int] | None = None  # what the answer goes on from where a thought came first
         self.outcome = Outcome()
+        self._likeliest = Greedy(setting.manifest.protocol, likeliest(setting.manifest.protocol.sampling))
+        self._word = Spelling(setting.tokenizer.decode)
+        self._partial: tuple[int, ...] = ()  # the last one of this turn
 
     def open(self, level: ComputeLevel) -> int:
         """Begin a turn; see Answerer. The conversation's opening is read once and kept."""
@@ -88,7 +95,7 @@ class PrefixAnswerer:
         if self._past:
             self._read(self.prompt.again, level)
         self._turn, self._turn_start = [], self._backbone.position
-        self._begun, self._told, self._turn_open = None, False, True
+        self._begun, self._told, self._turn_open, self._partial = None, False, True, ()
         self._pending = self.prompt.before
         return forgotten
 
@@ -132,9 +139,27 @@ class PrefixAnswerer:
     def prepare(self) -> None:
         """Do nothing: hearing is the prefill."""
 
-    def partial(self, level: ComputeLevel, heard_s: float, max_steps: int) -> tuple[int, ...]:  # noqa: ARG002 - as Answerer has it
-        """Return nothing; see the class."""
-        return ()
+    def partial(self, level: ComputeLevel, heard_s: float, wanted: Wanted) -> Draft:
+        """Return a Draft; see Answerer. It leaves nothing in the KV cache: what is heard next is written over it."""
+        before = self._backbone.position
+        prompt = [*self.prompt.after, *self.prompt.lead]
+        at_most = self._reserve - len(prompt)  # what there is always room for, so that more sound leaves room for it
+        if not self._heard_any() or self._pending or self._backbone.room <= len(prompt):
+            return NO_DRAFT
+        with self._setting.trace.span(DRAFT):
+            guess = Guess(self._guessed(wanted.begun), len(wanted.begun.tokens), wanted.max_steps, timed=False)
+            margins = Margins(self._likeliest, self._setting.manifest.protocol, self._word)
+            answer = self._setting.tokens(
+                self._backbone, self._setting.table.rows(prompt), level, heard_s, guess=guess, at_most=at_most,
+                sampler=margins,
+            )  # fmt: skip
+            self._partial = tuple(answer)
+            self._backbone.seek(before)
+        return margins.draft(self._partial)
+
+    def _guessed(self, begun: Begun) -> tuple[int, ...]:
+        """Return what an answer with that beginning will probably be."""
+        return (*begun.tokens, *self._partial[len(begun.tokens) :])
 
     def next_piece(self) -> bool:
         """Return True: the text ``between`` pieces goes in with the next piece's first embeddings."""
@@ -182,6 +207,7 @@ class PrefixAnswerer:
         own: Own | None = None,  # noqa: ARG002 - as Answerer has it
         silence: bool = False,  # noqa: ARG002 - as Answerer has it
         resumed: bool = False,  # noqa: ARG002 - as Answerer has it
+        begun: Begun = NOT_BEGUN,
     ) -> Generator[int, None, None]:
         """Yield tokens; see Answerer. A thought before them is not remembered, as the published templates have it."""
         self.outcome = Outcome()
@@ -191,7 +217,8 @@ class PrefixAnswerer:
         prompt = self._begun if self._begun is not None else [*self._ask(), *self.prompt.lead]
         start = self._backbone.position + len(prompt)
         rows, said = self._setting.table.rows(prompt), list[Step]()
-        steps = self._setting.steps(self._backbone, rows, level, heard_s, speaker=self._speaker)
+        guess = Guess(self._guessed(begun), len(begun.tokens))
+        steps = self._setting.steps(self._backbone, rows, level, heard_s, guess=guess, speaker=self._speaker)
         try:
             cut = yield from tokens_of(steps, said)
         except GeneratorExit:  # who listens has heard enough
@@ -226,6 +253,7 @@ class PrefixAnswerer:
             unread=tuple(self._unread), pending=tuple(self._pending), turn_open=self._turn_open,
             begun=None if self._begun is None else tuple(self._begun),
             draws=self._setting.sampler.mark(), speaker=self._speaker.mark() if self._speaker else None,
+            partial=self._partial,
         )  # fmt: skip
 
     def back(self, mark: "PrefixMark") -> None:
@@ -235,6 +263,7 @@ class PrefixAnswerer:
         self._past, self._turn, self._unread = list(mark.past), list(mark.turn), list(mark.unread)
         self._pending, self._begun = mark.pending, None if mark.begun is None else list(mark.begun)
         self._setting.sampler.back(mark.draws)
+        self._partial = mark.partial
         if self._speaker:
             self._speaker.back(mark.speaker)
 
@@ -256,6 +285,9 @@ class PrefixAnswerer:
         lead = self._said([Step(token) for token in self.prompt.lead])
         answer = [part for part in (lead, self._said(said)) if part.tokens]
         read = self._backbone.position
+        if self._partial and not thought:  # a guess may have been wrong behind the last token but one
+            read = min(read, start + max(0, len(said) - 1))
+            self._backbone.seek(read)
         if thought:
             read = self._turn_start + sum(len(part.rows) for part in self._turn)
             self._backbone.seek(read)

@@ -6,6 +6,7 @@ The one place that fills in the protocol's texts: a stream feeds these tokens, a
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from edgekit.bundle import Thinking, TokenProtocol
 from edgekit.errors import UsageError
@@ -14,6 +15,8 @@ from edgekit.runtime.answer.text import Tokenizer
 DETECTED = "auto"
 """Asked for as language: the likeliest one, though the bundle names another."""
 _DEFAULT_TASK = "transcribe"
+DICTATION = "transcribe"
+"""The question, by name, whose answer is what was said, word for word."""
 Tokens = tuple[int, ...]
 
 
@@ -120,6 +123,35 @@ def prefix_prompt(protocol: TokenProtocol, tokenizer: Tokenizer, asking: Asking,
         reply=encode(protocol.reply), again=encode(protocol.again),
         lead=encode(begun + (protocol.speak if speaks else "")), thinking=thinking, thought_tokens=thought_tokens,
     )  # fmt: skip
+
+
+class Asked(Protocol):
+    """What was asked for that decides whether an answer is what was said; StreamOptions are one."""
+
+    @property
+    def prompt(self) -> str | None:
+        """The name of a question, or a text of one's own."""
+        ...
+
+    @property
+    def think(self) -> bool | int | None:
+        """Whether a thought comes first."""
+        ...
+
+    @property
+    def speak(self) -> bool:
+        """Whether the answers are spoken."""
+        ...
+
+
+def no_dictation(protocol: TokenProtocol, asked: Asked) -> str | None:
+    """Return why the answers of a bundle that converses are not what was said; None if that is what is asked for."""
+    if asked.prompt != DICTATION or DICTATION not in protocol.questions:
+        known = DICTATION in protocol.questions
+        return f"it answers what it hears, unless prompt is '{DICTATION}'" if known else "it answers what it hears"
+    if _thought(protocol.thinking, asked.think)[0] is not None:
+        return "it thinks before it answers, unless think is False"
+    return "it speaks its answers, unless speak is False" if asked.speak else None
 
 
 def filled(template: str, texts: Mapping[str, str]) -> str:

@@ -12,7 +12,8 @@ from typing import Literal
 
 from edgekit.bundle import ComputeLevel, TokenProtocol
 from edgekit.runtime.answer.answerer import Answerer, CutReason, Own, TimedPart, TimedWord
-from edgekit.runtime.answer.lookup import loop_start
+from edgekit.runtime.answer.lookup import agreed, loop_start
+from edgekit.runtime.answer.partials import Known
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.answer.text import Detokenizer, Tokenizer
 from edgekit.runtime.engine import Array
@@ -27,7 +28,7 @@ _ALL = -1.0  # seconds of an answer's sound: as much as there is
 class About:
     """What an answer is to: its number, the bounds of what was heard and its seconds of sound, None for a text.
 
-    ``shown``: the partial that the caller knows. ``full``, ``own``, ``silence``, ``resumed``: see Answerer.answer.
+    ``known``: the partial that the caller knows. ``full``, ``own``, ``silence``, ``resumed``: see Answerer.answer.
     ``part``: the KV cache holds no more of the sound. ``at``: the stream time of a second of it.
     """
 
@@ -35,13 +36,18 @@ class About:
     start_s: float
     end_s: float
     heard_s: float | None
-    shown: str
+    known: Known
     at: Callable[[float], float]
     full: bool = False
     own: Own | None = None
     silence: bool = False
     resumed: bool = False
     part: bool = False
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the answer may begin with words of the one before, which will go."""
+        return self.own is not None and self.own[0] > 0 and not self.known.begun.tokens
 
 
 @dataclass(slots=True)
@@ -108,6 +114,7 @@ class Reply:
         self._speaker, self._trace, self._interruption = speaker, trace, interruption
         self._said: _Said | None = None
         self._quiet = False  # this answer was hushed
+        self._stable = ""  # of this answer, what the caller was shown as such
 
     def events(self, level: ComputeLevel, about: About) -> Generator["Reply.Event | None", None, None]:
         """Decode; yield a Thought or Text for every token that changes what is shown, then the whole text as final.
@@ -115,7 +122,7 @@ class Reply:
         Audio comes between and after them, as soon as there is some. None ends each bounded piece of work. A loop's
         repeats are left out of the final text. An answer that is interrupted ends with Interrupted instead.
         """
-        self._said, self._quiet = _Said(about), False
+        self._said, self._quiet, self._stable = _Said(about), False, about.known.stable or ""
         try:
             yield from self._think(level, about)
             yield from self._answer(level, about)
@@ -144,10 +151,12 @@ class Reply:
 
     def _answer(self, level: ComputeLevel, about: About) -> Iterator["Reply.Event | None"]:
         assert self._said is not None, "events() begins it"
-        shown, detokenizer = about.shown, Detokenizer(self._tokenizer)
+        shown, detokenizer = about.known.shown, Detokenizer(self._tokenizer)
         text, tokens = "", list[int]()
         options = {"full": about.full, "silence": about.silence, "resumed": about.resumed}
-        with closing(self._answerer.answer(level, about.heard_s, own=about.own, **options)) as answer:
+        with closing(
+            self._answerer.answer(level, about.heard_s, own=about.own, begun=about.known.begun, **options)
+        ) as answer:
             for token in answer:
                 self._said.tokens.append(token)
                 if self._speaker is None or not self._speaker.takes(token):
@@ -156,7 +165,8 @@ class Reply:
                         text += piece
                         if not shown.startswith(text.strip()):
                             shown = text.lstrip()
-                            yield self._text(shown, about)
+                            if about.known.stable is None or not about.overlaps:
+                                yield self._text(shown, about)
                 if self._speaker is not None and not self._silent():
                     yield from self._sound(self._speaker.say(token))
                 yield from self._pause()
@@ -170,11 +180,19 @@ class Reply:
                 yield AudioEnded(about.end_s, about.answer)
 
     def _text(self, text: str, about: About) -> Text:
-        """Return the answer's text so far; it may begin with words of the one before, which will go."""
-        stable = 0 if about.own is not None and about.own[0] > 0 else len(text)
+        """Return the answer's text so far, and how much of it stands.
+
+        It may begin with words of the one before, which will go. Its end may go where the answer does not stand whole.
+        """
+        stable, revises = 0 if about.overlaps else len(text), ""
+        if about.known.stable is not None:
+            same = agreed(self._stable, text)
+            stable, revises = same if about.known.binds or about.overlaps else stable, self._stable[same:]
+            self._stable = text[:stable]
         return Text(
             text, False, about.start_s, about.end_s, stable=stable, answer=about.answer,
             language=self._answerer.language, language_probability=self._answerer.language_probability,
+            revises=revises,
         )  # fmt: skip
 
     def _whole(self, text: str, tokens: Sequence[int], about: About) -> Iterator[Text | TextCut]:
@@ -184,6 +202,10 @@ class Reply:
         if len(kept) < len(tokens):
             text = self._tokenizer.decode(kept)
         text = text.strip()
+        if about.known.stable is not None and not text.startswith(
+            self._stable
+        ):  # before the final text, which is as without
+            yield self._text(text, about)
         end_s = about.end_s if outcome.resume_s is None else about.at(outcome.resume_s)
         segments = tuple(self._segment(part, kept, about, end_s) for part in outcome.parts if part.start < len(kept))
         reasons: list[Literal[CutReason, "empty", "sound"]] = [] if outcome.cut is None else [outcome.cut]

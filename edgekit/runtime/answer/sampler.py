@@ -95,7 +95,7 @@ class Greedy:
     def __init__(self, limits: Limits, sampling: Sampling = _PLAIN, component: str = "backbone") -> None:
         """``component``: what writes the logits, for messages."""
         _check(sampling)
-        self._mask, self._sampling, self._component = _Mask(limits), sampling, component
+        self._mask, self._sampling, self._component = Mask(limits), sampling, component
 
     def pick(self, logits: Array, said: Sequence[int]) -> int:
         """Return a token; see Sampler. Raises BackendError if a logit is NaN: the numbers are then worthless."""
@@ -132,7 +132,7 @@ class Sampled:
         Raises UsageError for values that cannot be.
         """
         _check(sampling)
-        self._mask, self._sampling, self._component = _Mask(limits), sampling, component
+        self._mask, self._sampling, self._component = Mask(limits), sampling, component
         self._random = np.random.default_rng(seed)
 
     def pick(self, logits: Array, said: Sequence[int]) -> int:
@@ -162,7 +162,7 @@ class Scored:
     """
 
     def __init__(self, chosen: Sampler, limits: Limits) -> None:
-        self._chosen, self._mask = chosen, _Mask(limits)
+        self._chosen, self._mask = chosen, Mask(limits)
         self._sum = 0.0
         self._said = 0
 
@@ -283,7 +283,7 @@ def log_sum(logits: Array) -> float:
     return highest if np.isinf(highest) else highest + float(np.log(np.exp(logits - highest).sum()))
 
 
-class _Mask:
+class Mask:
     """Forbidden tokens of a Limits, as arrays."""
 
     def __init__(self, limits: Limits) -> None:

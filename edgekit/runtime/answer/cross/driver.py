@@ -3,6 +3,7 @@
 The KV caches of encoder and backbone are in-place state of their Calls; what is gathered here is the cross-KV.
 """
 
+import itertools
 import math
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
@@ -15,19 +16,28 @@ from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.answer.answerer import CutReason, Outcome, Own, Setting, Span, TimedPart, TimedWord, untimed
 from edgekit.runtime.answer.cross.cache import CrossCache
 from edgekit.runtime.answer.cross.languages import LanguageBelief
-from edgekit.runtime.answer.lookup import Guess, agreed, loop
+from edgekit.runtime.answer.drafts import NO_DRAFT, NOT_BEGUN, Begun, Draft, Margins, Spelling, Wanted
+from edgekit.runtime.answer.lookup import Guess, loop
 from edgekit.runtime.answer.prompt import DETECTED, cross_prompt
 from edgekit.runtime.answer.sampler import Greedy, Scored, likeliest, log_sum
 from edgekit.runtime.answer.times.alignment import WordSpan, attention, queries_of, timed_words, words
-from edgekit.runtime.answer.times.standing import Standing, before_edge, before_loop, before_rest, of_segments, of_words
-from edgekit.runtime.answer.times.timestamps import TextSpan, TimedSampler, seconds, spans
+from edgekit.runtime.answer.times.standing import (
+    Standing,
+    before_edge,
+    before_loop,
+    before_rest,
+    middle,
+    of_segments,
+    of_words,
+    shown,
+)
+from edgekit.runtime.answer.times.timestamps import BegunSampler, TextSpan, TimedSampler, seconds, spans
 from edgekit.runtime.engine import Array
 from edgekit.spans import ALIGN, DRAFT, PREFILL
 
 # Nobody spoke: so probable is no speech, and the tokens' mean log-probability is no higher. Source: Whisper,
 # transcribe.py, no_speech_threshold and logprob_threshold.
 _SILENT, _UNSURE = 0.6, -1.0
-OPEN_TOKENS = 12  # of a partial, checked again by the next: what ordinary speech says in three seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +47,7 @@ class CrossMark:
     positions: int
     prompt: tuple[int, ...]
     partial: tuple[int, ...]
-    agreed: int
+    language: tuple[str | None, float | None, Array | None]
     belief: Array
     draws: object
 
@@ -45,8 +55,8 @@ class CrossMark:
 class CrossAnswerer:
     """Sound goes into a CrossCache; the backbone reads it for the answer, and before that for partials.
 
-    A partial guesses what the next one and the answer will be. The answer checks all of it against all of the sound; a
-    partial only the last tokens of the former one, since what two of them agreed on long ago rarely changes.
+    A partial guesses what the next one and the answer will be. The answer checks all of it against all of the sound,
+    but for what it is bound to; a partial what does not stand of the former one.
     """
 
     converses = False
@@ -86,7 +96,7 @@ class CrossAnswerer:
         self._likeliest = Greedy(protocol, likeliest(protocol.sampling))
         self._prompt: list[int] = []  # of the last partial, as far as it was read with it
         self._partial: tuple[int, ...] = ()
-        self._agreed = 0  # tokens of it that the partial before had too
+        self._word = Spelling(setting.tokenizer.decode)
         needed = len(self.prompt.start) + bool(self.prompt.languages) + len(self.prompt.rest)
         if needed > setting.context_tokens:
             raise UsageError(
@@ -97,7 +107,7 @@ class CrossAnswerer:
     def open(self, level: ComputeLevel) -> int:  # noqa: ARG002 - the other answerer needs it
         """Begin an utterance; nothing is computed and nothing was remembered."""
         self._cache.reset()
-        self._prompt, self._partial, self._agreed = [], (), 0
+        self._prompt, self._partial = [], ()
         return 0
 
     def hear(self, heard: Array, level: ComputeLevel) -> None:  # noqa: ARG002 - the other answerer needs it
@@ -108,17 +118,34 @@ class CrossAnswerer:
         """Lay the cross-KV out for the chunks that an ending utterance still brings."""
         self._cache.make_room(self._ending_positions)
 
-    def partial(self, level: ComputeLevel, heard_s: float, max_steps: int) -> tuple[int, ...]:
-        """Return tokens; see Answerer. Only the last ones of the former are checked again, to bound the cost."""
+    def partial(self, level: ComputeLevel, heard_s: float, wanted: Wanted) -> Draft:
+        """Return a Draft; see Answerer. What nobody seems to have said, in sound that may be any, is none."""
+        begun, protocol = wanted.begun, self._setting.manifest.protocol
         with self._setting.trace.span(DRAFT):
-            former, self._prompt = self._prompt, self._begin(level, untimed, heard_s)
-            settled = max(0, self._agreed - OPEN_TOKENS) if self._prompt == former else 0
-            guess = Guess(self._partial, settled, max_steps, timed=False)
+            former = self._prompt
+            self._prompt = self._begin(level, untimed, heard_s, keeps=bool(begun.tokens) and wanted.keeps)
+            begun = begun if self._prompt == former else NOT_BEGUN
+            guess = Guess(self._guessed(begun), len(begun.tokens), wanted.max_steps, timed=False)
+            scored = Scored(self._likeliest, protocol)
+            margins = Margins(scored, protocol, self._word)
             rows = self._setting.table.rows(self._prompt)
-            answer = self._setting.tokens(self._backbone, rows, level, heard_s, guess=guess, sampler=self._likeliest)
-            partial = (*self._partial[:settled], *answer)
-            self._partial, self._agreed = partial, agreed(self._partial, partial)
-        return self._partial
+            answer = self._setting.tokens(self._backbone, rows, level, heard_s, guess=guess, sampler=margins)
+            self._partial = tuple(answer)
+            if self._silent > _SILENT and not begun.tokens and scored.mean < _UNSURE:
+                return NO_DRAFT
+            hidden = begun.hidden if begun.tokens else self._words_before(wanted.own_s, level, heard_s)
+            return margins.draft(self._partial, hidden)
+
+    def _guessed(self, begun: Begun) -> tuple[int, ...]:
+        """Return what an answer with that beginning will probably be."""
+        return (*begun.tokens, *self._partial[len(begun.tokens) :])
+
+    def _words_before(self, own_s: float, level: ComputeLevel, heard_s: float) -> int:
+        """Return how many first tokens of the partial are words that were said before a second of the sound."""
+        if not own_s or not self.aligns or not self._partial:
+            return 0
+        timed = self._words(self._partial, level, heard_s, whole=False)
+        return next((word.start for word in timed if middle(word) >= own_s), len(self._partial))
 
     def next_piece(self) -> bool:
         """Return False: one piece of sound is one answer."""
@@ -139,14 +166,16 @@ class CrossAnswerer:
     def mark(self) -> "CrossMark":
         """Return where the utterance stands; see Answerer."""
         return CrossMark(
-            self._cache.positions, tuple(self._prompt), self._partial, self._agreed, self._belief.mark(),
+            self._cache.positions, tuple(self._prompt), self._partial,
+            (self.language, self.language_probability, self._weighed), self._belief.mark(),
             self._setting.sampler.mark(),
         )  # fmt: skip
 
     def back(self, mark: "CrossMark") -> None:
         """Go back to a mark; see Answerer."""
         self._cache.back(mark.positions)
-        self._prompt, self._partial, self._agreed = list(mark.prompt), mark.partial, mark.agreed
+        self._prompt, self._partial = list(mark.prompt), mark.partial
+        self.language, self.language_probability, self._weighed = mark.language
         self._belief.back(mark.belief)
         self._setting.sampler.back(mark.draws)
 
@@ -163,6 +192,7 @@ class CrossAnswerer:
         own: Own | None = None,
         silence: bool = False,
         resumed: bool = False,
+        begun: Begun = NOT_BEGUN,
     ) -> Generator[int, None, None]:
         """Yield the tokens of text; see Answerer. Without a given language the likeliest one is chosen first.
 
@@ -171,20 +201,24 @@ class CrossAnswerer:
         """
         assert heard_s is not None, "such a model hears sound only"
         self.outcome = Outcome()
-        if silence and self._setting.any_sound:  # a gate that lets it through knows nothing of speech
+        if (
+            silence and self._setting.any_sound and not begun.tokens
+        ):  # a gate that lets it through knows nothing of speech
             self.outcome = Outcome(kept=(0, 0), speech=False)
             return
-        self._prompt = self._begin(level, self._setting.trace.span, heard_s)
+        self._prompt = self._begin(level, self._setting.trace.span, heard_s, keeps=bool(begun.tokens))
         protocol, prompt = self._setting.manifest.protocol, self._prompt
         times = protocol.timestamps if full or resumed or self._times == "segments" else None
-        scored = Scored(self._setting.sampler, protocol) if self._silent > _SILENT else None
+        scored = Scored(self._setting.sampler, protocol) if self._silent > _SILENT and not begun.tokens else None
         sampler = scored or self._setting.sampler
         if times is not None:
             prompt = prompt[: len(prompt) - len(protocol.start_tail)]
             sampler = TimedSampler(sampler, times, protocol.stop, (*protocol.start_tail, *protocol.suppress))
-        rows, guess = self._setting.table.rows(prompt), Guess(self._partial)
+            sampler = BegunSampler(sampler, times, protocol.stop, begun.tokens) if begun.tokens else sampler
+        rows = self._setting.table.rows(prompt)
+        guess = Guess(self._guessed(begun), 0 if times else len(begun.tokens))
         tokens = self._setting.tokens(self._backbone, rows, level, heard_s, guess=guess, sampler=sampler)
-        written = _Written(tokens, times, protocol.max_repeats)
+        written = _Written(tokens, times, protocol.max_repeats, begun)
         yield from written
         if scored is not None and (not written.text or scored.mean < _UNSURE):
             self.outcome = Outcome(kept=(0, 0), speech=False)  # nothing is missing either
@@ -193,7 +227,7 @@ class CrossAnswerer:
         else:
             if self._weighed is not None:
                 self._belief.note(self._weighed)
-            self.outcome = self._outcome(written, level, heard_s, full=full, own=own, resumed=resumed)
+            self.outcome = self._outcome(written, level, heard_s, full=full, own=own, resumed=resumed, begun=begun)
 
     def _outcome(
         self,
@@ -204,6 +238,7 @@ class CrossAnswerer:
         full: bool,
         own: Own | None,
         resumed: bool,
+        begun: Begun,
     ) -> Outcome:
         """Return what of an answer stands, and when it was said."""
         text, times = written.text, written.times
@@ -225,11 +260,16 @@ class CrossAnswerer:
         elif stands is None and own is not None:
             stands = of_words(timed, len(text), heard_s, own, full=full and not limited)
         stands = stands or Standing(0, len(text))
+        if begun.tokens:
+            if stands.resume_s is not None and stands.stop < len(begun.tokens) and not timed and self.aligns:
+                timed = self._words(text, level, heard_s, whole=written.cut is None)
+            stands = shown(stands, begun.hidden, len(begun.tokens), timed, heard_s)
         parts: tuple[TimedPart, ...] = ()
         if times is not None or self._times is not None:
             parts = tuple(self._parts(segments, timed, stands))
         cut = written.cut if stands.resume_s is None or stands.skips else None
-        return Outcome(cut, (stands.start, stands.stop), stands.resume_s, parts, skips=stands.skips)
+        kept = stands.start - begun.hidden, stands.stop - begun.hidden
+        return Outcome(cut, kept, stands.resume_s, parts, skips=stands.skips)
 
     def _parts(self, segments: Sequence[TextSpan], timed: Sequence[WordSpan], stands: Standing) -> Iterator[TimedPart]:
         """Yield the segments of the tokens that stand, with their words where these are asked for."""
@@ -266,9 +306,13 @@ class CrossAnswerer:
             pieces = words(text, self._setting.tokenizer.decode, self.language)
             return timed_words(picture, pieces, position_s, whole=whole)
 
-    def _begin(self, level: ComputeLevel, span: Span, heard_s: float) -> list[int]:
-        """Attend to all that was heard and return the prompt that is still to be read."""
+    def _begin(self, level: ComputeLevel, span: Span, heard_s: float, *, keeps: bool) -> list[int]:
+        """Attend to all that was heard and return the prompt that is still to be read; ``keeps``: the last one."""
         self._backbone.reset(self._cache.packed())
+        if keeps:
+            if self.prompt.languages:  # the last one goes on from there
+                self._backbone.append(self._setting.table.rows(self.prompt.start), level)
+            return self._prompt
         prompt, no_speech = self.prompt, self._setting.manifest.protocol.no_speech
         doubts = self._setting.any_sound and no_speech is not None
         if not prompt.languages and not doubts:
@@ -289,30 +333,40 @@ class CrossAnswerer:
 class _Written:
     """The tokens of an answer as they come: those of ``text`` are handed out, ``said`` has its times too.
 
-    A loop is looked for in the text: the times between its repeats differ.
+    A loop is looked for in the text: the times between its repeats differ. What it has ``begun`` with is whole, even
+    where it has no room left among times.
     """
 
     def __init__(
-        self, tokens: Generator[int, None, CutReason | None], times: Timestamps | None, max_repeats: int | None
+        self,
+        tokens: Generator[int, None, CutReason | None],
+        times: Timestamps | None,
+        max_repeats: int | None,
+        begun: Begun = NOT_BEGUN,
     ) -> None:
         self.times = times
         self.said: list[int] = []
         self.text: list[int] = []
         self.cut: CutReason | None = None
-        self._tokens, self._max_repeats = tokens, max_repeats
+        self._tokens, self._max_repeats, self._begun = tokens, max_repeats, begun
 
-    def __iter__(self) -> Generator[int, None, None]:
+    def __iter__(self) -> Iterator[int]:
+        yield from itertools.islice(self._all(), self._begun.hidden, None)
+
+    def _all(self) -> Generator[int, None, None]:
         with closing(self._tokens) as tokens:
-            while True:
+            while self.cut is None:
                 try:
                     token = next(tokens)
                 except StopIteration as end:
                     self.cut = end.value
-                    return
+                    break
                 self.said.append(token)
                 if self.times is None or seconds(token, self.times) is None:
                     self.text.append(token)
                     yield token
                     if self.times is not None and loop(self.text, self._max_repeats) is not None:
                         self.cut = "repeats"
-                        return
+        for token in self._begun.tokens[len(self.text) :]:
+            self.text.append(token)
+            yield token

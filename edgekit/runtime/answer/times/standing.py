@@ -6,7 +6,7 @@ next piece. Knows times of words and segments; nothing of tokens' meaning, nor o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgekit.runtime.answer.answerer import Own
 from edgekit.runtime.answer.times.alignment import WordSpan
@@ -59,7 +59,7 @@ def of_words(words: Sequence[WordSpan], tokens: int, heard_s: float, own: Own | 
     if not words:
         return Standing(0, tokens)
     first, end_s = own or (0.0, heard_s)
-    inside = [word for word in words if first <= _middle(word) < end_s]
+    inside = [word for word in words if first <= middle(word) < end_s]
     if not inside:
         return Standing(0, 0)
     ends = [word.start_s for word in inside[1:]] + ([min(end_s, heard_s)] if full else [])
@@ -81,12 +81,25 @@ def before_loop(words: Sequence[WordSpan], loop: range, own: Own | None, heard_s
 
     Where that is too little the phrase stands once, and its sound is not heard again.
     """
-    counted = [word for word in words if own is None or own[0] <= _middle(word)]
+    counted = [word for word in words if own is None or own[0] <= middle(word)]
     before = [word for word in counted if word.stop <= loop.start]
     if not before or before[-1].end_s < _least_s(heard_s):
         first = counted[0].start if counted else loop.start
         return Standing(0 if own is None or not words else min(first, loop.start), loop.stop)
     return _up_to(before, heard_s, heard_s)
+
+
+def shown(stands: Standing, first: int, stop: int, words: Sequence[WordSpan], heard_s: float) -> Standing:
+    """Return what stands where tokens ``first`` to ``stop`` were promised to: no less than these.
+
+    Their sound is not heard again. Where that begins is known by ``words``.
+    """
+    if stop <= stands.stop:
+        return replace(stands, start=first)
+    if stands.resume_s is None:
+        return Standing(first, stop)
+    behind = [word.end_s for word in words if word.start < stop]
+    return Standing(first, stop, min(heard_s, max(stands.resume_s, *behind)) if behind else stands.resume_s)
 
 
 def _up_to(words: Sequence[WordSpan], next_s: float, heard_s: float) -> Standing:
@@ -101,7 +114,8 @@ def _up_to(words: Sequence[WordSpan], next_s: float, heard_s: float) -> Standing
     return Standing(words[0].start, last.stop, max(last.end_s, least_s), skips=last.end_s < least_s)
 
 
-def _middle(word: WordSpan) -> float:
+def middle(word: WordSpan) -> float:
+    """Return the second in the middle of a word: it tells to whom a word belongs that is heard twice."""
     return (word.start_s + word.end_s) / 2
 
 

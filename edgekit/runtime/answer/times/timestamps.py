@@ -95,3 +95,31 @@ class TimedSampler:
     def back(self, mark: Any) -> None:  # noqa: ANN401 - the sampler's own
         """Draw again what was drawn since the mark."""
         self._chosen.back(mark)
+
+
+class BegunSampler:
+    """Another sampler's choices in an answer with times whose text is to begin with ``begun``.
+
+    Times stand between those tokens as the other one chooses; the answer does not end before them.
+    """
+
+    def __init__(self, chosen: Sampler, timestamps: Timestamps, stop: Sequence[int], begun: Sequence[int]) -> None:
+        self._chosen, self._times, self._stop, self._begun = chosen, timestamps, list(stop), begun
+
+    def pick(self, logits: Array, said: Sequence[int]) -> int:
+        """Return a token; see Sampler. ``said``: with its times."""
+        written = sum(seconds(token, self._times) is None for token in said)
+        if written >= len(self._begun):
+            return self._chosen.pick(logits, said)
+        going_on = np.array(logits, np.float32)
+        going_on[self._stop] = -np.inf
+        token = self._chosen.pick(going_on, said)
+        return self._begun[written] if seconds(token, self._times) is None else token
+
+    def mark(self) -> object:
+        """Return where the draws stand."""
+        return self._chosen.mark()
+
+    def back(self, mark: Any) -> None:  # noqa: ANN401 - the sampler's own
+        """Draw again what was drawn since the mark."""
+        self._chosen.back(mark)

@@ -1,0 +1,128 @@
+"""Drafts: what an answer to the sound so far would be, how certain each token of it is, and what stands of it already.
+
+Knows tokens and logits; knows nothing of when a draft is due, nor of what a caller was shown.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import inf
+from typing import Any
+
+import numpy as np
+
+from edgekit.runtime.answer.sampler import Limits, Mask, Sampler
+from edgekit.runtime.engine import Array
+
+FARTHEST = 4.0  # nats: what another word lacks at most for anybody to look at it
+_LOOKED_AT = 32  # tokens that are so near at most
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The tokens that an answer begins with, and how many first ones of them belong to the answer before."""
+
+    tokens: tuple[int, ...] = ()
+    hidden: int = 0
+
+
+NOT_BEGUN = Begun()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How a draft is to be written: at most ``max_steps`` tokens found one by one, after those that stand.
+
+    ``keeps``: these bind the answer too, its language with them. ``own_s``: the second of the sound where the answer's
+    own words begin.
+    """
+
+    max_steps: int
+    begun: Begun = NOT_BEGUN
+    keeps: bool = False
+    own_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An answer to the sound so far: its tokens, and how many first ones of them belong to the answer before.
+
+    ``margins``: how far each token led the likeliest one of another word, in nats, at most ``FARTHEST``; infinite where
+    it stood already. ``end``: the same of the end, where the model ended it; minus infinity where it did not.
+    """
+
+    tokens: tuple[int, ...] = ()
+    margins: tuple[float, ...] = ()
+    end: float = -inf
+    hidden: int = 0
+
+
+NO_DRAFT = Draft()
+
+
+class Margins:
+    """Another sampler's choices, and how far each one led all that would have been another word.
+
+    Another case or another mark of punctuation is the same word: it changes nothing that was said.
+    """
+
+    def __init__(self, chosen: Sampler, limits: Limits, word: Callable[[int], object]) -> None:
+        self._chosen, self._mask, self._word = chosen, Mask(limits), word
+        self._margins: dict[int, float] = {}
+        self._ends: dict[int, float] = {}
+
+    def draft(self, tokens: Sequence[int], hidden: int = 0) -> Draft:
+        """Return the Draft of the answer that was chosen; tokens that nobody chose here stood before."""
+        margins = tuple(self._margins.get(at, inf) for at in range(len(tokens)))
+        return Draft(tuple(tokens), margins, self._ends.get(len(tokens), -inf), hidden)
+
+    def pick(self, logits: Array, said: Sequence[int]) -> int:
+        """Return a token; see Sampler."""
+        token = self._chosen.pick(logits, said)
+        allowed = self._mask.apply(np.array(logits, np.float32), not said)
+        ends = token in self._mask.stops
+        (self._ends if ends else self._margins)[len(said)] = self._margin(allowed, token)
+        return token
+
+    def _margin(self, logits: Array, token: int) -> float:
+        (near,) = (logits > logits[token] - FARTHEST).nonzero()
+        near = near[np.argsort(-logits[near], kind="stable")][:_LOOKED_AT]
+        word = self._word(token)
+        other = next((one for one in near.tolist() if one != token and self._word(one) != word), None)
+        if other is not None:
+            return float(logits[token] - logits[other])
+        return float(logits[token] - logits[near[-1]]) if len(near) == _LOOKED_AT else FARTHEST
+
+    def mark(self) -> object:
+        """Return where the draws stand."""
+        return self._chosen.mark()
+
+    def back(self, mark: Any) -> None:  # noqa: ANN401 - the sampler's own
+        """Draw again what was drawn since the mark."""
+        self._chosen.back(mark)
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """What of a token is heard: whether it begins a word, and its letters; the same for all that differ in form alone.
+
+    A token without letters is a mark; one without any text, such as an end, is like no other.
+    """
+
+    decode: Callable[[Sequence[int]], str]
+    _known: Callable[[int], object] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Remember what was asked for: it is the same few tokens over and over."""
+        object.__setattr__(self, "_known", lru_cache(maxsize=4096)(self._spelled))
+
+    def __call__(self, token: int) -> object:
+        """Return it."""
+        return self._known(token)
+
+    def _spelled(self, token: int) -> object:
+        text = self.decode([token])
+        letters = "".join(one for one in text.casefold() if one.isalnum() or one == "'")
+        if not text or "\ufffd" in text:
+            return token
+        return bool(letters) and text[0].isspace(), letters
