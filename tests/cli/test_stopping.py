@@ -11,7 +11,7 @@ from cffi import FFI
 
 from edgekit.cli.stopping import Stopping
 from edgekit.ending import Ended, ended_by_signals
-from edgekit.runtime.daemon import stopped_by_signals
+from edgekit.serving.daemon import stopped_by_signals
 
 
 def test_what_is_read_before_the_stop_is_handed_out_and_nothing_behind_it():

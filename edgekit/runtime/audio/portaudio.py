@@ -2,16 +2,18 @@
 
 from importlib import import_module
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 from edgekit.errors import DeviceError, MissingPackageError
+from edgekit.runtime.audio.devices.calls import left_behind, streams_open
+from edgekit.runtime.audio.devices.names import Device, Kind, list_devices, matching
 
 _BUSY = -9985  # PortAudio: paDeviceUnavailable
 _NOUNS = {"input": "microphone", "output": "speaker"}
-# What to do where there is none, and where one is to be chosen; only the microphone is chosen by an option.
+# What to do where there is none, and where one is to be chosen.
 _STEPS = {
     "input": ("plug one in or name one with --device", "name one with --device"),
-    "output": ("plug one in, or run without --speak", "choose another default output"),
+    "output": ("plug one in, or run without --speak", "name one with --speaker"),
 }
 
 
@@ -38,15 +40,41 @@ def load_portaudio(device: str) -> ModuleType:
         ) from error
 
 
-def find_device(portaudio: ModuleType, device: int | str | None, kind: Literal["input", "output"]) -> Any:  # noqa: ANN401 - sounddevice's
+def find_device(portaudio: ModuleType, device: int | str | None, kind: Kind, hint: int | None = None) -> dict[str, Any]:
     """Return PortAudio's facts about a device: its number, words of its name, or None for the system's default.
 
-    Raises DeviceError, which names those that there are.
+    ``index`` among them is the number to open it by, None for the default. ``hint``: its number when it was last open,
+    which tells one of several that have its name. Raises DeviceError, which names those that there are.
     """
     try:
-        return portaudio.query_devices(device, kind)
+        if not isinstance(device, str):
+            return {**portaudio.query_devices(device, kind), "index": device}
+        facts = portaudio.query_devices()
     except (ValueError, portaudio.PortAudioError) as error:
-        raise DeviceError(_unfound(_names(portaudio, kind), device, kind, str(error))) from error
+        raise DeviceError(_unfound(_devices(portaudio, kind), device, kind, str(error))) from error
+    devices = _devices(portaudio, kind)
+    result = matching(devices, device)
+    if len(result) > 1 and hint is not None:
+        result = [one for one in result if one.number == hint] or result[:1]
+    if len(result) != 1:
+        raise DeviceError(_unfound(devices, device, kind, "PortAudio lists none"))
+    return {**facts[result[0].number], "index": result[0].number}
+
+
+def start_anew(portaudio: ModuleType) -> bool:
+    """Let PortAudio look for devices again, which it does only when it starts; say whether it could be.
+
+    It cannot while a stream is open, that of the speaker too, or one that is left behind in its close.
+    """
+    if streams_open() or left_behind() or not hasattr(portaudio, "_terminate"):
+        return False
+    try:
+        while portaudio._initialized:  # noqa: SLF001 - sounddevice has no other way
+            portaudio._terminate()  # noqa: SLF001
+        portaudio._initialize()  # noqa: SLF001
+    except portaudio.PortAudioError as error:
+        raise NotStartedError(f"sound: PortAudio does not start ({' '.join(str(error).split())})") from error
+    return True
 
 
 def is_busy(error: Exception) -> bool:
@@ -54,43 +82,25 @@ def is_busy(error: Exception) -> bool:
     return _BUSY in error.args or "Device unavailable" in str(error)
 
 
-def _unfound(names: dict[int, str], device: int | str | None, kind: str, reason: str) -> str:
+def _unfound(devices: list[Device], device: int | str | None, kind: Kind, reason: str) -> str:
     noun, (plug, choose) = _NOUNS[kind], _STEPS[kind]
-    if not names:
+    if not devices:
         return f"{noun}: none found ({' '.join(reason.split())}); {plug}"
     if device is None:
-        return f"{noun}: none is the default; {choose}: {_listed(names)}"
+        return f"{noun}: none is the default; {choose}: {_listed(devices)}"
     if isinstance(device, int):
-        return f"{noun} {device}: none has this number; {choose}: {_listed(names)}"
-    matching = {number: name for number, name in names.items() if _matches(device, name)}
-    if len(matching) > 1:
-        return f"{noun} '{device}': several match; {choose} by its number: {_listed(matching)}"
-    return f"{noun} '{device}': none has this name; {choose}: {_listed(names)}"
+        return f"{noun} {device}: none has this number; {choose}: {_listed(devices)}"
+    if len(several := matching(devices, device)) > 1:
+        return f"{noun} '{device}': several match; {choose} by its number: {_listed(several)}"
+    return f"{noun} '{device}': none has this name; {choose}: {_listed(devices)}"
 
 
-def _names(portaudio: ModuleType, kind: str) -> dict[int, str]:
-    """Return number and name of every device of a kind, behind the name what of the system it is reached by."""
+def _devices(portaudio: ModuleType, kind: Kind) -> list[Device]:
     try:
-        systems = portaudio.query_hostapis()
-        return {
-            number: f"{facts['name']}, {systems[facts['hostapi']]['name']}"
-            for number, facts in enumerate(portaudio.query_devices())
-            if facts[f"max_{kind}_channels"] > 0
-        }
+        return [one for one in list_devices(portaudio) if one.channels(kind) > 0]
     except portaudio.PortAudioError:
-        return {}
+        return []
 
 
-def _matches(words: str, name: str) -> bool:
-    """Return whether a name holds these words in their order, as sounddevice has it."""
-    at = 0
-    for word in words.lower().split():
-        at = name.lower().find(word, at)
-        if at < 0:
-            return False
-        at += len(word)
-    return True
-
-
-def _listed(names: dict[int, str]) -> str:
-    return ", ".join(f"{number} ({name})" for number, name in names.items())
+def _listed(devices: list[Device]) -> str:
+    return ", ".join(f"{one.number} ({one.listed})" for one in devices)

@@ -59,10 +59,9 @@ def test_a_microphone_that_is_named_is_taken():
     assert Microphone("built in", portaudio=Several()).sample_rate_hz == 16_000
 
 
-def test_a_speaker_is_not_chosen_by_an_option():
+def test_a_speaker_is_chosen_by_an_option():
     with pytest.raises(DeviceError) as raised:
         Playback(portaudio=Several())
     assert str(raised.value) == (
-        "speaker: none is the default; choose another default output: 0 (HDMI, ALSA), 2 (usb hub, ALSA), "
-        "4 (built in, ALSA)"
+        "speaker: none is the default; name one with --speaker: 0 (HDMI, ALSA), 2 (usb hub, ALSA), 4 (built in, ALSA)"
     )

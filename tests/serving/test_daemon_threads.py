@@ -12,10 +12,10 @@ import pytest
 from edgekit.errors import AudioError, BackendError, DeviceError
 from edgekit.runtime.audio.playback import Playback, TurnTaking
 from edgekit.runtime.audio.ring import Ring
-from edgekit.runtime.daemon import Daemon
 from edgekit.runtime.events import Audio, Event, Interrupted, Lag, SpeechStarted, Text
 from edgekit.runtime.model import Model
 from edgekit.runtime.stream import Stream
+from edgekit.serving.daemon import Daemon
 from tests.runtime.audio.portaudio import FakePortAudio
 from tests.runtime.streams import final_texts, sound_of
 from tests.runtime.test_door import disturbed

@@ -12,13 +12,13 @@ import soundfile
 
 import edgekit
 from edgekit.errors import AudioError, DeviceError
-from edgekit.runtime import daemon as daemon_module
 from edgekit.runtime.audio.pace import chunks, paced
 from edgekit.runtime.audio.recording import Recording
 from edgekit.runtime.audio.ring import Ring
-from edgekit.runtime.daemon import Daemon, stopped_by_signals
 from edgekit.runtime.events import Lag, LevelChanged, Text
 from edgekit.runtime.options import StreamOptions
+from edgekit.serving import daemon as daemon_module
+from edgekit.serving.daemon import Daemon, stopped_by_signals
 
 BLOCK = 160  # what a device hands over at once
 

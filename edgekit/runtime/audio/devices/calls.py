@@ -1,0 +1,108 @@
+"""Calls into PortAudio that may never return, each on a thread of its own that is left behind if it does not.
+
+A sound server that is frozen blocks open, stop and close for as long as it is; no signal ends such a call, and a thread
+cannot be ended. It is a daemon thread, so that it keeps nobody else. A process in which one is left behind must end by
+``os._exit``: PortAudio's own exit handler would wait for it.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from edgekit.errors import DeviceError
+
+_Result = TypeVar("_Result")
+_left: set["threading.Thread"] = set()
+_open: dict[int, object] = {}  # by identity: streams that PortAudio has
+_changing = threading.Lock()
+
+
+class FreshProcessError(DeviceError):
+    """PortAudio does not answer in this process any more; a fresh one may find it well."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
+
+
+class Call(Generic[_Result]):
+    """A call that has begun on a thread of its own."""
+
+    def __init__(self, work: Callable[[], _Result]) -> None:
+        self._work = work
+        self._result: _Result
+        self._error: BaseException | None = None
+        self._undo: Callable[[_Result], object] | None = None
+        self._abandoned = False
+        self._settled = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="edgekit-portaudio", daemon=True)
+        self._thread.start()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it has returned, at most ``timeout_s``; say whether it has."""
+        return self._settled.wait(timeout_s)
+
+    def result(self) -> _Result:
+        """Return what it returned, or raise what it raised; only once it has."""
+        assert self._settled.is_set()
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def abandon(self, undo: Callable[[_Result], object] = lambda _: None) -> None:
+        """Leave it behind. ``undo``: what to do with its result, if it returns after all."""
+        with _changing:
+            self._abandoned, self._undo = True, undo
+            if not self._settled.is_set():
+                _left.add(self._thread)
+                return
+        if self._error is None:
+            undo(self._result)
+
+    def _run(self) -> None:
+        try:
+            self._result = self._work()
+        except BaseException as error:  # noqa: BLE001 - raised by `result`
+            self._error = error
+        with _changing:
+            self._settled.set()
+            undo = self._undo if self._abandoned and self._error is None else None
+        try:
+            if undo is not None:
+                undo(self._result)
+        finally:
+            with _changing:
+                _left.discard(self._thread)
+
+
+def within(limit_s: float, what: str, work: Callable[[], _Result]) -> _Result:
+    """Return what the work returns; leave it behind and raise FreshProcessError if it takes longer than ``limit_s``."""
+    call = Call(work)
+    if not call.wait(limit_s):
+        call.abandon()
+        raise FreshProcessError(
+            f"{what}: PortAudio has not answered for {limit_s:g} s; see whether the sound server runs, then start again"
+        )
+    return call.result()
+
+
+def left_behind() -> int:
+    """Return how many calls were left behind and have not returned yet."""
+    with _changing:
+        return len(_left)
+
+
+def opened(stream: object) -> None:
+    """Count a stream that PortAudio has, until ``closed``: it may not be started anew meanwhile."""
+    with _changing:
+        _open[id(stream)] = stream
+
+
+def closed(stream: object) -> None:
+    """Count a stream no more."""
+    with _changing:
+        _open.pop(id(stream), None)
+
+
+def streams_open() -> int:
+    """Return how many streams PortAudio has."""
+    with _changing:
+        return len(_open)
