@@ -36,6 +36,12 @@ class RecipeError(EdgeKitError, ValueError):
     """A recipe or target file does not parse, or contradicts itself."""
 
 
+class SettingsError(EdgeKitError, ValueError):
+    """The configuration of a server does not parse, contradicts itself or asks for what may not be."""
+
+    exit_code = 2
+
+
 class CheckpointError(EdgeKitError, ValueError):
     """A checkpoint is incomplete, misshapen or of a kind EdgeKit does not read."""
 
@@ -86,6 +92,10 @@ class AudioError(EdgeKitError, ValueError):
 
 class DeviceError(EdgeKitError, OSError):
     """A microphone or speaker is missing, busy or refused."""
+
+
+class ListenError(EdgeKitError, OSError):
+    """An address cannot be listened at: in use, not of this machine, or not allowed."""
 
 
 class RefusedError(EdgeKitError, RuntimeError):

