@@ -1,4 +1,4 @@
-"""Who may speak to a server over HTTP: every rule of the guard, on heads of requests as they come and as they are made up."""
+"""Who may speak to a server over HTTP: each rule of the guard, on heads of requests as they come and as made up."""
 
 import pytest
 from hypothesis import example, given
@@ -19,9 +19,9 @@ from edgekit.serving.guard import (
 )
 
 PORT = 8017
-LOCAL = Access("127.0.0.1", PORT, page_token="of-the-page")
-TOKEN = "sixteen-letters-or-more"
-OPEN = Access("192.0.2.7", PORT, token=TOKEN, page_token="of-the-page")
+LOCAL = Access("127.0.0.1", PORT, page_token="of-the-page")  # noqa: S106 - a token of these tests
+TOKEN = "sixteen-letters-or-more"  # noqa: S105
+OPEN = Access("192.0.2.7", PORT, token=TOKEN, page_token="of-the-page")  # noqa: S106
 HOST = (b"host", b"127.0.0.1:8017")
 PAGE = (b"origin", b"http://127.0.0.1:8017")
 CERT = ("cert.pem", "key.pem")
@@ -208,7 +208,10 @@ def test_no_head_opens_a_server_that_wants_a_token_without_it(headers, socket, s
 @given(st.text(alphabet=st.characters(codec="latin-1"), max_size=40))
 def test_a_host_that_fits_is_one_of_ours_by_its_letters(host):
     if host_fits(LOCAL, "http", host):
-        assert host.lower() in {"127.0.0.1:8017", "localhost:8017", "[::1]:8017"} or host.split(":")[-1].lstrip("0") == "8017"
+        assert (
+            host.lower() in {"127.0.0.1:8017", "localhost:8017", "[::1]:8017"}
+            or host.split(":")[-1].lstrip("0") == "8017"
+        )
         assert split_host(host)[0] in {"127.0.0.1", "localhost", "::1"}
 
 
@@ -245,7 +248,9 @@ def test_any_other_address_needs_both(host):
         )
 
 
-@pytest.mark.parametrize("token", ["", "short", "x" * 15, "sixteen letters or more", "sixteen-lëtters-or-more", "x" * 16 + "\n"])
+@pytest.mark.parametrize(
+    "token", ["", "short", "x" * 15, "sixteen letters or more", "sixteen-lëtters-or-more", "x" * 16 + "\n"]
+)
 def test_a_token_that_could_be_guessed_or_not_be_sent_is_refused(token):
     with pytest.raises(UsageError, match="^token: "):
         check_bind("127.0.0.1", token, None, None)

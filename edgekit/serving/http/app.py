@@ -49,7 +49,7 @@ def make_app(site: Site, *, page: bool) -> Entry:
 
 def routes(site: Site, *, page: bool) -> list[BaseRoute]:
     """Return every route there is."""
-    audio = Transcriptions(site, site.server.limits.body_bytes)
+    audio = Transcriptions(site)
     listening, about = Listening(site), _About(site)
     found: list[BaseRoute] = [
         Route("/v1/audio/transcriptions", audio.transcriptions, methods=["POST"]),

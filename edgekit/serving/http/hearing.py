@@ -58,9 +58,9 @@ class Hearing:
         try:
             async for event in self._reader:
                 yield event
-            if self._reader.ended != Ended("closed"):  # but for an error of ours
-                _check_ended(self._reader.ended)
-            await feeding
+            if feeding.done():
+                await feeding  # raises what ended the stream, if that is where it began
+            _check_ended(self._reader.ended)
         finally:
             self.close()
             feeding.cancel()

@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
@@ -20,6 +18,7 @@ from edgekit.runtime.events import Event, Segment, Text, is_result, whole_segmen
 from edgekit.runtime.model import Model, Transcript, transcript_of
 from edgekit.runtime.options import RecordingFields
 from edgekit.serving.http.errors import ApiError, api_error, refused, unknown
+from edgekit.serving.http.form import FILE, read_form
 from edgekit.serving.http.hearing import EventStream, Hearing, unless_gone
 from edgekit.serving.http.site import Site
 
@@ -34,7 +33,6 @@ _REFUSED = {  # known, and not done here
     "known_speaker_references": "nobody is told apart; leave it out", "languages": "give one `language`, or none",
 }  # fmt: skip
 _LISTS = ("timestamp_granularities", "include", *_REFUSED)
-_MOST_FIELDS, _LARGEST_FIELD = 64, 64 * 2**10
 _TRANSCRIBE, _TRANSLATE = "transcribe", "translate"
 
 
@@ -53,8 +51,8 @@ class Wish:
 class Transcriptions:
     """The two routes."""
 
-    def __init__(self, site: Site, largest: int) -> None:
-        self._site, self._largest = site, largest
+    def __init__(self, site: Site) -> None:
+        self._site = site
 
     async def transcriptions(self, request: Request) -> Response:
         """Answer POST /v1/audio/transcriptions."""
@@ -65,8 +63,8 @@ class Transcriptions:
         return await self._answer(request, _TRANSLATE)
 
     async def _answer(self, request: Request, task: str) -> Response:
-        form, audio = await _form(request, self._largest)
-        wish = _wish(form, audio, task, self._site.model, self._site.recording_defaults)
+        form = await read_form(request)
+        wish = _wish(form.texts, bytes(form.file or b""), task, self._site.model, self._site.recording_defaults)
         name = f"http {request.client.host}:{request.client.port}" if request.client else "http"
         hearing = await Hearing.of(self._site, wish.audio, wish.fields, name)
         if wish.stream:
@@ -150,39 +148,6 @@ def _verbose(transcript: Transcript, wish: Wish, task: str) -> dict[str, Any]:
     return answer
 
 
-async def _form(request: Request, largest: int) -> tuple[dict[str, list[str]], bytes]:
-    """Return the texts of a form by name, and the bytes of its file. All of it is in memory, none on a disk."""
-    kind = request.headers.get("content-type", "")
-    if kind.partition(";")[0].strip().lower() != "multipart/form-data":
-        raise ApiError(
-            415, "Content-Type: multipart/form-data is needed, with a file in it; e.g. curl -F file=@talk.wav"
-        )
-    parser = MultiPartParser(
-        request.headers, request.stream(), max_files=1, max_fields=_MOST_FIELDS, max_part_size=_LARGEST_FIELD
-    )
-    parser.spool_max_size = largest + 1  # what is larger was refused before
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise ApiError(
-            400, f"multipart: {ascii(error.message)[1:-1].rstrip('.')}; correct it", code="multipart"
-        ) from error
-    texts: dict[str, list[str]] = {}
-    audio: bytes | None = None
-    for name, value in form.multi_items():
-        if not isinstance(value, UploadFile):
-            texts.setdefault(name.removesuffix("[]"), []).append(value)
-        elif name == "file":
-            audio = await value.read()
-            await value.close()
-        else:
-            raise unknown(name, "the recording is called `file`")
-    if audio is None:
-        raise ApiError(400, "file: there is none, a recording is needed; e.g. curl -F file=@talk.wav", param="file",
-                       code="missing_required_parameter")  # fmt: skip
-    return texts, audio
-
-
 def _wish(form: Mapping[str, list[str]], audio: bytes, task: str, model: Model, defaults: RecordingFields) -> Wish:
     """Return what a form asks for. Raises ApiError for anything in it that would have no effect."""
     one = _known(form, _TRANSCRIBING if task == _TRANSCRIBE else _TRANSLATING)
@@ -211,7 +176,7 @@ def _known(form: Mapping[str, list[str]], known: tuple[str, ...]) -> dict[str, s
     for name, values in form.items():
         if name in _REFUSED:
             raise refused(name, values[0], _REFUSED[name])
-        if name not in known or name == "file":
+        if name not in known or name == FILE:
             raise unknown(name, f"this route takes {', '.join(known)}")
         if len(values) > 1 and name not in _LISTS:
             raise ApiError(400, f"{name}: given {len(values)} times; give it once", param=name, code="invalid_value")
