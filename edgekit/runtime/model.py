@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeGuard, overload
 
-from edgekit.bundle import Bundle, open_bundle
+from edgekit.bundle import Bundle, Manifest, open_bundle
 from edgekit.bundle.trust import Trusted, read_trust
 from edgekit.errors import EdgeKitError, UsageError
 from edgekit.reprs import fields_line, quoted
 from edgekit.runtime.answer.times.subtitles import srt, vtt
+from edgekit.runtime.audio.files import Block
 from edgekit.runtime.audio.inputs import Recording, Source, checked, name_of, pieces
 from edgekit.runtime.events import Event, Segment, Text, TextCut, is_result, whole_segment
 from edgekit.runtime.loading import Loaded, check_threads, load_bundle
@@ -149,17 +150,12 @@ class Model(Loaded):
         return transcripts
 
     def _transcript(self, source: Source, sample_rate_hz: int | None, options: RecordingFields) -> Transcript:
-        floor = options.get("floor")
-        if floor is None:
-            floor = "running" if options.get("partials") else self.manifest.front_end.floor
         stream: Stream | None = None
         events: list[Event] = []
         audio_s = 0.0
         for piece in pieces(source, sample_rate_hz):
             if stream is None:
-                channels = piece.samples.shape[1] if piece.samples.ndim == 2 else 1
-                own = {"sample_rate_hz": piece.sample_rate_hz, "channels": channels, "floor": floor}
-                stream = Stream(self, stream_options({**options, **own}), source=name_of(source))
+                stream = Stream(self, recording_options(self.manifest, options, piece), source=name_of(source))
                 stream.measure(limit=sys.maxsize)  # the caller gets them, and a recording has an end
             events += [event for event in stream.push(piece.samples) if is_result(event)]
             audio_s += len(piece.samples) / piece.sample_rate_hz
@@ -217,6 +213,19 @@ def load_opened(bundle: Bundle, **loading: Any) -> Model:  # noqa: ANN401 - of l
     """Return the Model of a bundle that is already checked, or that the exporter has just written; see ``load``."""
     loaded = load_bundle(bundle, **loading)
     return Model(**{one.name: getattr(loaded, one.name) for one in fields(Loaded)})
+
+
+def recording_options(manifest: Manifest, options: RecordingFields, piece: Block) -> StreamOptions:
+    """Return how a stream hears a recording whose first piece this is.
+
+    Its rate and channels are the recording's; ``floor`` is the one that the checkpoint was trained with, unless it is
+    given or partials are asked for: a recording has an end.
+    """
+    floor = options.get("floor")
+    if floor is None:
+        floor = "running" if options.get("partials") else manifest.front_end.floor
+    channels = piece.samples.shape[1] if piece.samples.ndim == 2 else 1
+    return stream_options({**options, "sample_rate_hz": piece.sample_rate_hz, "channels": channels, "floor": floor})
 
 
 def transcript_of(

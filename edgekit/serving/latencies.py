@@ -37,6 +37,11 @@ class Latencies:
             self.final_ms.append((now - self._stopped) * 1000)
             self._stopped = None
 
+    def add(self, other: "Latencies") -> None:
+        """Add what another one measured; its thread may go on measuring."""
+        self.decided_ms.extend(other.decided_ms.copy())
+        self.final_ms.extend(other.final_ms.copy())
+
     def _moment(self, at_s: float) -> float | None:
         """Return when the sound at a time of the stream came; None if that is not known any more."""
         earlier = False

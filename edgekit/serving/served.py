@@ -88,6 +88,8 @@ class Served:
         self._full = False  # somebody waits for room in the inbox
         self._finishing = False
         self._tap = tap
+        self._whole = False  # the stream has taken all there is
+        self._stepping = False  # what a step makes is not in the outbox yet
         self._ending: Reason = "finished"  # what a stream that is done has come to
         self._active_at = self._read_at = clock()
 
@@ -159,6 +161,7 @@ class Served:
     def end(self) -> None:
         """Say, on the thread that hands over, that no more sound comes."""
         self.stream.finish()
+        self._whole = True
         self.look(self._clock())
         self._stir()
 
@@ -218,6 +221,7 @@ class Served:
         try:
             if item is None:
                 self.stream.finish()
+                self._whole = True
                 self.look(self._clock())  # nothing may be left to do
             elif isinstance(item, tuple):
                 self.stream.ask(item[0], role=item[1])
@@ -236,6 +240,7 @@ class Served:
         """Do one step; return the number of events that it made."""
         begun = self._clock()
         events: list[Event] = []
+        self._stepping = True
         try:
             events = self.stream.step()
         except Exception as error:  # noqa: BLE001 - as above
@@ -249,6 +254,7 @@ class Served:
             self._outbox.append(event)
             if self._tap is not None:
                 self._tap.event(event)
+        self._stepping = False
         if events:
             self._active_at = now
         if events or self.stream.done:
@@ -260,7 +266,8 @@ class Served:
         """End what is over: done, idle, or not read."""
         if self.ended is not None:
             return
-        if self.stream.done and not self._inbox:
+        # in this order: another thread may step
+        if self._whole and not self._inbox and self.stream.done and not self._stepping:
             self.stream.close()
             self.ended = Ended(self._ending)
             self._wake()

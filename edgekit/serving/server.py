@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from edgekit.errors import RefusedError
 from edgekit.runtime.model import Model
 from edgekit.runtime.options import StreamOptions, stream_options
+from edgekit.serving.latencies import Latencies
 from edgekit.serving.limits import Limits
 from edgekit.serving.served import Served, Tap
 from edgekit.timing import Clock
@@ -66,6 +67,7 @@ class Server:
         self.stepped_at = clock()  # when a step ended last, or there was none to do
         self._streams: list[Served] = []  # replaced, never changed: the threads read it without a lock
         self._over = Counts()  # of streams that have ended
+        self._past = Latencies(clock)  # of the live ones among these
         self._admitting = threading.Lock()
         self._taken, self._worked = threading.Event(), threading.Event()  # what wakes either thread
         self._ending = False
@@ -163,6 +165,20 @@ class Server:
         for served in streams:
             _add(counts, served)
         return counts
+
+    @property
+    def latencies(self) -> Latencies:
+        """Return those of the live streams there were lately, open ones included; a new object each time."""
+        latencies = Latencies(self.clock)
+        with self._admitting:
+            for one in (self._past, *(served.latencies for served in self._streams if served.live)):
+                latencies.add(one)
+        return latencies
+
+    @property
+    def alive(self) -> bool:
+        """Whether both threads run, as they do inside the ``with`` block."""
+        return all(thread.is_alive() for thread in self._threads)
 
     def stop(self, within_s: float = STOP_S) -> None:
         """Take no further stream, finish what was said within some seconds, then end every stream."""
@@ -264,6 +280,8 @@ class Server:
             for served in [served for served in self._streams if served.ended is not None]:
                 assert served.ended is not None
                 _add(self._over, served)
+                if served.live:
+                    self._past.add(served.latencies)
                 self._over.ended[served.ended.reason] += 1
                 if served.ended.error:
                     _log.warning("stream %s: %s", served.name, served.ended.error)

@@ -493,3 +493,44 @@ def test_a_reader_whose_loop_is_gone_disturbs_no_server(serve):
     served.finish()
     until(lambda: served.ended)
     assert served.ended.reason == "finished"
+
+
+@pytest.mark.parametrize("during", ["the end is taken", "a step"])
+def test_a_thread_that_looks_in_the_midst_of_another_s_work_ends_no_stream_early(load, monkeypatch, during):
+    """Both threads look who is done: one that looked while the other was at it lost the last texts."""
+    model = load()
+    server = Server(model)
+    client = Client(server)
+    served, stream = client.served, client.served.stream
+    seen: list[Ended | None] = []
+
+    def look() -> None:
+        served.look(server.clock())
+        seen.append(served.ended)
+
+    served.push(SOUND[: RATE * 2])
+    while served.take() or served.pending:
+        served.work()
+    if during == "a step":
+        step = stream.step
+        monkeypatch.setattr(served, "stream", Between(stream, step=lambda: (step(), look())[0]))
+    else:
+        real = stream._gate.finish
+        monkeypatch.setattr(stream._gate, "finish", lambda: (look(), real())[1])
+    served.finish()
+    while served.take() or served.pending:
+        served.work()
+    assert set(seen) == {None}
+    assert served.ended == Ended("finished")
+    assert plain(served.read()) == alone(model, SOUND[: RATE * 2])
+
+
+class Between:
+    """An object of which some methods are others."""
+
+    def __init__(self, inner: object, **methods: Callable) -> None:
+        self.__dict__.update(methods)
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)

@@ -1,0 +1,91 @@
+"""Bounds of a connection, below anything that is parsed: how many, how slow, how long one may be on its way out.
+
+uvicorn bounds none of these: it counts requests, not connections, and waits for a request's head, or for somebody to
+read an answer, as long as the other side keeps its socket open.
+"""
+
+import asyncio
+import json
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from edgekit.serving.http.errors import ApiError
+from edgekit.serving.limits import Limits
+
+HEAD_S = 10.0  # for the head of a request, and for what is left of a body nobody wants
+_EVERY_S = 0.5
+
+
+def protocol_of(limits: Limits) -> type[H11Protocol]:
+    """Return a protocol of uvicorn's that takes so many connections and heads of that size."""
+
+    class Bounded(H11Protocol):
+        """H11Protocol, but for one connection too many, and with our errors."""
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if len(self.connections) > limits.connections:
+                message = f"connections: {limits.connections} are open, no more may be; try again in a moment"
+                self._answer(ApiError(503, message, code="connections"))
+
+        def send_400_response(self, msg: str) -> None:
+            if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:  # an answer is on its way
+                self.transport.close()
+            elif len(self.conn.trailing_data[0]) > limits.header_bytes:
+                self._answer(too_large_a_head(limits))
+            else:
+                self._answer(ApiError(400, f"request: {msg.rstrip('.').lower()}; send HTTP/1.1"))
+
+        def _answer(self, error: ApiError) -> None:
+            body = json.dumps(error.to_dict()).encode()
+            headers = {
+                "content-type": "application/json", "content-length": len(body), "connection": "close", **error.headers,
+            }  # fmt: skip
+            head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            self.transport.write(f"HTTP/1.1 {error.status} Refused\r\n{head}\r\n".encode() + body)
+            self.transport.close()
+
+    return Bounded
+
+
+def too_large_a_head(limits: Limits) -> ApiError:
+    """Return the error of a request whose head is larger than may be."""
+    return ApiError(431, f"request: its head is larger than {limits.header_bytes:,} bytes; send less", code="head")
+
+
+async def watch(state: ServerState, slow_s: float, head_s: float = HEAD_S) -> None:
+    """Abort connections that keep the server waiting, until cancelled.
+
+    Those that send no whole head in ``head_s``, and those that read nothing of what is written for ``slow_s``, be it an
+    answer or the last words of a connection that is closed.
+    """
+    loop = asyncio.get_running_loop()
+    since: dict[Any, tuple[tuple[object, ...], float]] = {}  # what keeps each waiting, and from when on
+    while True:
+        now = loop.time()
+        waiting = {protocol: why for protocol in list(state.connections) if (why := _waits(protocol)) is not None}
+        since = {
+            protocol: since[protocol] if protocol in since and since[protocol][0] == why else (why, now)
+            for protocol, why in waiting.items()
+        }
+        for protocol, (why, begun) in since.items():
+            if now - begun > (head_s if why[0] == "head" else slow_s):
+                protocol.transport.abort()
+        await asyncio.sleep(_EVERY_S)
+
+
+def _waits(protocol: Any) -> tuple[object, ...] | None:  # noqa: ANN401 - uvicorn has eight kinds
+    """Return what a connection waits for, which is another thing as soon as there is progress; None for nothing."""
+    transport = protocol.transport
+    unread = transport.get_write_buffer_size()
+    if transport.is_closing() or unread > transport.get_write_buffer_limits()[1]:
+        return "unread", unread
+    if isinstance(protocol, H11Protocol):
+        cycle = protocol.cycle
+        done = cycle is None or cycle.response_complete
+        if protocol.conn.their_state is h11.IDLE or (done and protocol.conn.their_state is h11.SEND_BODY):
+            return "head", cycle
+    return None

@@ -1,0 +1,128 @@
+"""Entry: what every request and websocket goes through before anything of it is parsed: who it is from, how large.
+
+The outermost layer of the application, so that no route can be forgotten.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from edgekit.serving.guard import Access, denied
+from edgekit.serving.http.bounds import too_large_a_head
+from edgekit.serving.http.errors import ApiError
+from edgekit.serving.limits import Limits
+
+_PATIENCE_S, _SLOWEST_BYTES_S = 30.0, 4096  # a body comes within that time, and longer at so many bytes a second
+_CLOSE = {"Connection": "close"}  # what is left of its body is not read
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), (b"cache-control", b"no-store"),
+    (b"cross-origin-resource-policy", b"same-origin"), (b"x-frame-options", b"DENY"),
+)  # fmt: skip
+_NO_PAGE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+
+
+class Entry:
+    """An ASGI application around another. ``page``: paths of files that hold no secret; see ``guard.denied``."""
+
+    def __init__(self, app: ASGIApp, access: Access, limits: Limits, page: Iterable[str]) -> None:
+        self._app, self._access, self._limits, self._page = app, access, limits, frozenset(page)
+        self._bodies = 0  # requests with one, in progress: each may be in memory
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or deny it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        error = self._error(scope)
+        if error is not None:
+            error.headers |= _CLOSE
+            await _deny(error, scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._app(scope, receive, send)
+        elif scope["method"] in {"GET", "HEAD"}:
+            await self._app(scope, receive, _with_headers(send))
+        else:
+            self._bodies += 1
+            try:
+                await self._app(scope, _Body(receive, self._limits).receive, _with_headers(send))
+            finally:
+                self._bodies -= 1
+
+    def _error(self, scope: Scope) -> ApiError | None:
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        if sum(len(name) + len(value) for name, value in headers) > self._limits.header_bytes:
+            return too_large_a_head(self._limits)
+        secure = scope["scheme"] in {"https", "wss"}
+        local = (scope.get("server") or (None,))[0]
+        socket = scope["type"] == "websocket"
+        page = not socket and scope["method"] in {"GET", "HEAD"} and scope["path"] in self._page
+        refusal = denied(self._access, "https" if secure else "http", headers, local=local, socket=socket, page=page)
+        if refusal is not None:
+            return ApiError(refusal.status, refusal.message, code=refusal.code)
+        if socket or scope["method"] in {"GET", "HEAD"}:
+            return None
+        length = next((value for name, value in headers if name == b"content-length"), b"0")
+        if length.isdigit() and int(length) > self._limits.body_bytes:
+            return _too_large(self._limits)
+        if self._bodies >= self._limits.streams:
+            message = f"requests: {self._bodies} are in progress, at most {self._limits.streams} may be; try again"
+            return ApiError(429, f"{message} in a moment", code="streams")
+        return None
+
+
+class _Body:
+    """Hands a body on, counted."""
+
+    def __init__(self, receive: Receive, limits: Limits) -> None:
+        self._receive, self._limits = receive, limits
+        self._bytes, self._begun, self._whole = 0, time.monotonic(), False
+
+    async def receive(self) -> Message:
+        """Return the next piece; once the body is whole, that the client is gone."""
+        if self._whole:
+            return await self._receive()
+        left_s = self._begun + _PATIENCE_S + self._bytes / _SLOWEST_BYTES_S - time.monotonic()
+        try:
+            message = await asyncio.wait_for(self._receive(), max(0.0, left_s))
+        except asyncio.TimeoutError as error:
+            slow = ApiError(408, f"body: {self._bytes:,} bytes came, too slowly; send it again", code="slow")
+            slow.headers |= _CLOSE
+            raise slow from error
+        self._bytes += len(message.get("body", b""))
+        self._whole = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        if self._bytes > self._limits.body_bytes:
+            large = _too_large(self._limits)
+            large.headers |= _CLOSE
+            raise large
+        return message
+
+
+def _too_large(limits: Limits) -> ApiError:
+    return ApiError(413, f"body: larger than {limits.body_bytes:,} bytes; send less at once", code="body")
+
+
+def _with_headers(send: Send) -> Send:
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            own = {name for name, _ in message["headers"]}
+            more = [header for header in (*_HEADERS, _NO_PAGE) if header[0] not in own]
+            message = {**message, "headers": [*message["headers"], *more]}
+        await send(message)
+
+    return sent
+
+
+async def _deny(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        await error.response()(scope, receive, _with_headers(send))
+        return
+    await receive()  # that it would like to connect
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    response = error.response()
+    await send({"type": "websocket.http.response.start", "status": response.status_code,
+                "headers": response.raw_headers})  # fmt: skip
+    await send({"type": "websocket.http.response.body", "body": bytes(response.body)})

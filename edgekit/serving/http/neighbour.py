@@ -1,0 +1,170 @@
+"""Http: what a service tells its neighbours over HTTP, on uvicorn; see ``app.py`` for the routes.
+
+Light to import: starlette and uvicorn are loaded when it starts.
+"""
+
+import asyncio
+import contextlib
+import errno
+import socket
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgekit.errors import MissingPackageError, UsageError
+from edgekit.runtime.options import RecordingFields
+from edgekit.serving.guard import Access, check_bind, new_token
+from edgekit.serving.measures import Measures
+from edgekit.serving.server import Server
+from edgekit.serving.watch import Watch
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from edgekit.serving.http.site import Site
+
+DEFAULT_PORT = 8017
+_STOP_S = 2  # for answers that are being sent
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """Where to listen and whom to let in; see ``guard``. ``hosts``: NAME or NAME:PORT, ``origins``: SCHEME://HOST."""
+
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT  # 0: any that is free
+    token: str | None = None
+    cert: str | None = None
+    key: str | None = None
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    page: bool = True
+
+
+class Http:
+    """A neighbour of the server: ``start`` and ``stop`` it on one event loop.
+
+    ``watch``: the microphone's own stream, for the page to show. ``defaults``: options of streams where a request says
+    nothing else.
+    """
+
+    name = "http"
+
+    def __init__(
+        self,
+        server: Server,
+        settings: HttpSettings,
+        measures: Measures | None = None,
+        *,
+        watch: Watch | None = None,
+        defaults: RecordingFields | None = None,
+    ) -> None:
+        """Raise UsageError for an address that others reach without a token and TLS."""
+        check_bind(settings.host, settings.token, settings.cert, settings.key)
+        self._server, self._settings = server, settings
+        self._measures = measures or Measures(server)
+        self._watch = watch
+        self._defaults = RecordingFields(**(defaults or {}))
+        self._site: Site | None = None
+        self._http: uvicorn.Server | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> str:
+        """Listen; return the address, for people.
+
+        Raises UsageError where the address or the certificate cannot be used, MissingPackageError without the extra.
+        """
+        try:
+            import uvicorn
+
+            from edgekit.serving.http.app import make_app
+            from edgekit.serving.http.bounds import protocol_of, watch
+            from edgekit.serving.http.site import Site
+        except ImportError as error:
+            raise MissingPackageError(f"http: {error}; `pip install 'edgekit[serve]'`") from error
+
+        class Quiet(uvicorn.Server):
+            """uvicorn's server, which leaves signals to who runs the process."""
+
+            @contextlib.contextmanager
+            def capture_signals(self):  # type: ignore[no-untyped-def] # noqa: ANN202 - a Generator, as there
+                yield
+
+        settings, limits = self._settings, self._server.limits
+        _check_certificate(settings)
+        listening = _bound(settings.host, settings.port)
+        port = listening.getsockname()[1]
+        access = Access(
+            settings.host, port, frozenset(settings.hosts), frozenset(one.lower() for one in settings.origins),
+            settings.token, new_token(),
+        )  # fmt: skip
+        self._site = Site(self._server, self._measures, access, self._watch, self._defaults)
+        config = uvicorn.Config(
+            make_app(self._site, page=settings.page),
+            http=protocol_of(limits), ws="websockets-sansio", lifespan="off", interface="asgi3", log_config=None,
+            access_log=False, proxy_headers=False, server_header=False, workers=1,
+            ws_max_size=limits.message_bytes, ws_per_message_deflate=False, ws_ping_timeout=None,
+            h11_max_incomplete_event_size=limits.header_bytes, timeout_graceful_shutdown=_STOP_S,
+            ssl_certfile=settings.cert, ssl_keyfile=settings.key,
+        )  # fmt: skip
+        self._http = Quiet(config)
+        serving = asyncio.ensure_future(self._http.serve(sockets=[listening]))
+        self._tasks = [serving, asyncio.ensure_future(watch(self._http.server_state, limits.slow_s))]
+        while not self._http.started:
+            if serving.done():
+                listening.close()
+                serving.result()
+            await asyncio.sleep(0)
+        shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+        return f"{'https' if settings.cert else 'http'}://{shown}:{port}"
+
+    async def stop(self) -> None:
+        """Let what is being answered end, for a moment, then close every connection."""
+        if self._http is None or self._site is None:
+            return
+        if self._watch is not None:
+            self._watch.close()
+        self._http.should_exit = True
+        serving, watching = self._tasks
+        await serving
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        for connection in list(self._http.server_state.connections):
+            connection.transport.abort()
+        self._site.decoding.shutdown(wait=False, cancel_futures=True)
+        self._http = None
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound. Raises UsageError where that cannot be, such as for a second server on a port."""
+    where = f"http: {host} port {port}"
+    try:
+        kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listening = socket.socket(kind, socket.SOCK_STREAM)
+    except (OSError, UnicodeError, OverflowError) as error:
+        raise UsageError(f"{where}: {error}; give an address of this machine") from error
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        step = (
+            "another program listens there; stop it, or choose another port"
+            if error.errno == errno.EADDRINUSE
+            else "choose another"
+        )
+        raise UsageError(f"{where}: {error.strerror}; {step}") from error
+    listening.setblocking(False)
+    return listening
+
+
+def _check_certificate(settings: HttpSettings) -> None:
+    if settings.cert is None or settings.key is None:
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(settings.cert, settings.key)
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(
+            f"http: {settings.cert} and {settings.key}: {error}; give a certificate and its key in PEM"
+        ) from error

@@ -1,0 +1,53 @@
+"""Site: what the routes share: the server, its figures, who may come in, and threads that decode recordings."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from edgekit.errors import RefusedError
+from edgekit.runtime.model import Model
+from edgekit.runtime.options import RecordingFields
+from edgekit.serving.guard import Access
+from edgekit.serving.measures import Measures
+from edgekit.serving.server import Server
+from edgekit.serving.watch import Watch
+
+_DECODERS = 2
+_LIVE = ("partials", "provisional_ms", "speak")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """See the module. ``defaults``: options of every stream that a request does not say otherwise.
+
+    ``watch``: the microphone's own stream, where there is one.
+    """
+
+    server: Server
+    measures: Measures
+    access: Access
+    watch: Watch | None = None
+    defaults: RecordingFields = field(default_factory=RecordingFields)
+    decoding: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(_DECODERS, thread_name_prefix="edgekit-decoder")
+    )
+
+    @property
+    def model(self) -> Model:
+        """The model that new streams are made of. Raises RefusedError while it is loaded."""
+        if self.server.model is None:
+            raise RefusedError("loading", "server: the model is being loaded; try again in a moment")
+        return self.server.model
+
+    @property
+    def recording_defaults(self) -> RecordingFields:
+        """The defaults of a stream that hears a recording, or answers one question: nothing is early about its end."""
+        fields: dict[str, Any] = {name: value for name, value in self.defaults.items() if name not in _LIVE}
+        return cast("RecordingFields", fields)
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Return what some work returns, done on a thread, while others are served."""
+        return await asyncio.get_running_loop().run_in_executor(self.decoding, work)
