@@ -116,10 +116,14 @@ class Connection:
             with suppress(OSError, TimeoutError):
                 await self._refuse(error, error.reason)
         except (OSError, TimeoutError) as error:
-            _log.info("%s: the client is gone (%s)", self._name, type(error).__name__)
+            _log.info("%s: the client is gone, or does not read (%s)", self._name, type(error).__name__)
+            self._outgoing.transport.abort()
+        except asyncio.CancelledError:
+            self._outgoing.transport.abort()
+            raise
         finally:
             await self._abandon()
-            self._outgoing.close()
+            await self._close()
 
     async def _next(self) -> Message | None:
         while (event := self._framing.take()) is None:
@@ -352,6 +356,14 @@ class Connection:
         """End what is still under way."""
         await _cancelled(self._recording.task if self._recording else None)
         await _cancelled(self._answer)
+
+    async def _close(self) -> None:
+        """Close the connection; what was sent has some time to be read."""
+        self._outgoing.close()
+        try:
+            await asyncio.wait_for(self._outgoing.wait_closed(), self._limits.slow_s)
+        except (OSError, TimeoutError):
+            self._outgoing.transport.abort()
 
     async def _send(self, event: Message) -> None:
         """Write an event. Raises TimeoutError where nobody reads, OSError where nobody is there."""

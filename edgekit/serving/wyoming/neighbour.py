@@ -104,6 +104,11 @@ class Wyoming:
         """The name by which it is announced, empty while it is not."""
         return self._announcement.name if self._announcement else ""
 
+    @property
+    def clients(self) -> int:
+        """How many are connected."""
+        return len(self._open)
+
     async def _accept(self, incoming: asyncio.StreamReader, outgoing: asyncio.StreamWriter) -> None:
         peer = outgoing.get_extra_info("peername") or ("", 0)
         client = str(peer[0])
@@ -160,4 +165,4 @@ async def _turn_away(outgoing: asyncio.StreamWriter, reason: str, text: str) -> 
     _log.warning("%s", text)
     with suppress(OSError, TimeoutError):
         await asyncio.wait_for(async_write_event(Error(text=text, code=reason).event(), outgoing), _REFUSING_S)
-    outgoing.close()
+    outgoing.close()  # a line fits into what the system holds for who does not read

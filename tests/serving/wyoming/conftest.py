@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 import pytest
@@ -37,6 +37,11 @@ class Client(AsyncTcpClient):
     def __init__(self, address: str) -> None:
         host, port = address.removeprefix("tcp://").rsplit(":", 1)
         super().__init__(host.strip("[]"), int(port), read_timeout=WAIT_S)
+
+    async def disconnect(self) -> None:
+        """Leave, also where the server was quicker."""
+        with suppress(OSError):
+            await super().disconnect()
 
     async def say(self, *messages: object) -> None:
         """Send messages of the package."""
