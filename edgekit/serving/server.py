@@ -175,11 +175,6 @@ class Server:
                 latencies.add(one)
         return latencies
 
-    @property
-    def alive(self) -> bool:
-        """Whether both threads run, as they do inside the ``with`` block."""
-        return all(thread.is_alive() for thread in self._threads)
-
     def stop(self, within_s: float = STOP_S) -> None:
         """Take no further stream, finish what was said within some seconds, then end every stream."""
         self.stopping = True
