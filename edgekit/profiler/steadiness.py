@@ -1,7 +1,8 @@
-"""Steadiness: whether what a process holds grows with time, by its own /proc and a test that asks for no shape.
+"""Steadiness: whether what a process holds grows with time, by its own /proc and a slope that one step does not move.
 
-Mann, H. B. 1945, Nonparametric tests against trend; Kendall, M. G. 1975, Rank correlation methods: the variance with
-ties. The slope is Theil and Sen's: the median of the slopes between all pairs (Sen, P. K. 1968).
+The slope is Theil and Sen's, the median of the slopes between all pairs, and its interval Sen's: Sen, P. K. 1968,
+Estimates of the regression coefficient based on Kendall's tau; Kendall, M. G. 1975, Rank correlation methods: the
+variance with ties.
 """
 
 import math
@@ -35,27 +36,28 @@ def holding(pid: int | None = None) -> Holding:
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """The slope of a figure by time, and whether it differs from zero at one in twenty."""
+    """The slope of a figure by time, with its interval of 95 %."""
 
     slope: float
-    z: float
+    low: float
+    high: float
 
     @property
     def grows(self) -> bool:
         """Whether it rises, by more than chance."""
-        return self.z > _ONE_IN_TWENTY
+        return self.low > 0
 
 
 def trend(times: Sequence[float], values: Sequence[float]) -> Trend:
     """Return the Trend of values at times, at least four of each, not all at one time."""
     x, y = np.asarray(times, float), np.asarray(values, float)
     first, second = np.triu_indices(len(x), 1)
-    across = x[second] - x[first]
-    slope = float(np.median((y[second] - y[first])[across != 0] / across[across != 0]))
-    score = float(np.sign(y[second] - y[first]).sum())
+    apart = x[second] != x[first]
+    slopes = np.sort((y[second] - y[first])[apart] / (x[second] - x[first])[apart])
     count = len(y)
     ties = np.unique(y, return_counts=True)[1].astype(float)
-    spread = (count * (count - 1) * (2 * count + 5) - float((ties * (ties - 1) * (2 * ties + 5)).sum())) / 18
-    return Trend(
-        slope, 0.0 if spread <= 0 else (score - math.copysign(min(1.0, abs(score)), score)) / math.sqrt(spread)
-    )
+    variance = (count * (count - 1) * (2 * count + 5) - float((ties * (ties - 1) * (2 * ties + 5)).sum())) / 18
+    reach = _ONE_IN_TWENTY * math.sqrt(max(0.0, variance)) / 2
+    middle, last = (len(slopes) - 1) / 2, len(slopes) - 1
+    low, high = (float(slopes[min(last, max(0, round(middle + way * reach)))]) for way in (-1, 1))
+    return Trend(float(np.median(slopes)), low, high)

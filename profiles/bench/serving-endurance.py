@@ -143,7 +143,8 @@ def main() -> None:
             slope: Trend = trend(times, values)
             notes.append(
                 f"{label}: {name.lower()} {values[0]:.6g} at first, {values[-1]:.6g} {hours:g} h later, "
-                f"slope {slope.slope:+.4f} an hour, z {slope.z:+.2f}: {'GROWS' if slope.grows else 'no growth'}."
+                f"slope {slope.slope:+.4f} an hour ({slope.low:+.4f} to {slope.high:+.4f}): "
+                f"{'GROWS' if slope.grows else 'no growth'}."
             )
             print(notes[-1], flush=True)
         notes.append(
@@ -166,7 +167,7 @@ def main() -> None:
             FIGURES[0]: "Resident set of the process, after a collection of garbage.",
             FIGURES[1]: "Entries of /proc/self/fd.",
             FIGURES[2]: "Threads that Python knows.",
-            "GROWS": "Mann and Kendall's test for a trend, z above 1.96; the slope is Theil and Sen's.",
+            "Slope": "Theil and Sen's, with Sen's interval of 95 %; what GROWS has one above zero.",
         },
         bundles={"measured": bundle_facts(model)},
         clips=[clip.facts() for clip in clips],
