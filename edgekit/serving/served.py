@@ -89,9 +89,10 @@ class Served:
         self._finishing = False
         self._tap = tap
         self._whole = False  # the stream has taken all there is
+        self._refusal: Exception | None = None  # of the stream, to take more
         self._stepping = False  # what a step makes is not in the outbox yet
         self._ending: Reason = "finished"  # what a stream that is done has come to
-        self._active_at = self._read_at = clock()
+        self._active_at = self._read_at = self._due_from = clock()  # the last: when second 0 was due, at the latest
 
     # Whose stream it is ---------------------------------------------------------------------------------------------
 
@@ -109,6 +110,17 @@ class Served:
     def behind_s(self) -> float:
         """Seconds of sound that came and was neither heard nor gated."""
         return self.inbox_s + self.stream.waiting_s
+
+    @property
+    def late_s(self) -> float:
+        """Seconds that this stream is late by the server's doing.
+
+        Sound that came faster than it is said is not due yet, and where nobody reads nothing is.
+        """
+        if self.blocked or not self.live:
+            return 0.0
+        settled_s = self.pushed_s - self.behind_s
+        return max(0.0, min(self.behind_s, self._clock() - self._due_from - settled_s))
 
     @property
     def room(self) -> bool:
@@ -131,6 +143,7 @@ class Served:
                 "send no faster than it is heard",
             )  # fmt: skip
         now = self._active_at = self._clock()
+        self._due_from = max(self._due_from, now - self.pushed_s)  # the source paused
         left = self._most - self.pushed_samples
         self.latencies.arrived((self.pushed_samples + min(len(samples), left)) / self._rate, now)
         for start in range(0, min(len(samples), left), self._piece):
@@ -151,6 +164,7 @@ class Served:
         """
         self._direct = True
         now = self._active_at = self._clock()
+        self._due_from = max(self._due_from, now - self.pushed_s)
         ahead = self.pushed_samples + self._missing_samples + dropped_samples + len(samples)
         self.latencies.arrived(ahead / self._rate, now)
         self.stream.push(samples, lag_ms=lag_ms, dropped_samples=dropped_samples)
@@ -215,7 +229,8 @@ class Served:
 
     def take(self) -> bool:
         """Take one item out of the inbox; return whether there was one that may be taken now."""
-        if not self._inbox or self.ended is not None or self.stream.waiting_s > self._limits.waiting_s:
+        over = self.ended is not None or self._refusal is not None
+        if over or not self._inbox or self.stream.waiting_s > self._limits.waiting_s:
             return False
         item = self._inbox.popleft()
         try:
@@ -229,8 +244,9 @@ class Served:
                 lag_ms = self.inbox_s * 1000 - len(item) * 1000 / self._rate if self.live else None
                 self._inbox_out += len(item)
                 self.stream.push(item, lag_ms=lag_ms if lag_ms is None else max(0.0, lag_ms))
-        except Exception as error:  # noqa: BLE001 - this stream ends, the others go on
-            self._fail(error)
+        except Exception as error:  # noqa: BLE001 - this stream ends, once what was taken before is worked on
+            self._refusal = error
+            self.look(self._clock())
         if self._full and self.inbox_s < self._limits.inbox_s / 2:
             self._full = False
             self._wake()
@@ -243,7 +259,7 @@ class Served:
         self._stepping = True
         try:
             events = self.stream.step()
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - this stream ends, the others go on
             self._fail(error)
         self.stepped_at = now = self._clock()
         self.worked_s += now - begun
@@ -257,8 +273,9 @@ class Served:
         self._stepping = False
         if events:
             self._active_at = now
-        if events or self.stream.done:
+        if events or not self.stream.pending:
             self.look(now)
+        if events:
             self._wake()
         return len(events)
 
@@ -267,6 +284,9 @@ class Served:
         if self.ended is not None:
             return
         # in this order: another thread may step
+        if self._refusal is not None and not self.stream.pending and not self._stepping:
+            self._fail(self._refusal)
+            return
         if self._whole and not self._inbox and self.stream.done and not self._stepping:
             self.stream.close()
             self.ended = Ended(self._ending)

@@ -148,6 +148,11 @@ class Server:
         return max((served.behind_s for served in self.streams if served.live), default=0.0)
 
     @property
+    def late_s(self) -> float:
+        """Seconds that one of the live streams is late by this server's doing, at most; see ``Served.late_s``."""
+        return max((served.late_s for served in self.streams), default=0.0)
+
+    @property
     def busy(self) -> float:
         """The share of the last seconds that the working thread worked, 0 to 1."""
         now, (since, worked_s) = self.clock(), self._busy[0] if self._busy else (self.clock(), self._worked_s)
@@ -205,9 +210,9 @@ class Server:
             return RefusedError(
                 "streams", f"streams: {open_streams} are open, at most {limits.streams} may be; try again when one ends"
             )
-        if live and (behind_s := self.behind_s) > limits.late_s:
+        if live and (late_s := self.late_s) > limits.late_s:
             return RefusedError(
-                "late", f"streams: those that are open are {behind_s:.1f} s behind, {limits.late_s:g} s may be; "
+                "late", f"streams: those that are open are {late_s:.1f} s late, {limits.late_s:g} s may be; "
                 "try again in a moment",
             )  # fmt: skip
         return None

@@ -152,18 +152,40 @@ def test_one_stream_too_many_is_refused_with_the_reason_and_taken_once_another_e
 
 
 def test_no_further_live_stream_begins_while_those_that_there_are_come_late(serve, load):
+    ahead = [0.0]
     model, encoder = held(load())
-    server = serve(model, late_s=1.0)
+    server = serve(model, late_s=1.0, clock=lambda: time.monotonic() + ahead[0])
     encoder.may.clear()
     client = Client(server)
     client.push(np.tile(sound_of(RATE), 3))
-    with pytest.raises(RefusedError, match=r"s behind, 1 s may be") as refused:
+    Client(server).served.close()  # it came faster than it is said: nobody is late yet
+    ahead[0] = 2.0
+    with pytest.raises(RefusedError, match=r"s late, 1 s may be") as refused:
         Client(server)
     assert refused.value.reason == "late"
     Client(server, live=False).served.close()  # a file waits its turn and makes nobody late
     encoder.may.set()
-    until(lambda: server.behind_s < 1.0)
+    until(lambda: server.late_s < 1.0)
     Client(server)
+
+
+def test_who_pauses_and_then_hurries_makes_nobody_late_and_who_does_not_read_neither(serve, load):
+    ahead = [0.0]
+    model, encoder = held(load())
+    server = serve(model, late_s=1.0, events=16, clock=lambda: time.monotonic() + ahead[0])
+    client = Client(server)
+    client.push(QUIET)
+    until(lambda: not client.served.behind_s)
+    encoder.may.clear()
+    ahead[0] = 60.0
+    client.push(np.tile(sound_of(RATE), 4))
+    assert server.late_s < 1.0
+    ahead[0] = 62.0
+    assert server.late_s > 1.0
+    encoder.may.set()
+    until(lambda: client.served.blocked or not client.served.behind_s)
+    ahead[0] = 66.0
+    assert server.late_s == 0.0 or not client.served.blocked
 
 
 @pytest.mark.parametrize(("model", "stopping", "reason"), [(False, False, "loading"), (True, True, "stopping")])
