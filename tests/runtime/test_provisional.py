@@ -28,6 +28,7 @@ from edgekit.runtime.hear.ending import EndingRule
 from edgekit.runtime.hear.gate import Gate
 from edgekit.runtime.model import Model
 from edgekit.runtime.stream import Stream
+from tests.runtime.dictation import Piece, Written, dictate, dictating, in_segments, speech
 from tests.runtime.streams import KINDS, PIECE, RATE, Loudest, final_texts, sound_of
 from tests.runtime.test_rollback import carrying
 from tests.runtime.voices import ReadingSpeech, conversing, reading, sound_in, speaking
@@ -52,8 +53,11 @@ def voice() -> Iterator[None]:
 
 def stream_of(model: Model, rule: EndingRule | None = RULE, gate: GateSettings = GATE, **options: Any) -> Stream:
     """Return a stream with a gate that can be steered, and a clock that stands still."""
-    early = {} if rule is None else {"provisional_ms": rule.pause_ms}
-    stream = model.stream(**{"level": "full", "gate": "sound"} | early | options)
+    return steered(model.stream(**{"level": "full", "gate": "sound"} | options), rule, gate)
+
+
+def steered(stream: Stream, rule: EndingRule | None = RULE, gate: GateSettings = GATE) -> Stream:
+    """Let a stream pause, and its gate and clock be steered."""
     stream._gate = Gate(gate, RATE, Loudest(WINDOW), rule=rule)
     stream._work._pause._rule = rule or RULE
     stream.measure(clock=lambda: 0.0)
@@ -344,7 +348,12 @@ def in_windows_open(stream: Stream, sound: np.ndarray) -> list[Event]:
 
 def test_the_user_talks_until_the_end_is_confirmed_and_nothing_is_being_answered(load: Callable) -> None:
     stream = stream_of(kept(load, "spoken"), **options_of("spoken", draws=False))
-    events = in_windows_open(stream, said("########......."))
+    events = in_windows_open(stream, said("########.."))
+    stream.push(said("."))
+    while stream.pending:
+        assert stream.answering is None
+        events += stream.step()
+    events += in_windows_open(stream, said("...."))
     assert any(isinstance(event, Provisional) for event in events)
     assert not any(isinstance(event, (Audio, Text, SpeechStopped)) for event in events)
     assert stream.talking
@@ -371,22 +380,57 @@ def test_a_pause_may_be_where_a_piece_is_full(load: Callable, kind: str, loud: i
     assert comparable(events) == comparable(never)
 
 
-@pytest.mark.parametrize("attention", ["cross", "prefix"])
-def test_where_the_end_needs_a_further_answer_that_waits_until_it_is_confirmed(load: Callable, attention: str) -> None:
-    """The KV cache of a prefix bundle is full at the end of the sound."""
-    for context in range(30, 60):
-        fields = {"context_tokens": context}
-        model = load(attention, protocol=msgspec.structs.replace(kept(load, "0" if attention == "cross" else "1")
-            .manifest.protocol, max_tokens=4), **fields)  # fmt: skip
-        for script in ("##############", "###########", "#####"):
-            plain = in_windows(stream_of(model, None, EARLIER), said(script + "........"))
-            events = in_windows(stream_of(model), said(script + "........"))
-            assert comparable(events) == comparable(plain)
-            never = in_windows(stream_of(model, None), said(script + ".......##"))
-            events = in_windows(stream_of(model), said(script + ".......##"))
-            assert comparable(events) == comparable(never)
-        if attention == "cross":
-            return
+def ends_twice(model: Model, script: str) -> bool:
+    """Return whether a gate that closes in the pause has more than one answer made after that."""
+    events = in_windows(stream_of(model, None, EARLIER), said(script))
+    stopped = next(at for at, event in enumerate(events) if isinstance(event, SpeechStopped))
+    return len(final_texts(events[stopped:])) > 1
+
+
+def assert_waits(make: Callable[[EndingRule | None, GateSettings], Stream], script: str) -> None:
+    """A pause whose answer cannot be taken back as a whole is confirmed or withdrawn as any other."""
+    ends, goes_on = said(script + "........"), said(script + ".......##")
+    assert comparable(in_windows(make(RULE, GATE), ends)) == comparable(in_windows(make(None, EARLIER), ends))
+    assert comparable(in_windows(make(RULE, GATE), goes_on)) == comparable(in_windows(make(None, GATE), goes_on))
+    stream = make(RULE, GATE)
+    in_windows_open(stream, goes_on[: -3 * WINDOW])
+    assert not stream.pending
+    stream.close()
+
+
+@pytest.mark.parametrize(("context", "loud"), [(14, 5), (16, 9), (17, 9), (20, 9)])
+def test_where_the_context_is_full_at_the_end_the_next_answer_waits_until_it_is_confirmed(
+    load: Callable, context: int, loud: int
+) -> None:
+    plain = kept(load, "1").manifest.protocol
+    protocol = msgspec.structs.replace(plain, max_tokens=4, context_tokens=context)
+    model = load("prefix", protocol=protocol, context_tokens=context)
+    assert ends_twice(model, "#" * loud + "........")
+    assert_waits(lambda rule, gate: stream_of(model, rule, gate), "#" * loud)
+
+
+def test_where_the_end_is_to_be_heard_again_that_waits_until_it_is_confirmed(load: Callable) -> None:
+    """The model repeats itself: what its answer leaves of the last piece has another."""
+
+    def writes(piece: Piece) -> Written:
+        if piece.number:
+            return in_segments(piece)
+        whole = in_segments(Piece(**{**vars(piece), "words": piece.words[:2]}))
+        return whole + [("zz", 0.9)] * 12
+
+    model = dictating(load, resumes=False, aligns=True)
+
+    def make(rule: EndingRule | None, gate: GateSettings) -> Stream:
+        return steered(dictate(model, speech(4.0), writes, gate="sound").stream, rule, gate)
+
+    assert_waits(make, "#" * 100)
+    stream = make(RULE, GATE)
+    events = in_windows_open(stream, said("#" * 100 + "......."))
+    assert isinstance(events[-1], Provisional)
+    assert stream.samples_heard_again == 0
+    events = in_windows_open(stream, said("."))
+    assert len(final_texts(events)) == 2
+    assert stream.samples_heard_again > 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -428,6 +472,23 @@ def test_closing_in_a_pause_drops_its_work(load: Callable, steps: int) -> None:
     assert stream.done
     assert stream.samples_abandoned > 0
     account(stream)
+
+
+@pytest.mark.parametrize("kind", ["written", "spoken", "spoken after a thought"])
+@pytest.mark.parametrize("steps", [1, 3, 4, 6])
+def test_an_answer_is_whole_before_an_interruption_in_its_pause_counts(load: Callable, kind: str, steps: int) -> None:
+    stream = stream_of(kept(load, kind), **options_of(kind, draws=False))
+    stream.push(said("########......"))
+    events = [event for _ in range(steps + 10) for event in stream.step()]  # ten and a few go into what is heard
+    assert stream.answering is None
+    stream.interrupt(1)
+    events += [*stream.events(), *stream.push(said("..")), *stream.finish()]
+    assert_in_order(events)
+    (provisional,) = shown(events)
+    (final,) = final_texts(events)
+    assert isinstance(provisional, Provisional)
+    assert final.text == provisional.text
+    assert isinstance(events[-1], Interrupted)
 
 
 @pytest.mark.parametrize("kind", ["written", "spoken", "spoken after a thought"])
@@ -473,6 +534,7 @@ def test_a_question_in_a_pause_is_answered_after_what_the_user_says(
         assert comparable(early) == comparable(plain)
     else:
         assert [text.tokens for text in final_texts(early)] == [text.tokens for text in final_texts(plain)]
+        assert final_texts(early)[1].start_s == asked / RATE  # when it was asked, though silence was held back
 
 
 @pytest.mark.parametrize("goes_on", [False, True])
