@@ -106,3 +106,18 @@ def spoken(events: list[Event]) -> str:
 
 def roomy(context_tokens: int) -> dict[str, Any]:
     return {"context_tokens": context_tokens}
+
+
+class Loudest:
+    """A detector that a test can steer: the score of a window is its loudest sample."""
+
+    def __init__(self, window_samples: int = 400) -> None:
+        self.window_samples = window_samples
+
+    def score(self, window: np.ndarray) -> float:
+        """Return the loudest sample."""
+        assert window.shape == (self.window_samples,)
+        return float(np.abs(window).max())
+
+    def reset(self) -> None:
+        """Do nothing: there is nothing to forget."""
