@@ -359,7 +359,9 @@ class Setting:
         first, steps, checked = True, 0, lookup.next(limit - len(said) - 1)
         prompt = np.concatenate((prompt, self.table.rows(said)))
         if len(said) >= limit:
-            return (yield from self._whole(backbone, prompt, level, said, limited_by))
+            backbone.append(prompt[:-1], level)  # the last token is chosen, not read
+            yield from map(Step, said)
+            return limited_by
         while first or checked or steps != guess.max_steps:
             before, unread = 0 if first else len(said), prompt
             if not first:  # the last of them is chosen, not read
@@ -376,14 +378,6 @@ class Setting:
             lookup.follow(said, right)
             first, steps, checked = False, steps + (name == DECODE), lookup.next(limit - len(said) - 1)
         return None
-
-    def _whole(
-        self, backbone: Backbone, rows: Array, level: ComputeLevel, said: Sequence[int], limited_by: CutReason
-    ) -> Generator[Step, None, CutReason]:
-        """Yield settled tokens that are as many as there may be; the last of ``rows`` is chosen, not read."""
-        backbone.append(rows[:-1], level)
-        yield from map(Step, said)
-        return limited_by
 
     def _limit(
         self, backbone: Backbone, prompt: int, heard_s: float | None, at_most: int | None

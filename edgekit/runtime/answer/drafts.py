@@ -3,6 +3,7 @@
 Knows tokens and logits; knows nothing of when a draft is due, nor of what a caller was shown.
 """
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -11,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.runtime.answer.sampler import Limits, Mask, Sampler
+from edgekit.bundle import Sampling
+from edgekit.runtime.answer.sampler import Limits, Mask, Sampler, unrepeated
 from edgekit.runtime.engine import Array
 
 FARTHEST = 4.0  # nats: what another word lacks at most for anybody to look at it
+_OTHERS = 16  # tokens that are tried in place of those that would lengthen a word
 _LOOKED_AT = 32  # tokens that are so near at most
 
 
@@ -66,8 +69,8 @@ class Margins:
     Another case or another mark of punctuation is the same word: it changes nothing that was said.
     """
 
-    def __init__(self, chosen: Sampler, limits: Limits, word: Callable[[int], object]) -> None:
-        self._chosen, self._mask, self._word = chosen, Mask(limits), word
+    def __init__(self, chosen: Sampler, limits: Limits, sampling: Sampling, word: Callable[[int], object]) -> None:
+        self._chosen, self._mask, self._sampling, self._word = chosen, Mask(limits), sampling, word
         self._margins: dict[int, float] = {}
         self._ends: dict[int, float] = {}
 
@@ -81,7 +84,8 @@ class Margins:
         token = self._chosen.pick(logits, said)
         allowed = self._mask.apply(np.array(logits, np.float32), not said)
         ends = token in self._mask.stops
-        (self._ends if ends else self._margins)[len(said)] = self._margin(allowed, token)
+        margin = self._margin(unrepeated(allowed, self._sampling, said), token)
+        (self._ends if ends else self._margins)[len(said)] = margin
         return token
 
     def _margin(self, logits: Array, token: int) -> float:
@@ -92,6 +96,38 @@ class Margins:
         if other is not None:
             return float(logits[token] - logits[other])
         return float(logits[token] - logits[near[-1]]) if len(near) == _LOOKED_AT else FARTHEST
+
+    def mark(self) -> object:
+        """Return where the draws stand."""
+        return self._chosen.mark()
+
+    def back(self, mark: Any) -> None:  # noqa: ANN401 - the sampler's own
+        """Draw again what was drawn since the mark."""
+        self._chosen.back(mark)
+
+
+class NextWord:
+    """Another sampler's choices behind tokens that an answer has ``begun`` with: their last word does not go on."""
+
+    def __init__(self, chosen: Sampler, begun: Sequence[int], decode: Callable[[Sequence[int]], str]) -> None:
+        self._chosen, self._begun, self._decode = chosen, list(begun), decode
+
+    def pick(self, logits: Array, said: Sequence[int]) -> int:
+        """Return a token; see Sampler."""
+        token = self._chosen.pick(logits, said)
+        if len(said) != len(self._begun):
+            return token
+        left = np.array(logits, np.float32)
+        for _ in range(_OTHERS):
+            if not self._goes_on(token):
+                break
+            left[token] = -np.inf
+            token = self._chosen.pick(left, said)
+        return token
+
+    def _goes_on(self, token: int) -> bool:
+        text, longer = (self._decode(tokens) for tokens in (self._begun, [*self._begun, token]))
+        return longer.startswith(text) and not begins_word(text, longer[len(text) :])
 
     def mark(self) -> object:
         """Return where the draws stand."""
@@ -126,3 +162,17 @@ class Spelling:
         if not text or "\ufffd" in text:
             return token
         return bool(letters) and text[0].isspace(), letters
+
+
+def begins_word(text: str, rest: str) -> bool:
+    """Return whether no word goes on from one text into the rest, marks at its beginning left aside."""
+    marks = next((at for at, one in enumerate(rest) if not unicodedata.category(one).startswith("P")), len(rest))
+    behind = rest[marks : marks + 1]
+    if not behind or behind.isspace() or text[-1].isspace():
+        return True
+    return _stands_alone(behind) or (not marks and _stands_alone(text[-1]))
+
+
+def _stands_alone(character: str) -> bool:
+    """Return whether a character is of a script that puts no spaces between words."""
+    return unicodedata.east_asian_width(character) in "WF"

@@ -9,14 +9,13 @@ will change; what two drafts agree on changes several times as often (profiles/b
 """
 
 import math
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from edgekit.bundle import ComputeLevel, Manifest
 from edgekit.runtime.answer.answerer import Answerer
-from edgekit.runtime.answer.drafts import NO_DRAFT, NOT_BEGUN, Begun, Draft, Wanted
+from edgekit.runtime.answer.drafts import NO_DRAFT, NOT_BEGUN, Begun, Draft, Wanted, begins_word
 from edgekit.runtime.answer.lookup import agreed, loop_start
 from edgekit.runtime.answer.text import UNFINISHED, Tokenizer
 from edgekit.runtime.events import Text
@@ -165,7 +164,7 @@ class Partials:
             if at < draft.hidden or not text.strip() or not whole.startswith(text) or UNFINISHED in text:
                 continue
             rest = whole[len(text) :]
-            if _begins_word(text, rest) and (ended or any(map(str.isalnum, rest))):
+            if begins_word(text, rest) and (ended or any(map(str.isalnum, rest))):
                 count = at + 1
         return count
 
@@ -183,17 +182,3 @@ class Partials:
 
     def _ms(self, samples: int) -> float:
         return samples * 1000 / self.rate
-
-
-def _begins_word(text: str, rest: str) -> bool:
-    """Return whether no word goes on from one text into the rest, marks at its beginning left aside."""
-    marks = next((at for at, one in enumerate(rest) if not unicodedata.category(one).startswith("P")), len(rest))
-    behind = rest[marks : marks + 1]
-    if not behind or behind.isspace() or text[-1].isspace():
-        return True
-    return _stands_alone(behind) or (not marks and _stands_alone(text[-1]))
-
-
-def _stands_alone(character: str) -> bool:
-    """Return whether a character is of a script that puts no spaces between words."""
-    return unicodedata.east_asian_width(character) in "WF"

@@ -11,10 +11,10 @@ import numpy as np
 from edgekit.bundle import ComputeLevel, Thinking
 from edgekit.errors import UsageError
 from edgekit.runtime.answer.answerer import Outcome, Own, Setting, Step, tokens_of
-from edgekit.runtime.answer.drafts import NO_DRAFT, NOT_BEGUN, Begun, Draft, Margins, Spelling, Wanted
+from edgekit.runtime.answer.drafts import NO_DRAFT, NOT_BEGUN, Begun, Draft, Margins, NextWord, Spelling, Wanted
 from edgekit.runtime.answer.lookup import Guess
 from edgekit.runtime.answer.prompt import Asking, check_text, filled, prefix_prompt
-from edgekit.runtime.answer.sampler import Greedy, likeliest
+from edgekit.runtime.answer.sampler import Greedy, Sampler, likeliest
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.answer.text import Detokenizer
 from edgekit.runtime.engine import Array
@@ -148,7 +148,9 @@ class PrefixAnswerer:
             return NO_DRAFT
         with self._setting.trace.span(DRAFT):
             guess = Guess(self._guessed(wanted.begun), len(wanted.begun.tokens), wanted.max_steps, timed=False)
-            margins = Margins(self._likeliest, self._setting.manifest.protocol, self._word)
+            protocol = self._setting.manifest.protocol
+            chosen = self._continued(self._likeliest, wanted.begun)
+            margins = Margins(chosen, protocol, protocol.sampling, self._word)
             answer = self._setting.tokens(
                 self._backbone, self._setting.table.rows(prompt), level, heard_s, guess=guess, at_most=at_most,
                 sampler=margins,
@@ -160,6 +162,10 @@ class PrefixAnswerer:
     def _guessed(self, begun: Begun) -> tuple[int, ...]:
         """Return what an answer with that beginning will probably be."""
         return (*begun.tokens, *self._partial[len(begun.tokens) :])
+
+    def _continued(self, chosen: Sampler, begun: Begun) -> Sampler:
+        """Return what chooses the tokens behind such a beginning."""
+        return NextWord(chosen, begun.tokens, self._setting.tokenizer.decode) if begun.tokens else chosen
 
     def next_piece(self) -> bool:
         """Return True: the text ``between`` pieces goes in with the next piece's first embeddings."""
@@ -218,7 +224,10 @@ class PrefixAnswerer:
         start = self._backbone.position + len(prompt)
         rows, said = self._setting.table.rows(prompt), list[Step]()
         guess = Guess(self._guessed(begun), len(begun.tokens))
-        steps = self._setting.steps(self._backbone, rows, level, heard_s, guess=guess, speaker=self._speaker)
+        sampler = self._continued(self._setting.sampler, begun)
+        steps = self._setting.steps(
+            self._backbone, rows, level, heard_s, guess=guess, sampler=sampler, speaker=self._speaker
+        )
         try:
             cut = yield from tokens_of(steps, said)
         except GeneratorExit:  # who listens has heard enough
