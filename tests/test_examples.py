@@ -77,7 +77,12 @@ frame_error = 10.0
 clips = ["librivox-0880.flac"]
 """
 # Examples that are run by another test, under its name.
-ELSEWHERE = {"edgekit demo": ("tests/cli/test_report.py", "test_the_demo_shows_census_text_figures_and_report")}
+ELSEWHERE = {
+    "edgekit demo": ("tests/cli/test_report.py", "test_the_demo_shows_census_text_figures_and_report"),
+    "edgekit devices": (
+        "tests/cli/test_devices.py", "test_devices_are_listed_by_names_that_stay_and_the_defaults_are_marked",
+    ),
+}  # fmt: skip
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OTHER_PROGRAMS = ("make", "pip", "python", "python3", "sh")
 

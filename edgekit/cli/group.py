@@ -23,6 +23,7 @@ COMMANDS = {
     "run": ("edgekit.cli.run", "Print what a bundle hears in audio files."),
     "listen": ("edgekit.cli.listen", "Print what a bundle hears from the microphone."),
     "serve": ("edgekit.cli.serve", "Serve a bundle to other programs: HTTP, websockets, Wyoming."),
+    "devices": ("edgekit.cli.devices", "List microphones and speakers, by the names that listen takes."),
     "profile": ("edgekit.cli.profile_command", "Measure a bundle on this device."),
     "report": ("edgekit.cli.report", "Render profiles for a reader."),
     "doctor": ("edgekit.cli.doctor", "Say what this device has, what is missing, and what to type."),

@@ -17,10 +17,20 @@ if TYPE_CHECKING:
 
 @click.command(
     epilog="\b\nExit codes: 0 stopped by a signal, or the simulated file is over; 1 no bundle, no microphone,\n"
-    "            nowhere to write; 2 wrong usage; 70 a bug; 130 a second ^C.\nExample:    edgekit listen"
+    "            nowhere to write; 2 wrong usage; 70 a bug; 75 the sound system answers no more, and only\n"
+    "            a fresh process may help; 130 a second ^C.\nExample:    edgekit listen"
 )
 @click.argument("bundle", required=False, metavar="[BUNDLE]", type=FilePath())
-@click.option("--device", metavar="NAME|NUMBER", help="The microphone; the system's default if absent.")
+@click.option(
+    "--device",
+    metavar="NAME|NUMBER",
+    help="The microphone, as `edgekit devices` names it; the system's default if absent.",
+)
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Wait for a microphone that is missing or busy at the start, as it is waited for later.",
+)
 @click.option(
     "--simulate",
     metavar="FILE",
@@ -35,17 +45,24 @@ if TYPE_CHECKING:
 @click.option(
     "--speak",
     is_flag=True,
-    help="Speak the answers too, through the default device, until you talk again. A microphone that hears them takes "
+    help="Speak the answers too, until you talk again. A microphone that hears them takes "
     "them for you: use headphones, or a device that cancels its echo.",
+)
+@click.option(
+    "--speaker",
+    metavar="NAME|NUMBER",
+    help="What --speak speaks through, as `edgekit devices` names it; the system's default if absent.",
 )
 @stream_options
 def listen(
     *,
     bundle: Path | None,
     device: str | None,
+    wait: bool,
     simulate: Path | None,
     partials: bool | None,
     speak: bool,
+    speaker: str | None,
     threads: int | None,
     as_json: bool,
     **options: Any,
@@ -53,30 +70,30 @@ def listen(
     """Print what a bundle hears from the microphone.
 
     Without BUNDLE: the one that EDGEKIT_BUNDLE names, else the newest under ./bundles. ^C, SIGTERM or SIGHUP ends
-    it in good order: what was recorded is finished, and an account of every sample goes to stderr.
+    it in good order: what was recorded is finished, and an account of every sample goes to stderr. A microphone that
+    falls silent, sends what is no sound, or is unplugged is opened again, for as long as it takes.
     """
     import edgekit
     from edgekit.bundle import open_bundle
     from edgekit.cli.notices import show_notices
     from edgekit.cli.printer import Printer, marks, warn
-    from edgekit.cli.speech import speaker
+    from edgekit.cli.speech import loudspeaker
     from edgekit.runtime.assemble import writes_partials
     from edgekit.runtime.audio.files import shown
     from edgekit.runtime.audio.playback import TurnTaking
     from edgekit.serving.daemon import Daemon, stopped_by_signals
 
-    if device is not None and simulate is not None:
-        raise UsageError(f"--device {device}: --simulate plays {simulate} in place of a microphone; leave one out")
+    _check_usage(device=device, wait=wait, simulate=simulate, speak=speak, speaker=speaker)
     if options["times"] and not as_json:
         raise UsageError(f"--times {options['times']}: text alone shows no times; add --json")
     chosen = bundle or default_bundle()
     how = loading(options)
     front_end = open_bundle(chosen, check_hashes=False, trust=how["trust"]).manifest.front_end  # loading checks them
-    source = _source(device, simulate, front_end.sample_rate_hz)
+    source = _source(device, simulate, front_end.sample_rate_hz, wait=wait)
     model = edgekit.load(chosen, threads=threads, speak=speak, **how)
     warn(model)
     printer = Printer(as_json=as_json, marks=marks(model))
-    with speaker(model.manifest, speak=speak) as playback:
+    with loudspeaker(model.manifest, speak=speak, device=_number_or_name(speaker)) as playback:
         stream = model.stream(
             sample_rate_hz=source.sample_rate_hz, channels=source.channels, speak=speak,
             partials=writes_partials(model.manifest) if partials is None else partials, **stream_settings(options),
@@ -125,11 +142,26 @@ def default_bundle() -> Path:
     return manifests[-1].parent
 
 
-def _source(device: str | None, simulate: Path | None, rate_hz: int) -> "Source":
+def _check_usage(*, device: str | None, wait: bool, simulate: Path | None, speak: bool, speaker: str | None) -> None:
+    """Raise UsageError for options that need or exclude each other."""
+    if simulate is not None and (device is not None or wait):
+        option = f"--device {device}" if device is not None else "--wait"
+        raise UsageError(f"{option}: --simulate plays {simulate} in place of a microphone; leave one out")
+    if speaker is not None and not speak:
+        raise UsageError(f"--speaker {speaker}: without --speak nothing is spoken; add it, or leave this out")
+
+
+def _number_or_name(device: str | None) -> int | str | None:
+    return int(device) if device and device.isdecimal() else device
+
+
+def _source(device: str | None, simulate: Path | None, rate_hz: int, *, wait: bool) -> "Source":
     if simulate is not None:
         from edgekit.runtime.audio.recording import Recording
 
         return Recording(simulate)
-    from edgekit.runtime.audio.microphone import Microphone
+    from edgekit.cli.notices import show_notices
+    from edgekit.runtime.audio.devices.lasting import LastingMicrophone
 
-    return Microphone(int(device) if device and device.isdecimal() else device, rate_hz=rate_hz)
+    with show_notices():
+        return LastingMicrophone(_number_or_name(device), rate_hz=rate_hz, waits=wait)

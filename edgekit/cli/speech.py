@@ -21,14 +21,14 @@ def speech_file(path: Path | None, manifest: "Manifest") -> "AbstractContextMana
 
 
 @contextmanager
-def speaker(manifest: "Manifest", *, speak: bool) -> "Iterator[Playback | None]":
-    """Yield the loudspeaker, if answers are to be spoken."""
+def loudspeaker(manifest: "Manifest", *, speak: bool, device: int | str | None = None) -> "Iterator[Playback | None]":
+    """Yield the loudspeaker, if answers are to be spoken: the device of this number or name, or the default."""
     if not speak:
         yield None
         return
     from edgekit.runtime.audio.playback import Playback
 
-    with Playback(_rate(manifest)) as playback:
+    with Playback(_rate(manifest), device) as playback:
         yield playback
 
 

@@ -8,35 +8,45 @@ Policy can choose a cheaper level; beyond a limit no more is taken, and the Ring
 is printed, nor of bundles.
 """
 
-import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Protocol
 
-from edgekit.errors import DeviceError, EdgeKitError
+from edgekit.errors import EdgeKitError
 from edgekit.runtime.audio.files import Samples
 from edgekit.runtime.audio.ring import Ring
 from edgekit.runtime.events import Event
 from edgekit.runtime.stream import Stream
+from edgekit.timing import Clock
 
 PUSH_S = 0.1  # at most this much sound in one push: the next one sees a fresh lag
-WAIT_S = 1.0  # a stop signal is noticed at the next sample, or after this if the device has gone silent
+WAIT_S = 0.5  # a stop signal is noticed at the next sample, or after this if the device has gone silent
 MOST_WAITING_S = 20.0  # of sound that counts: the source's ring holds what comes beside, and drops what is too old
-DEAF_S = 10.0  # no sample for so long is a failure, and nothing but zeros for so long is worth a word
-_log = logging.getLogger(__name__)
+SOUND_S = 15.0  # without fresh sound: a device is missed within 3 s and heard 5 s after it is well, so this one is not
+STEP_S = 30.0  # of one step, or of showing what it made: on the slowest device that keeps up a step takes seconds
 
 
 class Source(Protocol):
-    """Sound that comes by itself, into a Ring; recording while in a ``with`` block. ``audio.Microphone`` is one."""
+    """Sound that comes by itself, into a Ring; recording while in a ``with`` block. LastingMicrophone is one."""
 
     sample_rate_hz: int
     channels: int
-    overflows: int
     ring: Ring
+
+    @property
+    def overflows(self) -> int:
+        """How often the device lost samples before they were counted."""
+        ...
+
+    @property
+    def fresh_s(self) -> float | None:
+        """When sound last came that the device did not make up, by ``time.monotonic``; None before the first."""
+        ...
 
     def __enter__(self) -> object:
         """Begin to record."""
@@ -50,7 +60,7 @@ class Source(Protocol):
 
     @property
     def dropped_samples(self) -> int:
-        """Samples per channel that were recorded but not read in time."""
+        """Samples per channel that were recorded but not read in time, or are missing before what is read next."""
         ...
 
     def wait(self, timeout_s: float) -> bool:
@@ -66,7 +76,9 @@ class Source(Protocol):
 class Tally:
     """Where the samples went, per channel at the source's rate: captured = processed + gated + dropped.
 
-    ``overflows`` counts the times that the device lost samples before anybody could count them.
+    ``waiting``: further ones, that were recorded and not heard yet; none at the end. ``overflows`` counts the times
+    that the device lost samples before anybody could count them. What is known to be missing while a microphone was
+    away is captured and dropped.
     """
 
     captured: int
@@ -75,6 +87,7 @@ class Tally:
     dropped: int
     overflows: int
     sample_rate_hz: int
+    waiting: int = 0
 
     def __str__(self) -> str:
         """Return the account as one line."""
@@ -82,6 +95,19 @@ class Tally:
             f"captured {self.captured} = processed {self.processed} + gated {self.gated} + dropped {self.dropped} "
             f"samples at {self.sample_rate_hz} Hz; {self.overflows} overflows of the device"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """When signs of life last came, by ``time.monotonic``.
+
+    ``sound_s``: sound that was no repetition, or the start. ``work_s``: who works finished a step or had none to do.
+    ``step_s``: since when the step under way is; None between two.
+    """
+
+    sound_s: float
+    work_s: float
+    step_s: float | None
 
 
 class Daemon:
@@ -97,13 +123,17 @@ class Daemon:
         stream: Stream,
         show: Callable[[Event], None],
         talked: Callable[[], None] | None = None,
+        clock: Clock = time.monotonic,
     ) -> None:
         options = stream.options
         assert (options.sample_rate_hz, options.channels) == (source.sample_rate_hz, source.channels)
         self._source, self._stream, self._show, self._talked = source, stream, show, talked
+        self._clock = clock
+        self._started_s = self._worked_s = clock()
+        self._step_s: float | None = None
         self._stopping = False
         self._read = self._pushed = 0  # samples per channel, taken from the source and by the stream
-        self._dropped = self._zeros = 0
+        self._dropped = 0
         self._counting = threading.Lock()  # held while samples are on the way from one to the other
         self._taken, self._worked = threading.Event(), threading.Event()  # what wakes either thread
         self._ended = self._broken = False  # nothing more is taken; nobody works
@@ -111,24 +141,43 @@ class Daemon:
 
     @property
     def tally(self) -> Tally:
-        """The account so far; it balances once ``run`` has ended, however it did."""
+        """The account so far; it balances at every instant, and covers all once ``run`` has ended, however it did."""
         source, stream = self._source, self._stream
         with self._counting:
-            captured = source.ring.written_samples // source.channels  # first: a source that goes on drops more
-            dropped = source.dropped_samples
-            left = captured - dropped - self._read if self._broken else 0  # in the ring, where nobody takes any more
+            dropped, in_ring = source.dropped_samples, source.ring.available_samples // source.channels
+            left = in_ring if self._broken else 0  # in the ring, where nobody takes any more
             # The Stream counts after resampling: its shares of the samples are exact, their number is not.
             share = self._pushed / max(1, stream.samples_received)
-            gated = round(stream.samples_gated * share)
+            gated = min(round(stream.samples_gated * share), self._pushed)
             abandoned = min(round(stream.samples_abandoned * share), self._pushed - gated)
+            queued = min(round(stream.samples_waiting * share), self._pushed - gated - abandoned)
+            processed = self._pushed - gated - abandoned - queued
+            dropped += left + self._read - self._pushed + abandoned
             return Tally(
-                captured=captured,
-                processed=self._pushed - gated - abandoned,
+                captured=processed + gated + dropped,
+                processed=processed,
                 gated=gated,
-                dropped=dropped + left + self._read - self._pushed + abandoned,
+                dropped=dropped,
                 overflows=source.overflows,
                 sample_rate_hz=source.sample_rate_hz,
+                waiting=in_ring - left + queued,
             )
+
+    @property
+    def heartbeat(self) -> Heartbeat:
+        """When signs of life last came."""
+        sound_s = self._source.fresh_s
+        return Heartbeat(
+            sound_s=self._started_s if sound_s is None else max(sound_s, self._started_s),
+            work_s=self._worked_s,
+            step_s=self._step_s,
+        )
+
+    def alive(self, now_s: float) -> bool:
+        """Return whether it hears and works: fresh sound came lately, and no step is stuck."""
+        beat = self.heartbeat
+        worked_s = beat.work_s if beat.step_s is None else beat.step_s
+        return now_s - beat.sound_s <= SOUND_S and now_s - worked_s <= STEP_S
 
     @property
     def stopping(self) -> bool:
@@ -161,9 +210,12 @@ class Daemon:
     def _work(self) -> None:
         while True:
             ended = self._ended  # before the look at what is pending: what was taken first is seen
-            for event in self._stream.events():
-                self._show(event)
+            while self._stream.pending:
+                self._step_s = self._clock()
+                for event in self._stream.step():
+                    self._show(event)
                 self._worked.set()
+            self._worked_s, self._step_s = self._clock(), None
             self._worked.set()
             if ended and not self._stream.pending:
                 return
@@ -193,19 +245,11 @@ class Daemon:
             self._failure = self._failure or error
 
     def _listen(self) -> None:
-        silent_s = 0.0
         while not self._stopping and not self._broken:
             if self._source.wait(WAIT_S):
-                silent_s = 0.0
                 self._push()
             elif self._source.ring.closed:
                 return
-            else:
-                silent_s += WAIT_S
-                if silent_s >= DEAF_S:
-                    raise DeviceError(
-                        f"microphone: no sound for {DEAF_S:.0f} s, not even silence; check its plug, then start again"
-                    )
 
     def _push(self) -> None:
         """Hand over the oldest sound that waits, once there is room for it."""
@@ -221,25 +265,12 @@ class Daemon:
             lost, self._dropped = dropped - self._dropped, dropped
             if self._broken:
                 return
-            self._look_for_zeros(samples)
             lag_ms = waiting * 1000 / source.sample_rate_hz
             self._stream.push(samples, lag_ms=lag_ms, dropped_samples=lost)  # an error in it leaves it as before
             self._pushed += len(samples)
         if self._talked is not None and self._stream.talking:
             self._talked()  # before who works wakes, and begins the next turn
         self._taken.set()
-
-    def _look_for_zeros(self, samples: Samples) -> None:
-        """Say once that nothing but zeros comes, until something else does: what a microphone hears is never exact."""
-        if samples.any():
-            self._zeros = 0
-            return
-        limit = round(DEAF_S * self._source.sample_rate_hz)
-        before, self._zeros = self._zeros, self._zeros + len(samples)
-        if before < limit <= self._zeros:
-            _log.warning(
-                "input: only zeros for %.0f s: is the microphone muted, or another one meant? it goes on", DEAF_S
-            )
 
 
 class Stoppable(Protocol):

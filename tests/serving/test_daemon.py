@@ -27,7 +27,7 @@ class Script:
     """A Source without a device or a thread: each wait first records the next number of blocks of a plan."""
 
     def __init__(self, plan, *, rate=16_000, channels=1, buffer=1600, loudness=0.1, failure=None):
-        self.sample_rate_hz, self.channels, self.overflows = rate, channels, 0
+        self.sample_rate_hz, self.channels, self.overflows, self.fresh_s = rate, channels, 0, None
         self.ring = Ring(buffer * channels)
         self.recorded = []
         self.waits = []
@@ -181,16 +181,73 @@ def test_samples_that_the_stream_refuses_are_counted_as_dropped(model):
     assert_balanced(daemon.tally)
 
 
-def test_a_deaf_device_is_an_error_and_not_an_endless_wait(model):
-    class Deaf(Script):
+class Clocked(Script):
+    """A Source by whose waits time passes."""
+
+    now, pace_s = 1000.0, 1.0
+
+    def wait(self, timeout_s):
+        self.now += self.pace_s
+        ready = super().wait(0)
+        if ready:
+            self.fresh_s = self.now
+        return ready
+
+
+def test_a_source_without_fresh_sound_is_waited_for_and_the_daemon_is_not_alive(model):
+    class Deaf(Clocked):
         def wait(self, timeout_s):
-            self.waits.append(timeout_s)
+            self.now += 1.0
+            alive.append(daemon.alive(self.now))
+            if len(alive) == 100:
+                daemon.stop()
             return False
 
-    source = Deaf([])
-    with pytest.raises(DeviceError, match="no sound for 10 s"):
-        Daemon(source, model.stream(), ignore).run()
-    assert sum(source.waits) == daemon_module.DEAF_S
+    alive, source = [], Deaf([])
+    daemon = Daemon(source, model.stream(), ignore, clock=lambda: source.now)
+    daemon.run()
+    assert alive == [True] * round(daemon_module.SOUND_S) + [False] * (100 - round(daemon_module.SOUND_S))
+
+
+def test_who_hears_and_works_is_alive(model):
+    alive, source = [], Clocked([1] * 100)
+    source.pace_s = 0.01
+    daemon = Daemon(source, model.stream(), ignore, lambda: alive.append(daemon.alive(source.now)), lambda: source.now)
+    daemon.run()
+    assert all(alive)
+    assert len(alive) >= 90
+    assert daemon.heartbeat.sound_s == source.fresh_s > 1000.9
+
+
+@pytest.mark.parametrize("where", ["step", "show"])
+def test_work_that_is_stuck_is_no_sign_of_life_however_much_sound_comes(model, where):
+    source = Clocked([1] * 10_000)
+    stream, asked, answered = model.stream(), threading.Event(), threading.Event()
+
+    def stuck(*_):
+        asked.set()
+        assert answered.wait(20)
+        return ()
+
+    if where == "step":
+        stream.step = stuck
+    daemon = Daemon(source, stream, stuck, clock=lambda: source.now)
+    thread = threading.Thread(target=daemon.run, daemon=True)
+    thread.start()
+    try:
+        assert asked.wait(20)
+        began = daemon.heartbeat.step_s
+        while source.now < began + daemon_module.STEP_S + 1:
+            assert answered.wait(0.001) is False
+        source.fresh_s = source.now
+        assert daemon.alive(began + daemon_module.STEP_S)
+        assert not daemon.alive(began + daemon_module.STEP_S + 0.5)
+    finally:
+        vars(stream).pop("step", None)
+        daemon.stop()
+        answered.set()
+        thread.join(20)
+    assert not thread.is_alive()
 
 
 def test_a_signal_stops_it_and_the_handlers_are_put_back(model):
@@ -275,30 +332,6 @@ class Played(Script):
         elif not self.ring.available_samples:
             self.ring.close()
         return self.ring.available_samples > 0
-
-
-ZEROS, SOUND = np.zeros(1000), np.append(np.zeros(999), 1e-4)
-MUTED = "input: only zeros for 10 s: is the microphone muted, or another one meant? it goes on"
-
-
-@pytest.mark.parametrize(
-    ("blocks", "times"),
-    [
-        ([ZEROS] * 159, 0),
-        ([ZEROS] * 160, 1),
-        ([ZEROS] * 500, 1),
-        ([*[ZEROS] * 159, SOUND, *[ZEROS] * 159], 0),
-        ([SOUND, *[ZEROS] * 170, SOUND, *[ZEROS] * 161, SOUND], 2),
-        ([1e-30 * np.ones(1000)] * 200, 0),
-    ],
-)
-def test_a_microphone_that_gives_nothing_but_zeros_is_told_of_once_until_something_else_comes(
-    model, caplog, blocks, times
-):
-    daemon, _, _ = listen(model, Played(*blocks), gate="sound")
-    assert [record.getMessage() for record in caplog.records] == [MUTED] * times
-    assert daemon.tally.captured == 1000 * len(blocks)
-    assert_balanced(daemon.tally)
 
 
 class FakeClock:

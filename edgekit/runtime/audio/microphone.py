@@ -53,6 +53,7 @@ class Microphone:
     ) -> None:
         self._portaudio = portaudio or load_portaudio("microphone")
         self._hand_over = hand_over
+        self._closed = False
         self.channels = channels
         self.overflows = 0
         self.facts = find_device(self._portaudio, device, "input", hint)
@@ -85,9 +86,11 @@ class Microphone:
         self.close()
 
     def close(self) -> None:
-        """Stop, and let the device go; one that is frozen keeps who calls."""
-        self._stream.close()
-        closed(self._stream)
+        """Stop, and let the device go, once; one that is frozen keeps who calls."""
+        if not self._closed:
+            self._closed = True  # PortAudio's own close would read what it has freed
+            self._stream.close()
+            closed(self._stream)
 
     @property
     def dropped_samples(self) -> int:

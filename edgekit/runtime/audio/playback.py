@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import DeviceError
+from edgekit.runtime.audio.devices.calls import OPEN_S, closed, let_go, opened, within
 from edgekit.runtime.audio.portaudio import find_device, is_busy, load_portaudio
 from edgekit.runtime.audio.ring import Ring
 from edgekit.runtime.events import Audio, AudioEnded, Event
@@ -54,8 +55,9 @@ class Playback:
         buffer_s: float = 600.0,
         portaudio: ModuleType | None = None,
     ) -> None:
-        self._portaudio = portaudio or load_portaudio("speaker")
-        self.device_rate_hz, channels = self._choose(device, sample_rate_hz)
+        self._portaudio = portaudio or within(OPEN_S, "speaker", lambda: load_portaudio("speaker"))
+        self._device = device
+        self.device_rate_hz, self._channels = within(OPEN_S, "speaker", lambda: self._choose(sample_rate_hz))
         self.ring = Ring(max(1, round(buffer_s * self.device_rate_hz)))
         self.underruns = 0  # the callback's
         self._short = False  # the callback's: it found too few samples last time
@@ -67,30 +69,69 @@ class Playback:
         self._ending = False
         self._ended = threading.Event()
         self._turn = threading.RLock()  # the ring has one producer at a time
-        try:
-            self._stream = self._portaudio.OutputStream(
-                samplerate=self.device_rate_hz,
-                device=device,
-                channels=channels,
-                dtype="float32",
-                callback=self._give,
-                finished_callback=self._ended.set,
-            )
-        except self._portaudio.PortAudioError as error:
-            raise _refusal(error) from error
+        self._resting = self._over = False
+        within(OPEN_S, "speaker", self._open)
 
     def __enter__(self) -> "Playback":  # noqa: PYI034 - typing.Self needs Python 3.11
-        try:
-            self._stream.start()
-        except self._portaudio.PortAudioError as error:
-            self._stream.close()
-            raise _refusal(error) from error
+        within(OPEN_S, "speaker", self._start)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stream.close()
+        self._over = True
+        let_go(self._close)
+
+    def _open(self) -> None:
+        try:
+            self._stream = self._portaudio.OutputStream(
+                samplerate=self.device_rate_hz,
+                device=find_device(self._portaudio, self._device, "output")["index"],
+                channels=self._channels,
+                dtype="float32",
+                callback=self._give,
+                finished_callback=self._finished,
+            )
+        except self._portaudio.PortAudioError as error:
+            raise _refusal(error) from error
+        self._closed = False
+        opened(self._stream, self._rest_a_moment)
+
+    def _start(self) -> None:
+        try:
+            self._stream.start()
+        except self._portaudio.PortAudioError as error:
+            self._close()
+            raise _refusal(error) from error
+
+    def _close(self) -> None:
+        if not self._closed:
+            self._closed = True  # PortAudio's own close would read what it has freed
+            self._stream.close()
+            closed(self._stream)
+
+    def _finished(self) -> None:
+        if not self._resting:
+            self._ended.set()
+
+    def _rest_a_moment(self) -> Callable[[], None] | None:
+        """Let the device go between two answers, so that PortAudio can look for another microphone."""
+        if self.playing or self._over or self._ended.is_set():
+            return None
+        self._resting = True
+        self._close()
+        return self._wake
+
+    def _wake(self) -> None:
+        if self._over:
+            return
+        try:
+            self._open()
+            self._start()
+        except DeviceError:
+            self._ended.set()  # told by the next `play`
+        finally:
+            self._resting = False
 
     def play(self, samples: Samples, sample_rate_hz: int) -> None:
         """Append a piece of an answer, (n,) float32 in [-1, 1]. Never waits; DeviceError if the device has stopped."""
@@ -152,9 +193,9 @@ class Playback:
         for start in range(0, len(samples), self._block):
             self.ring.write(samples[start : start + self._block])
 
-    def _choose(self, device: int | str | None, sample_rate_hz: int) -> tuple[int, int]:
+    def _choose(self, sample_rate_hz: int) -> tuple[int, int]:
         """Return the rate and the number of channels to open the device with, mono at ``sample_rate_hz`` first."""
-        facts = find_device(self._portaudio, device, "output")
+        facts = find_device(self._portaudio, self._device, "output")
         rates = (sample_rate_hz, int(facts["default_samplerate"]))
         choices = [
             (rate, channels) for rate in rates for channels in (1, 2) if channels <= facts["max_output_channels"]
@@ -162,7 +203,7 @@ class Playback:
         for rate, channels in choices:
             try:
                 self._portaudio.check_output_settings(
-                    device=device, channels=channels, dtype="float32", samplerate=rate
+                    device=facts["index"], channels=channels, dtype="float32", samplerate=rate
                 )
             except self._portaudio.PortAudioError:  # opening it tells a busy device from one that cannot do this
                 continue

@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import Any
 
 from edgekit.errors import DeviceError, MissingPackageError
-from edgekit.runtime.audio.devices.calls import left_behind, streams_open
+from edgekit.runtime.audio.devices.calls import put_to_rest
 from edgekit.runtime.audio.devices.names import Device, Kind, list_devices, matching
 
 _BUSY = -9985  # PortAudio: paDeviceUnavailable
@@ -64,9 +64,10 @@ def find_device(portaudio: ModuleType, device: int | str | None, kind: Kind, hin
 def start_anew(portaudio: ModuleType) -> bool:
     """Let PortAudio look for devices again, which it does only when it starts; say whether it could be.
 
-    It cannot while a stream is open, that of the speaker too, or one that is left behind in its close.
+    It cannot while a stream is open that cannot rest for a moment, as the speaker does between answers, nor while a
+    call into it was left behind.
     """
-    if streams_open() or left_behind() or not hasattr(portaudio, "_terminate"):
+    if not hasattr(portaudio, "_terminate") or (again := put_to_rest()) is None:
         return False
     try:
         while portaudio._initialized:  # noqa: SLF001 - sounddevice has no other way
@@ -74,6 +75,9 @@ def start_anew(portaudio: ModuleType) -> bool:
         portaudio._initialize()  # noqa: SLF001
     except portaudio.PortAudioError as error:
         raise NotStartedError(f"sound: PortAudio does not start ({' '.join(str(error).split())})") from error
+    finally:
+        for wake in again:
+            wake()
     return True
 
 

@@ -35,6 +35,7 @@ class Recording:
         self.sample_rate_hz = first.sample_rate_hz
         self.channels: int = first.samples.shape[1]
         self.overflows = 0
+        self.fresh_s: float | None = None
         self.ring = Ring(max(1, round(buffer_s * self.sample_rate_hz)) * self.channels)
         self._stop = threading.Event()
         self._clock, self._sleep = clock, sleep or self._stop.wait
@@ -74,6 +75,7 @@ class Recording:
                 if self._stop.is_set():
                     break
                 self.ring.write(chunk.samples.reshape(-1))
+                self.fresh_s = time.monotonic()
         except Exception as error:  # noqa: BLE001 - `wait` raises it, where it can be seen
             self._failure = error
         finally:

@@ -20,7 +20,7 @@ class FakeStream:
     """What InputStream and OutputStream are to us: they can start and close, and call back."""
 
     def __init__(self, portaudio: "FakePortAudio", settings: dict[str, object]) -> None:
-        self.portaudio, self.settings, self.running = portaudio, settings, False
+        self.portaudio, self.settings, self.running, self.closed = portaudio, settings, False, False
 
     def start(self) -> None:
         """Fail if the device is busy."""
@@ -29,8 +29,9 @@ class FakeStream:
         self.running = True
 
     def close(self) -> None:
-        """Stop."""
-        self.running = False
+        """Stop, once: PortAudio reads freed memory the second time."""
+        assert not self.closed
+        self.running, self.closed = False, True
 
     def record(self, samples: Samples, *, overflow: bool = False) -> None:
         """Call back as PortAudio does, with a buffer that it overwrites afterwards."""

@@ -13,8 +13,12 @@ from edgekit.errors import DeviceError
 
 _Result = TypeVar("_Result")
 _left: set["threading.Thread"] = set()
-_open: dict[int, object] = {}  # by identity: streams that PortAudio has
+# Lets a stream go for a moment and returns what opens it again; None while it cannot.
+Rest = Callable[[], Callable[[], None] | None]
+_open: dict[int, tuple[object, Rest | None]] = {}  # by identity: streams that PortAudio has
 _changing = threading.Lock()
+OPEN_S = 8.0  # at the start: a Bluetooth headset takes two
+CLOSE_S = 0.5  # of the two seconds that SIGTERM has
 
 
 class FreshProcessError(DeviceError):
@@ -84,16 +88,26 @@ def within(limit_s: float, what: str, work: Callable[[], _Result]) -> _Result:
     return call.result()
 
 
+def let_go(close: Callable[[], object]) -> bool:
+    """Close something; leave the call behind if it takes longer than ``CLOSE_S``, and say whether it did not."""
+    call = Call(close)
+    if call.wait(CLOSE_S):
+        call.result()
+        return True
+    call.abandon()
+    return False
+
+
 def left_behind() -> int:
     """Return how many calls were left behind and have not returned yet."""
     with _changing:
         return len(_left)
 
 
-def opened(stream: object) -> None:
-    """Count a stream that PortAudio has, until ``closed``: it may not be started anew meanwhile."""
+def opened(stream: object, rest: Rest | None = None) -> None:
+    """Count a stream that PortAudio has, until ``closed``: it may not be started anew meanwhile, unless it can rest."""
     with _changing:
-        _open[id(stream)] = stream
+        _open[id(stream)] = stream, rest
 
 
 def closed(stream: object) -> None:
@@ -106,3 +120,19 @@ def streams_open() -> int:
     """Return how many streams PortAudio has."""
     with _changing:
         return len(_open)
+
+
+def put_to_rest() -> list[Callable[[], None]] | None:
+    """Let every stream go for a moment and return what opens them again; None if one cannot, and none has gone."""
+    with _changing:
+        rests = [rest for _, rest in _open.values()]
+        stuck = bool(_left)
+    awake: list[Callable[[], None]] = []
+    for rest in [None] if stuck else rests:
+        again = rest() if rest is not None else None
+        if again is None:
+            for wake in awake:
+                wake()
+            return None
+        awake.append(again)
+    return awake

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import DeviceError
 from edgekit.rates import DEFAULT_HZ
-from edgekit.runtime.audio.devices.calls import Call, FreshProcessError, left_behind
+from edgekit.runtime.audio.devices.calls import CLOSE_S, OPEN_S, Call, FreshProcessError, left_behind, let_go
 from edgekit.runtime.audio.devices.names import list_devices, stable
 from edgekit.runtime.audio.devices.watch import PATIENCE, Watch
 from edgekit.runtime.audio.microphone import Microphone
@@ -32,8 +32,7 @@ from edgekit.runtime.hear.resampler import LOUDEST, Resampler
 Samples = NDArray[np.float32]
 
 LOOK_S = 0.25  # between two looks: four wake-ups a second cost nothing
-OPEN_S = 4.0  # a Bluetooth headset takes two
-CLOSE_S = 0.5  # of the two seconds that SIGTERM has
+FROZEN_S = 4.0  # in one call: long enough to say so
 STUCK_S = 30.0  # in one call: a sound server that was restarted has answered by then
 MOST_LEFT = 3  # calls left behind, each with its thread, device and memory
 _PAUSES_S = (0.0, 0.25, 0.5, 1.0, 2.0, 3.0)  # before each try; the last for ever: with it, a device is heard within 5 s
@@ -167,10 +166,10 @@ class LastingMicrophone:
         """Open the device without starting it: its rate is the stream's, and what is wrong is known at the start."""
         device = _Device()
         call = Call(lambda: self._make(device))
-        if not call.wait(2 * OPEN_S):
+        if not call.wait(OPEN_S):
             call.abandon(lambda _: device.close())
             raise FreshProcessError(
-                f"microphone: PortAudio has not answered for {2 * OPEN_S:.0f} s; see whether the sound server runs, "
+                f"microphone: PortAudio has not answered for {OPEN_S:.0f} s; see whether the sound server runs, "
                 "then start again"
             )
         try:
@@ -241,7 +240,7 @@ class LastingMicrophone:
 
     def _look_at_call(self, now_s: float) -> None:
         waited_s = now_s - self._called_s
-        if waited_s >= OPEN_S:
+        if waited_s >= FROZEN_S:
             self._trouble("PortAudio does not answer, as where the sound server is frozen", now_s)
         if waited_s >= STUCK_S:
             raise FreshProcessError(
@@ -287,14 +286,11 @@ class LastingMicrophone:
     def _let_go(self, device: _Device) -> None:
         if device.microphone is not None:
             self._overflows += device.microphone.overflows
-        call = Call(device.close)
-        if not call.wait(CLOSE_S):
-            call.abandon()
-            if left_behind() >= MOST_LEFT and not self._stop.is_set():
-                raise FreshProcessError(
-                    f"microphone: PortAudio has not answered {MOST_LEFT} calls; "
-                    "see whether the sound server runs, then start again"
-                )
+        if not let_go(device.close) and left_behind() >= MOST_LEFT and not self._stop.is_set():
+            raise FreshProcessError(
+                f"microphone: PortAudio has not answered {MOST_LEFT} calls; "
+                "see whether the sound server runs, then start again"
+            )
 
     def _trouble(self, text: str, now_s: float, kind: str = "") -> None:
         """Say what is wrong, once for each kind or text until it is well again."""

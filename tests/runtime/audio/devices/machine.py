@@ -48,7 +48,7 @@ class Opened(FakeStream):
 
     def close(self) -> None:
         self.machine.enter("close")
-        self.running = False
+        super().close()
 
     def send(self, samples: np.ndarray, adc: float) -> None:
         """Call back."""

@@ -9,7 +9,8 @@ import pytest
 from edgekit.errors import DeviceError
 from edgekit.runtime.audio.devices import calls, lasting
 from edgekit.runtime.audio.devices.calls import FreshProcessError, left_behind
-from tests.runtime.audio.devices.machine import Driven, Machine, Plugged
+from edgekit.runtime.audio.playback import Playback
+from tests.runtime.audio.devices.machine import Driven, Machine, Opened, Plugged
 
 RATE = 16_000
 
@@ -22,7 +23,7 @@ def said(caplog):
 
 @pytest.fixture
 def machine(monkeypatch):
-    monkeypatch.setattr(lasting, "CLOSE_S", 0.02)
+    monkeypatch.setattr(calls, "CLOSE_S", 0.02)
     machine = Machine(Plugged())
     yield machine
     machine.thaw()
@@ -128,6 +129,48 @@ def test_a_named_device_is_awaited_and_no_other_microphone_is_taken_for_it(machi
         (_, line) = said()
         assert "microphone 'usb': none has this name" in line
         assert "Webcam" in line
+
+
+class Speaking(Machine):
+    """One with a loudspeaker too."""
+
+    def query_devices(self, device=None, kind=None):
+        if kind == "output":
+            return {"name": "speaker", "max_output_channels": 1, "default_samplerate": 24_000.0}
+        return super().query_devices(device, kind)
+
+    def check_output_settings(self, **settings):
+        """Take anything."""
+
+    def OutputStream(self, **settings):  # noqa: N802 - sounddevice's name
+        self.opened.append(Opened(self, settings, Plugged(sends="nothing")))
+        return self.opened[-1]
+
+
+@pytest.mark.parametrize("speaks", [False, True])
+def test_a_microphone_comes_back_beside_an_open_speaker_which_rests_between_two_answers(speaks):
+    machine = Speaking(Plugged())
+    with Playback(portaudio=machine) as playback, Driven(machine, "usb") as microphone:
+        microphone.advance(5)
+        mic = machine.plugged.pop()
+        machine.running[-1].unplug()
+        if speaks:
+            playback.play(np.ones(2400, np.float32), 24_000)
+            playback.finish()
+        microphone.advance(10)
+        assert (machine.starts == 1) == speaks, "an answer is not broken off"
+        speaker = next(one for one in machine.running if one.mic is not mic)
+        if speaks:
+            speaker.ask(2400)
+        mic.name = mic.name.replace("hw:1", "hw:2")
+        machine.plugged.append(mic)
+        microphone.advance(5)
+        assert fresh(microphone)
+        assert machine.starts > 1
+        playback.play(np.ones(240, np.float32), 24_000)
+        (speaker,) = [one for one in machine.running if one.mic is not mic]
+        np.testing.assert_array_equal(speaker.ask(240), 1.0)
+    assert not machine.running
 
 
 def test_of_two_with_one_name_the_one_with_its_number_is_taken_again():
