@@ -1,8 +1,7 @@
 """``python no_network.py PROGRAM ARGUMENT ...`` becomes that program, killed by the kernel if it opens an IP socket.
 
-With ``--serving`` before the program it may listen and be connected to by TCP, and is killed if it connects to anything,
-or opens an IP socket of another kind. In native code, too, and in what it starts: a filter of system calls (seccomp) is
-inherited.
+With ``--serving`` before the program it may listen by TCP, and is killed if it connects to anything, or opens an IP
+socket of another kind. In native code, too, and in what it starts: a filter of system calls (seccomp) is inherited.
 """
 
 import ctypes

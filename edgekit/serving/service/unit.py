@@ -17,7 +17,7 @@ from edgekit.errors import OutputError, UsageError
 from edgekit.plainfiles import read_plain
 from edgekit.recipe import load_target, target_names
 from edgekit.resources import resource
-from edgekit.serving.configuration import Configured
+from edgekit.serving.configuration import CREDENTIALS, Configured
 from edgekit.serving.guard import is_loopback
 from edgekit.serving.settings import Settings
 
@@ -34,11 +34,10 @@ _NEEDS = "# It needs a microphone, "
 _OF_USERS = {
     "Description", "After", "StartLimitIntervalSec", "Type", "ExecStart", "ExecReload", "WatchdogSec", "TimeoutStopSec",
     "Restart", "RestartPreventExitStatus", "RestartSec", "RestartSteps", "RestartMaxDelaySec", "Environment",
-    "NoNewPrivileges", "UMask", "RestrictAddressFamilies", "LockPersonality", "RestrictNamespaces", "RestrictRealtime", "RestrictSUIDSGID",
-    "SystemCallArchitectures", "SystemCallFilter", "SystemCallErrorNumber", "WantedBy",
+    "NoNewPrivileges", "UMask", "RestrictAddressFamilies", "LockPersonality", "RestrictNamespaces", "RestrictRealtime",
+    "RestrictSUIDSGID", "SystemCallArchitectures", "SystemCallFilter", "SystemCallErrorNumber", "WantedBy",
 }  # fmt: skip
 _SAID = {"listen": "write down what the microphone hears", "serve": "serve a bundle to other programs"}
-_CREDENTIALS = {"token_file": "edgekit-token", "cert": "edgekit-cert", "key": "edgekit-key"}
 
 
 def unit_path(command: str, *, user: bool) -> Path:
@@ -162,7 +161,7 @@ def _edits(  # noqa: C901 - a table of cases
                 if not user:
                     lines += [
                         f"LoadCredential={name}:{_percent(str(path))}"
-                        for field, name in _CREDENTIALS.items()
+                        for field, name in CREDENTIALS.items()
                         if (path := getattr(settings.http, field)) is not None
                     ]
                     lines += ["StateDirectory=edgekit", "StateDirectoryMode=0700"] if keeps else []
