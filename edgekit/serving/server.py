@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FILE_S = 0.5  # a file waits at most so long for its next step
 STOP_S = 2.0  # what was said is finished in that time, or dropped
 _WHILE_SAID = ("partials", "provisional_ms")  # no file says a word that is not over
+_SPANS = 1000  # of each side of a stream: nobody reads those of a year
 _LOOK_S = 0.5  # between two looks at who is idle or does not read
 _BUSY_S = 10.0  # over which `busy` is measured
 _log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class Server:
         self._ending = True
         self._stir()
         for thread in self._threads:
-            thread.join(STOP_S)
+            thread.join(STOP_S)  # one whose engine hangs is left behind
 
     @property
     def alive(self) -> bool:
@@ -120,6 +121,7 @@ class Server:
                 raise refusal
             assert self.model is not None
             stream = self.model.stream(given)
+            stream.measure(limit=_SPANS)
             served = Served(
                 stream, self.limits, name, live=live, wake=wake, stir=self._stir, clock=self.clock,
                 tap=self.taps(name, given) if self.taps else None,
