@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,8 @@ _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _CLEAR_ALL = 24, 38, 47
 _PROT_WRITE, _PROT_EXEC, _SHM_EXEC = 2, 4, 0o100000
 _ALLOW = 0x7FFF0000
 _REFUSE = 0x00050000 | errno.EPERM
-_NE, _MASKED_EQ = 1, 7
+_NE, _EQ, _MASKED_EQ = 1, 4, 7
+_FAMILIES = 46  # that the kernel knows (AF_MAX of linux/socket.h)
 _NOBODY = 65534
 HIDDEN = {"ProtectHome": ("/home", "/root", "/run/user"), "PrivateTmp": ("/tmp", "/var/tmp")}  # noqa: S108 - which is the point
 _BOTH = _PROT_WRITE | _PROT_EXEC
@@ -35,7 +37,6 @@ _RULES: dict[str, list[tuple]] = {
         ("pkey_mprotect", (2, _MASKED_EQ, _PROT_EXEC, _PROT_EXEC)),
         ("shmat", (2, _MASKED_EQ, _SHM_EXEC, _SHM_EXEC)),
     ],
-    "RestrictAddressFamilies": [(name, (0, _NE, 1, 0)) for name in ("socket", "socketpair")],  # all but AF_UNIX
     "RestrictNamespaces": [("setns",)]
     + [
         (name, (0, _MASKED_EQ, bit, bit))
@@ -138,7 +139,10 @@ def _filters(unit: dict[str, list[str]]) -> tuple[_Filter, _Filter]:
         allowed.rule(_ALLOW, name)
     refused = _Filter(_ALLOW)
     refused.rule(_REFUSE, "seccomp")
-    for key, rules in _RULES.items():
+    families = {getattr(socket, name) for name in unit["RestrictAddressFamilies"][-1].split()}
+    others = [number for number in range(_FAMILIES) if number not in families]
+    by_family = [(name, (0, _EQ, number, 0)) for name in ("socket", "socketpair") for number in others]
+    for key, rules in {**_RULES, "RestrictAddressFamilies": by_family}.items():
         for name, *compared in rules if key in unit else ():
             refused.rule(_REFUSE, name, *compared)
     return allowed, refused

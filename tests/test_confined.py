@@ -118,6 +118,59 @@ def test_a_confined_daemon_has_what_it_needs_and_no_more(confined, folder, unit)
     assert (done.returncode, done.stdout) == (0, "probed\n"), done.stderr
 
 
+NOTIFIED = """
+import os, socket
+from edgekit.serving.service.notify import Notify
+os.chdir("/tmp")
+here = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+here.bind("notify")
+Notify({"NOTIFY_SOCKET": "notify"}).ready()
+print(here.recv(100).decode())
+"""
+SERVED = """
+import json, re, signal, socket, subprocess, sys
+server = subprocess.Popen([sys.executable, PROGRAM, "serve", "/mnt/bundle", "--http", "0"], stderr=-1, text=True)
+port = int(re.search(r"http://127.0.0.1:(\\d+)", server.stderr.readline())[1])
+while "is ready" not in server.stderr.readline():
+    pass
+with socket.create_connection(("127.0.0.1", port)) as client, client.makefile("rw") as lines:
+    lines.write("1\\n0\\n")
+    lines.flush()
+    print(json.loads(list(lines)[-1])["ended"])
+server.send_signal(signal.SIGTERM)
+print(server.wait())
+for family in (socket.AF_NETLINK, socket.AF_PACKET):
+    try:
+        socket.socket(family, socket.SOCK_RAW)
+    except OSError:
+        print("refused")
+"""
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.parent.name)
+def test_a_confined_service_can_tell_that_it_is_ready(confined, folder, unit):
+    done = confined(unit, folder, "-c", NOTIFIED)
+    assert (done.returncode, done.stdout) == (0, "READY=1\n"), done.stderr
+
+
+def test_a_confined_server_serves_by_the_unit_that_it_writes_for_itself(confined, folder, tmp_path):
+    unit = tmp_path / "edgekit.service"
+    unit.write_text(_edited_unit(folder / "bundle"))
+    program = str(ROOT / "tests/serving/program.py")
+    done = confined(unit, folder, "-c", f"PROGRAM = {program!r}\n{SERVED}")
+    assert (done.returncode, done.stdout) == (0, "finished\n0\nrefused\nrefused\n"), done.stderr
+
+
+def _edited_unit(bundle):
+    from edgekit.serving.configuration import Configured
+    from edgekit.serving.service.unit import unit_text
+    from edgekit.serving.settings import Settings
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgekit.serving.service.unit._check_seen", lambda *_needed: None)  # pytest's folders are hidden
+        return unit_text("serve", [str(bundle)], Configured(Settings()), bundle, user=False)
+
+
 def test_memory_that_is_never_writable_and_executable_would_silence_the_daemon(confined, folder, tmp_path):
     """So no unit has that directive, though it would look well."""
     text = (ROOT / "runtimes/cpu/edgekit.service").read_text(encoding="utf-8")

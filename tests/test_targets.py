@@ -12,6 +12,8 @@ import pytest
 from edgekit.bundle.dialects import DIALECTS, DialectName
 from edgekit.errors import RecipeError, UsageError
 from edgekit.recipe import load_target
+from edgekit.serving.server import STOP_S
+from edgekit.serving.service.life import LONGEST_S
 from tests.confined import HIDDEN, directives
 
 RUNTIMES = Path(__file__).resolve().parent.parent / "runtimes"
@@ -156,6 +158,23 @@ def test_a_service_comes_back_for_ever_ever_later_but_not_after_wrong_usage(name
     first, steps, last = (int(unit[key][0]) for key in ("RestartSec", "RestartSteps", "RestartMaxDelaySec"))
     assert 1 <= first < last <= 60
     assert steps > 1
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_service_says_when_it_is_ready_and_is_started_anew_where_it_hangs(name):
+    unit = directives(RUNTIMES / name / "edgekit.service")
+    assert unit["Type"] == ["notify"]
+    assert unit["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+    (watchdog_s,), (stop_s,) = map(int, unit["WatchdogSec"]), map(int, unit["TimeoutStopSec"])
+    assert LONGEST_S < watchdog_s <= 60  # what is slow is not killed
+    assert STOP_S < stop_s <= 30
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_units_differ_in_what_their_devices_need_and_in_nothing_else(name):
+    unit, cpu = (directives(RUNTIMES / one / "edgekit.service") for one in (name, "cpu"))
+    own = {"DeviceAllow", "SupplementaryGroups", "CacheDirectory", "CacheDirectoryMode", "Environment", "After"}
+    assert {key for key in unit.keys() | cpu.keys() if unit.get(key) != cpu.get(key)} <= own
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -21,7 +21,7 @@ from edgekit.plainfiles import is_there, read_plain, read_with_mode
 from edgekit.recipe import LARGEST_FILE, tables
 from edgekit.reprs import cut, exact
 from edgekit.runtime.options import nearest
-from edgekit.serving.settings import CREDENTIAL, PATH, UNWRITTEN, Settings
+from edgekit.serving.settings import CREDENTIAL, PATH, UNWRITTEN, HttpSettings, Settings
 
 SYSTEM_FILE = Path("/etc/edgekit/edgekit.toml")
 _LONGEST_TOKEN, _SHORTEST_TOKEN = 4096, 16  # bytes, characters
@@ -275,11 +275,7 @@ def _with_credentials(settings: Settings) -> Settings:
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     if not folder:
         return settings
-    fields = {}
-    for one in structs.fields(settings.http):
-        name = _extra(one.type).get(CREDENTIAL)
-        if name and is_there(place := Path(folder) / name):
-            fields[one.name] = str(place)
+    fields = {key: str(place) for key, name in CREDENTIALS.items() if is_there(place := Path(folder) / name)}
     return structs.replace(settings, http=structs.replace(settings.http, **fields))
 
 
@@ -304,3 +300,7 @@ def toml_value(value: Any) -> str:  # noqa: ANN401 - of a setting
     if isinstance(value, float):
         return repr(value)
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+CREDENTIALS = {one.name: name for one in structs.fields(HttpSettings) if (name := _extra(one.type).get(CREDENTIAL))}
+"""The names by which systemd hands over files that fields of HttpSettings name."""

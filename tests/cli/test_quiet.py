@@ -1,9 +1,13 @@
 """Nothing leaves the machine and nothing is left on it: no IP socket, and no file but those that were asked for."""
 
+import json
 import os
 import platform
+import re
 import shutil
 import signal
+import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +19,7 @@ from tests.cli import no_network
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
+PROGRAM = ROOT / "tests/serving/program.py"
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() not in no_network.MACHINES,
     reason="only Linux on x86-64 and 64-bit ARM is known to filter system calls here",
@@ -34,11 +39,12 @@ KEPT = ("cache/matplotlib/fontlist",)
 def watched(tmp_path):
     """Run a program with a home, caches and a place for temporary files that are empty; return how it ended.
 
-    It is killed if it opens an IP socket. What it left in those places comes with the answer.
+    It is killed if it opens an IP socket; where it is to serve, ``serving`` gets its process once it runs, and it is
+    killed if it connects to anything. What it left in those places comes with the answer.
     """
     places = {name: tmp_path / name for name in ("home", "cache", "config", "data", "state", "tmp")}
 
-    def run(*arguments, variables=None, folder=None, timeout=600):
+    def run(*arguments, variables=None, folder=None, timeout=600, serving=None):
         for place in places.values():
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
@@ -49,12 +55,20 @@ def watched(tmp_path):
             if name not in (TELEMETRY, "MPLCONFIGDIR", "HF_HOME", *INTEGRATION) and not name.startswith("XDG_")
         }
         path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH")]))
-        done = subprocess.run(
-            [sys.executable, HERE / "no_network.py", sys.executable, *map(str, arguments)],
+        watching = [HERE / "no_network.py", *(["--serving"] if serving else []), sys.executable]
+        with subprocess.Popen(
+            [sys.executable, *watching, *map(str, arguments)],
             env=kept | dict(zip(names, map(str, places.values()), strict=True)) | {"PYTHONPATH": path}
             | {"PYTHONDONTWRITEBYTECODE": "1"} | (variables or {}),
-            cwd=folder or tmp_path, capture_output=True, text=True, check=False, timeout=timeout,
-        )  # fmt: skip
+            cwd=folder or tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            try:
+                if serving:
+                    serving(process)
+                out, err = process.communicate(timeout=timeout)
+            finally:
+                process.kill()
+        done = subprocess.CompletedProcess(arguments, process.returncode, out, err)
         left = sorted(
             path.relative_to(tmp_path).as_posix()
             for place in places.values()
@@ -86,6 +100,17 @@ def test_a_program_that_opens_an_ip_socket_is_killed_in_native_code_and_in_its_c
         assert watched("-c", tried)[0].returncode == -signal.SIGSYS
         assert watched("-c", code, tried)[0].returncode != 0
     assert watched("-c", "import socket; socket.socket(socket.AF_UNIX)")[0].returncode == 0
+
+
+def test_a_program_that_serves_may_listen_and_is_killed_if_it_connects(watched):
+    listens = "import socket; s = socket.create_server(('127.0.0.1', 0)); "
+    looks = {"serving": lambda _process: None}
+    assert watched("-c", listens, **looks)[0].returncode == 0
+    for tried in (
+        f"{listens}socket.create_connection(s.getsockname())", "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
+        "socket.socket(socket.AF_UNIX).connect('x')", "socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | 0o2000000)",
+    ):  # fmt: skip
+        assert watched("-c", f"import socket; {tried}", **looks)[0].returncode == -signal.SIGSYS, tried
 
 
 def session(wait_s):
@@ -132,6 +157,37 @@ def test_run_listen_verify_and_doctor_open_no_socket_and_leave_no_file(quiet, bu
     quiet("listen", bundle, "--simulate", talk)
     quiet("verify", bundle)
     quiet("doctor")
+
+
+def served(seconds):
+    """Return what listens to the stand-in of the tests' own for some seconds, and ends the server."""
+
+    def serving(process):
+        port = int(re.search(r"http://127\.0\.0\.1:(\d+)", process.stderr.readline())[1])
+        while "is ready" not in process.stderr.readline():
+            pass
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client, client.makefile("rw") as lines:
+            lines.write(f"{seconds}\n0\n")
+            lines.flush()
+            said = [json.loads(line) for line in lines]
+        assert any(one.get("event") == "text" and one["final"] for one in said), said
+        process.send_signal(signal.SIGTERM)
+
+    return serving
+
+
+def test_serving_makes_no_connection_and_leaves_no_file(watched, bundle):
+    done, left = watched(PROGRAM, "serve", bundle, "--http", "0", serving=served(1.5))
+    assert (done.returncode, left) == (0, []), done.stderr
+
+
+def test_what_is_said_is_kept_where_somebody_asks_for_it_and_nowhere_else(watched, bundle, tmp_path):
+    folder = tmp_path / "said"
+    done, left = watched(PROGRAM, "serve", bundle, "--http", "0", "--record", folder, serving=served(1.5))
+    assert (done.returncode, left) == (0, []), done.stderr
+    assert sorted({path.suffix for path in folder.iterdir()}) == [".json", ".wav"]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
 
 
 def test_export_opens_no_socket_and_leaves_its_bundle_alone(quiet, checkpoint, tmp_path):

@@ -16,6 +16,7 @@ from edgekit.timing import Clock
 
 STATUS_S = 5.0  # at most so often a status is told, and only another one
 _EXTENDED_S = 30.0  # a start may last so much longer, each time that it is said
+_WAIT_S = 1.0  # for what cannot be told again; a status and the watchdog are, so nobody waits for them
 _MICRO = 1_000_000
 _log = logging.getLogger(__name__)
 
@@ -42,15 +43,15 @@ class Notify:
 
     def ready(self) -> None:
         """Say that it serves: for the first time, or again."""
-        self._send("READY=1")
+        self._send("READY=1", wait_s=_WAIT_S)
 
     def reloading(self) -> None:
         """Say that the configuration is read again; ``ready`` follows."""
-        self._send("RELOADING=1", f"MONOTONIC_USEC={round(time.monotonic() * _MICRO)}")  # CLOCK_MONOTONIC, not ours
+        self._send("RELOADING=1", f"MONOTONIC_USEC={round(time.monotonic() * _MICRO)}", wait_s=_WAIT_S)  # not our clock
 
     def stopping(self) -> None:
         """Say that it ends."""
-        self._send("STOPPING=1")
+        self._send("STOPPING=1", wait_s=_WAIT_S)
 
     def loading(self) -> None:
         """Say that the start goes on: call it often, it is told as often as is needed."""
@@ -60,25 +61,25 @@ class Notify:
 
     def status(self, text: str) -> None:
         """Tell one line for who looks at the service, at most every STATUS_S seconds and only another one."""
-        if text != self._status and self._clock() - self._told_at >= STATUS_S:
-            self._status, self._told_at = text, self._clock()
-            self._send(f"STATUS={' '.join(text.split())}")
+        now = self._clock()
+        if text != self._status and now - self._told_at >= STATUS_S and self._send(f"STATUS={' '.join(text.split())}"):
+            self._status, self._told_at = text, now
 
     def feed(self, alive: Callable[[], bool]) -> None:
         """Feed the watchdog, if there is one, it is time, and the work is alive."""
         if self.watchdog_s is None or self._clock() - self._fed_at < self.watchdog_s / 2:
             return
-        if alive():
+        if alive() and self._send("WATCHDOG=1"):
             self._fed_at = self._clock()
-            self._send("WATCHDOG=1")
 
-    def _send(self, *lines: str) -> None:
+    def _send(self, *lines: str, wait_s: float = 0.0) -> bool:
+        """Return whether it was taken; wait at most so long for a systemd that is slow."""
         if not self._address:
-            return
+            return False
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | getattr(socket, "SOCK_CLOEXEC", 0)) as sender:
-                sender.setblocking(False)  # systemd that does not read keeps nobody waiting
+                sender.settimeout(wait_s)
                 sender.sendto("\n".join(lines).encode("utf-8", "replace"), address)
         except (
             OSError,
@@ -88,8 +89,9 @@ class Notify:
             if not self._failed:
                 _log.warning("systemd: not told that %s (%s); is NOTIFY_SOCKET still its?", lines[0], error)
             self._failed = True
-        else:
-            self._failed = False
+            return False
+        self._failed = False
+        return True
 
 
 def _watchdog_s(microseconds: str, process: str) -> float | None:

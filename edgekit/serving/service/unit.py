@@ -17,7 +17,7 @@ from edgekit.errors import OutputError, UsageError
 from edgekit.plainfiles import read_plain
 from edgekit.recipe import load_target, target_names
 from edgekit.resources import resource
-from edgekit.serving.configuration import Configured
+from edgekit.serving.configuration import CREDENTIALS, Configured
 from edgekit.serving.guard import is_loopback
 from edgekit.serving.settings import Settings
 
@@ -28,16 +28,16 @@ _MARK = "# Written by `edgekit {command} --install-service`, which `edgekit {com
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - by ProtectHome and PrivateTmp
 _JETSON = Path("/etc/nv_tegra_release")
 _LARGEST = 1 << 16
+_NEEDS = "# It needs a microphone, "
 # What a systemd of a user's can keep without rights of its own: what the kernel grants to everybody. The others would
 # be left out in silence, or fail the start.
 _OF_USERS = {
     "Description", "After", "StartLimitIntervalSec", "Type", "ExecStart", "ExecReload", "WatchdogSec", "TimeoutStopSec",
     "Restart", "RestartPreventExitStatus", "RestartSec", "RestartSteps", "RestartMaxDelaySec", "Environment",
-    "NoNewPrivileges", "UMask", "RestrictAddressFamilies", "LockPersonality", "RestrictRealtime", "RestrictSUIDSGID",
-    "SystemCallArchitectures", "SystemCallFilter", "SystemCallErrorNumber", "WantedBy",
+    "NoNewPrivileges", "UMask", "RestrictAddressFamilies", "LockPersonality", "RestrictNamespaces", "RestrictRealtime",
+    "RestrictSUIDSGID", "SystemCallArchitectures", "SystemCallFilter", "SystemCallErrorNumber", "WantedBy",
 }  # fmt: skip
 _SAID = {"listen": "write down what the microphone hears", "serve": "serve a bundle to other programs"}
-_CREDENTIALS = {"token_file": "edgekit-token", "cert": "edgekit-cert", "key": "edgekit-key"}
 
 
 def unit_path(command: str, *, user: bool) -> Path:
@@ -65,7 +65,7 @@ def unit_text(command: str, words: Sequence[str], configured: Configured, bundle
         _check_seen(settings, configured.file, bundle, program)
     base = (resource("runtimes") / _target(manifest.dialect) / "edgekit.service").read_text(encoding="utf-8")
     edit = _edits(command, [*program, command, *words], settings, user=user)
-    body = "\n".join(_edited(base, edit)) + "\n"
+    body = "\n".join(_edited(base, edit)).replace(_NEEDS, _needs(command, settings)) + "\n"
     return _MARK.format(command=command) + _digest(body) + "\n" + body
 
 
@@ -124,13 +124,23 @@ def explain_removed(path: Path, *, user: bool) -> str:
     return f"removed {path}. Next:\n  {control} stop {path.stem}\n  {control} daemon-reload\n"
 
 
+def _hosts(command: str, settings: Settings) -> list[str]:
+    """Return the addresses at which a command listens."""
+    http = command == "serve" if settings.http.on is None else settings.http.on
+    return [settings.http.host] * http + [settings.wyoming.host] * settings.wyoming.on
+
+
+def _needs(command: str, settings: Settings) -> str:
+    microphone, network = "a microphone, " * (command == "listen"), "the network, " * bool(_hosts(command, settings))
+    return f"# It needs {microphone}{network}"
+
+
 def _edits(  # noqa: C901 - a table of cases
     command: str, words: Sequence[str], settings: Settings, *, user: bool
 ) -> Callable[[str, str], list[str]]:
     """Return what becomes of each directive: its lines, none if it is left out."""
     serves = command == "serve"
-    http = settings.http.on if settings.http.on is not None else serves
-    hosts = [settings.http.host] * http + [settings.wyoming.host] * settings.wyoming.on
+    hosts = _hosts(command, settings)
     local = all(map(is_loopback, hosts))
     announced = settings.wyoming.on and settings.wyoming.zeroconf and not is_loopback(settings.wyoming.host)
     keeps = settings.record.dir
@@ -151,7 +161,7 @@ def _edits(  # noqa: C901 - a table of cases
                 if not user:
                     lines += [
                         f"LoadCredential={name}:{_percent(str(path))}"
-                        for field, name in _CREDENTIALS.items()
+                        for field, name in CREDENTIALS.items()
                         if (path := getattr(settings.http, field)) is not None
                     ]
                     lines += ["StateDirectory=edgekit", "StateDirectoryMode=0700"] if keeps else []
@@ -232,7 +242,7 @@ def _check_seen(settings: Settings, file: Path | None, bundle: Path, program: Se
         if (closed := _closed_to_others(real)) is not None:
             raise UsageError(f"{closed}: the service's own user may not read it; chmod a+rX, or install with --user")
     keeps = settings.record.dir
-    if keeps is not None and STATE not in Path(keeps).parents:
+    if keeps is not None and STATE not in Path(os.path.normpath(keeps)).parents:
         raise UsageError(f"record.dir: {keeps}, the service may write below {STATE} alone; name {STATE}/recordings")
 
 

@@ -123,10 +123,18 @@ def test_a_socket_that_takes_nothing_is_said_once_and_ends_nothing(tmp_path, cap
 
 
 def test_a_systemd_that_does_not_read_keeps_nobody_waiting(systemd, caplog):
-    notify = systemd.notify()
-    for _ in range(2000):  # more than a socket's queue holds
-        notify.ready()
-    assert len(caplog.records) >= 1
-    assert systemd.told
+    notify = systemd.notify(WATCHDOG_USEC="2")
+    begun = time.monotonic()
+    for number in range(2000):  # more than a socket's queue holds
+        systemd.now += STATUS_S
+        notify.feed(lambda: True)
+        notify.status(str(number))
+    assert time.monotonic() - begun < 10
+    assert len(caplog.records) == 1
+    told = [line for (line,) in systemd.told]
+    assert 2 < len(told) < 2000
+    systemd.now += STATUS_S
+    notify.status("1999")  # it was not taken before
+    assert systemd.told == [["STATUS=1999"]]
     notify.stopping()
     assert systemd.told == [["STOPPING=1"]]
