@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from edgekit.errors import EdgeKitError
 from edgekit.runtime.audio.files import Block
 from edgekit.runtime.audio.inputs import checked, pieces
 from edgekit.runtime.events import Event
@@ -26,7 +27,7 @@ class Hearing:
     """A stream of the server that hears a recording, or answers a question. ``async for`` yields its events.
 
     ``audio_s``: how much of it there was. Raises, while it is read, AudioError for a recording that cannot be read to
-    its end and ApiError for a stream that ended before. ``close`` ends it, at any time.
+    its end, what made the stream fail, and ApiError for one that ended before. ``close`` ends it, at any time.
     """
 
     def __init__(self, site: Site, options: StreamOptions, name: str, *, text: str | None = None) -> None:
@@ -60,6 +61,8 @@ class Hearing:
                 yield event
             if feeding.done():
                 await feeding  # raises what ended the stream, if that is where it began
+            if isinstance(self._reader.served.failure, EdgeKitError):
+                raise self._reader.served.failure
             _check_ended(self._reader.ended)
         finally:
             self.close()

@@ -132,12 +132,16 @@ def test_tools_are_given_as_text_where_the_bundle_was_made_for_them(by_hand):
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"n": 2}, "n"), ({"n": 1.5}, "n"), ({"n": True}, "n"), ({"stop": ["x"]}, "stop"), ({"logprobs": True}, "logprobs"),
-        ({"presence_penalty": 0.5}, "presence_penalty"), ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"n": 2}, "n"), ({"n": 1.5}, "n"), ({"n": True}, "n"),
+        ({"stop": ["x"]}, "stop"), ({"logprobs": True}, "logprobs"),
+        ({"presence_penalty": 0.5}, "presence_penalty"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"tool_choice": "required"}, "tool_choice"), ({"stream_options": {"include_usage": True}}, "stream_options"),
-        ({"reasoning_effort": "high"}, "reasoning_effort"), ({"store": True}, "store"), ({"frobnicate": 1}, "frobnicate"),
+        ({"reasoning_effort": "high"}, "reasoning_effort"), ({"store": True}, "store"),
+        ({"frobnicate": 1}, "frobnicate"),
         ({"temperature": "warm"}, "temperature"), ({"temperature": -1}, "temperature"), ({"top_p": 0.5}, "top_p"),
-        ({"max_tokens": 0}, "max_tokens"), ({"max_tokens": 10**9}, "max_tokens"), ({"seed": -1, "temperature": 1}, "seed"),
+        ({"max_tokens": 0}, "max_tokens"), ({"max_tokens": 10**9}, "max_tokens"),
+        ({"seed": -1, "temperature": 1}, "seed"),
         ({"max_tokens": 4, "max_completion_tokens": 4}, "max_tokens"), ({"modalities": ["text", "audio"]}, "audio"),
         ({"audio": {"voice": "x", "format": "wav"}}, "audio"),
         ({"modalities": ["audio"], "audio": {"voice": "alloy", "format": "wav"}}, "voice"),
@@ -170,10 +174,12 @@ def test_what_clients_send_anyway_is_taken(by_hand):
     ("body", "says"),
     [
         (b"", "no JSON"), (b"{", "no JSON"), (b"\xff\xfe", "no JSON"), (b"[]", "Expected `object`"),
-        (b'{"messages": ' + b"[" * 100_000, "nested too deeply"),
+        (b'{"messages": ' + b"[" * 100_000, "Expected `object`"),
+        (b'{"frob": ' + b"[" * 100_000, "unknown field"), (b"[" * 10**7, "Expected `object`"),
         (b'{"messages": [], "n": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
         (b'{"messages": [{"role": "user", "content": "' + b"x" * 1000, "no JSON"),
-        (b'{"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "?"}}]}]}', "base64"),
+        (b'{"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "?"}}]}]}',
+         "base64"),
     ],
 )  # fmt: skip
 def test_a_body_that_is_no_request_is_refused(by_hand, body, says):

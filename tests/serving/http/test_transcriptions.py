@@ -49,7 +49,8 @@ def decode_protocol(*, tasks: tuple[str, ...], languages: tuple[str, ...]) -> To
     return TokenProtocol(
         attention="cross", stop=(special("<stop>"),), start=(special("<start>"),), start_tail=(special("<plain>"),),
         max_tokens=12, context_tokens=CONTEXT, vocabulary_limit=93,
-        tasks={name: special(f"<{name}>") for name in tasks}, languages={name: special(f"<{name}>") for name in languages},
+        tasks={name: special(f"<{name}>") for name in tasks},
+        languages={name: special(f"<{name}>") for name in languages},
     )  # fmt: skip
 
 
