@@ -94,7 +94,7 @@ def audio_format(event: str, data: dict[str, Any]) -> Format:
     if reason := rate_fault(given.rate):
         fault = f"rate {reason}"
     elif given.width not in WIDTHS:
-        fault = f"width {quoted(given.width)}, samples of {', '.join(map(str, WIDTHS[:-1]))} or {WIDTHS[-1]} bytes are heard"
+        fault = f"width {quoted(given.width)}, samples of 1, 2 or 4 bytes are heard"
     elif not 1 <= given.channels <= MAX_CHANNELS:
         fault = f"channels {quoted(given.channels)}, 1 to {MAX_CHANNELS} are heard"
     if fault:
