@@ -58,8 +58,11 @@ class Served:
         self.stream, self.name, self.live = stream, name, live
         self.latencies = Latencies(clock)
         self.ended: Ended | None = None
+        self.failure: Exception | None = None  # what ended it, if it failed
         self.made: Counter[str] = Counter()  # events, by kind
         self.pushed_samples = 0  # at the caller's rate
+        self._missing_samples = 0  # that a device lost: stream time counts them
+        self._direct = False
         self.worked_s = self.share_s = 0.0  # in steps; the same, as the server compares it
         self.stepped_at = -math.inf
         self._limits, self._wake, self._stir, self._clock = limits, wake, stir, clock
@@ -124,6 +127,27 @@ class Served:
             self.finish()
         self._stir()
 
+    def hand_over(self, samples: Samples, *, lag_ms: float, dropped_samples: int = 0) -> None:
+        """Take sound past the inbox, on the caller's own thread: of a device, whose sound cannot wait outside.
+
+        As ``Stream.push``, and raises what that raises. Of one stream either all sound comes so, or none; ``end`` ends
+        it, not ``finish``.
+        """
+        self._direct = True
+        now = self._active_at = self._clock()
+        ahead = self.pushed_samples + self._missing_samples + dropped_samples + len(samples)
+        self.latencies.arrived(ahead / self._rate, now)
+        self.stream.push(samples, lag_ms=lag_ms, dropped_samples=dropped_samples)
+        self.pushed_samples += len(samples)
+        self._missing_samples += dropped_samples
+        self._stir()
+
+    def end(self) -> None:
+        """Say, on the thread that hands over, that no more sound comes."""
+        self.stream.finish()
+        self.look(self._clock())
+        self._stir()
+
     def ask(self, text: str, role: str = "user") -> None:
         """Put a question into the inbox, as ``Stream.ask`` takes it."""
         self._active_at = self._clock()
@@ -154,7 +178,7 @@ class Served:
         """Return the events that wait to be read, in order, ``at_most`` of them; never waits."""
         box = self._outbox
         self._read_at = self._clock()
-        blocked = self.blocked
+        blocked = self.blocked  # who steps waits for room
         events = [box.popleft() for _ in range(min(len(box), at_most or len(box)))]
         if blocked:
             self._stir()
@@ -187,11 +211,8 @@ class Served:
                 lag_ms = self.inbox_s * 1000 - len(item) * 1000 / self._rate if self.live else None
                 self._inbox_out += len(item)
                 self.stream.push(item, lag_ms=lag_ms if lag_ms is None else max(0.0, lag_ms))
-        except EdgeKitError as error:
-            self.close("failed", str(error))
-        except Exception:  # noqa: BLE001 - a bug of ours: this stream ends, the others go on
-            _log.exception("stream %s: ended by an unexpected error", self.name)
-            self.close("failed", "internal error; see the log")
+        except Exception as error:  # noqa: BLE001 - this stream ends, the others go on
+            self._fail(error)
         if self._full and self.inbox_s < self._limits.inbox_s / 2:
             self._full = False
             self._wake()
@@ -203,11 +224,8 @@ class Served:
         events: list[Event] = []
         try:
             events = self.stream.step()
-        except EdgeKitError as error:
-            self.close("failed", str(error))
-        except Exception:  # noqa: BLE001 - as above
-            _log.exception("stream %s: ended by an unexpected error", self.name)
-            self.close("failed", "internal error; see the log")
+        except Exception as error:  # noqa: BLE001 - as above
+            self._fail(error)
         self.stepped_at = now = self._clock()
         self.worked_s += now - begun
         self.share_s += now - begun
@@ -236,10 +254,18 @@ class Served:
             self.close("idle", f"stream: neither sound nor a question for {self._limits.idle_s:g} s; open another")
 
     def stop(self) -> None:
-        """Finish what was said, without a voice."""
+        """Finish what was said, without a voice; who hands over its sound ends it."""
         self._ending = "stopping"
         self.stream.hushed = True
-        self.finish()
+        if not self._direct:
+            self.finish()
+
+    def _fail(self, error: Exception) -> None:
+        if self.ended is None:
+            self.failure = error
+            if not isinstance(error, EdgeKitError):
+                _log.error("stream %s: ended by an unexpected error", self.name, exc_info=error)
+            self.close("failed", str(error) if isinstance(error, EdgeKitError) else "internal error; see the log")
 
 
 def waited(served: Served, wait: Callable[[], None]) -> Iterator[Event]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FILE_S = 0.5  # a file waits at most so long for its next step
 STOP_S = 2.0  # what was said is finished in that time, or dropped
+_SPANS = 1000  # of each side of a stream: nobody reads those of a year
 _LOOK_S = 0.5  # between two looks at who is idle or does not read
 _BUSY_S = 10.0  # over which `busy` is measured
 _log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class Server:
         self._ending = True
         self._stir()
         for thread in self._threads:
-            thread.join()
+            thread.join(STOP_S)  # one whose engine hangs is left behind
 
     def open(
         self,
@@ -106,9 +107,9 @@ class Server:
                 self._over.refused[refusal.reason] += 1
                 raise refusal
             assert self.model is not None
-            served = Served(
-                self.model.stream(given), self.limits, name, live=live, wake=wake, stir=self._stir, clock=self.clock
-            )
+            stream = self.model.stream(given)
+            stream.measure(limit=_SPANS)
+            served = Served(stream, self.limits, name, live=live, wake=wake, stir=self._stir, clock=self.clock)
             self._over.opened += 1
             self._streams = [*self._streams, served]
         return served

@@ -52,13 +52,13 @@ class Client:
 
 
 class Held(Logged):
-    """An Engine that waits before each run until it may; ``fails``: then it breaks."""
+    """An Engine that waits before each run until it may; with an ``error`` it breaks."""
 
     def __init__(self, engine) -> None:
         super().__init__(engine)
         self.may, self.waits = threading.Event(), threading.Event()
         self.may.set()
-        self.fails = False
+        self.error = None
 
     def bind(self, sizes) -> "HeldCall":
         """Bind the engine."""
@@ -76,8 +76,8 @@ class HeldCall(LoggedCall):
         """Wait, then run or break."""
         self._held.waits.set()
         assert self._held.may.wait(WAIT_S)
-        if self._held.fails:
-            raise BackendError("encoder: broken; mend it")
+        if self._held.error is not None:
+            raise self._held.error
         return super().run(inputs)
 
 
@@ -245,11 +245,11 @@ def test_a_stream_whose_engine_breaks_ends_alone(serve, load):
     model, encoder = held(load())
     server = serve(model)
     client = Client(server)
-    encoder.fails = True
+    encoder.error = BackendError("encoder: broken; mend it")
     client.push(SOUND)
     client.read()
     assert client.served.ended == Ended("failed", "encoder: broken; mend it")
-    encoder.fails = False
+    encoder.error = None
     other = Client(server)
     other.push(SOUND)
     other.served.finish()
@@ -414,6 +414,36 @@ def test_a_thousand_streams_that_come_and_go_leave_nothing(serve):
     until(lambda: sum(server.counts.ended.values()) == 1000)
     assert not server._streams
     assert threading.active_count() == threads
+
+
+def test_sound_of_a_device_is_taken_on_its_own_thread_and_what_is_lost_counts_as_time(serve, load):
+    model = load()
+    server = serve(model, audio_s=1.0, inbox_s=0.5)
+    client = Client(server)
+    for start in range(0, len(SOUND), 1600):
+        client.served.hand_over(SOUND[start : start + 1600], lag_ms=0.0, dropped_samples=160 * (start == 16000))
+    client.served.end()
+    alone = model.stream(**pinned(model))
+    events = []
+    for start in range(0, len(SOUND), 1600):
+        events += alone.push(SOUND[start : start + 1600], lag_ms=0.0, dropped_samples=160 * (start == 16000))
+    assert plain(client.read()) == plain([*events, *alone.finish()])
+    assert client.served.ended.reason == "finished"
+    with pytest.raises(UsageError, match="closed"):
+        client.served.hand_over(QUIET, lag_ms=0.0)
+
+
+def test_a_bug_ends_its_stream_alone_and_stands_in_the_log_not_before_the_client(serve, load, caplog):
+    model, encoder = held(load())
+    server = serve(model)
+    client = Client(server)
+    encoder.error = ZeroDivisionError("secret")
+    client.push(SOUND)
+    client.read()
+    assert client.served.ended == Ended("failed", "internal error; see the log")
+    assert isinstance(client.served.failure, ZeroDivisionError)
+    assert "secret" in caplog.text
+    caplog.clear()
 
 
 def test_latency_is_counted_from_the_arrival_of_the_last_word(serve, load):
