@@ -4,16 +4,22 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from wyoming.info import AsrModel, AsrProgram, Attribution, HandleModel, HandleProgram, Info
+from wyoming.info import AsrModel, AsrProgram, Attribution, HandleModel, HandleProgram, Info, TtsProgram, TtsVoice
 
 from edgekit.bundle import Manifest
 from edgekit.errors import RefusedError
 from edgekit.reprs import quoted
 from edgekit.runtime.answer import driver_of
+from edgekit.runtime.model import Model
+from edgekit.runtime.speak import kind_of
 from edgekit.versions import VERSION
 
 TRANSCRIBE = "transcribe"
 """The question by which a model that converses writes down what it hears."""
+READ = "read"
+"""The question by which a model that speaks reads a text aloud, word for word. No family has one of its own yet."""
+DEFAULT_VOICE = "default"
+"""The voice of a bundle that has no choice of them."""
 _ENGLISH = ("en",)  # of a bundle that writes down speech and has no choice of languages
 # What is asked for -> what a bundle may call it: names that the IANA registry of language subtags has given up or takes
 # for the same, of which Whisper has the latter.
@@ -29,6 +35,17 @@ def writes_down(manifest: Manifest) -> bool:
 def answers_texts(manifest: Manifest) -> bool:
     """Return whether a bundle answers a text of the user's."""
     return driver_of(manifest.protocol).converses and "user" in manifest.protocol.roles
+
+
+def voices_of(model: Model) -> tuple[str, ...]:
+    """Return who reads texts aloud; empty where the bundle was not loaded to speak or only answers."""
+    manifest = model.manifest
+    if manifest.speech is None or READ not in manifest.protocol.questions or not answers_texts(manifest):
+        return ()
+    kind = kind_of(manifest.speech)
+    if any(name not in model.engines for name in kind.components):
+        return ()
+    return kind.voices(manifest.speech) or (DEFAULT_VOICE,)
 
 
 def languages(manifest: Manifest, own: Sequence[str] = ()) -> tuple[str, ...]:
@@ -65,8 +82,8 @@ def language_option(manifest: Manifest, requested: str | None, own: Sequence[str
     return None  # it hears no other, or finds out by itself
 
 
-def info_of(manifest: Manifest, name: str, own: Sequence[str] = ()) -> Info:
-    """Return what is said of a bundle; ``name``: what the programs are called."""
+def info_of(manifest: Manifest, name: str, own: Sequence[str] = (), voices: Sequence[str] = ()) -> Info:
+    """Return what is said of a bundle; ``name``: what the programs are called; ``voices``: see ``voices_of``."""
     model: dict[str, Any] = {
         "name": manifest.name, "attribution": _attribution(manifest), "installed": True, "version": None,
         "description": f"{manifest.name}, {manifest.precision_line}", "languages": list(languages(manifest, own)),
@@ -77,7 +94,12 @@ def info_of(manifest: Manifest, name: str, own: Sequence[str] = ()) -> Info:
     }  # fmt: skip
     listening = AsrProgram(**program, models=[AsrModel(**model)], supports_transcript_streaming=True)
     answering = HandleProgram(**program, models=[HandleModel(**model)])
-    return Info(asr=[listening] if writes_down(manifest) else [], handle=[answering] if answers_texts(manifest) else [])
+    speaking = TtsProgram(**program, voices=[TtsVoice(**{**model, "name": voice}) for voice in voices])
+    return Info(
+        asr=[listening] if writes_down(manifest) else [],
+        tts=[speaking] if voices else [],
+        handle=[answering] if answers_texts(manifest) else [],
+    )
 
 
 def _attribution(manifest: Manifest) -> Attribution:

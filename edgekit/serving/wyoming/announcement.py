@@ -2,10 +2,10 @@
 
 import logging
 import re
-import socket
 from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from edgekit.errors import MissingPackageError
 
@@ -47,10 +47,10 @@ class Announcement:
             ) from error
         addresses = self._addresses or _own_addresses()
         self._zeroconf = AsyncZeroconf(interfaces=self._interfaces or InterfaceChoice.Default)
+        host = f"edgekit-{uuid4().hex[:12]}.local."  # no other's: services that share a host share its addresses
         service = AsyncServiceInfo(
-            SERVICE, f"{self._name}.{SERVICE}", port=self._port, parsed_addresses=addresses,
-            server=f"{label(socket.gethostname())}.local.",
-        )  # fmt: skip
+            SERVICE, f"{self._name}.{SERVICE}", port=self._port, parsed_addresses=addresses, server=host
+        )
         done = await self._zeroconf.async_register_service(service, allow_name_change=True)
         self._service = service
         await done

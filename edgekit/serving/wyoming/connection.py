@@ -2,7 +2,8 @@
 
     transcribe, audio-start, audio-chunk ..., audio-stop -> transcript-start, transcript-chunk ..., transcript,
                                                             transcript-stop
-    transcript (a text, of a bundle that answers)        -> handled
+    transcript (a text, for a bundle that answers)       -> handled
+    synthesize (for a bundle that reads aloud)           -> audio-start, audio-chunk ..., audio-stop
     describe -> info      ping -> pong      anything that cannot be -> error
 
 One recording at a time; sound is taken while the texts of the one before are still on their way. After an error the
@@ -12,10 +13,9 @@ Home Assistant up to 2026 waits for a transcript or the end and for nothing else
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from wyoming.asr import Transcript, TranscriptChunk, TranscriptStart, TranscriptStop
 from wyoming.error import Error
@@ -26,31 +26,31 @@ from wyoming.ping import Pong
 
 from edgekit.errors import EdgeKitError, RefusedError
 from edgekit.reprs import quoted
-from edgekit.runtime.answer import driver_of
 from edgekit.runtime.events import Text, TextCut
 from edgekit.runtime.model import Model
 from edgekit.runtime.options import stream_options
 from edgekit.serving.reading import Reader
 from edgekit.serving.served import Ended
 from edgekit.serving.server import Server
-from edgekit.serving.wyoming.about import (
-    TRANSCRIBE,
-    answers_texts,
-    info_of,
-    language_option,
-    writes_down,
-)
+from edgekit.serving.wyoming.about import answers_texts, info_of, language_option, voices_of, writes_down
+from edgekit.serving.wyoming.asking import Fields, to_answer, to_read_aloud, to_write_down
 from edgekit.serving.wyoming.framing import Framing
-from edgekit.serving.wyoming.messages import Format, Ping, Said, SelectProgram, Transcribe, audio_format, message
+from edgekit.serving.wyoming.messages import (
+    Format,
+    Ping,
+    Said,
+    SelectProgram,
+    Synthesize,
+    Transcribe,
+    audio_format,
+    message,
+)
+from edgekit.serving.wyoming.speech import spoken
 from edgekit.serving.wyoming.texts import Texts
 
 _READ = 1 << 16  # bytes at a time
-_LISTENING = ("gate", "level", "language", "task", "partials", "provisional_ms", "sampling", "seed", "max_tokens")
-_ANSWERING = ("level", "system", "tools", "turns", "think", "sampling", "seed", "max_tokens")
 _OF_RECORDINGS = ("transcribe", "audio-start", "audio-chunk", "audio-stop")
 _log = logging.getLogger(__name__)
-
-Fields = Mapping[str, Any]
 
 
 @dataclass(slots=True)
@@ -90,7 +90,6 @@ class Connection:
             "describe": self._describe, "ping": self._pong, "select-program": self._select,
             "transcribe": self._transcribe, "audio-start": self._begin, "audio-chunk": self._hear,
             "audio-stop": self._stop, "transcript": self._reply, "synthesize": self._read_aloud,
-            "synthesize-start": self._read_aloud,
         }  # fmt: skip
         self._asked: Transcribe | None = Transcribe()  # of the next recording; None: what was asked for was refused
         self._recording: Recording | None = None  # whose sound comes
@@ -163,7 +162,8 @@ class Connection:
     async def _describe(self, _event: Message) -> None:
         if self._server.model is None:
             self._closing = True  # Home Assistant then asks again, after 2 s, and does not note that there is nothing
-        await self._send(info_of(self._model.manifest, self._named, self._languages).event())
+        model = self._model
+        await self._send(info_of(model.manifest, self._named, self._languages, voices_of(model)).event())
 
     async def _pong(self, event: Message) -> None:
         await self._send(Pong(text=message(Ping, event.type, event.data).text).event())
@@ -172,11 +172,6 @@ class Connection:
         asked = message(SelectProgram, event.type, event.data)
         if asked.name != self._named:
             raise RefusedError("program", f"select-program: {quoted(asked.name)}, there is '{self._named}' alone")
-
-    async def _read_aloud(self, event: Message) -> None:
-        raise RefusedError(
-            "tts", f"{event.type}: no bundle reads a text aloud word for word; choose another voice for it"
-        )  # fmt: skip
 
     @property
     def _model(self) -> Model:
@@ -241,26 +236,15 @@ class Connection:
         """Return the stream of a recording, opened now if it is not open yet."""
         if recording.reader is None:
             await self._answered()
-            recording.reader = reader = self._open(self._listening(recording))
+            manifest = self._model.manifest
+            language = language_option(manifest, recording.asked.language, self._languages)
+            fields = to_write_down(manifest, self._fields(), recording.format, language)
+            recording.reader = reader = self._open(fields)
             recording.task = self._deliver(reader, lambda: self._write_down(recording, reader))
         return recording.reader
 
     def _open(self, fields: Fields) -> Reader:
         return Reader(self._server, stream_options(fields), name=self._name)
-
-    def _listening(self, recording: Recording) -> Fields:
-        """Return the options of a recording's stream."""
-        manifest = self._model.manifest
-        fields = {name: value for name, value in self._fields().items() if name in _LISTENING}
-        if fields.get("partials") != "committed":  # others may be taken back
-            fields.pop("partials", None)
-        if driver_of(manifest.protocol).converses:
-            fields = {name: value for name, value in fields.items() if name not in {"partials", "language", "task"}}
-            fields["prompt"] = TRANSCRIBE
-        language = language_option(manifest, recording.asked.language, self._languages)
-        if language is not None:
-            fields["language"] = language
-        return fields | {"sample_rate_hz": recording.format.rate, "channels": recording.format.channels}
 
     async def _write_down(self, recording: Recording, reader: Reader) -> None:
         """Send the texts of a recording as they come, then the whole."""
@@ -306,7 +290,7 @@ class Connection:
         if not answers_texts(manifest):
             raise RefusedError("handle", f"transcript: {manifest.name} answers no texts; send it sound")
         await self._answered()
-        reader = self._open({name: value for name, value in self._fields().items() if name in _ANSWERING})
+        reader = self._open(to_answer(self._fields()))
         self._deliver(reader, lambda: self._write_reply(reader, said.text))
 
     async def _write_reply(self, reader: Reader, text: str) -> None:
@@ -320,6 +304,27 @@ class Connection:
         else:
             why = ended.error or f"transcript: its answer was ended ({ended.reason}); send it again"
             await self._refuse(why, ended.reason)
+
+    async def _read_aloud(self, event: Message) -> None:
+        asked = message(Synthesize, event.type, event.data)
+        model = self._model
+        if not (voices := voices_of(model)):
+            raise RefusedError(
+                "tts", f"synthesize: {model.manifest.name} reads no text aloud word for word; choose another"
+            )  # fmt: skip
+        await self._answered()
+        reader = self._open(to_read_aloud(self._fields(), voices, asked.voice))
+        self._deliver(reader, lambda: self._write_speech(reader, asked.text))
+
+    async def _write_speech(self, reader: Reader, text: str) -> None:
+        reader.served.ask(text)
+        reader.served.finish()
+        try:
+            async for event in spoken(reader, self._name):
+                await self._send(event)
+        except RefusedError as error:
+            await self._refuse(error, error.reason)
+            self._outgoing.close()  # as with recordings: who asked waits for audio-stop or the end
 
     # Both -----------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What the data of a client's event must be. The package's own classes take any value of any type."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 import numpy as np
@@ -14,7 +14,6 @@ from edgekit.reprs import quoted
 from edgekit.runtime.hear.resampler import MAX_CHANNELS
 
 Width = Literal[1, 2, 4]
-WIDTHS: tuple[Width, ...] = (1, 2, 4)
 _Message = TypeVar("_Message", bound=Struct)
 
 
@@ -41,6 +40,19 @@ class Said(Struct):
     """A text that wants an answer: ``transcript``, as a client sends it."""
 
     text: str
+
+
+class Voice(Struct):
+    """Who is to read; its language and speaker are not used, a voice has one of each."""
+
+    name: str | None = None
+
+
+class Synthesize(Struct):
+    """A text to be read aloud."""
+
+    text: str
+    voice: Voice | None = None
 
 
 class _Format(Struct):
@@ -93,8 +105,8 @@ def audio_format(event: str, data: dict[str, Any]) -> Format:
     fault = ""
     if reason := rate_fault(given.rate):
         fault = f"rate {reason}"
-    elif given.width not in WIDTHS:
-        fault = f"width {quoted(given.width)}, samples of {', '.join(map(str, WIDTHS[:-1]))} or {WIDTHS[-1]} bytes are heard"
+    elif given.width not in get_args(Width):
+        fault = f"width {quoted(given.width)}, samples of 1, 2 or 4 bytes are heard"
     elif not 1 <= given.channels <= MAX_CHANNELS:
         fault = f"channels {quoted(given.channels)}, 1 to {MAX_CHANNELS} are heard"
     if fault:

@@ -18,7 +18,8 @@ from edgekit.errors import EdgeKitError
 from edgekit.serving.server import Server
 from edgekit.serving.wyoming.admission import Admission, check_bind, is_loopback
 from edgekit.serving.wyoming.announcement import Announcement
-from edgekit.serving.wyoming.connection import Connection, Fields
+from edgekit.serving.wyoming.asking import Fields
+from edgekit.serving.wyoming.connection import Connection
 
 _STOP_S = 0.8  # for answers that are on their way
 _READY_S = 0.5  # between two looks whether the model is loaded

@@ -16,10 +16,10 @@ LANGUAGES = {"en": special("<en>"), "de": special("<de>"), "jw": 1, "no": 2, "yu
 def manifest(tiny_bundle):
     """Return a function that makes a manifest; further fields are those of its protocol."""
 
-    def make(attention="cross", source="", license="", **protocol):
+    def make(attention="cross", source="", licence="", **protocol):
         own = tiny_bundle(attention).manifest
         return msgspec.structs.replace(
-            own, source=source, license=license, protocol=msgspec.structs.replace(own.protocol, **protocol)
+            own, source=source, license=licence, protocol=msgspec.structs.replace(own.protocol, **protocol)
         )
 
     return make
@@ -27,7 +27,7 @@ def manifest(tiny_bundle):
 
 def test_info_names_the_bundle_its_languages_its_licence_and_where_it_comes_from(manifest):
     source = "https://example.org/whisper-tiny at 1234"
-    given = info_of(manifest(source=source, license="MIT", languages=LANGUAGES), "kitchen").event()
+    given = info_of(manifest(source=source, licence="MIT", languages=LANGUAGES), "kitchen").event()
     (program,) = Info.from_event(given).asr
     (model,) = program.models
     assert (program.name, program.installed, program.supports_transcript_streaming) == ("kitchen", True, True)
