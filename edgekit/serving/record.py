@@ -202,12 +202,15 @@ class RecordTap:
         self._open: float | None = None  # the beginning of speech that no final text is about yet
         self._lock = threading.Lock()
 
-    def pushed(self, samples: Samples) -> None:
-        """Take note of a piece of sound."""
+    def pushed(self, samples: Samples, missing_samples: int = 0) -> None:
+        """Take note of a piece of sound, and of what was lost before it: nothing from before that is kept."""
         if self._recorder.stopped or samples.size != len(samples) * self._channels:  # the stream refuses the latter
             return
         piece = _as_int16(samples).reshape(len(samples), self._channels)
         with self._lock:
+            if missing_samples:
+                self._pieces.clear()
+                self._first = self._last = self._last + missing_samples
             self._pieces.append(piece)
             self._last += len(piece)
             self._came = self._recorder.wall()

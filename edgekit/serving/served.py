@@ -23,6 +23,7 @@ from edgekit.runtime.events import Event
 from edgekit.runtime.stream import Stream
 from edgekit.serving.latencies import Latencies
 from edgekit.serving.limits import Limits
+from edgekit.serving.turn import Turn
 from edgekit.timing import Clock
 
 Reason = Literal["finished", "closed", "idle", "slow", "duration", "failed", "stopping"]
@@ -43,8 +44,8 @@ class Ended:
 class Tap(Protocol):
     """Sees what goes into a stream and what comes of it; must return at once, and raises nothing."""
 
-    def pushed(self, samples: Samples) -> None:
-        """Take note of a piece of sound, on the thread of whose stream it is."""
+    def pushed(self, samples: Samples, missing_samples: int = 0) -> None:
+        """Take note of a piece of sound and of what was lost before it, on the thread of whose stream it is."""
         ...
 
     def event(self, event: Event) -> None:
@@ -66,8 +67,9 @@ class Served:
         stir: Callable[[], None],
         clock: Clock,
         tap: Tap | None = None,
+        turn: Turn | None = None,
     ) -> None:
-        """``stir`` wakes the server; ``tap``: see Tap."""
+        """``stir`` wakes the server; ``tap``: see Tap; ``turn``: of one that is stepped by whose it is."""
         self.stream, self.name, self.live = stream, name, live
         self.latencies = Latencies(clock)
         self.ended: Ended | None = None
@@ -75,7 +77,6 @@ class Served:
         self.made: Counter[str] = Counter()  # events, by kind
         self.pushed_samples = 0  # at the caller's rate
         self._missing_samples = 0  # that a device lost: stream time counts them
-        self._direct = False
         self.worked_s = self.share_s = 0.0  # in steps; the same, as the server compares it
         self.stepped_at = -math.inf
         self._limits, self._wake, self._stir, self._clock = limits, wake, stir, clock
@@ -87,7 +88,7 @@ class Served:
         self._outbox: deque[Event] = deque()
         self._full = False  # somebody waits for room in the inbox
         self._finishing = False
-        self._tap = tap
+        self._tap, self._turn = tap, turn
         self._whole = False  # the stream has taken all there is
         self._refusal: Exception | None = None  # of the stream, to take more
         self._stepping = False  # what a step makes is not in the outbox yet
@@ -150,6 +151,8 @@ class Served:
             piece = samples[start : min(start + self._piece, left)].copy()
             self.pushed_samples += len(piece)
             self._inbox_in += len(piece)
+            if self._tap is not None:
+                self._tap.pushed(piece)
             self._inbox.append(piece)
         if len(samples) > left:
             self._ending = "duration"
@@ -157,12 +160,10 @@ class Served:
         self._stir()
 
     def hand_over(self, samples: Samples, *, lag_ms: float, dropped_samples: int = 0) -> None:
-        """Take sound past the inbox, on the caller's own thread: of a device, whose sound cannot wait outside.
+        """Take sound at once, past the inbox, for who steps himself: of a device, whose sound cannot wait outside.
 
-        As ``Stream.push``, and raises what that raises. Of one stream either all sound comes so, or none; ``end`` ends
-        it, not ``finish``.
+        As ``Stream.push``, and raises what that raises.
         """
-        self._direct = True
         now = self._active_at = self._clock()
         self._due_from = max(self._due_from, now - self.pushed_s)
         ahead = self.pushed_samples + self._missing_samples + dropped_samples + len(samples)
@@ -170,14 +171,20 @@ class Served:
         self.stream.push(samples, lag_ms=lag_ms, dropped_samples=dropped_samples)
         self.pushed_samples += len(samples)
         self._missing_samples += dropped_samples
-        self._stir()
+        if self._tap is not None:
+            self._tap.pushed(samples, dropped_samples)
 
-    def end(self) -> None:
-        """Say, on the thread that hands over, that no more sound comes."""
-        self.stream.finish()
-        self._whole = True
-        self.look(self._clock())
-        self._stir()
+    def step(self) -> list[Event]:
+        """Do one step when it is this stream's turn, for who steps himself; return and raise what the stream does."""
+        assert self._turn is not None
+        with self._turn:
+            begun = self._clock()
+            try:
+                events = self.stream.step()
+            finally:
+                self._stepped(begun)
+        self._note(events)
+        return events
 
     def ask(self, text: str, role: str = "user") -> None:
         """Put a question into the inbox, as ``Stream.ask`` takes it."""
@@ -218,6 +225,11 @@ class Served:
     # The server -----------------------------------------------------------------------------------------------------
 
     @property
+    def own(self) -> bool:
+        """Whether it is stepped by whose it is, not by the server."""
+        return self._turn is not None
+
+    @property
     def blocked(self) -> bool:
         """Whether more events wait to be read than may."""
         return len(self._outbox) >= self._limits.events
@@ -225,7 +237,7 @@ class Served:
     @property
     def pending(self) -> bool:
         """Whether a step has something to do, and somewhere to put what it makes."""
-        return self.ended is None and self.stream.pending and not self.blocked
+        return self.ended is None and self.stream.pending and not self.blocked and not self.own
 
     def take(self) -> bool:
         """Take one item out of the inbox; return whether there was one that may be taken now."""
@@ -261,15 +273,9 @@ class Served:
             events = self.stream.step()
         except Exception as error:  # noqa: BLE001 - this stream ends, the others go on
             self._fail(error)
-        self.stepped_at = now = self._clock()
-        self.worked_s += now - begun
-        self.share_s += now - begun
-        for event in events:
-            self.latencies.delivered(event, now)
-            self.made[event.kind] += 1
-            self._outbox.append(event)
-            if self._tap is not None:
-                self._tap.event(event)
+        now = self._stepped(begun)
+        self._note(events)
+        self._outbox.extend(events)
         self._stepping = False
         if events:
             self._active_at = now
@@ -279,9 +285,22 @@ class Served:
             self._wake()
         return len(events)
 
+    def _stepped(self, begun: float) -> float:
+        self.stepped_at = now = self._clock()
+        self.worked_s += now - begun
+        self.share_s += now - begun
+        return now
+
+    def _note(self, events: list[Event]) -> None:
+        for event in events:
+            self.latencies.delivered(event, self.stepped_at)
+            self.made[event.kind] += 1
+            if self._tap is not None:
+                self._tap.event(event)
+
     def look(self, now: float) -> None:
         """End what is over: done, idle, or not read."""
-        if self.ended is not None:
+        if self.ended is not None or self.own:
             return
         # in this order: another thread may step
         if self._refusal is not None and not self.stream.pending and not self._stepping:
@@ -297,11 +316,10 @@ class Served:
             self.close("idle", f"stream: neither sound nor a question for {self._limits.idle_s:g} s; open another")
 
     def stop(self) -> None:
-        """Finish what was said, without a voice; who hands over its sound ends it."""
+        """Finish what was said, without a voice."""
         self._ending = "stopping"
         self.stream.hushed = True
-        if not self._direct:
-            self.finish()
+        self.finish()
 
     def _fail(self, error: Exception) -> None:
         if self.ended is None:

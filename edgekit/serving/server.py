@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 from edgekit.errors import RefusedError
 from edgekit.runtime.model import Model
 from edgekit.runtime.options import StreamOptions, stream_options
+from edgekit.runtime.stream import Stream
 from edgekit.serving.latencies import Latencies
 from edgekit.serving.limits import Limits
 from edgekit.serving.served import Served, Tap
+from edgekit.serving.turn import Turn
 from edgekit.timing import Clock
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ class Server:
         self._past = Latencies(clock)  # of the live ones among these
         self._admitting = threading.Lock()
         self._taken, self._worked = threading.Event(), threading.Event()  # what wakes either thread
+        self._turn = Turn()
         self._ending = False
         self._waited: set[Served] = set()  # streams that were pending at the last turn
         self._busy: list[tuple[float, float]] = []  # moment, seconds worked until then
@@ -132,6 +135,22 @@ class Server:
             self._streams = [*self._streams, served]
         return served
 
+    def adopt(self, stream: Stream, name: str) -> Served:
+        """Return a live stream, made elsewhere, as one of this server's that its caller steps and ends himself.
+
+        ``Served.step`` waits for its turn, so that it and the streams of others go on side by side; it takes no place
+        of theirs.
+        """
+        stream.measure(limit=_SPANS)
+        served = Served(
+            stream, self.limits, name, live=True, wake=lambda: None, stir=self._stir, clock=self.clock,
+            tap=self.taps(name, stream.options) if self.taps else None, turn=self._turn,
+        )  # fmt: skip
+        with self._admitting:
+            self._over.opened += 1
+            self._streams = [*self._streams, served]
+        return served
+
     @property
     def ready(self) -> bool:
         """Whether a stream would be taken, if there is room for one."""
@@ -183,13 +202,13 @@ class Server:
     def stop(self, within_s: float = STOP_S) -> None:
         """Take no further stream, finish what was said within some seconds, then end every stream."""
         self.stopping = True
-        for served in self.streams:
+        for served in self._others:
             served.stop()
         end = self.clock() + within_s
-        while self.streams and self.clock() < end:
+        while self._others and self.clock() < end:
             self._worked.set()
             time.sleep(min(0.01, max(0.0, end - self.clock())))
-        for served in self.streams:
+        for served in self._others:
             served.close("stopping")
 
     def stuck(self, longest_s: float) -> bool:
@@ -200,8 +219,13 @@ class Server:
         defaults = {name: value for name, value in self.defaults.items() if live or name not in _WHILE_SAID}
         return stream_options({**defaults, **options})
 
+    @property
+    def _others(self) -> list[Served]:
+        """Those that are open and stepped here."""
+        return [served for served in self.streams if not served.own]
+
     def _refusal(self, *, live: bool) -> RefusedError | None:
-        open_streams, limits = len(self.streams), self.limits
+        open_streams, limits = len(self._others), self.limits
         if self.stopping:
             return RefusedError("stopping", "server: it is stopping; connect again in a moment")
         if self.model is None:
@@ -244,7 +268,8 @@ class Server:
                 self._worked.wait(_LOOK_S)
                 continue
             before = served.worked_s
-            served.work()
+            with self._turn:
+                served.work()
             self._worked_s += served.worked_s - before
             self.stepped_at = self.clock()
             if served.ended is not None:

@@ -18,6 +18,7 @@ from edgekit.serving.limits import Limits
 from edgekit.serving.reading import Reader
 from edgekit.serving.served import Ended, Served, waited
 from edgekit.serving.server import Server
+from edgekit.serving.turn import Turn
 from tests.runtime.streams import KINDS, RATE, Logged, LoggedCall, run, sound_of, splits
 
 QUIET = np.zeros(RATE, np.float32)
@@ -438,21 +439,86 @@ def test_a_thousand_streams_that_come_and_go_leave_nothing(serve):
     assert threading.active_count() == threads
 
 
-def test_sound_of_a_device_is_taken_on_its_own_thread_and_what_is_lost_counts_as_time(serve, load):
+def test_a_stream_that_its_owner_steps_goes_on_beside_the_others_and_takes_no_place_of_theirs(serve, load):
     model = load()
-    server = serve(model, audio_s=1.0, inbox_s=0.5)
-    client = Client(server)
-    for start in range(0, len(SOUND), 1600):
-        client.served.hand_over(SOUND[start : start + 1600], lag_ms=0.0, dropped_samples=160 * (start == 16000))
-    client.served.end()
-    alone = model.stream(**pinned(model))
+    server = serve(model, streams=1)
+    own = server.adopt(model.stream(**pinned(model)), "microphone")
+    other = Client(server)
+    other.push(SOUND)
+    other.served.finish()
     events = []
     for start in range(0, len(SOUND), 1600):
-        events += alone.push(SOUND[start : start + 1600], lag_ms=0.0, dropped_samples=160 * (start == 16000))
-    assert plain(client.read()) == plain([*events, *alone.finish()])
-    assert client.served.ended.reason == "finished"
-    with pytest.raises(UsageError, match="closed"):
-        client.served.hand_over(QUIET, lag_ms=0.0)
+        own.hand_over(SOUND[start : start + 1600], lag_ms=0.0, dropped_samples=160 * (start == 16000))
+        while own.stream.pending:
+            events += own.step()
+    own.stream.finish()
+    while own.stream.pending:
+        events += own.step()
+    own.close("finished")
+    alone = model.stream(**pinned(model))
+    expected = []
+    for start in range(0, len(SOUND), 1600):
+        expected += alone.push(SOUND[start : start + 1600], lag_ms=0.0, dropped_samples=160 * (start == 16000))
+    assert plain(events) == plain([*expected, *alone.finish()])
+    assert plain(other.read()) == plain(run(model.stream(**pinned(model)), [SOUND]))
+    until(lambda: sum(server.counts.ended.values()) == 2)
+    assert server.counts.received_s == pytest.approx(2 * len(SOUND) / RATE)
+    assert server.counts.events["text"] == sum(event.kind == "text" for event in [*events, *other.events])
+
+
+def test_a_server_that_stops_leaves_alone_what_others_step(serve, load):
+    server = serve()
+    own = server.adopt(server.model.stream(), "microphone")
+    server.stop(0.0)
+    assert own.ended is None
+    own.close()
+
+
+def test_a_turn_is_given_in_the_order_in_which_it_is_asked_for():
+    turn, order, started = Turn(), [], []
+
+    def step(name: int) -> None:
+        started.append(name)
+        with turn:
+            order.append(name)
+
+    with turn:
+        threads = []
+        for name in range(5):
+            threads.append(threading.Thread(target=step, args=(name,)))
+            threads[-1].start()
+            until(lambda name=name: len(turn._waiting) == name + 2)
+        order.append("first")
+        with pytest.raises(ZeroDivisionError), Turn():
+            raise ZeroDivisionError
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert order == ["first", 0, 1, 2, 3, 4]
+    assert not turn._waiting
+
+
+def test_who_records_gets_the_sound_that_was_pushed_and_what_was_said(serve, load):
+    server = serve()
+    seen, said = [], []
+
+    class Tap:
+        def pushed(self, samples, missing_samples=0) -> None:
+            seen.append((samples, missing_samples))
+
+        def event(self, event) -> None:
+            said.append(event)
+
+    server.taps = lambda _name, _options: Tap()
+    client = Client(server)
+    client.push(SOUND)
+    client.served.finish()
+    client.read()
+    assert np.array_equal(np.concatenate([samples for samples, _ in seen]), SOUND)
+    assert said == client.events
+    own = server.adopt(server.model.stream(), "microphone")
+    own.hand_over(SOUND[:1600], lag_ms=0.0, dropped_samples=7)
+    own.close()
+    assert [missing for _, missing in seen if missing] == [7]
 
 
 def test_a_bug_ends_its_stream_alone_and_stands_in_the_log_not_before_the_client(serve, load, caplog):
