@@ -29,13 +29,13 @@ SLICE310 := tests/runtime/audio $(addprefix tests/runtime/answer/test_,cache.py 
 	$(addprefix tests/runtime/hear/test_,features.py gate.py novelty.py) tests/runtime/test_policy.py \
 	$(addprefix tests/runtime/backends/trt/test_,engine.py layers.py plans.py seal.py) tests/test_light_imports.py
 
-.PHONY: demo test test-fuzz fuzz test-reference test-engines test-arm test-newest test-oldest lint bench bench-words bench-languages bench-long-speech bench-real-size bench-gpu bench-memory bench-reference speech-data prompt-data sound-data train-tiny requirements clean FORCE
+.PHONY: demo test test-fuzz fuzz test-devices test-reference test-engines test-arm test-newest test-oldest lint bench bench-words bench-languages bench-long-speech bench-real-size bench-gpu bench-memory bench-reference speech-data prompt-data sound-data train-tiny requirements clean FORCE
 
 demo: .venv/demo.stamp
 	.venv/bin/edgekit demo
 
 test: .venv/test.stamp
-	.venv/bin/python -m pytest -m "not reference and not engines and not fuzz" -n $(JOBS) --dist worksteal
+	.venv/bin/python -m pytest -m "not reference and not engines and not fuzz and not devices" -n $(JOBS) --dist worksteal
 
 # Damaged input, the short part; the whole takes the ten minutes of `make fuzz`, or others: `make fuzz MINUTES=60`.
 test-fuzz: .venv/test.stamp
@@ -44,6 +44,11 @@ test-fuzz: .venv/test.stamp
 fuzz: MINUTES = 10
 fuzz: .venv/test.stamp
 	FUZZ_SECONDS=$$((60 * $(MINUTES))) .venv/bin/python -m pytest -q -m fuzz tests/fuzz
+
+# A real PortAudio on a PulseAudio of its own, beside the user's: no sound card, no root. Debian, Ubuntu:
+# apt install pulseaudio pulseaudio-utils libasound2-plugins libportaudio2
+test-devices: .venv/test.stamp
+	.venv/bin/python -m pytest -m devices tests/devices
 
 test-reference: .venv-reference/stamp
 	.venv-reference/bin/python -m pytest -m reference -n $(JOBS) --dist worksteal

@@ -3,10 +3,16 @@
 A sound server that is frozen blocks open, stop and close for as long as it is; no signal ends such a call, and a thread
 cannot be ended. It is a daemon thread, so that it keeps nobody else. A process in which one is left behind must end by
 ``os._exit``: PortAudio's own exit handler would wait for it.
+
+While PortAudio starts, sounddevice leads stderr to nowhere, since libraries below it talk. A start that does not return
+would silence the whole program: stderr is led back.
 """
 
+import os
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from edgekit.errors import DeviceError
@@ -17,6 +23,9 @@ _left: set["threading.Thread"] = set()
 Rest = Callable[[], Callable[[], None] | None]
 _open: dict[int, tuple[object, Rest | None]] = {}  # by identity: streams that PortAudio has
 _changing = threading.Lock()
+_running = 0  # calls that have not returned
+_stderr = -1  # where stderr led when the first of them began
+_TALK_S = 1.0  # for so long what a library says is kept from stderr
 OPEN_S = 8.0  # at the start: a Bluetooth headset takes two
 CLOSE_S = 0.5  # of the two seconds that SIGTERM has
 
@@ -37,12 +46,18 @@ class Call(Generic[_Result]):
         self._undo: Callable[[_Result], object] | None = None
         self._abandoned = False
         self._settled = threading.Event()
+        self._begun_s = time.monotonic()
+        _begin()
         self._thread = threading.Thread(target=self._run, name="edgekit-portaudio", daemon=True)
         self._thread.start()
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until it has returned, at most ``timeout_s``; say whether it has."""
-        return self._settled.wait(timeout_s)
+        if self._settled.wait(timeout_s):
+            return True
+        if time.monotonic() - self._begun_s >= _TALK_S:
+            _lead_stderr_back()
+        return False
 
     def result(self) -> _Result:
         """Return what it returned, or raise what it raised; only once it has."""
@@ -55,10 +70,12 @@ class Call(Generic[_Result]):
         """Leave it behind. ``undo``: what to do with its result, if it returns after all."""
         with _changing:
             self._abandoned, self._undo = True, undo
-            if not self._settled.is_set():
+            late = not self._settled.is_set()
+            if late:
                 _left.add(self._thread)
-                return
-        if self._error is None:
+        if late:
+            _lead_stderr_back()
+        elif self._error is None:
             undo(self._result)
 
     def _run(self) -> None:
@@ -66,6 +83,7 @@ class Call(Generic[_Result]):
             self._result = self._work()
         except BaseException as error:  # noqa: BLE001 - raised by `result`
             self._error = error
+        _end()
         with _changing:
             self._settled.set()
             undo = self._undo if self._abandoned and self._error is None else None
@@ -75,6 +93,30 @@ class Call(Generic[_Result]):
         finally:
             with _changing:
                 _left.discard(self._thread)
+
+
+def _begin() -> None:
+    global _running, _stderr  # noqa: PLW0603 - a process has one stderr
+    with _changing:
+        if _running == 0:
+            with suppress(OSError):  # closed
+                _stderr = os.dup(2)
+        _running += 1
+
+
+def _end() -> None:
+    global _running, _stderr  # noqa: PLW0603
+    with _changing:
+        _running -= 1
+        if _running == 0 and _stderr >= 0:
+            os.close(_stderr)
+            _stderr = -1
+
+
+def _lead_stderr_back() -> None:
+    with _changing:
+        if _stderr >= 0:
+            os.dup2(_stderr, 2)
 
 
 def within(limit_s: float, what: str, work: Callable[[], _Result]) -> _Result:
