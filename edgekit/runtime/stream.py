@@ -24,7 +24,7 @@ from edgekit.reprs import line, quoted
 from edgekit.runtime.assemble import assemble, gate_settings
 from edgekit.runtime.engine import Array
 from edgekit.runtime.events import Event
-from edgekit.runtime.hear.gate import Gate, counting, joined
+from edgekit.runtime.hear.gate import Gate, Played, counting, joined
 from edgekit.runtime.hear.items import Asked, Lost
 from edgekit.runtime.hear.resampler import Resampler, as_samples
 from edgekit.runtime.loading import Loaded
@@ -207,6 +207,15 @@ class Stream:
     @hushed.setter
     def hushed(self, hushed: bool) -> None:
         self._work.reply.hushed = hushed
+
+    @property
+    def played(self) -> Played | None:
+        """What a loudspeaker plays beside the sound that is pushed, which is not taken for the user; None: unknown."""
+        return self._gate.played
+
+    @played.setter
+    def played(self, played: Played | None) -> None:
+        self._gate.played = played
 
     @property
     def answering(self) -> int | None:
