@@ -45,8 +45,13 @@ if TYPE_CHECKING:
 @click.option(
     "--speak",
     is_flag=True,
-    help="Speak the answers too, until you talk again. A microphone that hears them takes "
-    "them for you: use headphones, or a device that cancels its echo.",
+    help="Speak the answers too, until you talk again.",
+)
+@click.option(
+    "--echo/--no-echo",
+    default=None,
+    help="Take what is spoken out of what the microphone hears; by default with --speak. Without, use headphones or a "
+    "device that cancels its echo.",
 )
 @click.option(
     "--speaker",
@@ -63,6 +68,7 @@ def listen(
     partials: bool | None,
     speak: bool,
     speaker: str | None,
+    echo: bool | None,
     threads: int | None,
     as_json: bool,
     **options: Any,
@@ -77,7 +83,7 @@ def listen(
     from edgekit.bundle import open_bundle
     from edgekit.cli.notices import show_notices
     from edgekit.cli.printer import Printer, marks, warn
-    from edgekit.cli.speech import loudspeaker
+    from edgekit.cli.speech import account, echo_guard, interrupting, loudspeaker, without_echo
     from edgekit.runtime.assemble import writes_partials
     from edgekit.runtime.audio.files import shown
     from edgekit.runtime.audio.playback import TurnTaking
@@ -90,30 +96,24 @@ def listen(
     how = loading(options)
     front_end = open_bundle(chosen, check_hashes=False, trust=how["trust"]).manifest.front_end  # loading checks them
     source = _source(device, simulate, front_end.sample_rate_hz, wait=wait)
+    guard = echo_guard(echo, speak=speak, simulate=simulate)
     model = edgekit.load(chosen, threads=threads, speak=speak, **how)
     warn(model)
     printer = Printer(as_json=as_json, marks=marks(model))
-    with loudspeaker(model.manifest, speak=speak, device=_number_or_name(speaker)) as playback:
+    with loudspeaker(model.manifest, speak=speak, device=_number_or_name(speaker), keeps_reference=guard is not None) as playback:
         stream = model.stream(
             sample_rate_hz=source.sample_rate_hz, channels=source.channels, speak=speak,
             partials=writes_partials(model.manifest) if partials is None else partials, **stream_settings(options),
         )  # fmt: skip
         turns = TurnTaking(playback, stream.interrupt) if playback else None
+        source = without_echo(guard, source, playback, stream)
 
         def show(event: "Event") -> None:
             printer.event(event)
             if turns:
                 turns.event(event)
 
-        def talked() -> None:
-            if turns:
-                turns.talked(stream.answering)
-            elif (answer := stream.answering) is not None:
-                stream.interrupt(answer)
-
-        # An answer to a question about the sound is what was asked for, however the sound goes on.
-        interrupts = stream.converses and stream.options.prompt is None
-        daemon = Daemon(source, stream, show, talked if interrupts else None)
+        daemon = Daemon(source, stream, show, interrupting(stream, turns))
         heard = shown(simulate) if simulate else "the microphone"
         click.echo(f"edgekit: {chosen} listens to {heard}; ^C ends it", err=True)
         try:
@@ -124,8 +124,7 @@ def listen(
         finally:
             printer.clear()
             click.echo(f"edgekit: {daemon.tally}", err=True)
-            if playback and playback.underruns:
-                click.echo(f"edgekit: speech broke off {playback.underruns} times: too slow to keep up", err=True)
+            account(playback)
 
 
 def default_bundle() -> Path:

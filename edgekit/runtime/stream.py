@@ -26,7 +26,7 @@ from edgekit.reprs import line, quoted
 from edgekit.runtime.assemble import assemble, make_gate
 from edgekit.runtime.engine import Array
 from edgekit.runtime.events import Event
-from edgekit.runtime.hear.gate import counting, joined
+from edgekit.runtime.hear.gate import Played, counting, joined
 from edgekit.runtime.hear.items import Asked, Lost
 from edgekit.runtime.hear.resampler import Resampler, as_samples
 from edgekit.runtime.loading import Loaded
@@ -87,10 +87,9 @@ class Stream:
                 self._work.lag_ms = None if lag_ms is None else float(lag_ms)
                 if dropped_samples:
                     rate, gate = self.options.sample_rate_hz, self._gate
-                    at_s = self._pushed / rate
+                    lost_s, at_s = dropped_samples / rate, self._pushed / rate
                     self._pushed += dropped_samples
                     settled = 0 if gate.is_open else gate.position_samples
-                    lost_s = dropped_samples / rate
                     self._work.put(Lost(gate.pushed_samples, settled, lost_s, dropped_samples, at_s))
                 self._pushed += len(sound)
                 with self._take_trace.span(RESAMPLE, len(sound)):
@@ -208,6 +207,10 @@ class Stream:
     def hushed(self, hushed: bool) -> None:
         self._work.reply.hushed = hushed
 
+    def beside(self, played: Played | None) -> None:
+        """Tell what a loudspeaker plays beside the sound that is pushed, which is not taken for the user."""
+        self._gate.played = played
+
     @property
     def answering(self) -> int | None:
         """The number of the answer that is being written or spoken, None if there is none."""
@@ -248,11 +251,8 @@ class Stream:
         pending = self.pending
         self.close()
         if kind is None and pending:
-            warnings.warn(
-                "stream closed with unread work; read stream.finish() or stream.events() to its end before",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            message = "stream closed with unread work; read stream.finish() or stream.events() to its end before"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
 
     def __repr__(self) -> str:
         state = "failed" if self._failed else "closed" if self._closing else "finished" if self._finished else "open"

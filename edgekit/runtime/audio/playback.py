@@ -25,6 +25,10 @@ Samples = NDArray[np.float32]
 
 SPEECH_RATE_HZ = 24_000
 _BLOCK_S = 0.01  # what is left to play after a flush, at most, beside the device's own buffer
+_LATENCY_S = (
+    0.025  # asked of the device's buffer: with a block it is silent 35 ms after a flush; less breaks off sooner
+)
+_REFERENCE_S = 12.0  # of what was played, for who takes out its echo: longer than a microphone's ring
 _STALLED_S = 5.0  # longer than any device buffers
 _LOOK_S = 0.1  # between two looks at whether to stop
 
@@ -43,8 +47,9 @@ class Playback:
 
     Plays at ``sample_rate_hz`` if the device can, else at the device's own rate: ``device_rate_hz`` says which. At most
     ``buffer_s`` seconds wait; a model that speaks faster than that drops the oldest. ``underruns``: how often an answer
-    was broken off because its next sample came too late; the silence between two answers is none. ``portaudio`` stands
-    in for the sounddevice module. Raises DeviceError if PortAudio or the device is missing, busy or refuses,
+    was broken off because its next sample came too late; the silence between two answers is none. ``reference``: what
+    the device was given, silence too, at its rate, if it was asked for. ``portaudio`` stands in for the sounddevice
+    module. Raises DeviceError if PortAudio or the device is missing, busy or refuses,
     MissingPackageError without sounddevice.
     """
 
@@ -54,6 +59,8 @@ class Playback:
         device: int | str | None = None,
         buffer_s: float = 600.0,
         portaudio: ModuleType | None = None,
+        *,
+        keeps_reference: bool = False,
     ) -> None:
         self._portaudio = portaudio or within(OPEN_S, "speaker", lambda: load_portaudio("speaker"))
         self._device = device
@@ -61,6 +68,8 @@ class Playback:
         self.ring = Ring(max(1, round(buffer_s * self.device_rate_hz)))
         self.underruns = 0  # the callback's
         self._short = False  # the callback's: it found too few samples last time
+        self._silence = 0  # the callback's: samples of silence that it gave since the last of an answer
+        self.reference = Ring(round(_REFERENCE_S * self.device_rate_hz)) if keeps_reference else None
         self._block = max(1, round(_BLOCK_S * self.device_rate_hz))
         self._resampler: Resampler | None = None
         self._resampled_hz = self.device_rate_hz
@@ -89,6 +98,7 @@ class Playback:
                 device=find_device(self._portaudio, self._device, "output")["index"],
                 channels=self._channels,
                 dtype="float32",
+                latency=_LATENCY_S,
                 callback=self._give,
                 finished_callback=self._finished,
             )
@@ -154,10 +164,24 @@ class Playback:
             self._write(self._rest())
             self._speaking = False
 
+    @property
+    def latency_s(self) -> float:
+        """Seconds that the device itself plays later than it was given, as PortAudio says."""
+        return float(self._stream.latency)
+
+    @property
+    def played_s(self) -> float:
+        """Seconds of answers that the device was given."""
+        return self.ring.processed_samples / self.device_rate_hz
+
     def flush(self) -> float:
-        """Stop speaking, drop what is not played yet; return the seconds of the last answer that were played."""
+        """Stop speaking, drop what is not played yet; return the seconds of the last answer that were heard.
+
+        What the device was given and has not played by its own account is not heard yet; it plays that all the same.
+        """
         with self._turn:
             played = self.ring.processed_samples + self.ring.dropped_samples - self._answer_start
+            played -= max(0, round(self.latency_s * self.device_rate_hz) - self._silence)
             written = self.ring.written_samples - self._answer_start
             self._rest()
             self._speaking = False
@@ -216,6 +240,9 @@ class Playback:
         samples = self.ring.read(frames)
         out[: len(samples)] = samples[:, None]
         out[len(samples) :] = 0.0
+        if self.reference is not None:
+            self.reference.write(out[:, 0])
+        self._silence = (0 if len(samples) else self._silence) + frames - len(samples)
         if len(samples) and (self._short or flags.output_underflow):
             position = self.ring.processed_samples + self.ring.dropped_samples - len(samples)
             self.underruns += position != self._answer_start

@@ -20,6 +20,9 @@ from edgekit.runtime.hear.resampler import Resampler
 
 Samples = NDArray[np.float32]
 
+_OVER = (0.1, 0.05)  # `start` and `stop` over playback: less is left of a voice there, and its level speaks for it too
+_KEPT_S = 120.0  # of what was played: longer than any window waits to be judged
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -97,12 +100,35 @@ def counting(gate: "Gate", resampler: Resampler, sound: Samples) -> int:
     return sum(len(output.samples) for output in outputs if isinstance(output, Sound))
 
 
+class Played:
+    """What a loudspeaker plays beside what a gate hears, frame by frame of ``frame_s`` since the first sample.
+
+    Whoever pushes adds a frame before its sound: None where nothing is played, else whether what is heard is more than
+    the echo can be.
+    """
+
+    def __init__(self, frame_s: float) -> None:
+        self.frame_s = frame_s
+        self._frames: deque[bool | None] = deque(maxlen=math.ceil(_KEPT_S / frame_s))
+        self._added = 0
+
+    def add(self, state: bool | None) -> None:
+        """Append the next frame."""
+        self._frames.append(state)
+        self._added += 1
+
+    def until(self, end_s: float) -> bool | None:
+        """Return the frame in which ``end_s`` ends; None for what is no longer known."""
+        back = self._added - max(1, math.ceil(end_s / self.frame_s - 1e-6))
+        return self._frames[-1 - back] if 0 <= back < len(self._frames) else None
+
+
 class Gate:
     """The gate of one stream.
 
     Opens when ``min_sound_ms`` of windows have scored ``start``, then at least ``stop``; closes after
     ``min_silence_ms`` of windows below ``stop``. Until that is decided the silence is handed out too: a stream cannot
-    wait for it. ``rate``: of the samples, in Hz.
+    wait for it. ``rate``: of the samples, in Hz. ``played``: what a loudspeaker plays, which does not open it.
 
     With a ``rule`` a pause may come before the end, Paused: silence behind it is held back, as it is while closed. If
     speech goes on it is handed out, behind Resumed, else Closed follows as it does without a rule.
@@ -114,6 +140,8 @@ class Gate:
         self._detector = make_detector(settings, rate) if detector is None else detector
         self._window = self._detector.window_samples
         off = settings.kind == "off"
+        self.played: Played | None = None
+        self._rate, self._kind = rate, settings.kind
         self._start, self._stop = (1.0, 1.0) if off else (settings.start, settings.stop)
         self._sound_windows = 1 if off else self._windows(settings.min_sound_ms, rate)
         self._silence_windows = self._windows(settings.min_silence_ms, rate)
@@ -176,12 +204,24 @@ class Gate:
         if self.is_open:
             return self._judge_open(samples)
         self._held.append(samples.copy())
-        sounding = self._probability >= (self._stop if self._run else self._start)
+        sounding = self._may_open()
         self._run = self._run + 1 if sounding else 0
         if self._run < self._sound_windows:
             self._forget_all_but(self._pre_roll + self._run * self._window)
             return []
         return self._open(samples.size)
+
+    def _may_open(self) -> bool:
+        """Return whether the window judged last, already held, counts towards opening."""
+        start, stop = self._start, self._stop
+        if self.played is not None and self._kind != "off":
+            position = self.passed_samples + self.gated_samples + sum(window.size for window in self._held)
+            over = self.played.until(position / self._rate)
+            if over is False:
+                return False
+            if over and self._kind == "speech":
+                start, stop = min(start, _OVER[0]), min(stop, _OVER[1])
+        return self._probability >= (stop if self._run else start)
 
     def _judge_open(self, samples: Samples) -> list[Output]:
         if self._paused:

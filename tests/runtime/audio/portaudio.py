@@ -21,6 +21,7 @@ class FakeStream:
 
     def __init__(self, portaudio: "FakePortAudio", settings: dict[str, object]) -> None:
         self.portaudio, self.settings, self.running, self.closed = portaudio, settings, False, False
+        self.latency = portaudio.latency
 
     def start(self) -> None:
         """Fail if the device is busy."""
@@ -77,6 +78,7 @@ class FakePortAudio(ModuleType):
     ) -> None:
         super().__init__("sounddevice")
         self.present, self.busy, self.rates, self.channels = present, busy, rates, channels
+        self.latency = 0.0  # of the streams opened next
 
     def query_devices(
         self, device: object = None, kind: str | None = None

@@ -1,0 +1,83 @@
+"""EchoFree: a microphone beside a loudspeaker, without the loudspeaker."""
+
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.runtime.audio.echo.canceller import EchoCanceller
+from edgekit.runtime.audio.ring import Ring
+
+Samples = NDArray[np.float32]
+
+
+class Microphone(Protocol):
+    """The Source whose sound is cleaned; of one channel."""
+
+    sample_rate_hz: int
+    channels: int
+    overflows: int
+    ring: Ring
+
+    def __enter__(self) -> object:
+        """Begin to record."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop."""
+        ...
+
+    @property
+    def dropped_samples(self) -> int:
+        """Samples that were recorded but not read in time."""
+        ...
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep until samples are there; say whether they are."""
+        ...
+
+    def read(self, max_samples: int) -> Samples:
+        """Return the oldest samples that wait, (n, 1) float32."""
+        ...
+
+
+class EchoFree:
+    """The Source that a microphone and a canceller make: as many samples, a frame of the canceller later.
+
+    When it ends, silence of that length is recorded behind the last sample, which therefore still comes out.
+    """
+
+    def __init__(self, microphone: Microphone, canceller: EchoCanceller) -> None:
+        assert microphone.channels == 1
+        self._microphone, self._canceller = microphone, canceller
+        self.sample_rate_hz, self.channels, self.ring = microphone.sample_rate_hz, 1, microphone.ring
+        self.overflows = 0  # the microphone's, as of the last look
+
+    def __enter__(self) -> "EchoFree":  # noqa: PYI034 - typing.Self needs Python 3.11
+        self._microphone.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._microphone.__exit__(kind, error, trace)
+        self.overflows = self._microphone.overflows
+        self.ring.write(np.zeros(self._canceller.frame_samples, np.float32))
+
+    @property
+    def dropped_samples(self) -> int:
+        """Samples that were recorded but not read in time."""
+        return self._microphone.dropped_samples
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep until samples are there, at most ``timeout_s``; say whether they are."""
+        return self._microphone.wait(timeout_s)
+
+    def read(self, max_samples: int) -> Samples:
+        """Return the oldest samples that wait, (n, 1) float32 with n <= ``max_samples``. Never blocks."""
+        samples = self._microphone.read(max_samples)
+        self.overflows = self._microphone.overflows
+        return self._canceller.cancel(samples[:, 0], self.ring.available_samples)[:, None]
