@@ -1,24 +1,35 @@
 """``edgekit listen``."""
 
-import os
-from pathlib import Path
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.options import loading, stream_options, stream_settings
+from edgekit.cli.options import stream_options
 from edgekit.cli.paths import FilePath
-from edgekit.errors import BundleFileError, UsageError
+from edgekit.cli.serving import leave, load, print_config, read_configuration, service, serving_options, show_places
+from edgekit.ending import SIGNALLED
+from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
+    from edgekit.cli.printer import Printer
     from edgekit.runtime.events import Event
-    from edgekit.serving.daemon import Source
+    from edgekit.runtime.model import Model
+    from edgekit.serving.configuration import Configured
+    from edgekit.serving.daemon import Daemon, Source
+    from edgekit.serving.server import Server
+    from edgekit.serving.watch import Watch
+
+_NEIGHBOURS_S = 0.3  # of the two seconds that the end may last
 
 
 @click.command(
     epilog="\b\nExit codes: 0 stopped by a signal, or the simulated file is over; 1 no bundle, no microphone,\n"
     "            nowhere to write; 2 wrong usage; 70 a bug; 75 the sound system answers no more, and only\n"
-    "            a fresh process may help; 130 a second ^C.\nExample:    edgekit listen"
+    "            a fresh process may help; 130 or 143 a second signal.\nExample:    edgekit listen"
 )
 @click.argument("bundle", required=False, metavar="[BUNDLE]", type=FilePath())
 @click.option(
@@ -43,10 +54,13 @@ if TYPE_CHECKING:
     help="Write partial text while it is spoken, revised as more is heard; by default where the bundle can.",
 )
 @click.option(
-    "--speak",
-    is_flag=True,
-    help="Speak the answers too, until you talk again.",
+    "--provisional-ms",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Show the text of an end that may be none after so much silence, before the gate has decided; 200 if absent, "
+    "0: never.",
 )
+@click.option("--speak", is_flag=True, help="Speak the answers too, until you talk again.")
 @click.option(
     "--echo/--no-echo",
     default=None,
@@ -59,108 +73,174 @@ if TYPE_CHECKING:
     help="What --speak speaks through, as `edgekit devices` names it; the system's default if absent.",
 )
 @stream_options
-def listen(
-    *,
-    bundle: Path | None,
-    device: str | None,
-    wait: bool,
-    simulate: Path | None,
-    partials: bool | None,
-    speak: bool,
-    speaker: str | None,
-    echo: bool | None,
-    threads: int | None,
-    as_json: bool,
-    **options: Any,
-) -> None:
+@serving_options
+def listen(**asked: Any) -> None:
     """Print what a bundle hears from the microphone.
 
-    Without BUNDLE: the one that EDGEKIT_BUNDLE names, else the newest under ./bundles. ^C, SIGTERM or SIGHUP ends
-    it in good order: what was recorded is finished, and an account of every sample goes to stderr. A microphone that
-    falls silent, sends what is no sound, or is unplugged is opened again, for as long as it takes.
+    Without BUNDLE: the configuration's, else the one that EDGEKIT_BUNDLE names, else the newest under ./bundles. ^C or
+    SIGTERM ends it in good order: what was recorded is finished within two seconds, and an account of every sample
+    goes to stderr. SIGHUP, where it is not that of a terminal that is closed, reads the configuration again. A
+    microphone that falls silent, sends what is no sound, or is unplugged is opened again, for as long as it takes.
+
+    With --http or --wyoming others may use the bundle beside it, and the page shows what the microphone hears.
     """
-    import edgekit
-    from edgekit.bundle import open_bundle
+    if service(asked, "listen"):
+        return
+    _check_usage(asked)
+    first = read_configuration(asked, "listen")
+    if asked["print_config"]:
+        print_config(first)
+        return
+    _listen(asked, first)
+
+
+def _listen(asked: dict[str, Any], first: "Configured") -> None:
     from edgekit.cli.notices import show_notices
-    from edgekit.cli.printer import Printer, marks, warn
-    from edgekit.cli.speech import account, echo_guard, interrupting, loudspeaker, without_echo
-    from edgekit.runtime.assemble import writes_partials
-    from edgekit.runtime.audio.files import shown
-    from edgekit.runtime.audio.playback import TurnTaking
-    from edgekit.serving.daemon import Daemon, stopped_by_signals
+    from edgekit.serving.listening import Listening
+    from edgekit.serving.record import Recorder
+    from edgekit.serving.server import STOP_S, Server
+    from edgekit.serving.service.life import Life, status_of, works
+    from edgekit.serving.service.neighbours import Neighbours, places
+    from edgekit.serving.service.signals import Signals
+    from edgekit.serving.watch import Watch
 
-    _check_usage(device=device, wait=wait, simulate=simulate, speak=speak, speaker=speaker)
-    if options["times"] and not as_json:
-        raise UsageError(f"--times {options['times']}: text alone shows no times; add --json")
-    chosen = bundle or default_bundle()
-    how = loading(options)
-    front_end = open_bundle(chosen, check_hashes=False, trust=how["trust"]).manifest.front_end  # loading checks them
-    source = _source(device, simulate, front_end.sample_rate_hz, wait=wait)
-    guard = echo_guard(echo, speak=speak, simulate=simulate)
-    model = edgekit.load(chosen, threads=threads, speak=speak, **how)
-    warn(model)
-    printer = Printer(as_json=as_json, marks=marks(model))
-    with loudspeaker(model.manifest, speak=speak, device=_number_or_name(speaker), keeps_reference=guard is not None) as playback:
-        stream = model.stream(
-            sample_rate_hz=source.sample_rate_hz, channels=source.channels, speak=speak,
-            partials=writes_partials(model.manifest) if partials is None else partials, **stream_settings(options),
+    settings = first.settings
+    server, watch = Server(None, settings.limits), Watch()
+    microphone = _Microphone(asked, first, server, watch)
+    listening = Listening(microphone.begin)
+    neighbours = Neighbours(places(settings, server, http=False, watch=watch))
+
+    def ready(model: "Model") -> None:
+        microphone.say_ready(model)
+        listening.start(model)
+
+    def changed(model: "Model") -> None:
+        microphone.configured = life.configured
+        listening.change(model)
+
+    with ExitStack() as stack:
+        stack.enter_context(show_notices(microphone.clear))
+        signals = stack.enter_context(Signals())
+        if settings.record.dir is not None:
+            server.taps = stack.enter_context(Recorder(settings.record)).tap
+        stack.enter_context(server)
+        stack.callback(neighbours.stop)
+        show_places(neighbours.start(), settings)
+        life = Life(
+            server, first, configure=lambda: read_configuration(asked, "listen"), load=load, ready=ready,
+            changed=changed, status=lambda: status_of(server),
+            alive=lambda: works(server, neighbours) and listening.alive(time.monotonic()),
         )  # fmt: skip
-        turns = TurnTaking(playback, stream.interrupt) if playback else None
-        source = without_echo(guard, source, playback, stream)
-
-        def show(event: "Event") -> None:
-            printer.event(event)
-            if turns:
-                turns.event(event)
-
-        daemon = Daemon(source, stream, show, interrupting(stream, turns))
-        heard = shown(simulate) if simulate else "the microphone"
-        click.echo(f"edgekit: {chosen} listens to {heard}; ^C ends it", err=True)
         try:
-            with stopped_by_signals(daemon), show_notices(printer.clear):
-                daemon.run()
+            life.run(signals, lambda: listening.over)
+            life.notify.stopping()
+            listening.stop(STOP_S - _NEIGHBOURS_S - 0.5)
+            life.stop(0.2)
+            neighbours.stop(_NEIGHBOURS_S)
+        except KeyboardInterrupt as end:  # a second signal
+            leave(SIGNALLED + getattr(end, "number", signal.SIGINT))
+    if listening.failure is not None:
+        raise listening.failure
+
+
+class _Microphone:
+    """What listens, put together for one model after another."""
+
+    def __init__(self, asked: dict[str, Any], configured: "Configured", server: "Server", watch: "Watch") -> None:
+        """Open the microphone, which is looked at before anything is loaded."""
+        self.configured = configured
+        self._asked, self._server, self._watch = asked, server, watch
+        self._printer: Printer | None = None
+        self._source: Source | None = self._open()
+
+    def clear(self) -> None:
+        """Take the text so far off the terminal."""
+        if self._printer is not None:
+            self._printer.clear()
+
+    def say_ready(self, model: "Model") -> None:
+        """Say that the first model is there, and what it listens to."""
+        from edgekit.cli.printer import warn
+        from edgekit.runtime.audio.files import shown
+
+        warn(model)
+        simulated = self._asked["simulate"]
+        heard = shown(simulated) if simulated else "the microphone"
+        click.echo(f"edgekit: {self.configured.settings.bundle} listens to {heard}; ^C ends it", err=True)
+
+    @contextmanager
+    def begin(self, model: "Model") -> "Iterator[Daemon]":
+        """Yield what listens with a model, and say behind it where the samples went."""
+        from edgekit.cli.printer import Printer, marks
+        from edgekit.cli.speech import account, echo_guard, interrupting, loudspeaker, without_echo
+        from edgekit.runtime.audio.playback import TurnTaking
+        from edgekit.runtime.options import stream_options as make_options
+        from edgekit.serving.daemon import Daemon
+
+        settings = self.configured.settings
+        guard = echo_guard(self._echo(), speak=settings.speak, simulate=self._asked["simulate"])
+        source, self._source = self._source or self._open(), None
+        printer = self._printer = Printer(as_json=self._asked["as_json"], marks=marks(model))
+        speaker = _number_or_name(settings.microphone.speaker)
+        with loudspeaker(
+            model.manifest, speak=settings.speak, device=speaker, keeps_reference=guard is not None
+        ) as playback:
+            given = {"sample_rate_hz": source.sample_rate_hz, "channels": source.channels, "speak": settings.speak}
+            stream = model.stream(make_options({**self._server.defaults, **given}))
+            turns = TurnTaking(playback, stream.interrupt) if playback else None
+            source = without_echo(guard, source, playback, stream)
+            served = self._watch.served = self._server.adopt(stream, "microphone")
+
+            def show(event: "Event") -> None:
+                printer.event(event)
+                self._watch.publish(event)
+                if turns:
+                    turns.event(event)
+
+            daemon = Daemon(source, stream, show, interrupting(stream, turns), served=served)
+            try:
+                yield daemon
                 if playback and not daemon.stopping:
                     playback.drain(lambda: daemon.stopping)
-        finally:
-            printer.clear()
-            click.echo(f"edgekit: {daemon.tally}", err=True)
-            account(playback)
+            finally:
+                served.close("finished")
+                printer.clear()
+                click.echo(f"edgekit: {daemon.tally}", err=True)
+                account(playback)
+
+    def _open(self) -> "Source":
+        from edgekit.bundle import open_bundle
+
+        settings = self.configured.settings
+        if (simulated := self._asked["simulate"]) is not None:
+            from edgekit.runtime.audio.recording import Recording
+
+            return Recording(simulated)
+        from edgekit.cli.notices import show_notices
+        from edgekit.runtime.audio.devices.lasting import LastingMicrophone
+
+        front_end = open_bundle(settings.bundle or "", check_hashes=False).manifest.front_end  # loading checks them
+        with show_notices():
+            return LastingMicrophone(
+                _number_or_name(settings.microphone.device), rate_hz=front_end.sample_rate_hz, waits=self._asked["wait"]
+            )
+
+    def _echo(self) -> bool | None:
+        chosen = self.configured.settings.microphone.echo
+        return None if chosen is None else chosen == "cancel"
 
 
-def default_bundle() -> Path:
-    """Return the bundle of EDGEKIT_BUNDLE, else the newest under ./bundles. Raises BundleFileError if there is none."""
-    if named := os.environ.get("EDGEKIT_BUNDLE"):
-        return Path(named)
-    found = [path for path in Path("bundles").glob("*/manifest.json") if not path.parent.name.startswith(".")]
-    manifests = sorted(found, key=lambda path: path.stat().st_mtime)  # a dot folder is one still being written
-    if not manifests:
-        raise BundleFileError(
-            "bundles: holds no bundle, and none was named; make one with `edgekit demo`, or name one: "
-            "`edgekit listen BUNDLE`"
-        )
-    return manifests[-1].parent
-
-
-def _check_usage(*, device: str | None, wait: bool, simulate: Path | None, speak: bool, speaker: str | None) -> None:
+def _check_usage(asked: dict[str, Any]) -> None:
     """Raise UsageError for options that need or exclude each other."""
-    if simulate is not None and (device is not None or wait):
+    simulate, device, speaker = asked["simulate"], asked["device"], asked["speaker"]
+    if simulate is not None and (device is not None or asked["wait"]):
         option = f"--device {device}" if device is not None else "--wait"
         raise UsageError(f"{option}: --simulate plays {simulate} in place of a microphone; leave one out")
-    if speaker is not None and not speak:
+    if speaker is not None and not asked["speak"]:
         raise UsageError(f"--speaker {speaker}: without --speak nothing is spoken; add it, or leave this out")
+    if asked["times"] and not asked["as_json"]:
+        raise UsageError(f"--times {asked['times']}: text alone shows no times; add --json")
 
 
 def _number_or_name(device: str | None) -> int | str | None:
     return int(device) if device and device.isdecimal() else device
-
-
-def _source(device: str | None, simulate: Path | None, rate_hz: int, *, wait: bool) -> "Source":
-    if simulate is not None:
-        from edgekit.runtime.audio.recording import Recording
-
-        return Recording(simulate)
-    from edgekit.cli.notices import show_notices
-    from edgekit.runtime.audio.devices.lasting import LastingMicrophone
-
-    with show_notices():
-        return LastingMicrophone(_number_or_name(device), rate_hz=rate_hz, waits=wait)

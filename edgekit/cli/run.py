@@ -84,10 +84,10 @@ def run(
     from edgekit.cli.notices import show_notices
     from edgekit.cli.printer import marks, warn
     from edgekit.cli.speech import speech_file
+    from edgekit.cli.stopping import stopped_by_signals
     from edgekit.cli.transcripts import TIMED, Transcripts
     from edgekit.runtime.assemble import writes_partials
     from edgekit.runtime.audio.files import shown
-    from edgekit.serving.daemon import stopped_by_signals
 
     form = form or ("txt" if output_dir else None)
     _check(files, speak, form, options["times"], as_json=as_json)

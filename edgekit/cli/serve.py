@@ -1,24 +1,29 @@
 """``edgekit serve``."""
 
 import signal
-from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgekit.cli.options import answering_options
 from edgekit.cli.paths import FilePath
-from edgekit.cli.serving import chosen_bundle, configured, leave, print_config, service, serving_options
+from edgekit.cli.serving import (
+    configured,
+    leave,
+    load,
+    print_config,
+    read_configuration,
+    service,
+    serving_options,
+    show_places,
+)
 from edgekit.ending import SIGNALLED
 from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
     from edgekit.runtime.model import Model
     from edgekit.serving.configuration import Configured
-    from edgekit.serving.service.neighbours import Place
-    from edgekit.serving.settings import Settings
 
 _STOP_S = 0.5  # of the two seconds that the end may last: for the neighbours to hand over what was finished
 
@@ -70,9 +75,9 @@ def serve(**asked: Any) -> None:
             server.taps = stack.enter_context(Recorder(settings.record)).tap
         stack.enter_context(server)
         stack.callback(neighbours.stop)
-        _show(neighbours.start(), settings)
+        show_places(neighbours.start(), settings)
         life = Life(
-            server, first, configure=lambda: _configure(asked), load=_load, alive=lambda: works(server, neighbours),
+            server, first, configure=lambda: _configure(asked), load=load, alive=lambda: works(server, neighbours),
             status=lambda: status_of(server), ready=_ready,
         )  # fmt: skip
         try:
@@ -87,34 +92,10 @@ def serve(**asked: Any) -> None:
 
 
 def _configure(asked: dict[str, Any]) -> "Configured":
-    """Return the configuration with its bundle, after all was looked at that can be without loading it."""
-    from msgspec import structs
-
-    from edgekit.bundle import open_bundle
-    from edgekit.bundle.trust import read_trust
-    from edgekit.serving.guard import check_bind
-
-    read = configured(asked)
-    http = read.settings.http
-    check_bind(http.host, http.token, http.cert, http.key)
-    settings = structs.replace(read.settings, bundle=str(chosen_bundle(read.settings, "serve")))
-    trust = read_trust(settings.trust or None, settings.require_signature)
-    open_bundle(settings.bundle or "", check_hashes=False, trust=trust)  # loading checks them
-    if http.on is False and not settings.wyoming.on:
+    read = read_configuration(asked, "serve")
+    if read.settings.http.on is False and not read.settings.wyoming.on:
         raise UsageError("serve: neither HTTP nor Wyoming is on, somebody must be served; leave --http off out")
-    return replace(read, settings=settings)
-
-
-def _load(settings: "Settings") -> "Model":
-    import edgekit
-    from edgekit.bundle.trust import read_trust
-
-    assert settings.bundle is not None
-    return edgekit.load(
-        settings.bundle, threads=settings.threads, backend=settings.backend, allow_fallback=settings.allow_fallback,
-        context_tokens=settings.context_tokens, plans=settings.plans, speak=settings.speak,
-        trust=read_trust(settings.trust or None, settings.require_signature),
-    )  # fmt: skip
+    return read
 
 
 def _ready(model: "Model") -> None:
@@ -122,16 +103,3 @@ def _ready(model: "Model") -> None:
 
     warn(model)
     click.echo(f"edgekit: {model.manifest.name} is ready; ^C ends it", err=True)
-
-
-def _show(addresses: "Sequence[tuple[Place, str]]", settings: "Settings") -> None:
-    """Say where it listens, who can reach that, and what is kept."""
-    for place, address in addresses:
-        click.echo(f"edgekit: {address}: {place.reach}", err=True)
-    kept = settings.record
-    click.echo(
-        f"edgekit: what is said is kept in {kept.dir}, for {kept.keep_days:g} days, at most {kept.max_mb:g} MB"
-        if kept.dir
-        else "edgekit: nothing of what is said is written to disk",
-        err=True,
-    )

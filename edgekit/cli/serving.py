@@ -3,8 +3,8 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +14,9 @@ from edgekit.cli.paths import FilePath
 from edgekit.errors import BundleFileError, UsageError
 
 if TYPE_CHECKING:
+    from edgekit.runtime.model import Model
     from edgekit.serving.configuration import Configured
+    from edgekit.serving.service.neighbours import Place
     from edgekit.serving.settings import Settings
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -128,6 +130,8 @@ def flags_of(asked: Mapping[str, Any]) -> Flags:
         flag = f"--{name.replace('_', '-')}"
         if name in {"http", "wyoming"}:
             _add_address(flags, name, value)
+        elif name == "echo":
+            flags.add("--echo" if value else "--no-echo", "microphone.echo", "cancel" if value else "off")
         elif name == "settings":
             for text in value:
                 flags.add("--set", *set_value(text))
@@ -208,7 +212,7 @@ def service(asked: Mapping[str, Any], command: str) -> bool:
 
 def arguments(asked: Mapping[str, Any], configuration: "Configured", bundle: Path) -> list[str]:
     """Return the words that say the same from any folder."""
-    from edgekit.serving.configuration import settings_keys, toml_value
+    from edgekit.serving.configuration import settings_keys
 
     values = dict(settings_keys(configuration.settings))
     said = []
@@ -226,15 +230,24 @@ def arguments(asked: Mapping[str, Any], configuration: "Configured", bundle: Pat
             if flag not in addresses:
                 addresses.add(flag)
                 said += [flag, _address(asked[name])]
-        elif flag == "--set":
-            said += [flag, f"{key}={toml_value(value)}"]
-        elif isinstance(value, bool) and key != "stream.think":
-            said.append(flag if value else flag.replace("--", "--no-", 1))
-        elif isinstance(value, bool):
-            said += [flag, "on" if value else "off"]
         else:
-            said += [word for one in (value if isinstance(value, tuple) else [value]) for word in (flag, str(one))]
+            said += _words(flag, key, value)
     return said
+
+
+def _words(flag: str, key: str, value: Any) -> list[str]:
+    """Return the words that give a key its value by a flag."""
+    if flag == "--set":
+        from edgekit.serving.configuration import toml_value
+
+        return [flag, f"{key}={toml_value(value)}"]
+    if key == "microphone.echo":
+        return [flag]
+    if isinstance(value, bool):
+        if key == "stream.think":
+            return [flag, "on" if value else "off"]
+        return [flag if value else flag.replace("--", "--no-", 1)]
+    return [word for one in (value if isinstance(value, tuple) else [value]) for word in (flag, str(one))]
 
 
 def _address(address: Address) -> str:
@@ -242,6 +255,50 @@ def _address(address: Address) -> str:
         return "off"
     host = f"[{address.host}]" if address.host and ":" in address.host else address.host
     return f"{host}:{address.port}" if host else str(address.port)
+
+
+def read_configuration(asked: Mapping[str, Any], command: str) -> "Configured":
+    """Return the configuration with its bundle, after all was looked at that can be without loading it."""
+    from msgspec import structs
+
+    from edgekit.bundle import open_bundle
+    from edgekit.bundle.trust import read_trust
+    from edgekit.serving.guard import check_bind
+
+    read = configured(asked)
+    http = read.settings.http
+    check_bind(http.host, http.token, http.cert, http.key)
+    settings = structs.replace(read.settings, bundle=str(chosen_bundle(read.settings, command)))
+    trust = read_trust(settings.trust or None, settings.require_signature)
+    open_bundle(settings.bundle or "", check_hashes=False, trust=trust)  # loading checks them
+    return replace(read, settings=settings)
+
+
+def load(settings: "Settings") -> "Model":
+    """Return the model that settings ask for."""
+    import edgekit
+    from edgekit.bundle.trust import read_trust
+
+    assert settings.bundle is not None
+    return edgekit.load(
+        settings.bundle, threads=settings.threads, backend=settings.backend, allow_fallback=settings.allow_fallback,
+        context_tokens=settings.context_tokens, plans=settings.plans, speak=settings.speak,
+        trust=read_trust(settings.trust or None, settings.require_signature),
+    )  # fmt: skip
+
+
+def show_places(addresses: "Sequence[tuple[Place, str]]", settings: "Settings") -> None:
+    """Say where it listens, who can reach that, and what is kept."""
+    for place, address in addresses:
+        click.echo(f"edgekit: {address}: {place.reach}", err=True)
+    kept = settings.record
+    if kept.dir:
+        click.echo(
+            f"edgekit: what is said is kept in {kept.dir}, for {kept.keep_days:g} days, at most {kept.max_mb:g} MB",
+            err=True,
+        )
+    elif addresses:
+        click.echo("edgekit: nothing of what is said is written to disk", err=True)
 
 
 def leave(code: int) -> None:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from edgekit.bundle import Manifest
     from edgekit.runtime.audio.playback import Playback, TurnTaking
     from edgekit.runtime.audio.speech_file import SpeechFile
-    from edgekit.serving.daemon import Source
     from edgekit.runtime.stream import Stream
+    from edgekit.serving.daemon import Source
 
 EchoGuard = Literal["canceller", "gate"]  # both, or only the gate knows what is played
 

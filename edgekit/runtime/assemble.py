@@ -4,7 +4,7 @@ The second step of checking StreamOptions: what this bundle offers. Also what th
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -73,6 +73,14 @@ def make_gate(manifest: Manifest, options: StreamOptions) -> Gate:
 def ends_early(settings: GateSettings, provisional_ms: int) -> bool:
     """Return whether speech can have a provisional end, before the one that a gate with these settings decides."""
     return settings.kind != "off" and provisional_ms < settings.min_silence_ms
+
+
+def fitting(manifest: Manifest, options: StreamOptions) -> StreamOptions:
+    """Return options without partials and a provisional end where a bundle has none: for who asks for what there is."""
+    pause_ms = options.provisional_ms
+    early = pause_ms is not None and ends_early(gate_settings(manifest.gate, options, manifest.protocol), pause_ms)
+    partials = options.partials if no_partials(manifest, options) is None else False
+    return replace(options, partials=partials, provisional_ms=pause_ms if early else None)
 
 
 def _rule(options: StreamOptions) -> EndingRule | None:

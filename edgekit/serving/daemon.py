@@ -8,13 +8,11 @@ Policy can choose a cheaper level; beyond a limit no more is taken, and the Ring
 is printed, nor of bundles.
 """
 
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Protocol
 
 from edgekit.errors import EdgeKitError
@@ -22,6 +20,7 @@ from edgekit.runtime.audio.files import Samples
 from edgekit.runtime.audio.ring import Ring
 from edgekit.runtime.events import Event
 from edgekit.runtime.stream import Stream
+from edgekit.serving.served import Served
 from edgekit.timing import Clock
 
 PUSH_S = 0.1  # at most this much sound in one push: the next one sees a fresh lag
@@ -124,11 +123,16 @@ class Daemon:
         show: Callable[[Event], None],
         talked: Callable[[], None] | None = None,
         clock: Clock = time.monotonic,
+        *,
+        served: Served | None = None,
     ) -> None:
+        """``served``: the stream as one of a server's, which steps others in turn with it."""
         options = stream.options
         assert (options.sample_rate_hz, options.channels) == (source.sample_rate_hz, source.channels)
         self._source, self._stream, self._show, self._talked = source, stream, show, talked
         self._clock = clock
+        self._push_to = stream.push if served is None else served.hand_over
+        self._step_one = stream.step if served is None else served.step
         self._started_s = self._worked_s = clock()
         self._step_s: float | None = None
         self._stopping = False
@@ -185,9 +189,13 @@ class Daemon:
         return self._stopping
 
     def stop(self) -> None:
-        """End ``run`` soon: what was recorded is finished, without a voice. May be called from a signal handler."""
+        """End ``run`` soon: what was recorded is finished, without a voice. From any thread."""
         self._stopping = True
         self._stream.hushed = True
+
+    def give_up(self) -> None:
+        """End ``run`` when the step under way does: what was not heard until then is dropped."""
+        self._stream.close()
 
     def run(self) -> None:
         """Listen until ``stop`` or the end of the source, then finish what was recorded.
@@ -212,7 +220,7 @@ class Daemon:
             ended = self._ended  # before the look at what is pending: what was taken first is seen
             while self._stream.pending:
                 self._step_s = self._clock()
-                for event in self._stream.step():
+                for event in self._step_one():
                     self._show(event)
                 self._worked.set()
             self._worked_s, self._step_s = self._clock(), None
@@ -266,58 +274,8 @@ class Daemon:
             if self._broken:
                 return
             lag_ms = waiting * 1000 / source.sample_rate_hz
-            self._stream.push(samples, lag_ms=lag_ms, dropped_samples=lost)  # an error in it leaves it as before
+            self._push_to(samples, lag_ms=lag_ms, dropped_samples=lost)  # an error in it leaves it as before
             self._pushed += len(samples)
         if self._talked is not None and self._stream.talking:
             self._talked()  # before who works wakes, and begins the next turn
         self._taken.set()
-
-
-class Stoppable(Protocol):
-    """What a signal stops; a Daemon is one."""
-
-    def stop(self) -> None:
-        """End soon, in good order. Called from a signal handler."""
-        ...
-
-
-@dataclass(slots=True)
-class Received:
-    """The first signal that came; 0 while none did."""
-
-    number: int = 0
-
-
-@contextmanager
-def stopped_by_signals(work: Stoppable) -> Iterator[Received]:
-    """Let SIGINT, SIGTERM and SIGHUP stop the work in good order; a second one of the first two ends the program.
-
-    A terminal that is closed sends SIGHUP more than once, and a program that is to survive it (``nohup``) ignores it
-    from the start. Off the main thread, where no signal arrives, nothing is changed.
-    """
-    received = Received()
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, hangup) if number}
-    if hangup and before[hangup] is signal.SIG_IGN:
-        del before[hangup]
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        if number != hangup:
-            for other in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(other, before[other])
-        received.number = received.number or number
-        work.stop()
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield received
-    finally:
-        restore()

@@ -11,11 +11,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from edgekit.errors import RefusedError
+from edgekit.runtime.assemble import fitting
 from edgekit.runtime.model import Model
 from edgekit.runtime.options import StreamOptions, stream_options
 from edgekit.runtime.stream import Stream
@@ -217,7 +218,14 @@ class Server:
 
     def _with_defaults(self, options: "StreamFields", *, live: bool) -> StreamOptions:
         defaults = {name: value for name, value in self.defaults.items() if live or name not in _WHILE_SAID}
-        return stream_options({**defaults, **options})
+        if not {**defaults, **options}.get("speak"):
+            defaults.pop("voice", None)  # of those who are spoken to
+        result = stream_options({**defaults, **options})
+        if self.model is None:
+            return result
+        offered = fitting(self.model.manifest, result)
+        soft = {name: getattr(offered, name) for name in _WHILE_SAID if name not in options}
+        return replace(result, **soft)
 
     @property
     def _others(self) -> list[Served]:

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct, structs
 from edgekit.bundle import GateKind, Manifest
 from edgekit.bundle.ranges import LONGEST_CONTEXT, Label, Name
 from edgekit.errors import UsageError
-from edgekit.runtime.assemble import writes_partials
+from edgekit.runtime.assemble import fitting
 from edgekit.runtime.options import StreamOptions, Times
 from edgekit.serving.limits import Limits
 
@@ -31,6 +31,7 @@ LOADING = (
     "bundle", "threads", "backend", "allow_fallback", "context_tokens", "plans", "trust", "require_signature", "speak",
 )  # fmt: skip
 """The settings that a model is loaded with: where one of them changes, another is loaded."""
+PROVISIONAL_MS = 200  # pipecat's rule, and what its figures are measured with
 _SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
 
 
@@ -43,7 +44,8 @@ class StreamSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     task: Name | None = None
     times: Times | None = None
     partials: bool | Literal["agreed", "committed"] | None = None  # None: where the bundle can
-    provisional_ms: Annotated[int, Meta(ge=0, le=60_000)] = 200  # of silence until a text may be shown; 0: none is
+    provisional_ms: Annotated[int, Meta(ge=0, le=60_000)] | None = None  # of silence until a text may be shown early;
+    # None: 200, where the gate takes longer; 0: none is
     system: Text | None = None
     prompt: Text | None = None
     tools: FilePath | None = None  # a text file with their schemas
@@ -140,16 +142,14 @@ def stream_fields(settings: StreamSettings, manifest: Manifest, tools: str | Non
     given = {name: value for name, value in structs.asdict(settings).items() if value is not None}
     sampling = {name: given.pop(name) for name in _SAMPLING if name in given}
     fields = {name: value for name, value in given.items() if name != "tools"}
-    fields["provisional_ms"] = settings.provisional_ms or None
-    if "provisional_ms" not in StreamOptions.__dataclass_fields__:
-        del fields["provisional_ms"]
-    fields.setdefault("partials", writes_partials(manifest))
+    if settings.provisional_ms == 0:
+        fields["provisional_ms"] = None
     if sampling:
         fields["sampling"] = sampling
     if tools is not None:
         fields["tools"] = tools
     try:
-        StreamOptions(**fields)
+        offered = fitting(manifest, StreamOptions(**{"partials": True, "provisional_ms": PROVISIONAL_MS, **fields}))
     except UsageError as error:
         raise UsageError(f"stream.{error}") from error
-    return fields
+    return {"partials": offered.partials, "provisional_ms": offered.provisional_ms, **fields}

@@ -9,9 +9,8 @@ import threading
 import pytest
 from cffi import FFI
 
-from edgekit.cli.stopping import Stopping
+from edgekit.cli.stopping import Stopping, stopped_by_signals
 from edgekit.ending import Ended, ended_by_signals
-from edgekit.serving.daemon import stopped_by_signals
 
 
 def test_what_is_read_before_the_stop_is_handed_out_and_nothing_behind_it():

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 import edgekit
+from edgekit.cli.stopping import stopped_by_signals
 from edgekit.errors import AudioError, DeviceError
 from edgekit.runtime.audio.pace import chunks, paced
 from edgekit.runtime.audio.recording import Recording
@@ -18,7 +19,7 @@ from edgekit.runtime.audio.ring import Ring
 from edgekit.runtime.events import Lag, LevelChanged, Text
 from edgekit.runtime.options import StreamOptions
 from edgekit.serving import daemon as daemon_module
-from edgekit.serving.daemon import Daemon, stopped_by_signals
+from edgekit.serving.daemon import Daemon
 
 BLOCK = 160  # what a device hands over at once
 

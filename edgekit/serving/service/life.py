@@ -68,7 +68,8 @@ class Life:
     """See the module.
 
     ``configure`` reads the settings again; ``load`` loads their model; ``ready`` is called once, when the first is
-    there; ``alive``: whether all that works does; ``status``: one line for who looks.
+    there, ``changed`` when new streams get another model or other options from now on; ``alive``: whether all that
+    works does; ``status``: one line for who looks.
     """
 
     def __init__(
@@ -82,10 +83,12 @@ class Life:
         status: Callable[[], str],
         notify: Notify | None = None,
         ready: Callable[[Model], None] = lambda _model: None,
+        changed: Callable[[Model], None] = lambda _model: None,
     ) -> None:
         self.server, self.configured = server, configured
         self.notify = notify or Notify()
         self._configure, self._load, self._alive, self._status, self._ready = configure, load, alive, status, ready
+        self._changed = changed
         self._current: Loaded | None = None
         self._loading: Loading | None = Loading(configured.settings, load)
         self._coming: Configured | None = None  # what was read and holds once its model is loaded
@@ -141,6 +144,7 @@ class Life:
                     "%s serves new streams; those that are open go on with the model they have",
                     loading.result.model.manifest.name,
                 )
+                self._changed(loading.result.model)
         self._coming = None
         self.notify.ready()
 
@@ -158,7 +162,10 @@ class Life:
                 self._coming = new
                 self._loading = Loading(new.settings, self._load)
                 return  # ready, once it is there
-            self._hold(new, defaults_of(new.settings, self._current.model))
+            before, defaults = self.server.defaults, defaults_of(new.settings, self._current.model)
+            self._hold(new, defaults)
+            if defaults != before:
+                self._changed(self._current.model)
         except EdgeKitError as error:
             _log.warning("not reloaded: %s; what was read before stays", error)
         else:
@@ -192,7 +199,7 @@ def defaults_of(settings: Settings, model: Model) -> dict[str, Any]:
     """Return the options of streams that do not say their own. Raises UsageError for what the bundle does not offer."""
     fields = stream_fields(settings.stream, model.manifest, read_tools(settings.stream.tools))
     try:
-        model.stream(**fields).close()
+        model.stream(**fields, speak=settings.speak).close()
     except UsageError as error:
         raise UsageError(f"stream.{error}") from error
     return fields

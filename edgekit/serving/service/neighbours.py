@@ -15,6 +15,7 @@ from edgekit.errors import EdgeKitError, ListenError
 from edgekit.serving.guard import is_loopback
 from edgekit.serving.server import Server
 from edgekit.serving.settings import Settings
+from edgekit.serving.watch import Watch
 
 START_S, STOP_S = 30.0, 1.0  # binding looks names up; a connection that does not close is left
 _BEAT_S = 0.5
@@ -52,14 +53,16 @@ class Place:
         return "this machine alone" if is_loopback(self.host) else f"open to the network, {self.protection}"
 
 
-def places(settings: Settings, server: Server, *, http: bool) -> list[Place]:
+def places(settings: Settings, server: Server, *, http: bool, watch: Watch | None = None) -> list[Place]:
     """Return the neighbours that the settings ask for; ``http``: whether that is one if nothing is said of it.
+
+    ``watch``: the microphone's own stream, for the page.
 
     Each is imported where it is asked for: its packages are an extra. Raises ImportError where one is missing.
     """
     asked = []
     if settings.http.on if settings.http.on is not None else http:
-        made = importlib.import_module("edgekit.serving.http.neighbour").Http(server, settings.http)
+        made = importlib.import_module("edgekit.serving.http.neighbour").Http(server, settings.http, watch=watch)
         asked.append(Place(made, settings.http.host, settings.http.port, "by TLS, for who has the token"))
     if settings.wyoming.on:
         made = importlib.import_module("edgekit.serving.wyoming.neighbour").Wyoming(server, settings.wyoming)

@@ -17,8 +17,17 @@ class Microphone(Protocol):
 
     sample_rate_hz: int
     channels: int
-    overflows: int
     ring: Ring
+
+    @property
+    def overflows(self) -> int:
+        """How often the device lost samples before they were counted."""
+        ...
+
+    @property
+    def fresh_s(self) -> float | None:
+        """When sound last came that the device did not make up."""
+        ...
 
     def __enter__(self) -> object:
         """Begin to record."""
@@ -54,7 +63,6 @@ class EchoFree:
         assert microphone.channels == 1
         self._microphone, self._canceller = microphone, canceller
         self.sample_rate_hz, self.channels, self.ring = microphone.sample_rate_hz, 1, microphone.ring
-        self.overflows = 0  # the microphone's, as of the last look
 
     def __enter__(self) -> "EchoFree":  # noqa: PYI034 - typing.Self needs Python 3.11
         self._microphone.__enter__()
@@ -64,12 +72,21 @@ class EchoFree:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._microphone.__exit__(kind, error, trace)
-        self.overflows = self._microphone.overflows
         self.ring.write(np.zeros(self._canceller.frame_samples, np.float32))
 
     @property
+    def overflows(self) -> int:
+        """How often the device lost samples before they were counted."""
+        return self._microphone.overflows
+
+    @property
+    def fresh_s(self) -> float | None:
+        """When sound last came that the device did not make up, by ``time.monotonic``; None before the first."""
+        return self._microphone.fresh_s
+
+    @property
     def dropped_samples(self) -> int:
-        """Samples that were recorded but not read in time."""
+        """Samples that were recorded but not read in time, or are missing before what is read next."""
         return self._microphone.dropped_samples
 
     def wait(self, timeout_s: float) -> bool:
@@ -79,5 +96,4 @@ class EchoFree:
     def read(self, max_samples: int) -> Samples:
         """Return the oldest samples that wait, (n, 1) float32 with n <= ``max_samples``. Never blocks."""
         samples = self._microphone.read(max_samples)
-        self.overflows = self._microphone.overflows
         return self._canceller.cancel(samples[:, 0], self.ring.available_samples)[:, None]
