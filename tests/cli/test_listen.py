@@ -39,7 +39,7 @@ def test_listening_shows_drafts_unless_told_not_to(cli, bundle, wav):
     assert told == {"--partials": True, "--no-partials": False, None: True}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_in_good_order(program, bundle, wav, number):
     path = wav("long.wav", np.random.default_rng(1).uniform(-0.3, 0.3, 16_000 * 60))
     process = program("listen", bundle, "--simulate", path, "--json")
@@ -51,6 +51,31 @@ def test_a_signal_ends_it_in_good_order(program, bundle, wav, number):
     captured, processed, gated, dropped, _, _ = account(err)
     assert captured == processed + gated + dropped
     assert 0 < captured < 16_000 * 60
+
+
+def test_a_hangup_reads_the_configuration_again_and_the_next_sentence_is_heard_by_it(program, bundle, wav, tmp_path):
+    path = wav("long.wav", np.random.default_rng(1).uniform(-0.3, 0.3, 16_000 * 60))
+    config = tmp_path / "edgekit.toml"
+    config.write_text("[stream]\npartials = true\n", encoding="utf-8")
+    process = program("listen", bundle, "--simulate", path, "--json", "--config", config)
+    assert '"speech_started"' in process.stdout.readline()
+    config.write_text("[stream]\npartials = 7\n", encoding="utf-8")
+    process.send_signal(signal.SIGHUP)
+    read = [process.stderr.readline() for _ in range(2)]
+    assert f"not reloaded: {config}: stream.partials is 7, " in read[1]
+    assert read[1].endswith("what was read before stays\n")
+    config.write_text("[stream]\npartials = false\n", encoding="utf-8")
+    process.send_signal(signal.SIGHUP)
+    assert process.stderr.readline() == f"edgekit: reloaded: {config}\n"
+    assert "captured " in process.stderr.readline(), "of the stream that there was"
+    until_started = iter(process.stdout.readline, "")
+    assert any('"speech_started"' in line for line in until_started), "heard by a new one"
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert '"final": false' not in out
+    captured, processed, gated, dropped, _, _ = account(err)
+    assert captured == processed + gated + dropped
 
 
 def test_without_a_bundle_the_newest_is_taken(program, bundle, wav, tmp_path):
