@@ -212,7 +212,8 @@ class Gate:
     def _pause(self, samples: Samples, position: int, rule: EndingRule) -> list[Output]:
         """Return what one more silent window (n,) says of the end."""
         doubt = max(0.0, self._probability) / self._stop if self._stop > 0 else 0.0
-        evidence = Evidence(self._run * self._window_ms, doubt, self._loudness.fall_db(samples))
+        silence_ms = (self._run + 0.5) * self._window_ms  # sound ends within its last window, half of it on average
+        evidence = Evidence(silence_ms, doubt, self._loudness.fall_db(samples))
         now, outputs = ending(evidence, rule), list[Output]()
         if now != "goes on" and not self._paused:
             self._paused = True
