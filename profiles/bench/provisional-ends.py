@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import re
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,8 +22,9 @@ import numpy as np
 
 import edgekit
 from edgekit.profiler.bench import bundle_facts
-from edgekit.profiler.clips import Clip, faint_noise, make_clip, read_clip
+from edgekit.profiler.clips import Clip, Samples, faint_noise, make_clip, read_clip
 from edgekit.profiler.comparison import Findings, Ratio, bootstrap_ratio, make_comparison, save_comparison
+from edgekit.profiler.conditions import add_noise, pink_noise
 from edgekit.profiler.pacing import Pacer
 from edgekit.runtime.events import Provisional, SpeechStopped, Text, Withdrawn
 from edgekit.runtime.hear.ending import EndingRule
@@ -31,28 +33,35 @@ from edgekit.runtime.model import Model
 
 ROOT = Path(__file__).resolve().parents[2]
 PHRASES, SENTENCES = "one phrase", "several sentences"
-TRIED_MS = (160, 200, 260, 320, 400)
+TRIED_MS = (160, 200, 260, 320)
+NONE = EndingRule(doubt=1.0, fall_db=0.0, patience=0.0)
 TRIED = (
-    ("no threshold", EndingRule(doubt=1.0, fall_db=0.0)),
+    ("no threshold", NONE),
     ("as by default", EndingRule()),
-    ("doubt 0.1", EndingRule(doubt=0.1, fall_db=0.0)),
-    ("doubt 0.02", EndingRule(doubt=0.02, fall_db=0.0)),
-    ("fall 20 dB", EndingRule(doubt=1.0, fall_db=20.0)),
-    ("fall 40 dB", EndingRule(doubt=1.0, fall_db=40.0)),
+    ("doubt 0.5", dataclasses.replace(NONE, doubt=0.5)),
+    ("doubt 0.1", dataclasses.replace(NONE, doubt=0.1)),
+    ("fall 6 dB", dataclasses.replace(NONE, fall_db=6.0)),
+    ("fall 20 dB", dataclasses.replace(NONE, fall_db=20.0)),
+    ("patience 1.2", dataclasses.replace(NONE, patience=1.2)),
+    ("patience 1.5", dataclasses.replace(NONE, patience=1.5)),
 )
 BEFORE_S, AFTER_S = 0.5, 1.0
+NOISE_DB = 10.0
+CLEAN, NOISY = "clean", f"pink noise {NOISE_DB:g} dB"
 
 
 @dataclasses.dataclass(frozen=True)
 class Heard:
     """What one recording gave: ends that were shown and withdrawn, and of its last word, when what came, in ms.
 
-    ``provisional_ms`` is None where none was shown of the last utterance; ``texts``: all final ones.
+    ``provisional_ms`` is None where none was shown of the last utterance, ``decided_ms`` is that without the work;
+    ``texts``: all final ones.
     """
 
     shown: int
     withdrawn: int
     provisional_ms: float | None
+    decided_ms: float | None
     final_ms: float | None
     work_ms: float
     texts: str
@@ -79,11 +88,12 @@ def main() -> None:
     for kind, clips in kinds.items():
         plain = [listen(model, clip, None) for clip in clips]
         findings.add("last word to final text", f"{kind}, without", "ms", *known([one.final_ms for one in plain]))
-        for provisional_ms in TRIED_MS:
-            print(f"{kind}: {provisional_ms} ms", flush=True)
-            heard = [listen(model, clip, provisional_ms) for clip in clips]
-            subject = f"{kind}, {provisional_ms} ms"
+        for pause_ms in TRIED_MS:
+            print(f"{kind}: {pause_ms} ms", flush=True)
+            heard = [listen(model, clip, pause_ms) for clip in clips]
+            subject = f"{kind}, {pause_ms} ms"
             findings.add("last word to provisional text", subject, "ms", *known([one.provisional_ms for one in heard]))
+            findings.add("last word to the decision", subject, "ms", *known([one.decided_ms for one in heard]))
             findings.add("last word to final text", subject, "ms", *known([one.final_ms for one in heard]))
             findings.add("work for the provisional text", subject, "ms", *[one.work_ms for one in heard if one.shown])
             ends = [(one.withdrawn, one.shown) for one in heard if one.shown]
@@ -94,8 +104,9 @@ def main() -> None:
             ]
             words = [one for one in words if one[1]]
             ratios.append(bootstrap_ratio(f"words changed: {subject}", *zip(*words, strict=True)))
-        for name, rule in TRIED:
-            ratios += gate_alone(model, clips, f"{kind}, {name}", rule)
+        for condition, sounds in ((CLEAN, [clip.samples for clip in clips]), (NOISY, [noisy(clip) for clip in clips])):
+            for name, rule in TRIED:
+                ratios += gate_alone(model, sounds, f"{kind}, {condition}, {name}", rule)
     count = {kind: len(clips) for kind, clips in kinds.items()}
     comparison = make_comparison(
         title=f"Provisional ends of speech: {model.manifest.name}",
@@ -113,6 +124,7 @@ def main() -> None:
         definitions={
             "last word to provisional text": "From the last block within 30 dB of the loudest one, which no gate "
             "decides, to the block in which the last Provisional came, and the work in its call.",
+            "last word to the decision": "The same without the work.",
             "last word to final text": "The same to the final Text of that utterance.",
             "work for the provisional text": "Of the longest call in which a Provisional came.",
             "withdrawn ends": "Withdrawn by Provisional events.",
@@ -147,31 +159,32 @@ def read(paths: Sequence[Path], rate_hz: int, limit: int | None) -> list[Clip]:
     return clips
 
 
-def listen(model: Model, clip: Clip, provisional_ms: int | None) -> Heard:
+def listen(model: Model, clip: Clip, pause_ms: int | None) -> Heard:
     """Return what a stream gives of a recording."""
-    stream = model.stream(
-        sample_rate_hz=clip.rate_hz, provisional_ms=provisional_ms, level=model.manifest.levels[-1].name
-    )
+    stream = model.stream(sample_rate_hz=clip.rate_hz, provisional_ms=pause_ms, level=model.manifest.levels[-1].name)
     shown = withdrawn = 0
-    at_ms: dict[str, float | None] = {"provisional": None, "text": None}
+    provisional_ms: float | None = None
+    decided_ms: float | None = None
+    final_ms: float | None = None
     work_ms, texts = 0.0, list[str]()
     for block in Pacer(time.perf_counter, paced=False).blocks(clip.samples, 0.0, clip.rate_hz):
         begun_s = time.perf_counter()
         for event in stream.push(block.samples):
             worked_ms = (time.perf_counter() - begun_s) * 1000
-            late_ms = (block.end_s - clip.speech_end_s) * 1000 + worked_ms
+            late_ms = (block.end_s - clip.speech_end_s) * 1000
             match event:
                 case Provisional():
-                    shown, at_ms["provisional"], work_ms = shown + 1, late_ms, max(work_ms, worked_ms)
+                    shown, work_ms = shown + 1, max(work_ms, worked_ms)
+                    provisional_ms, decided_ms = late_ms + worked_ms, late_ms
                 case Withdrawn():
-                    withdrawn, at_ms["provisional"] = withdrawn + 1, None
+                    withdrawn, provisional_ms, decided_ms = withdrawn + 1, None, None
                 case SpeechStopped(at_s=at_s) if at_s < clip.speech_end_s - 0.5:  # another came after it
-                    at_ms["provisional"] = None
+                    provisional_ms = decided_ms = None
                 case Text(final=True):
-                    at_ms["text"] = late_ms
+                    final_ms = late_ms + worked_ms
                     texts.append(event.text)
     texts += [event.text for event in stream.finish() if isinstance(event, Text) and event.final]
-    return Heard(shown, withdrawn, at_ms["provisional"], at_ms["text"], work_ms, " ".join(texts))
+    return Heard(shown, withdrawn, provisional_ms, decided_ms, final_ms, work_ms, " ".join(texts))
 
 
 def changed(text: str, reference: str) -> int:
@@ -186,12 +199,18 @@ def changed(text: str, reference: str) -> int:
     return before[-1]
 
 
-def gate_alone(model: Model, clips: Sequence[Clip], subject: str, rule: EndingRule) -> list[Ratio]:
+def noisy(clip: Clip) -> Samples:
+    """Return a recording in pink noise, the same for each of its names."""
+    rng = np.random.default_rng(zlib.crc32(clip.name.encode()))
+    return add_noise(clip.samples, pink_noise(len(clip.samples), rng), NOISE_DB)
+
+
+def gate_alone(model: Model, sounds: Sequence[Samples], subject: str, rule: EndingRule) -> list[Ratio]:
     """Return how many pauses of a rule were none, and how many ends have one."""
     pauses, resumed, closed, confirmed = [], [], [], []
-    for clip in clips:
-        gate = Gate(model.manifest.gate, clip.rate_hz, rule=rule)
-        made = [one for one in (*gate.push(clip.samples), *gate.finish()) if isinstance(one, (Paused, Resumed, Closed))]
+    for samples in sounds:
+        gate = Gate(model.manifest.gate, model.manifest.front_end.sample_rate_hz, rule=rule)
+        made = [one for one in (*gate.push(samples), *gate.finish()) if isinstance(one, (Paused, Resumed, Closed))]
         pauses.append(sum(isinstance(one, Paused) for one in made))
         resumed.append(sum(isinstance(one, Resumed) for one in made))
         closed.append(sum(isinstance(one, Closed) for one in made))

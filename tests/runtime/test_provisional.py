@@ -38,7 +38,7 @@ WINDOW = 320  # samples: a block of the resampler, and a twentieth of the tiny g
 # One window of sound opens the gate, eight of silence close it. A pause is three, and shown after two more, since no
 # text of these bundles ends a sentence but by chance.
 GATE = GateSettings(start=0.05, stop=0.02, min_sound_ms=20, min_silence_ms=160, pre_roll_ms=40)
-RULE = EndingRule(pause_ms=60, open_ms=40, doubt=1.0, fall_db=0.0)
+RULE = EndingRule(pause_ms=60, open_ms=40, doubt=1.0, fall_db=0.0, patience=0.0)
 EARLIER = msgspec.structs.replace(GATE, min_silence_ms=60)  # closes where the other one pauses
 WARM = Sampling(temperature=1.5, repetition_penalty=1.2)
 THINKING = Thinking(open="<de>", close="<en>", then="~", usual=True)
