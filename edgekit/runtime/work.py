@@ -142,6 +142,7 @@ class Work:
     def mark(self) -> WorkMark:
         """Return where the turn stands, between two items; good until its next piece begins, as at its end one may."""
         assert self._task is None, "a mark is made between two items"
+        assert not self._pause.on, "a mark is made between two items"
         return WorkMark(
             self._answer, self._listener.mark(), self._answerer.mark(), self.reply.mark(), copy(self._partials),
             self._turn_open, self._piece.mark(), (self._sound.own_start, self._sound.resumed),

@@ -1,6 +1,7 @@
 """The end of speech in two steps: shown before it is sure, confirmed as it was shown, or withdrawn without residue."""
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ WINDOW = 320  # samples: a block of the resampler, and a twentieth of the tiny g
 # One window of sound opens the gate, eight of silence close it. A pause is three, and shown after two more, since no
 # text of these bundles ends a sentence but by chance.
 GATE = GateSettings(start=0.05, stop=0.02, min_sound_ms=20, min_silence_ms=160, pre_roll_ms=40)
-RULE = EndingRule(pause_ms=60, open_ms=40, doubt=1.0, fall_db=0.0)
+RULE = EndingRule(pause_ms=60, open_ms=40, doubt=1.0, fall_db=0.0, patience=0.0)
 EARLIER = msgspec.structs.replace(GATE, min_silence_ms=60)  # closes where the other one pauses
 WARM = Sampling(temperature=1.5, repetition_penalty=1.2)
 THINKING = Thinking(open="<de>", close="<en>", then="~", usual=True)
@@ -573,6 +574,20 @@ def test_no_more_sound_is_made_ahead_than_is_worth_it(load: Callable, monkeypatc
     assert comparable(events) == comparable(plain)
 
 
+def test_a_text_is_shown_before_its_sound_is_made(load: Callable) -> None:
+    model, options = kept(load, "spoken"), options_of("spoken", draws=False)
+    whole = sound_in(in_windows(stream_of(model, None, EARLIER, **options), said("########........")))
+    stream = stream_of(model, **options)
+    stream.push(said("########......."))  # all of the pause waits
+    events: list[Event] = []
+    while not events or not isinstance(events[-1], Provisional):
+        events += stream.step()
+    assert stream._work._pause._made is not None
+    assert stream._work._pause._made.sound_s < len(whole) / 24_000 - 1e-6  # some comes while the text is written
+    assert stream.pending
+    stream.close()
+
+
 @pytest.mark.parametrize("hushed_after", [0, 3, 1000])
 def test_a_voice_that_is_hushed_in_a_pause_is_not_heard_after_it(load: Callable, hushed_after: int) -> None:
     stream = stream_of(kept(load, "spoken"), **options_of("spoken", draws=False))
@@ -583,6 +598,30 @@ def test_a_voice_that_is_hushed_in_a_pause_is_not_heard_after_it(load: Callable,
     events = [*stream.events(), *stream.push(said(".")), *stream.finish()]
     assert final_texts(events)
     assert not any(isinstance(event, (Audio, AudioEnded)) for event in events)
+
+
+@pytest.mark.parametrize("kind", ["0", "1", "spoken after a thought"])
+def test_one_thread_may_take_while_another_works_in_pauses(load: Callable, kind: str) -> None:
+    model, options = kept(load, kind), options_of(kind, draws=True)
+    sound = said("########.....##......####...##........###.....#.........")
+    expected = comparable(in_windows(stream_of(model, **options), sound))
+    for _ in range(10):
+        stream = stream_of(model, **options)
+
+        def take(stream: Stream = stream) -> None:
+            for part in np.split(sound, range(WINDOW, len(sound), WINDOW)):
+                stream.push(part)
+            stream.finish()
+
+        taker = threading.Thread(target=take)
+        taker.start()
+        events: list[Event] = []
+        while not stream.done:
+            events += stream.step()
+        taker.join()
+        assert comparable(events) == expected
+        assert_in_order(events)
+        account(stream)
 
 
 def test_a_gate_that_tells_no_end_or_as_early_a_one_refuses_it(load: Callable) -> None:

@@ -22,13 +22,15 @@ Seconds = Callable[[int], float]
 
 @dataclass(slots=True)
 class _Made:
-    """An answer that may be withdrawn. ``parked``: what comes next waits for the end to be confirmed."""
+    """An answer that may be withdrawn. ``parked``: what comes next waits for the end to be confirmed.
+
+    ``known``: evidence of the end so far, each with the time when it was there.
+    """
 
     task: Task
     mark: object
-    evidence: Evidence  # the latest, and when it was known
     at_s: float
-    decided_at_s: float
+    known: list[tuple[Evidence, float]]
     held: list[Event] = field(default_factory=list)
     text: Text | None = None  # final
     sound_s: float = 0.0
@@ -57,28 +59,27 @@ class Pause:
     def begin(self, item: Paused, task: Task, mark: object, seconds: Seconds) -> Task:
         """Begin the answer that there is if this is the end; ``mark``: where the work stands before."""
         self.on = True
-        self._made = _Made(task, mark, item.evidence, seconds(item.end_sample), seconds(item.decided_sample))
+        self._made = _Made(task, mark, seconds(item.end_sample), [(item.evidence, seconds(item.decided_sample))])
         return self._step(self._made)
 
     def next(self, queue: Queue) -> Task | None:
-        """Return a bounded piece of the answer's work; None if there is none, or what becomes of the pause is known.
+        """Return a bounded piece of the answer's work; None if there is none, or if there are items to take first.
 
         Where speech goes on the work goes back at once.
         """
         made = self._made
         if made is None:
             return None
-        ahead = queue.ahead()
-        if isinstance(ahead, Resumed):
+        if isinstance(queue.ahead(), Resumed):
             self._back(made.mark)
             return None
-        return self._step(made) if ahead is None and not made.parked else None
+        return None if made.parked or queue.waits(turn_open=True) else self._step(made)
 
     def hear(self, item: Item, seconds: Seconds) -> Iterator[Event]:
         """Take what the Gate decided in the pause; yield what it makes known."""
         match item:
-            case Quiet(decided_sample, evidence) if self._made is not None and self._shown is None:
-                self._made.evidence, self._made.decided_at_s = evidence, seconds(decided_sample)
+            case Quiet(decided_sample, evidence) if self._made is not None:
+                self._made.known.append((evidence, seconds(decided_sample)))
                 yield from self._show(self._made)
             case Resumed(at_sample):
                 shown, self._shown, self.on = self._shown, None, False
@@ -129,13 +130,15 @@ class Pause:
         text = made.text
         if self._shown is not None or text is None or not text.text:
             return
-        evidence = replace(made.evidence, ends_sentence=ends_sentence(text.text) if self._writes else None)
-        if ending(evidence, self._rule) == "end":
-            self._shown = text.answer
-            yield Provisional(
-                text.text, text.answer, made.at_s, made.decided_at_s, text.start_s, text.tokens, text.language,
-                text.language_probability,
-            )  # fmt: skip
+        sign = ends_sentence(text.text) if self._writes else None
+        for evidence, decided_at_s in made.known:
+            if ending(replace(evidence, ends_sentence=sign), self._rule) == "end":
+                self._shown = text.answer
+                yield Provisional(
+                    text.text, text.answer, made.at_s, decided_at_s, text.start_s, text.tokens, text.language,
+                    text.language_probability,
+                )  # fmt: skip
+                return
 
 
 def _adopted(made: _Made, *, hushed: bool) -> Task:

@@ -16,7 +16,13 @@ from edgekit.reprs import quoted
 
 Ending = Literal["goes on", "pause", "end"]
 
-_RANGES = {"pause_ms": (1, 600_000), "open_ms": (0, 600_000), "doubt": (0.0, 1.0), "fall_db": (0.0, 120.0)}
+_RANGES = {
+    "pause_ms": (1, 600_000),
+    "open_ms": (0, 600_000),
+    "doubt": (0.0, 1.0),
+    "fall_db": (0.0, 120.0),
+    "patience": (0.0, 10.0),
+}
 _CLOSING = "\"'”’»)]}）」』"  # noqa: RUF001 - what may stand behind the mark that ends a sentence
 _SENTENCE_ENDS = ".!?。！？؟।"  # noqa: RUF001 - those of other scripts too
 _FAINTEST = 1e-12  # of the mean square: digital silence is as quiet as this
@@ -29,13 +35,16 @@ class EndingRule:
 
     pause_ms: so much silence at least. open_ms: so much more where the text before it does not end a sentence, or
     nothing is known of it. doubt: the highest score of the last window, as a share of the score at which sound counts.
-    fall_db: by how much that window is quieter than the utterance at least. Raises UsageError for a value out of range.
+    fall_db: by how much that window is quieter than the utterance at least. patience: so many times the longest silence
+    of the utterance after which speech went on: who pauses for long does so again. Raises UsageError for a value out of
+    range.
     """
 
     pause_ms: int = 200
     open_ms: int = 160
     doubt: float = 0.5
     fall_db: float = 6.0
+    patience: float = 1.2
 
     def __post_init__(self) -> None:
         """Raise UsageError; see the class."""
@@ -48,20 +57,23 @@ class EndingRule:
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What is known at the end of a window of a pause: its silence so far, ``doubt`` and ``fall_db`` as EndingRule has
-    them, and whether the text of what was said before ends a sentence; None where there is none yet.
+    them; the longest silence before, after which speech went on; and whether the text of what was said before ends a
+    sentence, None where there is none yet.
     """
 
     silence_ms: float
     doubt: float
     fall_db: float
+    longest_ms: float = 0.0
     ends_sentence: bool | None = None
 
 
 def ending(evidence: Evidence, rule: EndingRule) -> Ending:
     """Return what a silence is: speech ``goes on``, as far as known; a ``pause``, perhaps an end; or the ``end``."""
-    if evidence.silence_ms < rule.pause_ms or evidence.doubt > rule.doubt or evidence.fall_db < rule.fall_db:
+    least_ms = max(rule.pause_ms, rule.patience * evidence.longest_ms)
+    if evidence.silence_ms < least_ms or evidence.doubt > rule.doubt or evidence.fall_db < rule.fall_db:
         return "goes on"
-    return "end" if evidence.ends_sentence or evidence.silence_ms >= rule.pause_ms + rule.open_ms else "pause"
+    return "end" if evidence.ends_sentence or evidence.silence_ms >= least_ms + rule.open_ms else "pause"
 
 
 def ends_sentence(text: str) -> bool:

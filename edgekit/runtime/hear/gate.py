@@ -154,7 +154,7 @@ class Gate:
         self._held: deque[Samples] = deque()  # windows that a later opening may still hand out
         self._run = 0  # windows in a row: sounding while closed, silent while open
         self._end = 0
-        self._loudness = Loudness()  # of the utterance
+        self._loudness, self._longest = Loudness(), 0  # of the utterance: windows in a row before speech went on
         self._paused = self._quiet = False  # what was handed out of the silence so far
 
     @property
@@ -231,7 +231,7 @@ class Gate:
         position = self._judged
         sounding = self._probability >= self._stop
         if sounding:
-            self._run, self._end = 0, position
+            self._longest, self._run, self._end = max(self._longest, self._run), 0, position
             self._loudness.add(samples)
             return self._resume(samples.size) if self._paused else [Sound(samples, sounding)]
         self._run += 1
@@ -252,7 +252,9 @@ class Gate:
     def _pause(self, samples: Samples, position: int, rule: EndingRule) -> list[Output]:
         """Return what one more silent window (n,) says of the end."""
         doubt = max(0.0, self._probability) / self._stop if self._stop > 0 else 0.0
-        evidence = Evidence(self._run * self._window_ms, doubt, self._loudness.fall_db(samples))
+        # Sound ends within its last window, half of it on average.
+        silence_ms, longest_ms = ((run + 0.5) * self._window_ms if run else 0.0 for run in (self._run, self._longest))
+        evidence = Evidence(silence_ms, doubt, self._loudness.fall_db(samples), longest_ms)
         now, outputs = ending(evidence, rule), list[Output]()
         if now != "goes on" and not self._paused:
             self._paused = True
@@ -281,7 +283,7 @@ class Gate:
         self.passed_samples += samples.size
         self.is_open, self._run, self._end = True, 0, at + samples.size
         before, counted = np.split(samples, [samples.size - sounding])
-        self._loudness = Loudness()
+        self._loudness, self._longest = Loudness(), 0
         self._loudness.add(counted)
         pre_roll = [Sound(before, sounding=False)] if before.size else []
         return [Opened(at), *pre_roll, Sound(counted, sounding=True)]

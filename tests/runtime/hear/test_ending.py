@@ -14,11 +14,11 @@ from edgekit.runtime.hear.ending import EndingRule, Evidence, Loudness, ending, 
 from edgekit.runtime.hear.gate import Closed, Gate, Opened, Output, Paused, Quiet, Resumed, Sound
 from tests.runtime.streams import Loudest
 
-RULE = EndingRule(pause_ms=200, open_ms=100, doubt=0.5, fall_db=6.0)
+RULE = EndingRule(pause_ms=200, open_ms=100, doubt=0.5, fall_db=6.0, patience=1.5)
 RATE, WINDOW = 16_000, 400
 # One window of sound opens it, eight of silence close it; two windows of pre-roll.
 SETTINGS = GateSettings(start=0.5, stop=0.1, min_sound_ms=25, min_silence_ms=200, pre_roll_ms=50)
-EARLY = EndingRule(pause_ms=75, open_ms=50, doubt=1.0, fall_db=0.0)  # three windows, two more
+EARLY = EndingRule(pause_ms=75, open_ms=50, doubt=1.0, fall_db=0.0, patience=0.0)  # three windows, two more
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,21 @@ EARLY = EndingRule(pause_ms=75, open_ms=50, doubt=1.0, fall_db=0.0)  # three win
 def test_a_pause_is_what_its_evidence_says(
     silence_ms: float, doubt: float, fall_db: float, sentence: bool | None, expected: str
 ) -> None:
-    assert ending(Evidence(silence_ms, doubt, fall_db, sentence), RULE) == expected
+    assert ending(Evidence(silence_ms, doubt, fall_db, ends_sentence=sentence), RULE) == expected
+
+
+@pytest.mark.parametrize(
+    ("silence_ms", "longest_ms", "sentence", "expected"),
+    [
+        (200.0, 133.0, True, "end"),
+        (200.0, 134.0, True, "goes on"),
+        (300.0, 200.0, True, "end"),
+        (399.9, 200.0, False, "pause"),
+        (400.0, 200.0, False, "end"),
+    ],
+)
+def test_who_paused_for_long_is_waited_for(silence_ms: float, longest_ms: float, sentence: bool, expected: str) -> None:
+    assert ending(Evidence(silence_ms, 0.0, 60.0, longest_ms, sentence), RULE) == expected
 
 
 @given(
@@ -49,7 +63,7 @@ def test_more_silence_or_the_end_of_a_sentence_never_make_an_end_less_sure(
     silence_ms: float, more_ms: float, doubt: float, fall_db: float, sentence: bool | None
 ) -> None:
     order = ["goes on", "pause", "end"]
-    evidence = Evidence(silence_ms, doubt, fall_db, sentence)
+    evidence = Evidence(silence_ms, doubt, fall_db, silence_ms / 2, sentence)
     now = order.index(ending(evidence, RULE))
     assert order.index(ending(dataclasses.replace(evidence, silence_ms=silence_ms + more_ms), RULE)) >= now
     assert order.index(ending(dataclasses.replace(evidence, ends_sentence=True), RULE)) >= now
@@ -69,7 +83,15 @@ def test_a_sentence_ends_with_its_mark_and_not_with_three_dots(text: str, expect
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("pause_ms", 0), ("pause_ms", "200"), ("pause_ms", True), ("open_ms", -1), ("doubt", 1.1), ("fall_db", np.nan)],
+    [
+        ("patience", -0.1),
+        ("pause_ms", 0),
+        ("pause_ms", "200"),
+        ("pause_ms", True),
+        ("open_ms", -1),
+        ("doubt", 1.1),
+        ("fall_db", np.nan),
+    ],
 )
 def test_a_threshold_out_of_its_range_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(UsageError, match=f"^{name}: "):
@@ -134,14 +156,21 @@ def test_decisions_name_the_samples_where_they_are_due_and_what_was_known() -> N
     assert isinstance(quiet, Quiet)
     assert opened == Opened(0)
     assert (paused.end_sample, paused.decided_sample) == (2 * WINDOW, 5 * WINDOW)
-    assert paused.evidence.silence_ms == 75
+    assert paused.evidence.silence_ms == 87.5  # and half of the window in which sound ended
     assert paused.evidence.doubt == pytest.approx(0.1, abs=0.01)
     assert paused.evidence.fall_db == pytest.approx(39.1, abs=0.2)
-    assert (quiet.decided_sample, quiet.evidence.silence_ms) == (7 * WINDOW, 125)
+    assert (quiet.decided_sample, quiet.evidence.silence_ms) == (7 * WINDOW, 137.5)
     assert resumed == Resumed(7 * WINDOW)
     assert (again.end_sample, again.decided_sample) == (8 * WINDOW, 11 * WINDOW)
     assert isinstance(last, Quiet)
     assert closed == Closed(8 * WINDOW, 16 * WINDOW)
+
+
+def test_the_longest_silence_counts_until_the_gate_closes() -> None:
+    rule = dataclasses.replace(EARLY, patience=1.2)  # after three windows four are a pause, after five seven
+    one = gate(rule)
+    assert summary(one.push(windows("##...#...#....#.....#......#"))) == "(##...PR#...#....PR#.....PR#......#"
+    assert summary(one.push(windows("........#...#"))) == "........)(#...PR#"
 
 
 def test_a_pause_waits_until_it_is_quiet_enough() -> None:
