@@ -26,8 +26,7 @@ from edgekit.timing import Trace
 _SPARE_TOKENS = 8  # an answer to a very short sound may still be a word
 
 _NO_GUESS = Guess()
-CutReason = Literal["max_tokens", "max_length", "context", "rate", "repeats"]
-"""Why an answer ended before the model ended it; see TextCut."""
+CutReason = Literal["max_tokens", "max_length", "context", "rate", "repeats"]  # see TextCut
 Own = tuple[float, float]
 Span = Callable[[str, int], AbstractContextManager[None]]
 
@@ -214,6 +213,14 @@ class Backbone:
         """
         return self._run(embeds, self._no_rows, level).get("hidden")
 
+    def settled(self, prompt: Array, rows: Array, level: ComputeLevel, *, singly: bool) -> Array:
+        """Return what is to be added in one run of a prompt and what follows it; ``singly``: the last row alone."""
+        if not singly:
+            return np.concatenate((prompt, rows))
+        for part in (prompt, *rows[:-1, None]):
+            self.append(part, level)
+        return rows[-1:]
+
     def logits(self, embeds: Array, level: ComputeLevel, last: int = 1) -> Array:
         """Add embeddings (n, hidden) and return the logits (last, vocabulary) after each of the ``last`` ones."""
         return self.step(embeds, level, last)[0]
@@ -326,9 +333,9 @@ class Setting:
         ``max_tokens``; sampler: one in place of the answers' own; speaker: is asked for the row that each token
         becomes, once and before the token is yielded.
 
-        The guess decides what this costs and not what it yields, but that settled tokens come first: whatever is
-        checked in one run goes through the same choice, token by token, and what the KV cache holds beyond the last one
-        is replaced. It is of the token table's rows, so none goes with a speaker.
+        The guess decides what this costs, and what it yields by the last bits of logits alone; settled tokens come
+        first. What is checked in one run goes through the same choice, token by token, and what the KV cache holds
+        beyond the last is replaced. It is of the token table's rows, so none goes with a speaker.
         """
         assert speaker is None or not guess.tokens, "what a speaker feeds cannot be guessed"
         protocol, span = self.manifest.protocol, self.trace.span if guess.timed else untimed
@@ -357,7 +364,7 @@ class Setting:
 
         row: Array | None = None  # of the last token, where the speaker leads
         first, steps, checked = True, 0, lookup.next(limit - len(said) - 1)
-        prompt = np.concatenate((prompt, self.table.rows(said)))
+        prompt = backbone.settled(prompt, self.table.rows(said), level, singly=guess.singly)
         if len(said) >= limit:
             backbone.append(prompt[:-1], level)  # the last token is chosen, not read
             yield from map(Step, said)

@@ -21,13 +21,15 @@ _REACH = 16  # tokens that the guess may be ahead
 class Guess:
     """The tokens, and how far to go on where they end or turn out wrong: at most ``max_steps`` runs for one token each.
 
-    ``settled`` of them are not checked but fed behind the prompt. ``timed``: whether runs get spans.
+    ``settled`` of them are not checked but fed behind the prompt, in the same run unless ``singly``. ``timed``: whether
+    runs get spans.
     """
 
     tokens: tuple[int, ...] = ()
     settled: int = 0
     max_steps: int | None = None
     timed: bool = True
+    singly: bool = False
 
 
 class Lookup:

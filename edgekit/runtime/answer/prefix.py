@@ -10,8 +10,8 @@ import numpy as np
 
 from edgekit.bundle import ComputeLevel, Thinking
 from edgekit.errors import UsageError
-from edgekit.runtime.answer.answerer import Outcome, Own, Setting, Step, tokens_of
-from edgekit.runtime.answer.drafts import NO_DRAFT, NOT_BEGUN, Begun, Draft, Margins, NextWord, Spelling, Wanted
+from edgekit.runtime.answer.answerer import CutReason, Outcome, Own, Setting, Step, tokens_of
+from edgekit.runtime.answer.drafts import NO_DRAFT, NOT_BEGUN, Begun, Draft, Margins, Spelling, Wanted, checked
 from edgekit.runtime.answer.lookup import Guess
 from edgekit.runtime.answer.prompt import Asking, check_text, filled, prefix_prompt
 from edgekit.runtime.answer.sampler import Greedy, Sampler, likeliest
@@ -149,8 +149,7 @@ class PrefixAnswerer:
         with self._setting.trace.span(DRAFT):
             guess = Guess(self._guessed(wanted.begun), len(wanted.begun.tokens), wanted.max_steps, timed=False)
             protocol = self._setting.manifest.protocol
-            chosen = self._continued(self._likeliest, wanted.begun)
-            margins = Margins(chosen, protocol, protocol.sampling, self._word)
+            margins = Margins(self._likeliest, protocol, protocol.sampling, self._word)
             answer = self._setting.tokens(
                 self._backbone, self._setting.table.rows(prompt), level, heard_s, guess=guess, at_most=at_most,
                 sampler=margins,
@@ -162,10 +161,6 @@ class PrefixAnswerer:
     def _guessed(self, begun: Begun) -> tuple[int, ...]:
         """Return what an answer with that beginning will probably be."""
         return (*begun.tokens, *self._partial[len(begun.tokens) :])
-
-    def _continued(self, chosen: Sampler, begun: Begun) -> Sampler:
-        """Return what chooses the tokens behind such a beginning."""
-        return NextWord(chosen, begun.tokens, self._setting.tokenizer.decode) if begun.tokens else chosen
 
     def next_piece(self) -> bool:
         """Return True: the text ``between`` pieces goes in with the next piece's first embeddings."""
@@ -223,11 +218,19 @@ class PrefixAnswerer:
         prompt = self._begun if self._begun is not None else [*self._ask(), *self.prompt.lead]
         start = self._backbone.position + len(prompt)
         rows, said = self._setting.table.rows(prompt), list[Step]()
-        guess = Guess(self._guessed(begun), len(begun.tokens))
-        sampler = self._continued(self._setting.sampler, begun)
-        steps = self._setting.steps(
-            self._backbone, rows, level, heard_s, guess=guess, sampler=sampler, speaker=self._speaker
-        )
+        before = self._backbone.position
+
+        def steps_with(guess: Guess, sampler: Sampler) -> Generator[Step, None, CutReason | None]:
+            self._backbone.seek(before)
+            return self._setting.steps(
+                self._backbone, rows, level, heard_s, guess=guess, sampler=sampler, speaker=self._speaker
+            )
+
+        if begun.tokens:
+            steps = steps_with(Guess(self._guessed(begun), len(begun.tokens)), self._setting.sampler)
+        else:  # what a later turn remembers is read as without partials
+            guessed = () if self._turns_kept != 0 else self._partial
+            steps = checked(guessed, self._setting.sampler, self._setting.manifest.protocol, steps_with)
         try:
             cut = yield from tokens_of(steps, said)
         except GeneratorExit:  # who listens has heard enough

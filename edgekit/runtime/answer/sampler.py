@@ -95,14 +95,14 @@ class Greedy:
     def __init__(self, limits: Limits, sampling: Sampling = _PLAIN, component: str = "backbone") -> None:
         """``component``: what writes the logits, for messages."""
         _check(sampling)
-        self._mask, self._sampling, self._component = Mask(limits), sampling, component
+        self._mask, self.sampling, self._component = Mask(limits), sampling, component
 
     def pick(self, logits: Array, said: Sequence[int]) -> int:
         """Return a token; see Sampler. Raises BackendError if a logit is NaN: the numbers are then worthless."""
         token = int(np.argmax(logits))  # argmax returns the first NaN if there is one
         if np.isnan(logits[token]):
             raise _worthless(self._component)
-        spared = unrepeated(logits, self._sampling, said)
+        spared = unrepeated(logits, self.sampling, said)
         if spared is logits and self._mask.allows(token, not said):
             return token
         spared = self._mask.apply(spared.copy(), not said)

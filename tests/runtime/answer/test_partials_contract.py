@@ -1,5 +1,6 @@
 """The contract of partials: what stands grows, what is committed begins the final text, and nothing is left behind."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,8 +20,9 @@ from edgekit.runtime.events import Event, Text
 from edgekit.runtime.model import Model
 from edgekit.runtime.stream import Stream
 from tests.runtime.conftest import special
-from tests.runtime.dictation import dictate, dictating, in_segments, sound, speech
+from tests.runtime.dictation import Piece, Written, dictate, dictating, in_segments, look, sound, speech
 from tests.runtime.streams import CHUNK, PIECE, RATE, run, sound_of
+from tests.runtime.test_rollback import anything
 
 WRITTEN = " 6O3BC8LMAVYD0"  # of which the tiny models make words
 VARIED = Sampling(no_repeat_ngram_size=2)
@@ -146,6 +148,35 @@ def test_what_is_committed_begins_the_final_text_and_what_is_agreed_changes_none
     assert [text.answer for text in finals(said["committed"])] == [text.answer for text in finals(said[False])]
 
 
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(sorted(KINDS)),
+    asked=st.sampled_from(["agreed", "committed"]),
+    before=st.integers(600, 3000),
+    junk=st.integers(0, 2800),
+    rest=st.integers(0, 3000),
+    closes=st.booleans(),
+    steps=st.integers(0, 30),
+)
+def test_what_stood_at_a_mark_is_what_stands_after_going_back(
+    load: Callable[..., Model], *, kind: str, asked: str, before: int, junk: int, rest: int, closes: bool, steps: int
+) -> None:
+    attention, fields, options = KINDS[kind]
+    model = wordy(load, attention, **fields)
+    first, last = sound_of(before), sound_of(rest, 1)
+    plain, stream = (still(model, **({"partials": asked} | options | {"gate": "off"})) for _ in range(2))
+    expected = list(plain.push(first)) + list(plain.push(last)) + list(plain.finish())
+    events = list(stream.push(first))
+    mark = stream.mark()
+    anything(stream, junk, 7, closes=closes, steps=steps)
+    stream.back(mark)
+    anything(stream, junk // 2, 8, closes=not closes, steps=steps // 2)
+    stream.back(mark)
+    events += list(stream.push(last)) + list(stream.finish())
+    assert events == expected
+    grows(events)
+
+
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_words_stand_in_every_kind_before_they_are_whole(load: Callable[..., Model], kind: str) -> None:
     attention, fields, options = KINDS[kind]
@@ -169,26 +200,76 @@ def test_what_is_committed_is_not_what_would_have_been_said_without(load: Callab
     assert changed
 
 
-@pytest.mark.parametrize(("resumes", "aligns"), [(True, True), (False, True), (False, False)])
+def whole(piece: Piece) -> Written:
+    """Write one segment without an end."""
+    return in_segments(piece, 10**6, closes_last=False)
+
+
+def late(piece: Piece) -> Written:
+    """Write segments of which the last is not closed."""
+    return in_segments(piece, 11, closes_last=False)
+
+
+def stops_short(piece: Piece) -> Written:
+    """Write all but the last third of the words, once a piece is long."""
+    kept = len(piece.words) if piece.end_s < 8 else 2 * len(piece.words) // 3
+    return in_segments(Piece(**{**vars(piece), "words": piece.words[:kept]}), 4)
+
+
+def loops(piece: Piece) -> Written:
+    """Say the last word again and again, once a piece is long."""
+    written = in_segments(piece, 5)
+    return written if piece.end_s < 6 else written + [look(piece.words[-1])] * 40
+
+
+def changes_its_mind(piece: Piece) -> Written:
+    """Write other words the longer the piece is."""
+    words = [replace(word, text=f"{word.text}{'x' * (at < piece.end_s - 5)}") for at, word in enumerate(piece.words)]
+    return in_segments(Piece(**{**vars(piece), "words": words}), 5)
+
+
+def dictated(load: Callable[..., Model], writes: Any, *, resumes: bool, aligns: bool, **options: Any) -> list[Event]:
+    """Return what comes of half a minute without a pause, in pieces of ten seconds."""
+    dictation = dictate(dictating(load, resumes=resumes, aligns=aligns), LONG, writes, **options)
+    dictation.stream.measure(clock=lambda: 0.0)
+    return run(dictation.stream, np.array_split(sound(LONG), 200))
+
+
+PIECES = [(True, True), (False, True), (False, False)]
+
+
+@pytest.mark.parametrize(("resumes", "aligns"), PIECES)
 @pytest.mark.parametrize("times", [None, "segments", "words"])
-def test_pieces_of_long_speech_keep_what_stood(
-    load: Callable[..., Model], times: Any, *, resumes: bool, aligns: bool
+@pytest.mark.parametrize("writes", [in_segments, whole, late])
+def test_pieces_of_long_speech_keep_what_stood_and_lose_no_word(
+    load: Callable[..., Model], writes: Any, times: Any, *, resumes: bool, aligns: bool
 ) -> None:
     if (times == "segments" and not resumes) or (times == "words" and not aligns):
         pytest.skip("refused; see test_answer_times")
-    model = dictating(load, resumes=resumes, aligns=aligns)
-    model = replace(model, bundle=replace(model.bundle, manifest=msgspec.structs.replace(model.manifest)))
-    said: dict[Any, list[Event]] = {}
-    for asked in (False, "agreed", "committed"):
-        dictation = dictate(model, LONG, in_segments, times=times, partials=asked)
-        dictation.stream.measure(clock=lambda: 0.0)
-        said[asked] = run(dictation.stream, np.array_split(sound(LONG), 200))
+    how = {"resumes": resumes, "aligns": aligns, "times": times}
+    said = {asked: dictated(load, writes, partials=asked, **how) for asked in (False, "agreed", "committed")}
     assert finals(said["agreed"]) == finals(said[False])
     assert grows(said["agreed"]) > 500
     assert grows(said["committed"]) > 500
     assert holds(said["committed"]) > 500
     texts = {name: " ".join(text.text for text in finals(events)) for name, events in said.items()}
     assert texts["committed"] == texts[False]
+
+
+@pytest.mark.parametrize(("resumes", "aligns"), PIECES)
+@pytest.mark.parametrize("writes", [stops_short, loops, changes_its_mind])
+def test_what_is_committed_stands_however_a_long_answer_is_cut(
+    load: Callable[..., Model], writes: Any, *, resumes: bool, aligns: bool
+) -> None:
+    how = {"resumes": resumes, "aligns": aligns}
+    plain = dictated(load, writes, **how)
+    agreed, committed = (dictated(load, writes, partials=asked, **how) for asked in ("agreed", "committed"))
+    assert finals(agreed) == finals(plain)
+    grows(agreed)
+    grows(committed)
+    assert holds(committed) > 500
+    bounds = [(text.start_s, text.end_s) for text in finals(committed)]
+    assert all(one[1] == other[0] for one, other in itertools.pairwise(bounds))
 
 
 def test_committed_partials_of_a_bundle_that_knows_segments_and_no_words_are_refused(

@@ -16,7 +16,7 @@ from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.answer.answerer import CutReason, Outcome, Own, Setting, Span, TimedPart, TimedWord, untimed
 from edgekit.runtime.answer.cross.cache import CrossCache
 from edgekit.runtime.answer.cross.languages import LanguageBelief
-from edgekit.runtime.answer.drafts import NO_DRAFT, NOT_BEGUN, Begun, Draft, Margins, NextWord, Spelling, Wanted
+from edgekit.runtime.answer.drafts import NO_DRAFT, NOT_BEGUN, Begun, Draft, Margins, Spelling, Wanted, checked
 from edgekit.runtime.answer.lookup import Guess, loop
 from edgekit.runtime.answer.prompt import DETECTED, cross_prompt
 from edgekit.runtime.answer.sampler import Greedy, Sampler, Scored, likeliest, log_sum
@@ -127,8 +127,7 @@ class CrossAnswerer:
             begun = begun if self._prompt == former else NOT_BEGUN
             guess = Guess(self._guessed(begun), len(begun.tokens), wanted.max_steps, timed=False)
             scored = Scored(self._likeliest, protocol)
-            chosen = self._continued(scored, begun)
-            margins = Margins(chosen, protocol, protocol.sampling, self._word)
+            margins = Margins(scored, protocol, protocol.sampling, self._word)
             rows = self._setting.table.rows(self._prompt)
             answer = self._setting.tokens(self._backbone, rows, level, heard_s, guess=guess, sampler=margins)
             self._partial = tuple(answer)
@@ -140,10 +139,6 @@ class CrossAnswerer:
     def _guessed(self, begun: Begun) -> tuple[int, ...]:
         """Return what an answer with that beginning will probably be."""
         return (*begun.tokens, *self._partial[len(begun.tokens) :])
-
-    def _continued(self, chosen: Sampler, begun: Begun) -> Sampler:
-        """Return what chooses the tokens behind such a beginning."""
-        return NextWord(chosen, begun.tokens, self._setting.tokenizer.decode) if begun.tokens else chosen
 
     def _words_before(self, own_s: float, level: ComputeLevel, heard_s: float) -> int:
         """Return how many first tokens of the partial are words that were said before a second of the sound."""
@@ -220,11 +215,18 @@ class CrossAnswerer:
             prompt = prompt[: len(prompt) - len(protocol.start_tail)]
             sampler = TimedSampler(sampler, times, protocol.stop, (*protocol.start_tail, *protocol.suppress))
             sampler = BegunSampler(sampler, times, protocol.stop, begun.tokens) if begun.tokens else sampler
-        else:
-            sampler = self._continued(sampler, begun)
-        rows = self._setting.table.rows(prompt)
-        guess = Guess(self._guessed(begun), 0 if times else len(begun.tokens))
-        tokens = self._setting.tokens(self._backbone, rows, level, heard_s, guess=guess, sampler=sampler)
+        rows, start = self._setting.table.rows(prompt), self._backbone.position
+
+        def tokens_with(guess: Guess, sampler: Sampler) -> Generator[int, None, CutReason | None]:
+            self._backbone.seek(start)
+            return self._setting.tokens(self._backbone, rows, level, heard_s, guess=guess, sampler=sampler)
+
+        if begun.tokens:
+            tokens = tokens_with(Guess(self._guessed(begun), 0 if times else len(begun.tokens)), sampler)
+        elif times is None and scored is None:
+            tokens = checked(self._partial, sampler, protocol, tokens_with)
+        else:  # what is chosen depends on more than which token is ahead
+            tokens = tokens_with(Guess(), sampler)
         written = _Written(tokens, times, protocol.max_repeats, begun)
         yield from written
         if scored is not None and (not written.text or scored.mean < _UNSURE):
