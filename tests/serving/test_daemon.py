@@ -85,6 +85,7 @@ def listen(model, source, **options):
 
 def assert_balanced(tally):
     assert tally.captured == tally.processed + tally.gated + tally.dropped
+    assert tally.waiting == 0
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 9, 10, 11, 37])

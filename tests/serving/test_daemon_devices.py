@@ -26,6 +26,7 @@ class Fated(Driven):
         super().__init__(machine, buffer_s=buffer_s)
         self.look()
         self.first = machine.now
+        self.advance(0.05)  # before the first sound nothing is missed
 
     def wait(self, timeout_s: float) -> bool:
         """Let something happen, and time pass."""

@@ -87,7 +87,7 @@ def matching(devices: list[Device], words: str) -> list[Device]:
 
 def _holds(name: str, words: str) -> bool:
     at = 0
-    for word in words.lower().split():
+    for word in words.lower().replace(", ", " ").split():  # a driver may have put something before the comma
         at = name.lower().find(word, at)
         if at < 0:
             return False

@@ -50,6 +50,10 @@ class Opened(FakeStream):
         self.machine.enter("close")
         super().close()
 
+    def unplug(self) -> None:
+        self.gone = True
+        super().unplug()
+
     def send(self, samples: np.ndarray, adc: float) -> None:
         """Call back."""
         block = samples.astype(np.float32)[:, None]
@@ -161,7 +165,7 @@ class Machine(FakePortAudio):
         """Let time pass, in which every microphone that is open sends a block."""
         self.now += seconds
         for one in self.running:
-            if one.mic in self.plugged and one.mic.sends != "nothing":
+            if one.mic in self.plugged and not one.gone and one.mic.sends != "nothing":
                 samples = round(seconds * one.settings["samplerate"])
                 one.send(one.mic.sound(samples), self.now if one.mic.clock else 77.0)
 
