@@ -61,6 +61,7 @@ ADDED = {
     "export": (("--recipe", "random.toml"), "random weights lean on limits of their own"),
     "profile": (("talk.wav", "--repeat", "1", "--warmup", "0", "--no-realtime"), "minutes at real time"),
     "listen": (("--simulate", "talk.wav"), "needs a microphone"),
+    "serve": (("--print-config",), "it has no end, and a unit is for systemd"),
 }
 RECIPE = """
 name = "random"

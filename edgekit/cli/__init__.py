@@ -23,7 +23,6 @@ _EXTRAS = {
     "jinja2": ("report", "reports need it"),
     "matplotlib": ("report", "plots need it"),
     "ml_dtypes": ("export", "exporting needs it"),
-    "multipart": ("serve", "serving HTTP needs it"),
     "onnx": ("export", "exporting needs it"),
     "onnxruntime": ("cpu", "running a bundle needs it"),
     "prometheus_client": ("serve", "serving HTTP needs it"),

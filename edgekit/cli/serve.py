@@ -52,10 +52,10 @@ def serve(**asked: Any) -> None:
     ^C or SIGTERM ends it in good order: what was said is finished within two seconds. SIGHUP, where it is not that
     of a terminal that is closed, reads the configuration again and loads another bundle beside the old one.
     """
-    if service(asked, "serve"):
-        return
     if asked["print_config"]:
         print_config(configured(asked))
+        return
+    if service(asked, "serve"):
         return
     from edgekit.cli.notices import show_notices
     from edgekit.serving.record import Recorder

@@ -120,7 +120,7 @@ class Server:
         Raises RefusedError for one too many, or while those that there are come late, the model is loaded or the
         server stops; UsageError for options that the bundle does not offer.
         """
-        given = options if isinstance(options, StreamOptions) else self._with_defaults(options or {}, live=live)
+        given = options if isinstance(options, StreamOptions) else self.options(options or {}, live=live)
         with self._admitting:
             if (refusal := self._refusal(live=live)) is not None:
                 self._over.refused[refusal.reason] += 1
@@ -151,6 +151,21 @@ class Server:
             self._over.opened += 1
             self._streams = [*self._streams, served]
         return served
+
+    def options(self, options: "StreamFields", *, live: bool = True) -> StreamOptions:
+        """Return the options of a stream that says these, and what it does not say as by default.
+
+        A default that the bundle cannot do with the rest is left out; what is said is not.
+        """
+        defaults = {name: value for name, value in self.defaults.items() if live or name not in _WHILE_SAID}
+        if not {**defaults, **options}.get("speak"):
+            defaults.pop("voice", None)  # of those who are spoken to
+        result = stream_options({**defaults, **options})
+        if self.model is None:
+            return result
+        offered = fitting(self.model.manifest, result)
+        soft = {name: getattr(offered, name) for name in _WHILE_SAID if name not in options}
+        return replace(result, **soft)
 
     @property
     def ready(self) -> bool:
@@ -215,17 +230,6 @@ class Server:
     def stuck(self, longest_s: float) -> bool:
         """Return whether there is work and no step has ended for so long: an engine that hangs."""
         return any(served.pending for served in self.streams) and self.clock() - self.stepped_at > longest_s
-
-    def _with_defaults(self, options: "StreamFields", *, live: bool) -> StreamOptions:
-        defaults = {name: value for name, value in self.defaults.items() if live or name not in _WHILE_SAID}
-        if not {**defaults, **options}.get("speak"):
-            defaults.pop("voice", None)  # of those who are spoken to
-        result = stream_options({**defaults, **options})
-        if self.model is None:
-            return result
-        offered = fitting(self.model.manifest, result)
-        soft = {name: getattr(offered, name) for name in _WHILE_SAID if name not in options}
-        return replace(result, **soft)
 
     @property
     def _others(self) -> list[Served]:

@@ -373,13 +373,17 @@ def _stand_in(monkeypatch):
 
 def test_a_package_that_is_missing_is_named_with_what_brings_it(cli, bundle, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    for name in ("starlette", "uvicorn", "prometheus_client"):
-        monkeypatch.setitem(sys.modules, name, None)
-    for name in [name for name in sys.modules if name.startswith("edgekit.serving.http")]:
-        monkeypatch.delitem(sys.modules, name)
-    code, out, err = cli("serve", bundle)
-    assert (code, out) == (1, "")
-    assert re.search(r"is not installed, serving HTTP needs it; pip install 'edgekit-audio\[serve\]'\n$", err), err
+    _stand_in(monkeypatch)
+    for name, arguments, needs in (
+        ("uvicorn", (), "serving HTTP needs it"), ("python_multipart", (), "serving HTTP needs it"),
+        ("wyoming", ("--http", "off", "--wyoming", "0"), "serving Wyoming needs it"),
+        ("zeroconf", ("--http", "off", "--wyoming", "0.0.0.0:0"), "announcing it needs it"),
+    ):  # fmt: skip
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, name, None)
+            code, out, err = cli("serve", bundle, *arguments)
+        assert (code, out) == (1, "")
+        assert err == f"edgekit: {name} is not installed, {needs}; pip install 'edgekit-audio[serve]'\n"
 
 
 def test_the_configuration_is_printed_to_be_read_again(cli, bundle, tmp_path, monkeypatch):

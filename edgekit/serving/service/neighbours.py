@@ -20,6 +20,7 @@ from edgekit.serving.watch import Watch
 START_S, STOP_S = 30.0, 1.0  # binding looks names up; a connection that does not close is left
 _BEAT_S = 0.5
 _PRIVILEGED = 1024
+_HTTP = ("starlette", "uvicorn", "websockets", "python_multipart", "prometheus_client")
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
@@ -62,14 +63,23 @@ def places(settings: Settings, server: Server, *, http: bool, watch: Watch | Non
     """
     asked = []
     if settings.http.on if settings.http.on is not None else http:
+        _import(*_HTTP)
         made = importlib.import_module("edgekit.serving.http.neighbour").Http(server, settings.http, watch=watch)
         asked.append(Place(made, settings.http.host, settings.http.port, "by TLS, for who has the token"))
     if settings.wyoming.on:
-        made = importlib.import_module("edgekit.serving.wyoming.neighbour").Wyoming(server, settings.wyoming)
         own = settings.wyoming
+        _import("wyoming", *["zeroconf"] * (own.zeroconf and not is_loopback(own.host)))
+        module = importlib.import_module("edgekit.serving.wyoming.neighbour")
+        made = module.Wyoming(server, own, lambda: server.defaults)
         who = f"for {', '.join(own.networks)}" if own.networks else "for everybody"
         asked.append(Place(made, own.host, own.port, f"in clear and without a token, {who}"))
     return asked
+
+
+def _import(*packages: str) -> None:
+    """Raise ModuleNotFoundError for what is missing, before anything is loaded or bound."""
+    for name in packages:
+        importlib.import_module(name)
 
 
 class Neighbours:

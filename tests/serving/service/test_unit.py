@@ -234,8 +234,8 @@ def test_what_a_service_of_the_system_does_not_see_or_read_is_refused(monkeypatc
     other = "which the service does not see; put it elsewhere, or install with --user"
     with pytest.raises(UsageError, match=f"^/tmp/x: lies in /tmp, {other}$"):
         seen(monkeypatch, bundle="/tmp/x")  # noqa: S108 - which is the point
-    with pytest.raises(UsageError, match=f"^/home/a.toml: lies in /home, {other}$"):
-        seen(monkeypatch, file=Path("/home/a.toml"))
+    with pytest.raises(UsageError, match=f"^/run/user/a.toml: lies in /run/user, {other}$"):
+        seen(monkeypatch, file=Path("/run/user/a.toml"))
     with pytest.raises(UsageError, match=r"^/usr/no such thing: the service's own user may not read it; chmod a\+rX"):
         seen(monkeypatch, bundle="/usr/no such thing")
     for folder in ("/srv/x", "/var/lib/edgekit", "/var/lib/edgekit/../x"):
