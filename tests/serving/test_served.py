@@ -12,7 +12,7 @@ from tests.runtime.streams import KINDS, run, sound_of
 
 
 def looked_at(model, look):
-    """Return a Served; ``look`` is called whenever a clock is read: within steps too, and between them and their events."""
+    """Return a Served; ``look`` is called whenever a clock is read: within a step too, and before its events are out."""
     stream = model.stream(level="full")
 
     def clock():
