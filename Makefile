@@ -157,7 +157,7 @@ sound-data: $(SOUNDS)/samples.sha256
 
 # `make requirements UPGRADE=--upgrade` moves every pin; without it only what the .in files ask for changes.
 requirements: .venv-lint/stamp
-	for name in cpu rtx demo test engines lint bench; do \
+	for name in cpu serve rtx demo test engines lint bench; do \
 		.venv-lint/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
 			--generate-hashes --no-emit-index-url --no-header $(UPGRADE) \
 			requirements/$$name.in -o requirements/$$name.txt || exit 1; \

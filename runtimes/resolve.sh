@@ -32,7 +32,10 @@ check() {
 }
 
 for platform in x86_64-manylinux_2_28 aarch64-manylinux_2_28; do
-    for python in 3.11 3.12 3.13; do check cpu "$python" "$platform"; done
+    for python in 3.11 3.12 3.13; do
+        check cpu "$python" "$platform"
+        check serve "$python" "$platform"
+    done
 done
 check jetpack6 3.10 aarch64-manylinux_2_28
 for python in 3.11 3.12 3.13; do check cuda "$python" x86_64-manylinux_2_28; done

@@ -121,11 +121,11 @@ class Stream:
         with self._take("finish"):
             if not self._finished:
                 with self._taken("finish"):
-                    self._finished = True
                     self._queue(self._resampler.finish())
                     with self._take_trace.span(GATE, 0):
                         decisions = self._gate.finish()
                     self._work.put(*joined(decisions))
+                    self._finished = True  # last: another thread may ask whether all of it is done
         return self.events()
 
     def events(self) -> Iterator[Event]:

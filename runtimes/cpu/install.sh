@@ -7,4 +7,4 @@ if [ $# -lt 1 ] || [ $# -gt 2 ]; then
     echo "usage: sh $0 BUNDLE [PREFIX]" >&2
     exit 2
 fi
-exec sh "$(dirname "$0")/../place.sh" cpu cpu "$1" "${2:-/opt/edgekit}"
+exec sh "$(dirname "$0")/../place.sh" cpu serve "$1" "${2:-/opt/edgekit}"
