@@ -215,12 +215,9 @@ def gate_alone(model: Model, sounds: Sequence[Samples], subject: str, rule: Endi
         resumed.append(sum(isinstance(one, Resumed) for one in made))
         closed.append(sum(isinstance(one, Closed) for one in made))
         confirmed.append(pauses[-1] - resumed[-1])
-    some = [one for one in zip(resumed, pauses, strict=True) if one[1]]
-    ends = [one for one in zip(confirmed, closed, strict=True) if one[1]]
-    return [
-        bootstrap_ratio(f"pauses that were none: {subject}", *zip(*some, strict=True)),
-        bootstrap_ratio(f"ends with a pause: {subject}", *zip(*ends, strict=True)),
-    ]
+    named = {"pauses that were none": (resumed, pauses), "ends with a pause": (confirmed, closed)}
+    some = {name: [one for one in zip(*counts, strict=True) if one[1]] for name, counts in named.items()}
+    return [bootstrap_ratio(f"{name}: {subject}", *zip(*pairs, strict=True)) for name, pairs in some.items() if pairs]
 
 
 def known(values: Sequence[float | None]) -> list[float]:
