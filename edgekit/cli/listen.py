@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.options import loading, stream_options, stream_settings
+from edgekit.cli.options import loading, partials_option, stream_options, stream_settings
 from edgekit.cli.paths import FilePath
 from edgekit.errors import BundleFileError, UsageError
 
 if TYPE_CHECKING:
+    from edgekit.runtime.answer.partials import PartialsKind
     from edgekit.runtime.daemon import Source
     from edgekit.runtime.events import Event
 
@@ -27,11 +28,7 @@ if TYPE_CHECKING:
     type=FilePath(readable=False),
     help="Play a file in real time instead.",
 )
-@click.option(
-    "--partials/--no-partials",
-    default=None,
-    help="Write partial text while it is spoken, revised as more is heard; by default where the bundle can.",
-)
+@partials_option("agreed where the bundle can")
 @click.option(
     "--speak",
     is_flag=True,
@@ -44,7 +41,7 @@ def listen(
     bundle: Path | None,
     device: str | None,
     simulate: Path | None,
-    partials: bool | None,
+    partials: "bool | PartialsKind | None",
     speak: bool,
     threads: int | None,
     as_json: bool,
@@ -79,7 +76,8 @@ def listen(
     with speaker(model.manifest, speak=speak) as playback:
         stream = model.stream(
             sample_rate_hz=source.sample_rate_hz, channels=source.channels, speak=speak,
-            partials=writes_partials(model.manifest) if partials is None else partials, **stream_settings(options),
+            partials=writes_partials(model.manifest, options["prompt"]) if partials is None else partials,
+            **stream_settings(options),
         )  # fmt: skip
         turns = TurnTaking(playback, stream.interrupt) if playback else None
 
