@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.options import stream_options
+from edgekit.cli.options import partials_option, stream_options
 from edgekit.cli.paths import FilePath
 from edgekit.cli.serving import leave, load, print_config, read_configuration, service, serving_options, show_places
 from edgekit.ending import SIGNALLED
@@ -48,11 +48,7 @@ _NEIGHBOURS_S = 0.3  # of the two seconds that the end may last
     type=FilePath(readable=False),
     help="Play a file in real time instead.",
 )
-@click.option(
-    "--partials/--no-partials",
-    default=None,
-    help="Write partial text while it is spoken, revised as more is heard; by default where the bundle can.",
-)
+@partials_option("agreed where the bundle can")
 @click.option(
     "--provisional-ms",
     type=click.IntRange(min=0),

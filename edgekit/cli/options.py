@@ -176,6 +176,38 @@ def _turns(_context: click.Context, _option: click.Parameter, value: str | None)
     raise click.BadParameter(f"'{value}' is neither a number of turns nor all")
 
 
+def _partials(context: click.Context, _option: click.Parameter, value: str | None) -> str | bool | None:
+    kept: str | bool | None = context.params.get("partials")
+    return kept if value is None else False if value == "off" else value
+
+
+def _no_partials(context: click.Context, _option: click.Parameter, value: bool) -> None:
+    if value:
+        context.params["partials"] = False
+
+
+def partials_option(default: str) -> Callable[[_Command], _Command]:
+    """Return the option of partial text, by name and as a flag; ``default``: where it is written if nobody says."""
+
+    def add(command: _Command) -> _Command:
+        command = click.option(
+            "--no-partials", is_flag=True, expose_value=False, callback=_no_partials, help="As --partials off."
+        )(command)
+        return click.option(
+            "--partials",
+            is_flag=False,
+            flag_value="agreed",
+            type=click.Choice(["agreed", "committed", "off"]),
+            metavar="KIND",
+            callback=_partials,
+            help="Write partial text while it is spoken, revised as more is heard, but for words that stand: agreed "
+            "(as without KIND), the final text very probably has them; committed, it is bound to; off, none. By "
+            f"default {default}.",
+        )(command)
+
+    return add
+
+
 def stream_options(command: _Command) -> _Command:
     """Add what ``run`` and ``listen`` share: how a stream listens and answers; see ``stream_settings``."""
     shown = click.option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.options import bundle_argument, loading, stream_options, stream_settings
+from edgekit.cli.options import bundle_argument, loading, partials_option, stream_options, stream_settings
 from edgekit.cli.paths import FilePath
 from edgekit.cli.stopping import Stopping
 from edgekit.ending import SIGNALLED
@@ -16,6 +16,7 @@ from edgekit.errors import UsageError
 if TYPE_CHECKING:
     from edgekit.cli.printer import Printer
     from edgekit.cli.transcripts import Transcripts
+    from edgekit.runtime.answer.partials import PartialsKind
     from edgekit.runtime.audio.files import Block
     from edgekit.runtime.audio.speech_file import SpeechFile
     from edgekit.runtime.events import Event
@@ -29,12 +30,7 @@ _BLOCK_S = 1.0
 @bundle_argument
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=FilePath(readable=False))
 @click.option("--realtime", is_flag=True, help="Play the files in real time, like a microphone.")
-@click.option(
-    "--partials/--no-partials",
-    default=None,
-    help="Write partial text while it is spoken, revised as more is heard; by default with --realtime, "
-    "where the bundle can.",
-)
+@partials_option("agreed with --realtime, where the bundle can")
 @click.option(
     "--floor",
     type=click.Choice(["running", "clip"]),
@@ -62,7 +58,7 @@ def run(
     bundle: Path,
     files: tuple[Path, ...],
     realtime: bool,
-    partials: bool | None,
+    partials: "bool | PartialsKind | None",
     speak: Path | None,
     threads: int | None,
     as_json: bool,
@@ -98,7 +94,7 @@ def run(
     settings = stream_settings(options)
     if form in TIMED and model.manifest.protocol.alignment:
         settings.setdefault("times", "words")
-    partials = realtime and writes_partials(model.manifest) if partials is None else partials
+    partials = realtime and writes_partials(model.manifest, options["prompt"]) if partials is None else partials
     settings |= {"partials": partials, "speak": speak is not None}
     live = realtime or settings["partials"]
     settings.setdefault("floor", "running" if live else model.manifest.front_end.floor)

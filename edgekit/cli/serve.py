@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.cli.options import answering_options
+from edgekit.cli.options import answering_options, partials_option
 from edgekit.cli.paths import FilePath
 from edgekit.cli.serving import (
     configured,
@@ -34,11 +34,7 @@ _STOP_S = 0.5  # of the two seconds that the end may last: for the neighbours to
     "Example:    edgekit serve --http 8017 --wyoming 10300"
 )
 @click.argument("bundle", required=False, metavar="[BUNDLE]", type=FilePath())
-@click.option(
-    "--partials/--no-partials",
-    default=None,
-    help="Write partial text while it is spoken, revised as more is heard; by default where the bundle can.",
-)
+@partials_option("agreed where the bundle can")
 @click.option("--speak", is_flag=True, help="Load what speaks, too, for those who ask for spoken answers.")
 @answering_options
 @serving_options

@@ -120,10 +120,7 @@ class Answerer(Protocol):
         ...
 
     def turn(self, role: str, text: str) -> Sequence[int]:
-        """Return the tokens of a turn in text, such as a question or a tool's result, for ``tell``; changes nothing.
-
-        Raises UsageError where such a turn cannot be.
-        """
+        """Return the tokens of a turn in text, for ``tell``; changes nothing. Raises UsageError where none can be."""
         ...
 
     def tell(self, turn: Sequence[int], level: ComputeLevel) -> int:
