@@ -58,6 +58,7 @@ speakers:
 
 def test_every_name_that_is_printed_opens_that_device(cli, monkeypatch):
     monkeypatch.setitem(sys.modules, "sounddevice", Several())
+    monkeypatch.setattr(calls, "_open", {})
     listed = json.loads(cli("devices", "--json")[1])
     assert [one["number"] for one in listed] == [0, 1, 2, 3, 4, 5]
     for one in listed:

@@ -9,7 +9,8 @@ import soundfile
 
 from edgekit.bundle import Sampling, open_bundle
 from edgekit.bundle.speech import FlowSpeech
-from edgekit.cli.speech import speaker, speech_file
+from edgekit.cli.speech import loudspeaker, speech_file
+from edgekit.errors import DeviceError
 from edgekit.runtime.events import Audio
 from tests.runtime.audio.portaudio import FakePortAudio
 
@@ -33,7 +34,7 @@ def speaking(silent):
 
 
 def test_without_speech_there_is_neither_file_nor_loudspeaker(silent):
-    with speech_file(None, silent) as file, speaker(silent, speak=False) as playback:
+    with speech_file(None, silent) as file, loudspeaker(silent, speak=False) as playback:
         assert file is playback is None
 
 
@@ -46,8 +47,17 @@ def test_a_piece_is_written(speaking, tmp_path):
 def test_a_piece_is_played_and_the_loudspeaker_closed_at_the_end(speaking, monkeypatch):
     portaudio = FakePortAudio(rates=(24_000,))
     monkeypatch.setitem(sys.modules, "sounddevice", portaudio)
-    with speaker(speaking, speak=True) as playback:
+    with loudspeaker(speaking, speak=True) as playback:
         playback.play(PIECE.samples, PIECE.sample_rate_hz)
         np.testing.assert_array_equal(portaudio.stream.ask(1000)[:, 0], PIECE.samples)
         assert portaudio.stream.running
     assert not portaudio.stream.running
+
+
+def test_the_loudspeaker_is_the_one_that_is_named(speaking, monkeypatch):
+    portaudio = FakePortAudio(rates=(24_000,))
+    monkeypatch.setitem(sys.modules, "sounddevice", portaudio)
+    with loudspeaker(speaking, speak=True, device="fake"):
+        assert portaudio.stream.settings["device"] == 0
+    with pytest.raises(DeviceError, match="speaker 'other': none has this name; name one with --speaker: 0"):
+        loudspeaker(speaking, speak=True, device="other").__enter__()

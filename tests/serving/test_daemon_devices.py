@@ -63,6 +63,7 @@ def test_the_account_balances_at_every_instant_whatever_happens_to_the_devices(
     load: Callable, monkeypatch: pytest.MonkeyPatch, seed: int, ends: str, gate: str
 ) -> None:
     monkeypatch.setattr(calls, "CLOSE_S", 0.02)
+    monkeypatch.setattr(calls, "_open", {})
     logging.getLogger("edgekit").setLevel(logging.ERROR)
     MICROPHONE.__init__(random=np.random.default_rng(seed))  # type: ignore[misc]
     machine = Machine(MICROPHONE)

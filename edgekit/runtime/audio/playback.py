@@ -80,6 +80,7 @@ class Playback:
         self._turn = threading.RLock()  # the ring has one producer at a time
         self._resting = self._over = False
         within(OPEN_S, "speaker", self._open)
+        opened(self, self._rest_a_moment)
 
     def __enter__(self) -> "Playback":  # noqa: PYI034 - typing.Self needs Python 3.11
         within(OPEN_S, "speaker", self._start)
@@ -89,7 +90,8 @@ class Playback:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over = True
-        let_go(self._close)
+        if let_go(self._close):
+            closed(self)
 
     def _open(self) -> None:
         try:
@@ -105,7 +107,6 @@ class Playback:
         except self._portaudio.PortAudioError as error:
             raise _refusal(error) from error
         self._closed = False
-        opened(self._stream, self._rest_a_moment)
 
     def _start(self) -> None:
         try:
@@ -118,15 +119,14 @@ class Playback:
         if not self._closed:
             self._closed = True  # PortAudio's own close would read what it has freed
             self._stream.close()
-            closed(self._stream)
 
     def _finished(self) -> None:
         if not self._resting:
             self._ended.set()
 
     def _rest_a_moment(self) -> Callable[[], None] | None:
-        """Let the device go between two answers, so that PortAudio can look for another microphone."""
-        if self.playing or self._over or self._ended.is_set():
+        """Let the device go between two answers, or one that has stopped: PortAudio can look for devices then."""
+        if self._over or (self.playing and not self._ended.is_set()):
             return None
         self._resting = True
         self._close()
@@ -138,8 +138,9 @@ class Playback:
         try:
             self._open()
             self._start()
+            self._ended.clear()
         except DeviceError:
-            self._ended.set()  # told by the next `play`
+            self._ended.set()  # told by the next `play`, unless it has come back by then
         finally:
             self._resting = False
 

@@ -11,6 +11,7 @@ from edgekit.runtime.audio.devices import calls, lasting
 from edgekit.runtime.audio.devices.calls import FreshProcessError, left_behind
 from edgekit.runtime.audio.playback import Playback
 from tests.runtime.audio.devices.machine import Driven, Machine, Opened, Plugged
+from tests.runtime.audio.portaudio import PortAudioError
 
 RATE = 16_000
 
@@ -21,9 +22,15 @@ def said(caplog):
     return lambda: [record.getMessage() for record in caplog.records]
 
 
-@pytest.fixture
-def machine(monkeypatch):
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """Let no stream that another test has left open keep PortAudio from starting anew."""
     monkeypatch.setattr(calls, "CLOSE_S", 0.02)
+    monkeypatch.setattr(calls, "_open", {})
+
+
+@pytest.fixture
+def machine(alone):
     machine = Machine(Plugged())
     yield machine
     machine.thaw()
@@ -145,6 +152,8 @@ def test_a_named_device_is_awaited_and_no_other_microphone_is_taken_for_it(machi
 class Speaking(Machine):
     """One with a loudspeaker too."""
 
+    mute = False
+
     def query_devices(self, device=None, kind=None):
         if kind == "output":
             return {"name": "speaker", "max_output_channels": 1, "default_samplerate": 24_000.0}
@@ -154,6 +163,8 @@ class Speaking(Machine):
         """Take anything."""
 
     def OutputStream(self, **settings):  # noqa: N802 - sounddevice's name
+        if self.mute:
+            raise PortAudioError("Error opening OutputStream: Illegal combination of I/O devices [PaErrorCode -9993]")
         self.opened.append(Opened(self, settings, Plugged(sends="nothing")))
         return self.opened[-1]
 
@@ -178,6 +189,31 @@ def test_a_microphone_comes_back_beside_an_open_speaker_which_rests_between_two_
         microphone.advance(5)
         assert fresh(microphone)
         assert machine.starts > 1
+        playback.play(np.ones(240, np.float32), 24_000)
+        (speaker,) = [one for one in machine.running if one.mic is not mic]
+        np.testing.assert_array_equal(speaker.ask(240), 1.0)
+    assert not machine.running
+
+
+@pytest.mark.parametrize("speaks", [False, True])
+def test_a_sound_server_that_ends_both_and_comes_back_is_heard_and_spoken_through_again(speaks):
+    machine = Speaking(Plugged())
+    with Playback(portaudio=machine) as playback, Driven(machine, "usb") as microphone:
+        microphone.advance(5)
+        mic, machine.mute = machine.plugged.pop(), True
+        if speaks:
+            playback.play(np.ones(2400, np.float32), 24_000)
+        for one in machine.running:
+            one.unplug()
+        microphone.advance(20)
+        assert machine.starts > 3
+        with pytest.raises(DeviceError, match="it stopped taking sound"):
+            playback.play(np.ones(240, np.float32), 24_000)
+        machine.plugged.append(mic)
+        machine.mute = False
+        microphone.advance(5)
+        assert fresh(microphone)
+        playback.flush()
         playback.play(np.ones(240, np.float32), 24_000)
         (speaker,) = [one for one in machine.running if one.mic is not mic]
         np.testing.assert_array_equal(speaker.ask(240), 1.0)
