@@ -62,14 +62,14 @@ test-engines: .venv-engines/stamp
 test-newest:
 	rm -rf .venv-newest .venv-newest-3.10
 	$(call venv,.venv-newest)
-	.venv-newest/bin/python -m pip install -q '.[cpu,export,media,mic,report,sign]'
+	.venv-newest/bin/python -m pip install -q '.[cpu,echo,export,media,mic,report,sign]'
 	.venv-newest/bin/python -m pip install -q ./models/edgekit-tiny hypothesis pytest safetensors
 	.venv-newest/bin/python -m pip freeze
 	.venv-newest/bin/edgekit demo -o .venv-newest/demo
 	.venv-newest/bin/python -m pytest -q $(SLICE)
 	@if $(PYTHON310) -c 'import venv' 2>/dev/null; then \
 		$(PYTHON310) -m venv .venv-newest-3.10 && \
-		.venv-newest-3.10/bin/python -m pip install -q '.[mic,sign]' hypothesis onnx onnxruntime pytest && \
+		.venv-newest-3.10/bin/python -m pip install -q '.[echo,mic,sign]' hypothesis onnx onnxruntime pytest && \
 		.venv-newest-3.10/bin/python -m pytest -q $(SLICE310); \
 	else echo "make: no $(PYTHON310) here, what JetPack 6 has was not tried" >&2; fi
 
@@ -77,7 +77,7 @@ test-newest:
 test-oldest: .venv-lint/stamp
 	rm -rf .venv-oldest
 	$(call venv,.venv-oldest)
-	.venv-lint/bin/uv pip install -q -p .venv-oldest/bin/python --resolution lowest-direct '.[cpu,export,media,mic,report,sign]'
+	.venv-lint/bin/uv pip install -q -p .venv-oldest/bin/python --resolution lowest-direct '.[cpu,echo,export,media,mic,report,sign]'
 	.venv-oldest/bin/python -m pip install -q ./models/edgekit-tiny hypothesis pytest safetensors
 	.venv-oldest/bin/python -m pip freeze
 	.venv-oldest/bin/edgekit demo -o .venv-oldest/demo

@@ -21,9 +21,11 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+import edgekit
 from edgekit.bundle import open_bundle
 from edgekit.bundle.manifest import GateSettings
 from edgekit.profiler.comparison import Findings, make_comparison, save_comparison
+from edgekit.profiler.words import count_words, words_of
 from edgekit.runtime.audio.echo.canceller import EchoCanceller
 from edgekit.runtime.audio.echo.reference import Reference
 from edgekit.runtime.audio.files import read_mono
@@ -35,10 +37,13 @@ PLAYED_HZ, HEARD_HZ = 24_000, 16_000
 ECHO_DB, NOISE_DBFS, DRIFT = -6.0, -60.0, 50e-6
 SILENT_S = 60.0  # before the first answer, in which the clocks are compared
 LEVEL = 0.08  # RMS of what is played, while it sounds
+TALK = 6 * HEARD_HZ  # where a prompt interrupts whose words are counted
 ROOMS = ((20, 0.2), (60, 0.4), (120, 0.3), (180, 0.6), (250, 0.5))  # delay in ms, RT60 in s
 NOTICED_S = 0.5
 BLOCKS = (160, 441, 1024, 320, 57)  # the microphone's, in turn
 FALSE, NOTICED, AFTER, LEFT, COST = "False openings", "Noticed", "Noticed after", "Echo left", "Cost"
+CHANGED, CANCELLED, UNAWARE = "Words changed", "pywebrtc-audio and its gate", "neither"
+SILENT_AFTER_S = 0.035  # a block of ours and what the loudspeaker's device holds
 Samples = NDArray[np.float32]
 
 
@@ -71,8 +76,10 @@ def main() -> None:
     parser.add_argument("--speech", type=Path, nargs="+", default=[ROOT / "data/prompts", ROOT / "data/short-prompts"])
     parser.add_argument("--play", nargs="+", default=["en", "fr"], help="languages, each of another speaker, played")
     parser.add_argument("--talk", nargs="+", default=["es", "it", "ru"], help="languages that talk over them")
+    parser.add_argument("--words", default="en", help="language whose prompts interrupt, to be written down")
+    parser.add_argument("--prompts", type=int, default=43, help="at most so many of them")
     parser.add_argument("--seconds", type=float, default=130.0, help="of playback in each of five rooms")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=3, help="the constants were chosen with 1 and 2")
     parser.add_argument("--output", type=Path, default=ROOT / "profiles")
     args = parser.parse_args()
 
@@ -88,13 +95,16 @@ def main() -> None:
         ]
         for name, hears in SUBJECTS.items():
             details[f"{name}, {level}"] = measure(findings, name, hears, scenes=scenes, level=level, settings=settings)
+    model = edgekit.load(args.bundle)
+    count_words_changed(findings, model, read(args.speech[:1], [args.words])[: args.prompts], played, args.seed)
     comparison = make_comparison(
         title="A loudspeaker beside the microphone",
         question="Does the echo of what is played open the gate, and is somebody noticed who talks over it?",
         settings={
             "Playback": f"prompts of {len(args.play)} speakers, {args.seconds:.0f} s in each of {len(ROOMS)} rooms "
             f"after {SILENT_S:.0f} s of silence, the canceller new in each; echo at {ECHO_DB:.0f} dB, delays "
-            f"{ROOMS[0][0]} to {ROOMS[-1][0]} ms, RT60 0.2 to 0.6 s, noise at {NOISE_DBFS:.0f} dBFS, clocks {DRIFT * 1e6:.0f} ppm apart",
+            f"{ROOMS[0][0]} to {ROOMS[-1][0]} ms, RT60 0.2 to 0.6 s, noise at {NOISE_DBFS:.0f} dBFS, clocks "
+            f"{DRIFT * 1e6:.0f} ppm apart",
             "Talking": f"prompts of {len(args.talk)} other speakers, at most 3 s of each, at 6 and 0 dB against the "
             "echo (RMS of what is within 30 dB of the loudest 10 ms, both)",
         },
@@ -105,7 +115,10 @@ def main() -> None:
             NOTICED: f"Utterances that open the gate within {NOTICED_S:.1f} s of their first sample within 30 dB of "
             "their loudest 10 ms; the time of the sound, without the work.",
             AFTER: "From that sample to the opening, of those that open it at all.",
-            LEFT: "Energy that the gate hears / that the microphone hears, after the first 5 s, noise included.",
+            LEFT: "Energy that the gate hears / that the microphone hears, from 5 s of playback on, noise included.",
+            CHANGED: "Substitutions, insertions and deletions in what the bundle hears of prompts spoken over playback at "
+            f"6 dB against its echo, which stops {SILENT_AFTER_S * 1000:.0f} ms after the gate with the canceller opens, "
+            "against what it hears of the same prompt alone. `neither`: the microphone's sound, stopped as soon.",
             COST: "Time of the canceller (and what aligns both) / time of the sound, while something is played.",
         },
         packages=["pywebrtc-audio"],
@@ -193,10 +206,44 @@ def hear(one: Scene, settings: GateSettings, cancel: Callable[[int, Samples], Sa
 
 
 SUBJECTS: dict[str, Hears] = {
-    "pywebrtc-audio and its gate": partial(aware, cancels=True),
+    CANCELLED: partial(aware, cancels=True),
     "the gate that knows what is played": partial(aware, cancels=False),
-    "neither": unaware,
+    UNAWARE: unaware,
 }
+
+
+def count_words_changed(
+    findings: Findings, model: edgekit.Model, sounds: list[Samples], played: list[Samples], seed: int
+) -> None:
+    """Add how many words of who interrupts are heard otherwise than without any echo."""
+    settings, generator = model.manifest.gate, np.random.default_rng(seed)
+    wrong, said = {CANCELLED: 0, UNAWARE: 0}, 0
+    for index, sound in enumerate(sounds):
+        plain = model.transcribe(sound, gate="off").text
+        if not words_of(plain):
+            continue
+        near = playback(played, 7.0 + len(sound) / HEARD_HZ, generator)
+        taps = response(*reversed(ROOMS[index % len(ROOMS)]), 0.0, generator)
+        scenes = partial(talked_over, near, taps, sound, seed + index)
+        openings = [one for one, _ in aware(scenes(len(near)), settings, cancels=True).openings if one > TALK]
+        stopped = scenes(openings[0] + round(SILENT_AFTER_S * HEARD_HZ) if openings else len(near))
+        count = partial(count_words, plain)
+        for name, left in ((CANCELLED, aware(stopped, settings, cancels=True).left), (UNAWARE, stopped.heard)):
+            text = model.transcribe(left[TALK - 4800 : TALK + len(sound) + 1600], gate="off").text
+            wrong[name] += count(text).wrong
+        said += count(plain).said
+    for name, words in wrong.items():
+        findings.add(f"{CHANGED}, of {said} in {len(sounds)} prompts", name, "words", words)
+
+
+def talked_over(near: Samples, taps: Samples, sound: Samples, seed: int, until: int) -> Scene:
+    """Return the scene of a prompt that begins at TALK over playback, which stops at the sample ``until``."""
+    cut = np.where(np.arange(len(near)) < until, near, np.float32(0))
+    echo = through(cut, taps) * (loudness(near) * 10 ** (ECHO_DB / 20) / loudness(through(near, taps)))
+    heard = echo + np.random.default_rng(seed).normal(0, 10 ** (NOISE_DBFS / 20), len(echo)).astype(np.float32)
+    heard[TALK : TALK + len(sound)] += sound * (LEVEL / loudness(sound))
+    given = soxr.resample(cut, HEARD_HZ, PLAYED_HZ * (1 + DRIFT), quality="VHQ").astype(np.float32)
+    return Scene(given, heard, (), "")
 
 
 def judged(

@@ -1,6 +1,7 @@
 """Spoken answers go to a file or to the loudspeaker."""
 
 import sys
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -9,8 +10,9 @@ import soundfile
 
 from edgekit.bundle import Sampling, open_bundle
 from edgekit.bundle.speech import FlowSpeech
-from edgekit.cli.speech import loudspeaker, speech_file
-from edgekit.errors import DeviceError
+from edgekit.cli.speech import account, echo_guard, loudspeaker, speech_file, without_echo
+from edgekit.errors import DeviceError, MissingPackageError, UsageError
+from edgekit.runtime.audio.microphone import Microphone
 from edgekit.runtime.events import Audio
 from tests.runtime.audio.portaudio import FakePortAudio
 
@@ -61,3 +63,78 @@ def test_the_loudspeaker_is_the_one_that_is_named(speaking, monkeypatch):
         assert portaudio.stream.settings["device"] == 0
     with pytest.raises(DeviceError, match="speaker 'other': none has this name; name one with --speaker: 0"):
         loudspeaker(speaking, speak=True, device="other").__enter__()
+
+
+@pytest.mark.parametrize(
+    ("speak", "simulate", "rule"),
+    [
+        (False, None, "--echo: nothing is spoken; add --speak"),
+        (False, Path("a.wav"), "--echo: nothing is spoken; add --speak"),
+        (True, Path("a.wav"), "--echo: a file hears no loudspeaker; leave it out"),
+    ],
+)
+def test_an_echo_is_cancelled_only_where_there_is_one(speak, simulate, rule):
+    assert echo_guard(None, speak=speak, simulate=simulate) is None
+    assert echo_guard(False, speak=speak, simulate=simulate) is None
+    with pytest.raises(UsageError) as caught:
+        echo_guard(True, speak=speak, simulate=simulate)
+    assert str(caught.value) == rule
+
+
+def test_without_the_package_a_line_says_so_and_asking_for_it_is_refused(monkeypatch, capsys):
+    assert echo_guard(None, speak=True, simulate=None) == echo_guard(True, speak=True, simulate=None) == "canceller"
+    assert echo_guard(False, speak=True, simulate=None) is None
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("edgekit.runtime.audio.echo.canceller.find_spec", lambda name: None)
+    assert echo_guard(None, speak=True, simulate=None) == "gate"
+    assert capsys.readouterr().err == (
+        "edgekit: pywebrtc-audio: not installed, cancelling the loudspeaker's echo needs it; "
+        "`pip install 'edgekit-audio[echo]'`; until then speak up to interrupt, or use headphones\n"
+    )
+    with pytest.raises(MissingPackageError, match="pywebrtc-audio: not installed"):
+        echo_guard(True, speak=True, simulate=None)
+
+
+class Listening:
+    """What a Stream is to the commands here."""
+
+    played = None
+
+    def beside(self, played) -> None:
+        """Take note of what is played."""
+        self.played = played
+
+
+@pytest.mark.parametrize("guard", ["canceller", "gate", None])
+def test_the_microphone_is_rid_of_the_loudspeaker_and_the_stream_is_told_what_is_played(speaking, monkeypatch, guard):
+    portaudio, stream = FakePortAudio(rates=(16_000, 24_000)), Listening()
+    monkeypatch.setitem(sys.modules, "sounddevice", portaudio)
+    with loudspeaker(speaking, speak=True, keeps_reference=guard is not None) as playback:
+        played_by, microphone = portaudio.stream, Microphone(portaudio=portaudio)
+        source = without_echo(guard, microphone, playback, stream)
+        playback.play(np.tile(PIECE.samples, 24), 24_000)
+        with source:
+            for _ in range(100):
+                played_by.ask(240)
+                portaudio.stream.record(np.full((160, 1), 0.1, np.float32))
+        assert source.read(16_000).shape == (16_000, 1)
+        assert (source is microphone) == (guard is None)
+        assert (stream.played is None) == (guard is None)
+        assert guard is None or stream.played.until(0.5) is False
+
+
+def test_what_was_spoken_is_accounted_for_even_where_nothing_broke_off(speaking, monkeypatch, capsys):
+    portaudio = FakePortAudio(rates=(24_000,))
+    monkeypatch.setitem(sys.modules, "sounddevice", portaudio)
+    account(None)
+    with loudspeaker(speaking, speak=True) as playback:
+        account(playback)
+        playback.play(PIECE.samples, 24_000)
+        for _ in range(2):
+            portaudio.stream.ask(1_000)
+        playback.play(np.tile(PIECE.samples, 20), 24_000)
+        portaudio.stream.ask(20_000)
+        account(playback)
+    assert capsys.readouterr().err == (
+        "edgekit: spoke 0.0 s, broke off 0 times\nedgekit: spoke 0.9 s, broke off 1 times: too slow to keep up\n"
+    )

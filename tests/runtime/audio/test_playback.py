@@ -128,6 +128,56 @@ def test_a_break_that_the_device_itself_tells_counts_within_an_answer_only(porta
         assert playback.underruns == 1
 
 
+@pytest.mark.parametrize("channels", [(1,), (2,)])
+def test_what_the_device_is_given_is_kept_silence_too_where_it_is_asked_for(channels):
+    portaudio = FakePortAudio(rates=(RATE,), channels=channels)
+    with Playback(portaudio=portaudio, keeps_reference=True) as playback:
+        playback.play(speech(300), RATE)
+        out = asked(portaudio, 100, 239, 50)
+        np.testing.assert_array_equal(playback.reference.read(1000), out)
+        assert playback.played_s == 300 / RATE
+    with Playback(portaudio=portaudio) as playback:
+        assert playback.reference is None
+
+
+@pytest.mark.parametrize("period", [48, 100, 240, 960])
+def test_the_loudspeaker_is_silent_within_40_ms_of_being_told(period):
+    portaudio = FakePortAudio(rates=(RATE,))
+    with Playback(portaudio=portaudio) as playback:
+        buffered_s = portaudio.stream.settings["latency"]
+        playback.play(speech(RATE), RATE)
+        asked(portaudio, *[period] * 3)
+        playback.flush()
+        rest = asked(portaudio, *[period] * 20)
+        after_s = (np.flatnonzero(rest).max(initial=-1) + 1) / RATE
+        assert buffered_s + after_s <= 0.04
+
+
+def test_what_the_device_has_not_played_yet_was_not_heard():
+    portaudio = FakePortAudio(rates=(RATE,))
+    portaudio.latency = 0.02
+    with Playback(portaudio=portaudio) as playback:
+        playback.play(speech(RATE), RATE)
+        asked(portaudio, 240)
+        assert playback.flush() == 0.0  # 10 ms were given, which are to be heard in 20
+        playback.play(speech(2400), RATE)
+        asked(portaudio, 240, 1000)
+        assert playback.flush() == pytest.approx(1240 / RATE - 0.02)
+
+
+def test_an_answer_that_ran_dry_was_heard_to_its_last_sample_once_the_device_has_played_it():
+    portaudio = FakePortAudio(rates=(RATE,))
+    portaudio.latency = 0.02
+    with Playback(portaudio=portaudio) as playback:
+        playback.play(speech(2400), RATE)
+        asked(portaudio, 2400, 240)
+        assert playback.flush() == pytest.approx(0.09)
+    with Playback(portaudio=portaudio) as playback:
+        playback.play(speech(2400), RATE)
+        asked(portaudio, 2500, 1000)
+        assert playback.flush() == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize("rates", [(RATE,), (48_000,)])
 def test_flush_leaves_at_most_the_block_that_is_being_played(rates):
     portaudio = FakePortAudio(rates=rates)

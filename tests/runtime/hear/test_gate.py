@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import GateSettings
 from edgekit.errors import UsageError
-from edgekit.runtime.hear.gate import Closed, Gate, Opened, Output, Sound
+from edgekit.runtime.hear.gate import Closed, Gate, Opened, Output, Played, Sound
 
 RATE, WINDOW = 16_000, 512
 # Two windows of sound open it, three of silence close it, two windows of pre-roll.
@@ -238,3 +238,46 @@ def test_memory_does_not_hold_on_to_a_large_push() -> None:
 def test_stereo_is_refused() -> None:
     with pytest.raises(UsageError, match=r"shape \(2, 2\)"):
         gate().push(np.zeros((2, 2), np.float32))
+
+
+def over(*states):
+    """Return what is played beside a gate, a state for each window."""
+    played = Played(WINDOW / RATE)
+    for state in states:
+        played.add(state)
+    return played
+
+
+def test_what_is_played_alone_does_not_open_the_gate_and_more_than_it_opens_it_sooner():
+    sound = windows(0.9, 0.9, 0.9, 0.9, 0.2, 0.2)
+    for states, expected in (
+        ((None,) * 6, 2),
+        ((False,) * 6, None),
+        ((False, False, True, True, True, True), 4),
+        ((False,) * 4 + (True, True), 6),
+        ((False,) * 4 + (None, None), None),
+    ):
+        stream = gate()
+        stream.played = over(*states)
+        opened = [
+            end for end in range(1, 7) if stream.push(sound[(end - 1) * WINDOW : end * WINDOW]) and stream.is_open
+        ]
+        assert opened[:1] == ([] if expected is None else [expected])
+
+
+def test_a_gate_that_is_open_or_off_stays_so_whatever_is_played():
+    stream = gate()
+    stream.played = over(None, None, False, False, False, False)
+    stream.push(windows(0.9, 0.9, 0.9, 0.9, 0.9))
+    assert stream.is_open
+    always = Gate(GateSettings(kind="off"), RATE)
+    always.played = over(False)
+    always.push(windows(0.0))
+    assert always.is_open
+
+
+def test_what_was_played_long_ago_is_forgotten_and_what_is_not_known_is_none():
+    played = over(*[True] * 10_000)
+    assert played.until(10_000 * WINDOW / RATE) is True
+    assert played.until(10_001 * WINDOW / RATE) is None
+    assert played.until(WINDOW / RATE) is None

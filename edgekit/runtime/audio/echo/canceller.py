@@ -21,7 +21,7 @@ Samples = NDArray[np.float32]
 FRAMES_PER_S = 100  # the canceller's own frames: 10 ms
 _TAIL_FRAMES = 100  # an echo is over by then: the longest delay, 250 ms, and the decay of a room, 600 ms
 _COLD_FRAMES = 200  # of sound played until the canceller knows the room, in which it leaves too much of the echo
-_JUDGED_FRAMES = 38  # levels are compared over this time: it takes an echo's loud and quiet moments together
+_JUDGED_FRAMES = 51  # levels are compared over this time: it takes an echo's loud and quiet moments together
 _LEFT = 10 ** (-12 / 10)  # of the sound's energy: of an echo alone less is left, of somebody who talks over it more
 _log = logging.getLogger(__name__)
 
@@ -127,6 +127,7 @@ class EchoCanceller:
 class _ExpectedEcho:
     """How loud the echo is expected, from what was played and how loud its echo has been. Energies of frames."""
 
+    _FRAMES = 16  # levels are compared over this time
     _HOLD_FRAMES = 30  # the echo comes within this time
     _DECAY = 10 ** (-1.0 / 10)  # of a room, in a frame
     _STEP_DB = 0.05
@@ -135,7 +136,7 @@ class _ExpectedEcho:
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=self._HOLD_FRAMES)
-        self._heard: deque[float] = deque(maxlen=_JUDGED_FRAMES)
+        self._heard: deque[float] = deque(maxlen=self._FRAMES)
         self._level = 0.0
         self._coupling_db = -6.0
 
