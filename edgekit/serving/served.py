@@ -43,8 +43,8 @@ class Ended:
 class Tap(Protocol):
     """Sees what goes into a stream and what comes of it; must return at once, and raises nothing."""
 
-    def pushed(self, samples: Samples) -> None:
-        """Take note of a piece of sound, on the thread of whose stream it is."""
+    def pushed(self, samples: Samples, lost_samples: int = 0) -> None:
+        """Take note of a piece of sound, and of how many samples were lost before it, on its pusher's thread."""
         ...
 
     def event(self, event: Event) -> None:
@@ -136,6 +136,8 @@ class Served:
             self.pushed_samples += len(piece)
             self._inbox_in += len(piece)
             self._inbox.append(piece)
+            if self._tap is not None:
+                self._tap.pushed(piece)
         if len(samples) > left:
             self._ending = "duration"
             self.finish()
@@ -154,6 +156,8 @@ class Served:
         self.stream.push(samples, lag_ms=lag_ms, dropped_samples=dropped_samples)
         self.pushed_samples += len(samples)
         self._missing_samples += dropped_samples
+        if self._tap is not None:
+            self._tap.pushed(samples, dropped_samples)
         self._stir()
 
     def end(self) -> None:
