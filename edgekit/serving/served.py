@@ -43,7 +43,7 @@ class Ended:
 class Tap(Protocol):
     """Sees what goes into a stream and what comes of it; must return at once, and raises nothing."""
 
-    def pushed(self, samples: Samples, lost_samples: int = 0) -> None:
+    def pushed(self, samples: Samples, missing_samples: int = 0) -> None:
         """Take note of a piece of sound, and of how many samples were lost before it, on its pusher's thread."""
         ...
 
