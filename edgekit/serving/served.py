@@ -44,7 +44,7 @@ class Tap(Protocol):
     """Sees what goes into a stream and what comes of it; must return at once, and raises nothing."""
 
     def pushed(self, samples: Samples, missing_samples: int = 0) -> None:
-        """Take note of a piece of sound, and of how many samples were lost before it, on its pusher's thread."""
+        """Take note of a piece of sound and of what was lost before it, on the thread of whose stream it is."""
         ...
 
     def event(self, event: Event) -> None:
@@ -135,9 +135,9 @@ class Served:
             piece = samples[start : min(start + self._piece, left)].copy()
             self.pushed_samples += len(piece)
             self._inbox_in += len(piece)
-            self._inbox.append(piece)
             if self._tap is not None:
                 self._tap.pushed(piece)
+            self._inbox.append(piece)
         if len(samples) > left:
             self._ending = "duration"
             self.finish()
