@@ -342,7 +342,7 @@ def test_where_the_machine_trusts_a_key_only_what_it_signed_is_installed_and_sta
         assert done.returncode == 0, done.stderr
         said = (prefix / "said").read_text().splitlines()
         assert said == [f"build {new} --target desktop-rtx{trusted}", f"verify {new}{trusted}"]
-        started = f"ExecStart={prefix}/venv/bin/edgekit listen {prefix}/bundle"
+        started = f"ExecStart={prefix}/venv/bin/edgekit listen {prefix}/bundle --wait"
         assert f"{started}{' --require-signature' if trusted else ''}\n" in unit.read_text()
         (place.trust / "acme.pub").touch()
 

@@ -64,27 +64,25 @@ def serve(**asked: Any) -> None:
     settings = first.settings
     server = Server(None, settings.limits)
     neighbours = Neighbours(places(settings, server, http=True))
-    with ExitStack() as stack:
-        stack.enter_context(show_notices())
-        signals = stack.enter_context(Signals())
-        if settings.record.dir is not None:
-            server.taps = stack.enter_context(Recorder(settings.record)).tap
-        stack.enter_context(server)
-        stack.callback(neighbours.stop)
-        show_places(neighbours.start(), settings)
-        life = Life(
-            server, first, configure=lambda: _configure(asked), load=load, alive=lambda: works(server, neighbours),
-            status=lambda: status_of(server), ready=_ready,
-        )  # fmt: skip
-        try:
-            life.run(signals)
-            life.stop(STOP_S - _STOP_S)
-            neighbours.stop(_STOP_S)
-        except KeyboardInterrupt as end:  # a second signal
-            leave(SIGNALLED + getattr(end, "number", signal.SIGINT))
-    click.echo(f"edgekit: {account_of(server)}", err=True)
-    if life.left_behind or server.hangs:
-        leave(0)
+    with show_notices(), Signals() as signals, server:
+        with ExitStack() as stack:
+            if settings.record.dir is not None:
+                server.taps = stack.enter_context(Recorder(settings.record)).tap
+            stack.callback(neighbours.stop)
+            show_places(neighbours.start(), settings)
+            life = Life(
+                server, first, configure=lambda: _configure(asked), load=load, alive=lambda: works(server, neighbours),
+                status=lambda: status_of(server), ready=_ready,
+            )  # fmt: skip
+            try:
+                life.run(signals)
+                life.stop(STOP_S - _STOP_S)
+                neighbours.stop(_STOP_S)
+            except KeyboardInterrupt as end:  # a second signal
+                leave(SIGNALLED + getattr(end, "number", signal.SIGINT))
+        click.echo(f"edgekit: {account_of(server)}", err=True)
+        if life.left_behind:
+            leave(0)
 
 
 def _configure(asked: dict[str, Any]) -> "Configured":

@@ -33,6 +33,11 @@ _STREAM = (
     "gate", "level", "language", "task", "times", "partials", "provisional_ms", "system", "prompt", "tools", "turns",
     "think", "max_tokens", "voice", "temperature", "top_k", "top_p", "repetition_penalty", "seed",
 )  # fmt: skip
+_OF_CONFIGURATION = (
+    "http", "wyoming", "echo", "settings", "config", "print_config", "install_service", "uninstall_service", "user",
+    "print_unit",
+)  # fmt: skip
+_OF_SERVICES = {"as_json": "--json", "wait": "--wait"}  # what a service's command says beside its configuration
 _NOT_SAID = ("allow_fallback", "require_signature", "speak")  # flags that say nothing when they are absent
 
 
@@ -194,6 +199,7 @@ def service(asked: Mapping[str, Any], command: str) -> bool:
         return False
     if asked["install_service"] and asked["uninstall_service"]:
         raise UsageError("--uninstall-service: --install-service is given as well; leave one out")
+    from edgekit.serving.guard import check_bind
     from edgekit.serving.service import unit
 
     user = os.geteuid() != 0 if asked["user"] is None else asked["user"]
@@ -201,8 +207,11 @@ def service(asked: Mapping[str, Any], command: str) -> bool:
         click.echo(unit.explain_removed(unit.remove(command, user=user), user=user), nl=False)
         return True
     configuration = configured(asked)
+    http = configuration.settings.http
+    check_bind(http.host, http.token, http.cert, http.key)
     bundle = chosen_bundle(configuration.settings, command)
-    text = unit.unit_text(command, arguments(asked, configuration, bundle), configuration, bundle, user=user)
+    words = [*arguments(asked, configuration, bundle), *_other_words(asked, command)]
+    text = unit.unit_text(command, words, configuration, bundle, user=user)
     if asked["print_unit"]:
         click.echo(text, nl=False)
     else:
@@ -248,6 +257,18 @@ def _words(flag: str, key: str, value: Any) -> list[str]:
             return [flag, "on" if value else "off"]
         return [flag if value else flag.replace("--", "--no-", 1)]
     return [word for one in (value if isinstance(value, tuple) else [value]) for word in (flag, str(one))]
+
+
+def _other_words(asked: Mapping[str, Any], command: str) -> list[str]:
+    """Return the words of options that no configuration has. Raises UsageError for what a service has no use for."""
+    known = {*_KEYS, *_STREAM, *_OF_CONFIGURATION}
+    given = {name for name, value in asked.items() if name not in known and value not in (None, False, ())}
+    if useless := sorted(given - _OF_SERVICES.keys()):
+        flag = f"--{useless[0].replace('_', '-')}"
+        raise UsageError(f"{flag}: a service has no use for it; leave it out")
+    if command == "listen":
+        given.add("wait")  # a microphone may come after its machine
+    return [_OF_SERVICES[name] for name in sorted(given)]
 
 
 def _address(address: Address) -> str:

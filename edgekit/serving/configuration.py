@@ -25,7 +25,8 @@ from edgekit.serving.settings import CREDENTIAL, PATH, UNWRITTEN, HttpSettings, 
 
 SYSTEM_FILE = Path("/etc/edgekit/edgekit.toml")
 _LONGEST_TOKEN, _SHORTEST_TOKEN = 4096, 16  # bytes, characters
-_MOST_ITEMS = 1000  # of a list
+_MOST_ITEMS = 100  # of a list
+_LONG = 300  # characters of what is printed in one line, each of which may become six
 _LONGEST_SHOWN = 60  # characters of what --set is given, in a message
 _EXPECTED = re.compile(r"Expected (?P<rule>.+?)(?: - at `(?P<place>[^`]*)`)?", re.DOTALL)
 _WHERE = "default"
@@ -294,12 +295,23 @@ def _check_together(settings: Settings, origins: Mapping[str, str]) -> None:
 
 
 def toml_value(value: Any) -> str:  # noqa: ANN401 - of a setting
-    """Return a value as TOML writes it, whose texts are JSON's but for one character."""
+    """Return a value as TOML writes it, whose texts are JSON's but for one character; of what is long several lines."""
     if isinstance(value, tuple):
-        return f"[{', '.join(map(toml_value, value))}]"
+        items = list(map(toml_value, value))
+        between = ",\n  " if sum(map(len, items)) > _LONG else ", "
+        return f"[{between.join(items)}]"
     if isinstance(value, float):
         return repr(value)
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, str) and len(value) > _LONG:
+        # A backslash at the end of a line joins it with the next one, whose leading spaces go.
+        parts = [_escaped(value[start : start + _LONG]) for start in range(0, len(value), _LONG)]
+        parts = [f"\\u0020{part[1:]}" if part[0] == " " else part for part in parts]
+        return '"""\\\n' + "\\\n".join(parts) + '"""'
+    return f'"{_escaped(value)}"' if isinstance(value, str) else json.dumps(value)
+
+
+def _escaped(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1].replace("\x7f", "\\u007f")
 
 
 CREDENTIALS = {one.name: name for one in structs.fields(HttpSettings) if (name := _extra(one.type).get(CREDENTIAL))}

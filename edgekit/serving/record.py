@@ -203,16 +203,17 @@ class RecordTap:
         self._lock = threading.Lock()
 
     def pushed(self, samples: Samples, missing_samples: int = 0) -> None:
-        """Take note of a piece of sound, and of what was lost before it: nothing from before that is kept."""
+        """Take note of a piece of sound; what was lost before it is silence."""
         if self._recorder.stopped or samples.size != len(samples) * self._channels:  # the stream refuses the latter
             return
         piece = _as_int16(samples).reshape(len(samples), self._channels)
         with self._lock:
-            if missing_samples:
+            silent = min(missing_samples, round(MOST_S * self._rate))
+            if missing_samples > silent:
                 self._pieces.clear()
-                self._first = self._last = self._last + missing_samples
-            self._pieces.append(piece)
-            self._last += len(piece)
+                self._first = self._last + missing_samples - silent
+            self._pieces += [np.zeros((silent, self._channels), np.int16), piece] if silent else [piece]
+            self._last += missing_samples + len(piece)
             self._came = self._recorder.wall()
             self._forget(KEPT_S if self._open is None else MOST_S)
 

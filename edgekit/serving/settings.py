@@ -22,7 +22,7 @@ TokenFile = Annotated[Name, Meta(extra={PATH: True, CREDENTIAL: "edgekit-token"}
 CertFile = Annotated[Name, Meta(extra={PATH: True, CREDENTIAL: "edgekit-cert"})]
 KeyFile = Annotated[Name, Meta(extra={PATH: True, CREDENTIAL: "edgekit-key"})]
 """Files that a service of its own user may not read: systemd hands them to it (LoadCredential), and these go first."""
-Text = Annotated[str, Meta(max_length=1 << 20)]
+Text = Annotated[str, Meta(max_length=8000)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1, le=LONGEST_CONTEXT)]
 Echo = Literal["cancel", "off"]

@@ -5,7 +5,6 @@ import os
 import pty
 import re
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,25 +19,26 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)")
 WAIT_S = 60
+HANGS = "Stream.step = lambda self: (print('it hangs', file=sys.stderr, flush=True), threading.Event().wait())"
 
 
 class Serving:
     """A server that runs, what it says, and clients of it."""
 
-    def __init__(self, folder, *arguments, terminal=None, **variables):
+    def __init__(self, folder, *arguments, before=(), **variables):
         self.notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notified.bind(str(folder / "notify"))
         self.notified.settimeout(WAIT_S)
         kept = {name: text for name, text in os.environ.items() if not name.startswith(("XDG_", "EDGEKIT_"))}
         names = {"PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": str(folder / "config"), "HOME": str(folder)}
-        if terminal is None:
-            names["NOTIFY_SOCKET"] = str(folder / "notify")
-        command = [sys.executable, ROOT / "tests/serving/program.py", "serve", *map(str, arguments)]
+        names["NOTIFY_SOCKET"] = str(folder / "notify")
+        command = [sys.executable, *before, ROOT / "tests/serving/program.py", "serve", *map(str, arguments)]
         self.process = subprocess.Popen(
             command, env=kept | names | variables, cwd=folder, text=True, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, start_new_session=terminal is None,
+            stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         self.err = ""
+        self.statuses = []
 
     def until(self, text):
         """Read stderr until this text is there."""
@@ -59,7 +59,16 @@ class Serving:
             lines = self.notified.recv(4096).decode().split("\n")
             if lines[0].startswith(text):
                 return lines
-            assert lines[0].startswith(("STATUS", "WATCHDOG", "EXTEND")), (text, lines)
+            self.statuses += [line for line in lines if line.startswith("STATUS")]
+            assert lines[0].startswith(("STATUS", "WATCHDOG", "EXTEND", "READY")), (text, lines)
+
+    def rest(self, seconds):
+        """Return the first lines of all that systemd is told in some seconds."""
+        lines, end = [], time.monotonic() + seconds
+        while (left_s := end - time.monotonic()) > 0:
+            ready, _, _ = select.select([self.notified], [], [], left_s)
+            lines += [self.notified.recv(4096).decode().split("\n")[0]] if ready else []
+        return lines
 
     @property
     def port(self):
@@ -165,8 +174,7 @@ def test_a_signal_lets_the_sentence_be_finished_within_two_seconds(serving, bund
     assert err.count("received") == 1
 
 
-def test_a_second_signal_ends_it_at_once(serving, bundle, tmp_path):
-    fifo = tmp_path / "slow.toml"
+def test_a_second_signal_ends_it_at_once(serving, bundle):
     server = serving(bundle, "--http", 0)
     server.until("is ready")
     with server.client() as client:
@@ -179,26 +187,25 @@ def test_a_second_signal_ends_it_at_once(serving, bundle, tmp_path):
         code, took_s, _ = server.end(signal.SIGTERM)
     assert code in {0, 128 + signal.SIGTERM}  # it may have been over
     assert took_s < 2
-    assert not fifo.exists()
 
 
-def test_until_the_model_is_loaded_a_stream_is_refused_by_name_and_a_signal_ends_it(serving, bundle, tmp_path):
-    """Loading is held up by a file that it reads late: the token table, exchanged for one that takes long to hash."""
-    copy = shutil.copytree(bundle, tmp_path / "large")
-    script = tmp_path / "held.py"
-    script.write_text(
-        "import runpy, sys, threading, edgekit\n"
-        "edgekit.load = lambda *given, **named: threading.Event().wait()\n"
-        "sys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
-    )
-    server = serving(copy, "--http", 0)
-    server.process.kill()
-    server.process.communicate()
-    command = [sys.executable, script, ROOT / "tests/serving/program.py", "serve", str(copy), "--http", "0"]
-    server.process = subprocess.Popen(
-        command, env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": str(tmp_path / "none")},
-        cwd=tmp_path, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+@pytest.fixture
+def patched(serving, bundle, tmp_path):
+    """Start a server in whose process a line of Python was run before; return the function that does."""
+
+    def start(line):
+        script = tmp_path / "patched.py"
+        script.write_text(
+            f"import runpy, sys, threading, edgekit\nfrom edgekit.runtime.stream import Stream\n{line}\n"
+            "sys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
+        )
+        return serving(bundle, "--http", 0, before=[script])
+
+    return start
+
+
+def test_until_the_model_is_loaded_a_stream_is_refused_by_name_and_a_signal_ends_it(patched):
+    server = patched("edgekit.load = lambda *given, **named: threading.Event().wait()")
     server.until("http://")
     with server.client() as client:
         refused = json.loads(client.readline())
@@ -206,6 +213,35 @@ def test_until_the_model_is_loaded_a_stream_is_refused_by_name_and_a_signal_ends
     code, took_s, err = server.end()
     assert code == 0, err
     assert took_s < 3.5
+
+
+def test_a_step_that_never_ends_does_not_keep_it_from_ending(patched):
+    server = patched(HANGS)
+    server.until("is ready")
+    with server.client() as client:
+        client.readline()
+        say(client, 1)
+        server.until("it hangs")
+        code, took_s, err = server.end()
+    assert code == 0, err
+    assert took_s < 3.5
+    assert "received 1.0 s = heard 0.0 + gated 0.0 + dropped 1.0 s" in err
+
+
+def test_a_watchdog_is_fed_and_a_status_told_until_a_step_never_ends(patched, monkeypatch):
+    monkeypatch.setenv("WATCHDOG_USEC", "400000")
+    server = patched(f"from edgekit.serving.service import life; life.works.__defaults__ = (0.7,)\n{HANGS}")
+    server.told("READY=1")
+    server.until("is ready")
+    for _ in range(3):
+        server.told("WATCHDOG=1")
+    with server.client() as client:
+        client.readline()
+        say(client, 1)
+        server.until("it hangs")
+        fed = server.rest(3.0).count("WATCHDOG=1")
+    assert fed <= 0.7 / 0.2 + 2  # for what may be slow, and what was on its way
+    assert "STATUS=0 of 4 streams; 0.0 s behind; 0% busy" in server.statuses
 
 
 def test_a_changed_configuration_is_read_again_and_what_cannot_change_is_named(serving, configured):

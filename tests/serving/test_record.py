@@ -17,7 +17,10 @@ from edgekit.runtime.events import SpeechStarted, SpeechStopped, Text
 from edgekit.runtime.options import StreamOptions
 from edgekit.serving import record
 from edgekit.serving.record import KEPT_S, MOST_S, Recorder
+from edgekit.serving.served import waited
+from edgekit.serving.server import Server
 from edgekit.serving.settings import RecordSettings
+from tests.runtime.streams import sound_of
 
 RATE = 1000
 NOW = datetime(2026, 3, 4, 5, 6, 7, 250_000, tzinfo=timezone.utc).timestamp()
@@ -62,6 +65,11 @@ def utterance(tap, start_s, end_s, text="words"):
     tap.event(Text(text, final=False, start_s=start_s, end_s=end_s))
     tap.event(SpeechStopped(end_s, end_s + 0.5))
     tap.event(Text(text, final=True, start_s=start_s, end_s=end_s))
+
+
+def sound_in(path):
+    with wave.open(str(path)) as file:
+        return np.frombuffer(file.readframes(1 << 20), "<i2").tolist()
 
 
 def kept(folder):
@@ -131,6 +139,19 @@ def test_the_sound_before_a_beginning_that_is_known_late_is_there_and_older_is_n
         tap.event(Text("late", final=True, start_s=0.0, end_s=1e6))  # what is left of it
     with wave.open(str(next(folder.glob("*.wav")))) as file:
         assert file.getnframes() == round(MOST_S + 1) * RATE  # to the piece
+
+
+def test_sound_that_was_lost_is_silence_of_its_length(folder, wall):
+    with Recorder(settings(folder), wall=wall) as recorder:
+        tap = recorder.tap("a", OPTIONS)
+        tap.pushed(ramp(100), 50)
+        tap.pushed(ramp(100), 30)
+        utterance(tap, 0.04, 0.19)
+        tap.pushed(ramp(100), round(MOST_S + 1) * RATE)  # of a device that was gone
+        utterance(tap, MOST_S + 1.28, MOST_S + 1.3)
+    first, second = map(sound_in, sorted(folder.glob("*.wav")))
+    assert first == [*[0] * 10, *range(100), *[0] * 30, *range(10)]
+    assert second == list(range(20))
 
 
 def old(folder, days, size=10):
@@ -241,6 +262,40 @@ def test_a_folder_that_is_exchanged_for_a_link_meanwhile_is_not_followed(folder,
         utterance(tap, 0, 0.5)
     assert kept(elsewhere) == []
     assert len(kept(tmp_path / "moved")) == 2
+
+
+@pytest.mark.parametrize(("whole", "at_once"), [(np.float32, False), (np.int16, False), (np.float32, True)])
+def test_each_text_of_a_server_s_stream_is_kept_with_the_sound_that_it_is_about(folder, load, whole, at_once):
+    quiet = np.zeros(16_000, np.float32)
+    sound = np.concatenate([quiet, sound_of(9000), quiet, sound_of(5000, seed=1), quiet])
+    sound = (sound * 20_000).astype(np.int16) if whole is np.int16 else sound * np.float32(0.5)
+    with Recorder(settings(folder)) as recorder, Server(load()) as server:
+        server.taps = recorder.tap
+        woken = threading.Event()
+        served = server.open({"sample_rate_hz": 16_000}, name="a", wake=woken.set)
+        for start in range(0, len(sound), 777):
+            if at_once:
+                served.hand_over(sound[start : start + 777], lag_ms=0.0)
+            else:
+                served.push(sound[start : start + 777])
+        served.end() if at_once else served.finish()
+        texts = [
+            event
+            for event in waited(served, lambda: woken.wait(20) and woken.clear())
+            if isinstance(event, Text) and event.final
+        ]
+        ended = served.ended
+    assert ended.reason == "finished"
+    assert len(texts) > 2
+    lines = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    assert len(lines) == len(texts)
+    by_start = {line["start_s"]: line for line in lines}
+    for text in texts:
+        line = by_start[text.start_s]
+        assert (line["text"], line["end_s"], line["tokens"]) == (text.text, text.end_s, list(text.tokens))
+        part = sound[round(text.start_s * 16_000) : round(text.end_s * 16_000)]
+        expected = part if whole is np.int16 else np.rint(part * 32_768).astype(np.int16)
+        assert sound_in(folder / line["wav"]) == expected.tolist()
 
 
 def test_a_slow_disk_keeps_nobody_waiting_and_loses_by_name(folder, wall, caplog, monkeypatch):

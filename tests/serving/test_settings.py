@@ -168,7 +168,8 @@ def test_a_key_that_is_set_and_is_none_is_refused(text, said):
         set_value(text)
 
 
-TEXTS = st.text(st.characters(codec="utf-8"), max_size=40)
+LONG = st.text(st.sampled_from(' a"\\\n\x7f\x01ü\U0001f600'), min_size=290, max_size=2000)
+TEXTS = st.one_of(st.text(st.characters(codec="utf-8"), max_size=40), LONG)
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=20)
 VALUES = {
     "bundle": NAMES, "threads": st.integers(1, 4096), "trust": st.lists(NAMES, max_size=3), "speak": st.just(True),

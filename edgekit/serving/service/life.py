@@ -26,6 +26,7 @@ from edgekit.serving.settings import LATER, Settings, stream_fields
 LONGEST_S = (
     20.0  # of one step, or one turn of the neighbours' loop: slow machines take seconds, what hangs takes for ever
 )
+_STEP_S = 1.0  # of a step that is under way when all streams have ended
 TICK_S = 0.25  # between two looks at the model that is loaded, the watchdog and what is told
 _log = logging.getLogger(__name__)
 
@@ -96,8 +97,9 @@ class Life:
 
     @property
     def left_behind(self) -> bool:
-        """Whether a thread still loads a model: native code that cannot be stopped."""
-        return self._loading is not None and not self._loading.over
+        """Whether a thread is in native code that cannot be stopped: it loads a model, or a step does not end."""
+        loads = self._loading is not None and not self._loading.over
+        return loads or self.server.clock() - self.server.stepped_at > _STEP_S  # who has nothing to do steps often
 
     def run(self, signals: Signals, over: Callable[[], bool] = lambda: False) -> None:
         """Serve until a signal ends it, or until ``over``. Raises what the first model could not be loaded for."""

@@ -267,6 +267,24 @@ def test_the_command_line_writes_explains_and_undoes_it_for_a_user(cli_here, bun
     assert (code, out, err.count("\n")) == (1, "", 1)
 
 
+def test_an_address_that_others_reach_is_refused_before_a_unit_is_written(cli_here, bundle):
+    code, out, err = cli_here("serve", bundle, "--install-service", "--user", "--http", "0.0.0.0:80")
+    assert (code, out) == (2, "")
+    assert "which needs a token and TLS" in err
+    assert not unit.unit_path("serve", user=True).exists()
+
+
+def test_what_a_service_s_command_says_beside_its_configuration_is_kept_or_refused():
+    from edgekit.cli.serving import _other_words
+
+    asked = {"bundle": "b", "language": "en", "http": None, "print_unit": True, "simulate": None, "as_json": True}
+    assert _other_words(asked, "listen") == ["--json", "--wait"]
+    assert _other_words({**asked, "wait": True, "as_json": False}, "listen") == ["--wait"]
+    assert _other_words({**asked, "as_json": False}, "serve") == []
+    with pytest.raises(UsageError, match="^--simulate: a service has no use for it; leave it out$"):
+        _other_words({**asked, "simulate": "talk.wav"}, "listen")
+
+
 def test_a_bundle_that_the_configuration_names_stays_its_own_to_name(cli_here, bundle, tmp_path):
     path = tmp_path / "edgekit.toml"
     path.write_text(f'bundle = "{bundle}"\n[http]\nport = 9\n')
