@@ -29,13 +29,13 @@ SLICE310 := tests/runtime/audio $(addprefix tests/runtime/answer/test_,cache.py 
 	$(addprefix tests/runtime/hear/test_,features.py gate.py novelty.py) tests/runtime/test_policy.py \
 	$(addprefix tests/runtime/backends/trt/test_,engine.py layers.py plans.py seal.py) tests/test_light_imports.py
 
-.PHONY: demo test test-fuzz fuzz test-devices test-reference test-engines test-arm test-newest test-oldest lint bench bench-words bench-languages bench-long-speech bench-real-size bench-gpu bench-memory bench-reference speech-data prompt-data sound-data train-tiny requirements clean FORCE
+.PHONY: demo test test-fuzz fuzz test-devices test-reference test-engines test-browser test-arm test-newest test-oldest lint bench bench-words bench-languages bench-long-speech bench-real-size bench-gpu bench-memory bench-reference speech-data prompt-data sound-data train-tiny requirements clean FORCE
 
 demo: .venv/demo.stamp
 	.venv/bin/edgekit demo
 
 test: .venv/test.stamp
-	.venv/bin/python -m pytest -m "not reference and not engines and not fuzz and not devices" -n $(JOBS) --dist worksteal
+	.venv/bin/python -m pytest -m "not reference and not engines and not fuzz and not devices and not browser" -n $(JOBS) --dist worksteal
 
 # Damaged input, the short part; the whole takes the ten minutes of `make fuzz`, or others: `make fuzz MINUTES=60`.
 test-fuzz: .venv/test.stamp
@@ -56,6 +56,12 @@ test-reference: .venv-reference/stamp
 # Builds plans without a GPU and executes none.
 test-engines: .venv-engines/stamp
 	.venv-engines/bin/python -m pytest -m engines
+
+# The page in headless Chromium, which the system has (Debian: apt-get install chromium); with SCREENSHOT=1 the picture in
+# docs/images is taken anew.
+test-browser: .venv/test.stamp requirements/browser.txt
+	.venv/bin/python $(PIP) --require-hashes -r requirements/browser.txt
+	SCREENSHOT=$(SCREENSHOT) .venv/bin/python -m pytest -m browser tests/serving
 
 # Installs anew, as README says, with the newest version of every package. No part of .ci/run: it tells what changed
 # elsewhere. On Python 3.10 what is promised for JetPack 6, if there is one: PYTHON310 names it.
@@ -157,7 +163,7 @@ sound-data: $(SOUNDS)/samples.sha256
 
 # `make requirements UPGRADE=--upgrade` moves every pin; without it only what the .in files ask for changes.
 requirements: .venv-lint/stamp
-	for name in cpu serve rtx demo test engines lint bench; do \
+	for name in cpu serve rtx demo test engines lint bench browser; do \
 		.venv-lint/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
 			--generate-hashes --no-emit-index-url --no-header $(UPGRADE) \
 			requirements/$$name.in -o requirements/$$name.txt || exit 1; \

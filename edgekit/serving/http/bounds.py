@@ -6,6 +6,7 @@ read an answer, as long as the other side keeps its socket open.
 
 import asyncio
 import json
+import logging
 from typing import Any
 
 import h11
@@ -17,6 +18,7 @@ from edgekit.serving.limits import Limits
 
 HEAD_S = 10.0  # for the head of a request, and for what is left of a body nobody wants
 _EVERY_S = 0.5
+_LONGEST_LINE, _MOST_LINES = 8000, 120  # of a websocket's head: what is over 8,192 and 128 websockets does not answer
 
 
 def protocol_of(limits: Limits) -> type[H11Protocol]:
@@ -39,6 +41,13 @@ def protocol_of(limits: Limits) -> type[H11Protocol]:
             else:
                 self._answer(ApiError(400, f"request: {msg.rstrip('.').lower()}; send HTTP/1.1"))
 
+        def handle_websocket_upgrade(self, event: h11.Request) -> None:
+            lines = [len(event.target), *(len(name) + len(value) for name, value in event.headers)]
+            if max(lines) > _LONGEST_LINE or len(lines) > _MOST_LINES:
+                self._answer(too_large_a_head(limits))
+            else:
+                super().handle_websocket_upgrade(event)
+
         def _answer(self, error: ApiError) -> None:
             body = json.dumps(error.to_dict()).encode()
             headers = {
@@ -49,6 +58,11 @@ def protocol_of(limits: Limits) -> type[H11Protocol]:
             self.transport.close()
 
     return Bounded
+
+
+def without_false_alarms(record: logging.LogRecord) -> bool:
+    """Return whether uvicorn means what it logs: it calls a websocket that was denied with a reason our mistake."""
+    return "without completing handshake" not in record.getMessage()
 
 
 def too_large_a_head(limits: Limits) -> ApiError:
@@ -83,6 +97,8 @@ def _waits(protocol: Any) -> tuple[object, ...] | None:  # noqa: ANN401 - uvicor
     unread = transport.get_write_buffer_size()
     if transport.is_closing() or unread > transport.get_write_buffer_limits()[1]:
         return "unread", unread
+    if not getattr(protocol, "handshake_initiated", True):
+        return ("head",)  # a websocket whose head uvicorn could not make sense of
     if isinstance(protocol, H11Protocol):
         cycle = protocol.cycle
         done = cycle is None or cycle.response_complete

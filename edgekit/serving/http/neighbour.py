@@ -6,6 +6,7 @@ Light to import: starlette and uvicorn are loaded when it starts.
 import asyncio
 import contextlib
 import errno
+import logging
 import socket
 import ssl
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class Http:
             import uvicorn
 
             from edgekit.serving.http.app import make_app
-            from edgekit.serving.http.bounds import protocol_of, watch
+            from edgekit.serving.http.bounds import protocol_of, watch, without_false_alarms
             from edgekit.serving.http.site import Site
         except ImportError as error:
             raise MissingPackageError(f"http: {error}; `pip install 'edgekit[serve]'`") from error
@@ -102,11 +103,13 @@ class Http:
         config = uvicorn.Config(
             make_app(self._site, page=settings.page),
             http=protocol_of(limits), ws="websockets-sansio", lifespan="off", interface="asgi3", log_config=None,
+            log_level="warning",
             access_log=False, proxy_headers=False, server_header=False, workers=1,
             ws_max_size=limits.message_bytes, ws_per_message_deflate=False, ws_ping_timeout=None,
             h11_max_incomplete_event_size=limits.header_bytes, timeout_graceful_shutdown=_STOP_S,
             ssl_certfile=settings.cert, ssl_keyfile=settings.key,
         )  # fmt: skip
+        logging.getLogger("uvicorn.error").addFilter(without_false_alarms)
         self._http = Quiet(config)
         serving = asyncio.ensure_future(self._http.serve(sockets=[listening]))
         self._tasks = [serving, asyncio.ensure_future(watch(self._http.server_state, limits.slow_s))]

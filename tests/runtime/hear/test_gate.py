@@ -258,7 +258,7 @@ def test_what_is_played_alone_does_not_open_the_gate_and_more_than_it_opens_it_s
         ((False,) * 4 + (None, None), None),
     ):
         stream = gate()
-        stream.beside(over(*states))
+        stream.played = over(*states)
         opened = [
             end for end in range(1, 7) if stream.push(sound[(end - 1) * WINDOW : end * WINDOW]) and stream.is_open
         ]
@@ -267,7 +267,7 @@ def test_what_is_played_alone_does_not_open_the_gate_and_more_than_it_opens_it_s
 
 def test_a_gate_that_is_open_or_off_stays_so_whatever_is_played():
     stream = gate()
-    stream.beside(over(None, None, False, False, False, False))
+    stream.played = over(None, None, False, False, False, False)
     stream.push(windows(0.9, 0.9, 0.9, 0.9, 0.9))
     assert stream.is_open
     always = Gate(GateSettings(kind="off"), RATE)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -108,6 +109,14 @@ def speaking_model(tmp_path_factory) -> Model:
     folder = tmp_path_factory.mktemp("bundles") / "speaking"
     export(checkpoint, folder, ExportOptions(recipe=QUICK, precision="float32"))
     return edgekit.load(folder, threads=1, speak=True)
+
+
+def settle(service: Service, true: Callable[[], object]) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + WAIT_S
+    while not true():
+        assert time.monotonic() < end, "it did not come"
+        service.on_loop(lambda: None)
 
 
 def error_of(response: httpx.Response, status: int) -> dict:

@@ -14,7 +14,7 @@ import soundfile
 from edgekit.bundle import TokenProtocol
 from edgekit.serving.limits import Limits
 from tests.runtime.conftest import CONTEXT, special
-from tests.serving.http.conftest import CLIP, WAIT_S, error_of
+from tests.serving.http.conftest import CLIP, WAIT_S, error_of, settle
 
 ROUTE = "/v1/audio/transcriptions"
 NAMED = b'Content-Disposition: form-data; name="file"; filename="a"'
@@ -293,10 +293,7 @@ def test_a_client_that_leaves_ends_its_stream(serving, tiny_model):
     long = wav(np.tile(spoken, 60), rate)
     with pytest.raises(httpx.ReadTimeout), service.client() as client:
         client.post(ROUTE, files={"file": long}, timeout=httpx.Timeout(WAIT_S, read=0.3))
-    for _ in range(3000):
-        if service.server.counts.ended:
-            break
-        service.on_loop(lambda: None)
+    settle(service, lambda: service.server.counts.ended)
     assert dict(service.server.counts.ended) == {"closed": 1}
 
 

@@ -162,7 +162,7 @@ async function talk() {
   const sender = new AudioWorkletNode(context, "sender");
   sender.port.onmessage = ({ data }) => {
     at("meter").value = Math.max(-60, data.level);
-    if (socket.readyState !== WebSocket.OPEN) return;
+    if (socket.readyState !== WebSocket.OPEN || !open || open.ending) return;
     if (socket.bufferedAmount > MOST_WAITING) {
       complain("The server takes the sound too slowly; some of it was left out.");
       return;

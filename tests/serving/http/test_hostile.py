@@ -1,0 +1,266 @@
+"""Clients that mean harm, or have bugs: each is answered as HTTP has it, or ended, and the next client is served."""
+
+import json
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+from websockets.sync.client import connect
+
+from edgekit.serving.guard import offered
+from edgekit.serving.http import bounds, entry
+from edgekit.serving.limits import Limits
+from tests.serving.http.conftest import WAIT_S, settle
+
+LIMITS = Limits(
+    streams=2, slow_s=0.5, idle_s=60.0, events=16, body_bytes=100_000, header_bytes=4096, connections=16,
+    message_bytes=100_000,
+)  # fmt: skip
+
+
+@pytest.fixture
+def service(serving, load, monkeypatch):
+    real = bounds.watch
+    monkeypatch.setattr(bounds, "watch", lambda state, slow_s: real(state, slow_s, head_s=0.5))
+    monkeypatch.setattr(entry, "_PATIENCE_S", 0.5)
+    service = serving(load(), LIMITS)
+    yield service
+    # another client is served, and nothing is left of the one before
+    settle(service, lambda: not service.connections)
+    with service.client() as client:
+        assert client.get("/health").status_code == 200
+        answer = client.post("/v1/audio/transcriptions", files={"file": b"no sound"})
+        assert answer.status_code == 400
+    assert not service.server.streams
+
+
+def head(service, line: str = "POST /v1/audio/transcriptions HTTP/1.1", **headers: str) -> bytes:
+    lines = {"host": f"127.0.0.1:{service.port}", **{name.replace("_", "-"): value for name, value in headers.items()}}
+    return (f"{line}\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items()) + "\r\n").encode()
+
+
+def answer(connected: socket.socket) -> tuple[int, dict]:
+    """Return the status and the error of what is answered until the server closes."""
+    data = b""
+    try:
+        while piece := connected.recv(65_536):
+            data += piece
+    except ConnectionResetError:
+        pass
+    assert data, "nothing was answered"
+    first, _, body = data.partition(b"\r\n\r\n")
+    return int(first.split()[1]), json.loads(body)["error"]
+
+
+def is_closed(connected: socket.socket) -> bool:
+    try:
+        return connected.recv(65_536) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_a_body_that_says_it_is_too_large_is_refused_before_any_of_it_comes(service):
+    with service.raw(
+        head(service, content_length="100001", content_type="multipart/form-data; boundary=x")
+    ) as connected:
+        status, error = answer(connected)
+    assert (status, error["message"]) == (413, "body: larger than 100,000 bytes; send less at once")
+
+
+def test_a_body_that_does_not_say_how_large_it_is_is_counted(service):
+    start = head(service, transfer_encoding="chunked", content_type="multipart/form-data; boundary=x")
+    opening = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    with service.raw(start + b"%x\r\n%s\r\n" % (len(opening), opening)) as connected:
+        sent = 0
+        try:
+            while sent < 10**7:
+                connected.sendall(b"4000\r\n" + bytes(0x4000) + b"\r\n")
+                sent += 0x4000
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        assert sent < 10**7
+        settle(service, lambda: not service.connections)
+
+
+@pytest.mark.parametrize("value", ["-1", "1e3", "0x10", "9" * 400, "5, 6"])
+def test_a_length_that_is_none_is_a_bad_request(service, value):
+    with service.raw(head(service, content_length=value)) as connected:
+        status, _ = answer(connected)
+    assert status in {400, 413}
+
+
+@pytest.mark.parametrize("size", [5_000, 60_000, 500_000])
+def test_a_head_that_is_too_large_is_refused(service, size):
+    with service.raw() as connected:
+        try:
+            connected.sendall(head(service, cookie="x" * size))
+        except (BrokenPipeError, ConnectionResetError):
+            return  # refused before its end
+        status, error = answer(connected)
+    assert (status, error["code"]) == (431, "head")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["nonsense", "GET /\x00 HTTP/1.1", "\x16\x03\x01\x02\x00", "GET  / HTTP/1.1"],
+)
+def test_what_is_no_http_is_a_bad_request(service, line):
+    with service.raw(head(service, line)) as connected:
+        status, error = answer(connected)
+    assert status == 400
+    assert error["message"] == "request: invalid http request received; send HTTP/1.1"
+
+
+def test_a_head_that_comes_letter_by_letter_is_not_waited_for(service):
+    begun = time.monotonic()
+    with service.raw() as connected:
+        for letter in head(service, "GET /health HTTP/1.1", cookie="x" * 2000).decode():
+            try:
+                connected.sendall(letter.encode())
+            except (BrokenPipeError, ConnectionResetError):
+                break
+            if time.monotonic() - begun > WAIT_S:
+                raise AssertionError("it is still taken")
+            connected.settimeout(0.01)
+            try:
+                assert connected.recv(10) == b""
+                break
+            except TimeoutError:
+                continue
+            except ConnectionResetError:
+                break
+
+
+def test_who_connects_and_says_nothing_is_let_go(service):
+    with service.raw() as connected, service.raw(head(service, "GET /health HTTP/1.1")) as again:
+        assert is_closed(connected)
+        assert again.recv(65_536).startswith(b"HTTP/1.1 200")
+        assert is_closed(again), "after an answer, too"
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(service):
+    start = head(service, content_length="5000", content_type="multipart/form-data; boundary=x")
+    with service.raw(start + b"--x\r\n") as connected:
+        status, error = answer(connected)
+    assert (status, error["code"]) == (408, "slow")
+
+
+def test_a_body_that_nobody_wants_and_that_does_not_end_is_not_waited_for(service):
+    with service.raw(head(service, "POST /nothing HTTP/1.1", content_length="5000")) as connected:
+        assert connected.recv(65_536).startswith(b"HTTP/1.1 404")
+        assert is_closed(connected)
+
+
+def test_more_bodies_at_once_than_streams_are_refused(service):
+    start = head(service, content_length="5000", content_type="multipart/form-data; boundary=x")
+    with service.raw(start) as one, service.raw(start) as two:
+        settle(service, lambda: len(service.connections) == 2)
+        with service.raw(start) as three:
+            status, error = answer(three)
+        assert (status, error["code"]) == (429, "streams")
+        assert [answer(connected)[0] for connected in (one, two)] == [408, 408]
+
+
+def test_a_client_that_closes_its_half_frees_its_place(service):
+    start = head(service, content_length="5000", content_type="multipart/form-data; boundary=x")
+    with service.raw(start + b"--x\r\n") as connected:
+        connected.shutdown(socket.SHUT_WR)
+        assert is_closed(connected)
+    with connect(f"{service.ws}/v1/listen") as ws:
+        assert "opened" in ws.recv(timeout=WAIT_S)
+        ws.socket.shutdown(socket.SHUT_WR)
+        settle(service, lambda: not service.server.streams)
+
+
+def test_a_websocket_that_never_reads_is_ended_and_harms_nobody(service):
+    """Its answers fill its socket, then its outbox; then its stream is ended by name, and its connection dropped."""
+    protocols = offered(service.site.access.page_token)
+    with service.raw() as connected:
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        key = head(
+            service, "GET /v1/listen?level=full HTTP/1.1", upgrade="websocket", connection="Upgrade",
+            sec_websocket_version="13", sec_websocket_key="dGhlIHNhbXBsZSBub25jZQ==",
+            sec_websocket_protocol=", ".join(protocols),
+        )  # fmt: skip
+        connected.sendall(key)
+        bad = b"\x81\xfe\x00\xc8" + bytes(4) + b"x" * 200  # a masked text frame, no message: each is answered
+        try:
+            end = time.monotonic() + WAIT_S
+            while time.monotonic() < end:
+                connected.sendall(bad * 50)
+        except (BrokenPipeError, ConnectionResetError, TimeoutError):
+            pass
+        with connect(f"{service.ws}/v1/listen") as ws:
+            assert "opened" in ws.recv(timeout=WAIT_S)
+        settle(service, lambda: not service.connections)
+
+
+def test_a_thousand_connects_leave_nothing(service):
+    with service.client() as client:
+        client.get("/health")
+    threads, opened = threading.active_count(), []
+    for _ in range(1000):
+        connected = service.raw()
+        opened.append(connected)
+        if len(opened) > 100:
+            opened.pop(0).close()
+    refusals = sum(_refused(connected) for connected in opened)
+    assert refusals > 50, "no more than 16 are open at once"
+    for connected in opened:
+        connected.close()
+    settle(service, lambda: not service.connections)
+    assert threading.active_count() <= threads
+
+
+def _refused(connected: socket.socket) -> bool:
+    connected.settimeout(WAIT_S)
+    try:
+        return connected.recv(4096).startswith(b"HTTP/1.1 503")
+    except ConnectionResetError:
+        return True
+
+
+def test_a_thousand_requests_on_one_connection_and_some_at_once_are_answered(service):
+    request = head(service, "GET /health HTTP/1.1")
+    with service.raw() as connected:
+        sender = threading.Thread(target=connected.sendall, args=(request * 1000,))
+        sender.start()
+        data = b""
+        while data.count(b"HTTP/1.1 200") < 1000:
+            piece = connected.recv(65_536)
+            assert piece, "closed"
+            data += piece
+        sender.join(WAIT_S)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"cookie": "x" * 3000}, {f"x{index}": "y" for index in range(200)}, {"sec_websocket_key": "short"},
+        {"sec_websocket_version": "7"}, {"sec_websocket_extensions": "\x80, ;;"},
+    ],
+    ids=["long", "many", "key", "version", "extensions"],
+)  # fmt: skip
+def test_a_broken_handshake_is_answered_or_dropped(service, headers):
+    usual = {
+        "upgrade": "websocket", "connection": "Upgrade", "sec_websocket_version": "13",
+        "sec_websocket_key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }  # fmt: skip
+    with service.raw(head(service, "GET /v1/listen HTTP/1.1", **{**usual, **headers})) as connected:
+        data = connected.recv(65_536)
+    assert not data or data.startswith(b"HTTP/1.1 ")
+
+
+@pytest.mark.parametrize("opcode", range(16))
+def test_any_frame_is_taken_or_ends_its_websocket(service, opcode):
+    rng = np.random.default_rng(opcode)
+    with connect(f"{service.ws}/v1/listen") as ws:
+        assert "opened" in ws.recv(timeout=WAIT_S)
+        noise = bytes([0x80 | opcode, 0x80 | 100]) + rng.bytes(4) + rng.bytes(100)
+        try:
+            ws.socket.sendall(noise + rng.bytes(3000))
+        except OSError:
+            return
+    settle(service, lambda: not service.server.streams)
