@@ -12,7 +12,7 @@ from tests.runtime.streams import KINDS, run, sound_of
 
 
 def looked_at(model, look):
-    """Return a Served; ``look`` is called whenever a clock is read: within a step too, and before its events are out."""
+    """Return a Served; ``look`` is called whenever a clock is read: within a step too, and before its events."""
     stream = model.stream(level="full")
 
     def clock():

@@ -85,6 +85,21 @@ def test_a_recording_in_awkward_pieces_becomes_the_transcript_that_the_model_giv
     asyncio.run(run())
 
 
+def test_recordings_that_are_sent_at_once_are_heard_one_after_another(listening, load):
+    """So one client never needs two streams, and its transcripts do not mingle."""
+    model = load()
+    sounds = [SOUND, SOUND[::-1].copy()]
+    expected = [model.transcribe(sound, level="full").text for sound in sounds]
+
+    async def run():
+        async with listening(model, fields={"level": "full"}, streams=1) as at, at.client() as client:
+            await client.say(*recording(sounds[0]), *recording(sounds[1]))
+            return [transcript_of(await client.until("transcript-stop", "error")) for _ in sounds]
+
+    assert asyncio.run(run()) == expected
+    assert len(set(expected)) == 2
+
+
 @pytest.mark.parametrize("width", [1, 2, 4])
 @pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (44_100, 2), (8_000, 1)])
 def test_sound_of_other_formats_is_heard(listening, load, width, rate, channels):
