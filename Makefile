@@ -29,7 +29,7 @@ SLICE310 := tests/runtime/audio $(addprefix tests/runtime/answer/test_,cache.py 
 	$(addprefix tests/runtime/hear/test_,features.py gate.py novelty.py) tests/runtime/test_policy.py \
 	$(addprefix tests/runtime/backends/trt/test_,engine.py layers.py plans.py seal.py) tests/test_light_imports.py
 
-.PHONY: demo test test-fuzz fuzz test-devices test-reference test-engines test-browser test-arm test-newest test-oldest lint bench bench-words bench-languages bench-long-speech bench-real-size bench-gpu bench-memory bench-reference speech-data prompt-data sound-data train-tiny requirements clean FORCE
+.PHONY: demo test test-fuzz fuzz test-devices test-reference test-engines test-browser test-arm test-newest test-oldest lint bench bench-words bench-languages bench-long-speech bench-real-size bench-gpu bench-memory bench-reference bench-serving speech-data prompt-data sound-data train-tiny requirements clean FORCE
 
 demo: .venv/demo.stamp
 	.venv/bin/edgekit demo
@@ -144,6 +144,15 @@ bench-gpu: .venv-gpu/stamp
 bench-memory: .venv-engines/stamp
 	.venv-engines/bin/python profiles/bench/load-memory.py --fit runtimes/memory.toml
 	.venv-engines/bin/python profiles/bench/build-memory.py --fit runtimes/memory.toml
+
+# What serves and listens: half an hour, most of it at real time. `make bench-serving WORDS=FILE` as for speech-data; without
+# a list the wait for text is not measured, whose words could not be judged.
+bench-serving: .venv-bench/stamp speech-data sound-data bundles/edgekit-tiny-int8
+	$(if $(WORDS),$(BENCH)/serving-latency.py --int8 bundles/edgekit-tiny-int8 --speech $(SPEECH))
+	$(if $(WORDS),$(BENCH)/partials.py --bundle bundles/edgekit-tiny-int8 --speech $(SPEECH))
+	$(BENCH)/serving-streams.py --int8 bundles/edgekit-tiny-int8 --speech $(SPEECH)
+	$(BENCH)/barge-in.py --bundle bundles/edgekit-tiny-int8
+	$(BENCH)/serving-endurance.py --int8 bundles/edgekit-tiny-int8 --sounds $(SOUNDS)
 
 bench-reference: .venv-reference/stamp speech-data bundles/edgekit-tiny-float32
 	.venv-reference/bin/python profiles/bench/greedy-against-torch.py \

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from edgekit.runtime.hear.vad import Silero
+from edgekit.runtime.hear.detectors.vad import Silero
 
 import edgekit
 from edgekit.profiler.bench import bundle_facts
