@@ -1,3 +1,5 @@
-"""The runtime's tiny bundles, for what serves them."""
+"""Tiny bundles with random weights, as the runtime's tests make them."""
 
-from tests.runtime.conftest import load, tiny_bundle  # noqa: F401 - fixtures
+from tests.runtime.conftest import load, tiny_bundle
+
+__all__ = ["load", "tiny_bundle"]
