@@ -6,7 +6,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NoReturn
 
 import click
 
@@ -55,18 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             code = _run(arguments)
     finally:
         give_back(taken)
-    _leave(code)
+    if arguments is None:
+        _leave_stuck(code)
+    sys.exit(code)
 
 
-def _leave(code: int) -> NoReturn:
-    """Exit; at once where a call into PortAudio has not returned, for whose end its own exit handler would wait."""
+def _leave_stuck(code: int) -> None:
+    """Exit at once where a call into PortAudio has not returned, for whose end its own exit handler would wait."""
     calls = sys.modules.get("edgekit.runtime.audio.devices.calls")  # loaded by what has called it, if anything has
     if calls is not None and calls.left_behind():
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):  # a reader that has gone was told of already
                 stream.flush()
         os._exit(code)
-    sys.exit(code)
 
 
 def _tell_of_crashes() -> None:

@@ -9,8 +9,8 @@ from edgekit.errors import DeviceError
 
 
 @click.command(
-    epilog="\b\nExit codes: 0 there are devices; 1 there are none, or PortAudio does not start or answer;\n"
-    "            2 wrong usage; 75 PortAudio does not answer.\nExample:    edgekit devices"
+    epilog="\b\nExit codes: 0 there are devices; 1 there are none, or PortAudio does not start; 2 wrong usage;\n"
+    "            75 PortAudio does not answer.\nExample:    edgekit devices"
 )
 @json_option
 def devices(as_json: bool) -> None:
