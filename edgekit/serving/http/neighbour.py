@@ -22,7 +22,7 @@ from edgekit.serving.watch import Watch
 if TYPE_CHECKING:
     import uvicorn
 
-    from edgekit.serving.http.site import Site
+    from edgekit.serving.http.shared import Site
 
 DEFAULT_PORT = 8017
 _STOP_S = 2  # for answers that are being sent
@@ -80,7 +80,7 @@ class Http:
 
             from edgekit.serving.http.app import make_app
             from edgekit.serving.http.bounds import protocol_of, watch, without_false_alarms
-            from edgekit.serving.http.site import Site
+            from edgekit.serving.http.shared import Site
         except ImportError as error:
             raise MissingPackageError(f"http: {error}; `pip install 'edgekit[serve]'`") from error
 
