@@ -64,6 +64,7 @@ MEMBERS = {
         "exporter/sources/ctranslate2.py",  # whose converted checkpoints are Whisper's
         "cli/export.py",  # an example's checkpoint
         "profiler/words.py",  # a package's name
+        "serving/http/transcriptions.py",  # what OpenAI's clients ask for where they cannot be told another name
     ),
     r"\bstep_audio(_2)?\b": ("exporter/families/__init__.py", "exporter/families/step_audio/"),
     r"\bqwen3_omni\b": (

@@ -18,7 +18,7 @@ from edgekit.serving.http.chat import Chat
 from edgekit.serving.http.entry import Entry
 from edgekit.serving.http.errors import ApiError, on_error
 from edgekit.serving.http.listening import Listening
-from edgekit.serving.http.site import Site
+from edgekit.serving.http.shared import Site
 from edgekit.serving.http.transcriptions import Transcriptions, check_model
 
 _PAGE = Path(__file__).resolve().parent / "page"

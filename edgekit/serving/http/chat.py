@@ -20,7 +20,7 @@ from edgekit.runtime.options import stream_options
 from edgekit.serving.http.asking import FORMATS, ChatRequest, decoded, question
 from edgekit.serving.http.errors import ApiError, api_error
 from edgekit.serving.http.hearing import EventStream, Hearing, unless_gone
-from edgekit.serving.http.site import Site
+from edgekit.serving.http.shared import Site
 from edgekit.serving.http.transcriptions import check_model, sse
 
 PCM_HZ = 24_000  # of pcm16, as OpenAI has it

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgekit.serving.guard import Access, denied
@@ -20,6 +21,7 @@ _HEADERS = (
     (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), (b"cache-control", b"no-store"),
     (b"cross-origin-resource-policy", b"same-origin"), (b"x-frame-options", b"DENY"),
 )  # fmt: skip
+_MAY = {"Access-Control-Allow-Methods": "GET, POST", "Access-Control-Allow-Headers": "Authorization, Content-Type"}
 _NO_PAGE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 
 
@@ -35,18 +37,19 @@ class Entry:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        error = self._error(scope)
-        if error is not None:
+        error, friend = self._error(scope), _friend(scope, self._access)
+        send = _with_headers(send, friend) if scope["type"] == "http" else send
+        if error is None and friend and _asks_first(scope):
+            await Response(status_code=204, headers=_MAY)(scope, receive, send)
+        elif error is not None:
             error.headers |= _CLOSE
             await _deny(error, scope, receive, send)
-        elif scope["type"] == "websocket":
+        elif scope["type"] == "websocket" or scope["method"] in {"GET", "HEAD"}:
             await self._app(scope, receive, send)
-        elif scope["method"] in {"GET", "HEAD"}:
-            await self._app(scope, receive, _with_headers(send))
         else:
             self._bodies += 1
             try:
-                await self._app(scope, _Body(receive, self._limits).receive, _with_headers(send))
+                await self._app(scope, _Body(receive, self._limits).receive, send)
             finally:
                 self._bodies -= 1
 
@@ -58,6 +61,7 @@ class Entry:
         local = (scope.get("server") or (None,))[0]
         socket = scope["type"] == "websocket"
         page = not socket and scope["method"] in {"GET", "HEAD"} and scope["path"] in self._page
+        page = page or (_friend(scope, self._access) != b"" and _asks_first(scope))  # without its token, as browsers do
         refusal = denied(self._access, "https" if secure else "http", headers, local=local, socket=socket, page=page)
         if refusal is not None:
             return ApiError(refusal.status, refusal.message, code=refusal.code)
@@ -103,11 +107,25 @@ def _too_large(limits: Limits) -> ApiError:
     return ApiError(413, f"body: larger than {limits.body_bytes:,} bytes; send less at once", code="body")
 
 
-def _with_headers(send: Send) -> Send:
+def _friend(scope: Scope, access: Access) -> bytes:
+    """Return the Origin of a request that is one of ``origins``; empty if it has another or none."""
+    origin = next((value for name, value in scope["headers"] if name == b"origin"), b"")
+    return origin if origin.decode("latin-1").lower() in access.origins else b""
+
+
+def _asks_first(scope: Scope) -> bool:
+    """Return whether a browser asks if its page may send what it wants to (a preflight of CORS, WHATWG Fetch 4.8)."""
+    return bool(scope["type"] == "http" and scope["method"] == "OPTIONS")
+
+
+def _with_headers(send: Send, friend: bytes) -> Send:
+    """Return what sends an answer with our headers; ``friend``: the other origin that may read it, if any."""
+    shared = [(b"access-control-allow-origin", friend), (b"vary", b"Origin")] if friend else []
+
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":
             own = {name for name, _ in message["headers"]}
-            more = [header for header in (*_HEADERS, _NO_PAGE) if header[0] not in own]
+            more = [header for header in (*_HEADERS, _NO_PAGE, *shared) if header[0] not in own]
             message = {**message, "headers": [*message["headers"], *more]}
         await send(message)
 
@@ -116,7 +134,7 @@ def _with_headers(send: Send) -> Send:
 
 async def _deny(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
-        await error.response()(scope, receive, _with_headers(send))
+        await error.response()(scope, receive, send)
         return
     await receive()  # that it would like to connect
     if "websocket.http.response" not in scope.get("extensions", {}):

@@ -16,7 +16,7 @@ from edgekit.runtime.events import Event
 from edgekit.runtime.model import recording_options
 from edgekit.runtime.options import RecordingFields, StreamOptions
 from edgekit.serving.http.errors import ApiError
-from edgekit.serving.http.site import Site
+from edgekit.serving.http.shared import Site
 from edgekit.serving.reading import Reader
 from edgekit.serving.served import Ended
 

@@ -23,7 +23,7 @@ from edgekit.runtime.events import Audio, Event, to_json
 from edgekit.runtime.options import StreamFields, check_heard, nearest
 from edgekit.serving.guard import SUBPROTOCOL
 from edgekit.serving.http.chat import pcm16
-from edgekit.serving.http.site import Site
+from edgekit.serving.http.shared import Site
 from edgekit.serving.reading import Reader
 from edgekit.serving.served import Ended, Served
 

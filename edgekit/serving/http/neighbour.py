@@ -22,10 +22,10 @@ from edgekit.serving.watch import Watch
 if TYPE_CHECKING:
     import uvicorn
 
-    from edgekit.serving.http.site import Site
+    from edgekit.serving.http.shared import Site
 
 DEFAULT_PORT = 8017
-_STOP_S = 2  # for answers that are being sent
+_STOP_S = 0.5  # for answers that are being sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Http:
 
             from edgekit.serving.http.app import make_app
             from edgekit.serving.http.bounds import protocol_of, watch, without_false_alarms
-            from edgekit.serving.http.site import Site
+            from edgekit.serving.http.shared import Site
         except ImportError as error:
             raise MissingPackageError(f"http: {error}; `pip install 'edgekit[serve]'`") from error
 
@@ -106,7 +106,7 @@ class Http:
             log_level="warning",
             access_log=False, proxy_headers=False, server_header=False, workers=1,
             ws_max_size=limits.message_bytes, ws_per_message_deflate=False, ws_ping_timeout=None,
-            h11_max_incomplete_event_size=limits.header_bytes, timeout_graceful_shutdown=_STOP_S,
+            h11_max_incomplete_event_size=limits.header_bytes, timeout_graceful_shutdown=_STOP_S,  # type: ignore[arg-type] # asyncio's, which may be a float
             ssl_certfile=settings.cert, ssl_keyfile=settings.key,
         )  # fmt: skip
         logging.getLogger("uvicorn.error").addFilter(without_false_alarms)

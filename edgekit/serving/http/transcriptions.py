@@ -20,7 +20,7 @@ from edgekit.runtime.options import RecordingFields
 from edgekit.serving.http.errors import ApiError, api_error, refused, unknown
 from edgekit.serving.http.form import FILE, read_form
 from edgekit.serving.http.hearing import EventStream, Hearing, unless_gone
-from edgekit.serving.http.site import Site
+from edgekit.serving.http.shared import Site
 
 FORMATS = ("json", "text", "verbose_json", "srt", "vtt")
 ALIASES = frozenset({"whisper-1"})

@@ -15,6 +15,7 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.routing import Route, WebSocketRoute
+from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -231,6 +232,24 @@ def test_with_a_token_only_the_files_of_the_page_are_shown_without_it(serving, l
         assert "opened" in ws.recv(timeout=WAIT_S)
 
 
+def test_a_page_that_is_a_friend_s_may_ask_and_read(serving, load):
+    friend = "https://notes.example"
+    service = serving(load(), token=TOKEN, origins=(friend,))
+    with service.client(headers={"origin": friend}) as client:
+        first = client.options("/v1/models", headers={"access-control-request-headers": "authorization"})
+        assert (first.status_code, first.headers["access-control-allow-origin"]) == (204, friend)
+        assert "Authorization" in first.headers["access-control-allow-headers"]
+        denied = client.get("/v1/models")
+        assert error_of(denied, 401)
+        assert denied.headers["access-control-allow-origin"] == friend, "or its script does not see why"
+        answer = client.get("/v1/models", headers={"authorization": f"Bearer {TOKEN}"})
+        assert (answer.status_code, answer.headers["vary"]) == (200, "Origin")
+    with service.client(headers={"origin": "https://evil.example"}) as client:
+        for answer in (client.options("/v1/models"), client.get("/v1/models")):
+            error_of(answer, 403)
+            assert "access-control-allow-origin" not in answer.headers
+
+
 def test_a_forwarded_address_is_not_believed(service):
     assert (
         status_of(service, "GET", "/health", False, {"x-forwarded-host": "evil", "x-forwarded-for": "192.0.2.1"}) == 200
@@ -359,6 +378,33 @@ def test_a_server_that_is_stopped_lets_go_of_its_port(load):
                 socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
 
     asyncio.run(twice())
+
+
+def test_stopping_waits_for_nobody_who_does_not_leave(load):
+    async def stop() -> float:
+        with Server(load()) as server:
+            http = Http(server, HttpSettings(port=0), watch=Watch())
+            url = (await http.start()).replace("http", "ws")
+            opened = [connect_async(f"{url}{path}") for path in ("/v1/listen", "/v1/watch?", "/v1/listen?status=true")]
+            sockets = [await one for one in opened]
+            silent = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
+            body = (
+                b"POST /v1/audio/transcriptions HTTP/1.1\r\nhost: "
+                + url[5:].encode()
+                + b"\r\ncontent-length: 99\r\n\r\n"
+            )
+            silent.sendall(body)
+            await sockets[0].recv()
+            begun = asyncio.get_running_loop().time()
+            await http.stop()
+            took_s = asyncio.get_running_loop().time() - begun
+            silent.close()
+            for one in sockets:
+                await one.close()
+            assert not http._tasks or all(task.done() for task in http._tasks)
+        return took_s
+
+    assert asyncio.run(stop()) < 2.0
 
 
 def test_the_figures_of_a_stream_are_plain(load):

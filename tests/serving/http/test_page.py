@@ -86,7 +86,7 @@ def test_words_spoken_into_the_browser_are_shown(opened, service):
     wait_for(page, "document.querySelectorAll('#text p').length >= 1")
     said = page.inner_text("#text p:first-child")
     assert len({"might", "have", "been", "made", "himself"} & set(said.lower().replace(".", "").split())) >= 4, said
-    wait_for(page, "document.querySelector('#final-p50').textContent !== '–'")
+    wait_for(page, "document.querySelector('#final-p50').textContent !== '\u2013'")
     assert float(page.inner_text("#final-p50")) > 0
     assert page.inner_text("#lag").endswith(" s")
     wait_for(page, "document.querySelector('#meter').value > -50")
@@ -137,7 +137,7 @@ def test_where_everybody_needs_a_token_the_page_asks_for_it(opened, serving, loa
     page.fill("#token", token)
     page.keyboard.press("Enter")
     page.click("#talk")
-    wait_for(page, "document.querySelector('#level').textContent !== '–'")
+    wait_for(page, "document.querySelector('#level').textContent !== '\u2013'")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -45,7 +45,8 @@ class Site:
     @property
     def recording_defaults(self) -> RecordingFields:
         """The defaults of a stream that hears a recording, or answers one question: nothing is early about its end."""
-        fields: dict[str, Any] = {name: value for name, value in self.defaults.items() if name not in _LIVE}
+        every: dict[str, Any] = {**getattr(self.server, "defaults", {}), **self.defaults}
+        fields = {name: value for name, value in every.items() if name not in _LIVE}
         return cast("RecordingFields", fields)
 
     async def aside(self, work: Callable[[], T]) -> T:
