@@ -41,7 +41,7 @@ class EndingRule:
     """
 
     # Tried by profiles/bench/provisional-ends.py. Of recordings of one phrase few pauses of 200 ms are none. Less doubt
-    # takes away pauses in noise and no end; 20 dB take away every end in noise at 10 dB, and the patience of 1.5 some of
+    # takes away pauses in noise and no end; 20 dB take away every end in noise at 10 dB, and a patience of 1.5 many of
     # those of several sentences.
     pause_ms: int = 200
     open_ms: int = 160
