@@ -665,7 +665,7 @@ def test_a_slow_reader_changes_no_cost(load: Callable) -> None:
         ({"channels": "2"}, "channels: '2', a whole number, 1 to 64"),
         ({"gate": "loud"}, "gate: 'loud' is not known; choose one of: speech, sound, off"),
         ({"level": 3}, "level: 3, a str is needed"),
-        ({"partials": "yes"}, "partials: 'yes', a bool is needed"),
+        ({"partials": "yes"}, "partials: 'yes' is not known; choose one of: True, False, agreed, committed"),
         ({"turns": -1}, "turns: -1, a whole number, 0 or more, is needed; correct it, or say 'all'"),
         ({"turns": None}, "turns: None, a whole number"),
         ({"think": -1}, "think: -1, a whole number"),
@@ -735,7 +735,7 @@ def test_the_page_of_events_names_every_kind_with_its_fields_in_order() -> None:
     page = (Path(__file__).parents[2] / "docs" / "events.md").read_text(encoding="utf-8")
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
     told = {row[0].strip("| `"): re.findall(r"`(\w+)`", row[1]) for row in rows if "event`" not in row[0]}
-    values: dict[str, Any] = {"samples": np.zeros(1, np.float32), "sample_rate_hz": 1}
+    values: dict[str, Any] = {"samples": np.zeros(1, np.float32), "sample_rate_hz": 1, "text": "", "revises": ""}
     expected = {
         kind.kind: list(to_json(kind(**{one.name: values.get(one.name, 1) for one in dataclasses.fields(kind)})))[1:]
         for kind in typing.get_args(Event)

@@ -428,7 +428,10 @@ def test_a_budget_within_which_nothing_is_chosen_is_refused() -> None:
 
 
 def test_partials_of_a_bundle_that_answers_are_refused(load: Callable) -> None:
-    with pytest.raises(UsageError, match="partials: tiny writes nothing before an utterance is over; leave them out"):
+    with pytest.raises(
+        UsageError,
+        match="partials: tiny writes nothing before an utterance is over: it answers what it hears; leave them out",
+    ):
         load("prefix").stream(partials=True)
 
 

@@ -226,10 +226,29 @@ def test_steps_bound_what_is_said_beyond_the_guess(answerer: Callable[..., Answe
     assert ask(Guess((*plain[:20], 91), max_steps=steps)) == plain[: 21 + steps]
 
 
-def test_settled_tokens_are_not_run_again_and_what_follows_them_is_checked(answerer: Callable[..., Answerer]) -> None:
+def test_settled_tokens_are_fed_behind_the_prompt_and_what_follows_them_is_checked(
+    answerer: Callable[..., Answerer],
+) -> None:
     ask = answerer()
     plain = ask(Guess())
-    assert ask(Guess((*plain[:12], 91), settled=10), fresh=False) == plain[10:]
-    assert ask.engine.runs[0] == (2 + 9, 1 + 3)
-    assert min(start for start, _ in ask.engine.runs) == 11
-    assert ask(Guess(tuple(plain[:10]), settled=10), fresh=False) == plain[10:]
+    assert ask(Guess((*plain[:12], 91), settled=10)) == plain
+    assert ask.engine.runs[0] == (0, 2 + 10 + 3)
+    assert ask(Guess(tuple(plain[:10]), settled=10)) == plain
+    assert ask.engine.runs[0] == (0, 2 + 10)
+    assert ask(Guess(tuple(plain[:10]), settled=10, singly=True)) == plain
+    assert ask.engine.runs[:11] == [(0, 2), *((2 + at, 1) for at in range(10))]
+
+
+def test_settled_tokens_stand_whatever_the_model_would_have_said(answerer: Callable[..., Answerer]) -> None:
+    ask = answerer()
+    other = next(token for token in range(93) if token != ask(Guess())[0])
+    assert ask(Guess((other, other), settled=2))[:2] == [other, other]
+
+
+def test_as_many_settled_tokens_as_there_may_be_are_the_answer(answerer: Callable[..., Answerer]) -> None:
+    for fields in ({"max_tokens": 5}, {"context_tokens": 6}):
+        ask = answerer(**fields)
+        plain = ask(Guess())
+        assert len(plain) == 5
+        assert ask(Guess(tuple(plain), settled=5)) == plain
+        assert ask.engine.runs == [(0, 2 + 4)]
