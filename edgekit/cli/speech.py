@@ -96,7 +96,7 @@ def without_echo(guard: EchoGuard | None, source: "Source", playback: "Playback 
 
     reference = Reference(playback.reference, playback.device_rate_hz, source.sample_rate_hz)
     canceller = EchoCanceller(reference, source.sample_rate_hz, cancels=guard == "canceller")
-    stream.played = canceller.played
+    stream.beside(canceller.played)
     return EchoFree(source, canceller)
 
 

@@ -91,6 +91,9 @@ class Listening:
 
     played = None
 
+    def beside(self, played):
+        self.played = played
+
 
 @pytest.mark.parametrize("guard", ["canceller", "gate", None])
 def test_the_microphone_is_rid_of_the_loudspeaker_and_the_stream_is_told_what_is_played(speaking, monkeypatch, guard):
