@@ -207,10 +207,6 @@ class Stream:
     def hushed(self, hushed: bool) -> None:
         self._work.reply.hushed = hushed
 
-    def beside(self, played: Played | None) -> None:
-        """Tell what a loudspeaker plays beside the sound that is pushed, which is not taken for the user."""
-        self._gate.played = played
-
     @property
     def answering(self) -> int | None:
         """The number of the answer that is being written or spoken, None if there is none."""
@@ -236,6 +232,10 @@ class Stream:
             raise UsageError("interrupt: this bundle writes down speech, and no word of it is dropped; leave it out")
         self._check_whole("interrupt")
         self._work.interrupt(answer, heard_s)
+
+    def beside(self, played: Played) -> None:
+        """Tell what a loudspeaker plays beside the sound that is pushed: it is not taken for the user."""
+        self._gate.played = played
 
     def close(self) -> None:
         """End the stream, when the step under way ends: work that waits is dropped, events already made can be read."""
@@ -317,15 +317,13 @@ class Stream:
     @property
     def trace(self) -> Trace:
         """Every span of taking and working so far, in order of completion; a new Trace each time."""
-        spans = [*self._take_trace.spans, *self._work_trace.spans]
-        spans.sort(key=lambda span: span.start_s + span.seconds)
+        spans = sorted([*self._take_trace.spans, *self._work_trace.spans], key=lambda span: span.start_s + span.seconds)
         return Trace(self._work_trace.clock, spans, self._work_trace.limit)
 
     def measure(self, *, clock: Clock | None = None, limit: int | None = None) -> None:
         """Time takes and steps with another ``clock``; keep up to ``limit`` spans of each. Before the first push."""
         for trace in (self._take_trace, self._work_trace):
-            trace.clock = clock or trace.clock
-            trace.limit = trace.limit if limit is None else limit
+            trace.clock, trace.limit = clock or trace.clock, trace.limit if limit is None else limit
 
     def mark(self) -> WorkMark:
         """Return where the turn stands; see ``Work.mark``. For who works, between two items."""

@@ -27,6 +27,7 @@ PUSH_S = 0.1  # at most this much sound in one push: the next one sees a fresh l
 WAIT_S = 0.5  # a stop signal is noticed at the next sample, or after this if the device has gone silent
 MOST_WAITING_S = 20.0  # of sound that counts: the source's ring holds what comes beside, and drops what is too old
 SOUND_S = 15.0  # without fresh sound: a device is missed within 3 s and heard 5 s after it is well, so this one is not
+AWAY_S = 300.0  # the same while it is known why: a fresh process may help, one every few seconds helps nobody
 STEP_S = 30.0  # of one step, or of showing what it made: on the slowest device that keeps up a step takes seconds
 
 
@@ -45,6 +46,11 @@ class Source(Protocol):
     @property
     def fresh_s(self) -> float | None:
         """When sound last came that the device did not make up, by ``time.monotonic``; None before the first."""
+        ...
+
+    @property
+    def away(self) -> bool:
+        """Whether it is known, and was said, that no sound comes, and it tries for some."""
         ...
 
     def __enter__(self) -> object:
@@ -181,7 +187,8 @@ class Daemon:
         """Return whether it hears and works: fresh sound came lately, and no step is stuck."""
         beat = self.heartbeat
         worked_s = beat.work_s if beat.step_s is None else beat.step_s
-        return now_s - beat.sound_s <= SOUND_S and now_s - worked_s <= STEP_S
+        longest_s = AWAY_S if self._source.away else SOUND_S
+        return now_s - beat.sound_s <= longest_s and now_s - worked_s <= STEP_S
 
     @property
     def stopping(self) -> bool:

@@ -116,9 +116,9 @@ def main() -> None:
             "their loudest 10 ms; the time of the sound, without the work.",
             AFTER: "From that sample to the opening, of those that open it at all.",
             LEFT: "Energy that the gate hears / that the microphone hears, from 5 s of playback on, noise included.",
-            CHANGED: "Substitutions, insertions and deletions in what the bundle hears of prompts spoken over playback at "
-            f"6 dB against its echo, which stops {SILENT_AFTER_S * 1000:.0f} ms after the gate with the canceller opens, "
-            "against what it hears of the same prompt alone. `neither`: the microphone's sound, stopped as soon.",
+            CHANGED: "Substitutions, insertions and deletions in what the bundle hears of prompts spoken over playback "
+            f"at 6 dB against its echo, which stops {SILENT_AFTER_S * 1000:.0f} ms after the gate with the canceller "
+            "opens, against what it hears of the prompt alone. `neither`: the microphone's sound, stopped as soon.",
             COST: "Time of the canceller (and what aligns both) / time of the sound, while something is played.",
         },
         packages=["pywebrtc-audio"],

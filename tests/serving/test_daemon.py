@@ -29,6 +29,7 @@ class Script:
 
     def __init__(self, plan, *, rate=16_000, channels=1, buffer=1600, loudness=0.1, failure=None):
         self.sample_rate_hz, self.channels, self.overflows, self.fresh_s = rate, channels, 0, None
+        self.away = False
         self.ring = Ring(buffer * channels)
         self.recorded = []
         self.waits = []

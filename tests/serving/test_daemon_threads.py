@@ -37,7 +37,7 @@ def voice() -> Iterator[None]:
 class Scripted:
     """A Source whose sound comes as a generator yields it, one block at each wait; it ends with the generator."""
 
-    sample_rate_hz, channels, overflows, fresh_s = RATE, 1, 0, None
+    sample_rate_hz, channels, overflows, fresh_s, away = RATE, 1, 0, None, False
 
     def __init__(self, sound: Iterator[np.ndarray], buffer_s: float = 10.0) -> None:
         self.ring = Ring(round(buffer_s * RATE))

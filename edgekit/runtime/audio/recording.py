@@ -36,6 +36,7 @@ class Recording:
         self.channels: int = first.samples.shape[1]
         self.overflows = 0
         self.fresh_s: float | None = None
+        self.away = False
         self.ring = Ring(max(1, round(buffer_s * self.sample_rate_hz)) * self.channels)
         self._stop = threading.Event()
         self._clock, self._sleep = clock, sleep or self._stop.wait

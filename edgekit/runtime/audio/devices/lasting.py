@@ -292,6 +292,11 @@ class LastingMicrophone:
                 "see whether the sound server runs, then start again"
             )
 
+    @property
+    def away(self) -> bool:
+        """Whether something is wrong with it, which was said, and it is being opened again."""
+        return self._trouble_s is not None
+
     def _trouble(self, text: str, now_s: float, kind: str = "") -> None:
         """Say what is wrong, once for each kind or text until it is well again."""
         if self._trouble_s is None:

@@ -29,6 +29,11 @@ class Microphone(Protocol):
         """When sound last came that the device did not make up."""
         ...
 
+    @property
+    def away(self) -> bool:
+        """Whether no sound comes, and it tries for some."""
+        ...
+
     def __enter__(self) -> object:
         """Begin to record."""
         ...
@@ -83,6 +88,11 @@ class EchoFree:
     def fresh_s(self) -> float | None:
         """When sound last came that the device did not make up, by ``time.monotonic``; None before the first."""
         return self._microphone.fresh_s
+
+    @property
+    def away(self) -> bool:
+        """Whether no sound comes, and it tries for some."""
+        return self._microphone.away
 
     @property
     def dropped_samples(self) -> int:
