@@ -22,6 +22,7 @@ _HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"), (b"x-frame-options", b"DENY"),
 )  # fmt: skip
 _MAY = {"Access-Control-Allow-Methods": "GET, POST", "Access-Control-Allow-Headers": "Authorization, Content-Type"}
+_UVICORN_S = (b"connection", b"content-length", b"content-type")  # its own, and where a websocket is denied once more
 _NO_PAGE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 
 
@@ -141,6 +142,6 @@ async def _deny(error: ApiError, scope: Scope, receive: Receive, send: Send) -> 
         await send({"type": "websocket.close", "code": 1008})
         return
     response = error.response()
-    await send({"type": "websocket.http.response.start", "status": response.status_code,
-                "headers": response.raw_headers})  # fmt: skip
+    headers = [header for header in response.raw_headers if header[0] not in _UVICORN_S]
+    await send({"type": "websocket.http.response.start", "status": response.status_code, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": bytes(response.body)})
