@@ -75,6 +75,7 @@ class Served:
         self._full = False  # somebody waits for room in the inbox
         self._finishing = False
         self._ending: Reason = "finished"  # what a stream that is done has come to
+        self._steps = 0  # begun and ended ones together: odd while one is under way
         self._active_at = self._read_at = clock()
 
     # Whose stream it is ---------------------------------------------------------------------------------------------
@@ -220,6 +221,7 @@ class Served:
 
     def work(self) -> int:
         """Do one step; return the number of events that it made."""
+        self._steps += 1
         begun = self._clock()
         events: list[Event] = []
         try:
@@ -235,16 +237,20 @@ class Served:
             self._outbox.append(event)
         if events:
             self._active_at = now
+        self._steps += 1
         if events or self.stream.done:
             self.look(now)
             self._wake()
         return len(events)
 
     def look(self, now: float) -> None:
-        """End what is over: done, idle, or not read."""
-        if self.ended is not None:
+        """End what is over: done, idle, or not read; nothing while a step is under way, whose events are to come."""
+        steps = self._steps
+        if self.ended is not None or steps % 2:
             return
         if self.stream.done and not self._inbox:
+            if self._steps != steps:  # it looked done for the moment in which a step took the last of its sound
+                return
             self.stream.close()
             self.ended = Ended(self._ending)
             self._wake()
