@@ -91,8 +91,8 @@ class Served:
         self._tap, self._turn = tap, turn
         self._whole = False  # the stream has taken all there is
         self._refusal: Exception | None = None  # of the stream, to take more
-        self._stepping = False  # what a step makes is not in the outbox yet
         self._ending: Reason = "finished"  # what a stream that is done has come to
+        self._steps = 0  # begun and ended ones together: odd while one is under way
         self._active_at = self._read_at = self._due_from = clock()  # the last: when second 0 was due, at the latest
 
     # Whose stream it is ---------------------------------------------------------------------------------------------
@@ -266,9 +266,9 @@ class Served:
 
     def work(self) -> int:
         """Do one step; return the number of events that it made."""
+        self._steps += 1
         begun = self._clock()
         events: list[Event] = []
-        self._stepping = True
         try:
             events = self.stream.step()
         except Exception as error:  # noqa: BLE001 - this stream ends, the others go on
@@ -276,9 +276,9 @@ class Served:
         now = self._stepped(begun)
         self._note(events)
         self._outbox.extend(events)
-        self._stepping = False
         if events:
             self._active_at = now
+        self._steps += 1
         if events or not self.stream.pending:
             self.look(now)
         if events:
@@ -299,14 +299,17 @@ class Served:
                 self._tap.event(event)
 
     def look(self, now: float) -> None:
-        """End what is over: done, idle, or not read."""
-        if self.ended is not None or self.own:
+        """End what is over: done, idle, or not read; nothing while a step is under way, whose events are to come."""
+        steps = self._steps
+        if self.ended is not None or self.own or steps % 2:
             return
-        # in this order: another thread may step
-        if self._refusal is not None and not self.stream.pending and not self._stepping:
-            self._fail(self._refusal)
+        refused = self._refusal if not self.stream.pending else None
+        over = self._whole and not self._inbox and self.stream.done
+        if self._steps != steps:  # it looked done for the moment in which a step took the last of its sound
             return
-        if self._whole and not self._inbox and self.stream.done and not self._stepping:
+        if refused is not None:
+            self._fail(refused)
+        elif over:
             self.stream.close()
             self.ended = Ended(self._ending)
             self._wake()

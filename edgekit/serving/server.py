@@ -225,7 +225,7 @@ class Server:
             self._worked.set()
             time.sleep(min(0.01, max(0.0, end - self.clock())))
         for served in self._others:
-            served.close("stopping")
+            served.close("stopping", f"stream: not all of it was heard within {within_s:g} s of the end; send it again")
 
     def stuck(self, longest_s: float) -> bool:
         """Return whether there is work and no step has ended for so long: an engine that hangs."""

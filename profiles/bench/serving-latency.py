@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from edgekit.runtime.hear.detectors.vad import Silero
 
 import edgekit
 from edgekit.profiler.bench import bundle_facts
@@ -26,6 +25,7 @@ from edgekit.profiler.comparison import Findings, bootstrap_ratio, make_comparis
 from edgekit.profiler.pacing import Pacer
 from edgekit.profiler.words import count_errors, read_references
 from edgekit.runtime.events import Provisional, SpeechStopped, Text, Withdrawn
+from edgekit.runtime.hear.detectors.vad import Silero
 from edgekit.runtime.model import Model
 from edgekit.serving.served import waited
 from edgekit.serving.server import Server

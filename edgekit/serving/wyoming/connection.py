@@ -6,9 +6,9 @@
     synthesize (for a bundle that reads aloud)           -> audio-start, audio-chunk ..., audio-stop
     describe -> info      ping -> pong      anything that cannot be -> error
 
-One recording at a time; sound is taken while the texts of the one before are still on their way. After an error the
-client may begin another recording at once; if it sends the refused one to its end instead, the connection ends there:
-Home Assistant up to 2026 waits for a transcript or the end and for nothing else.
+One recording at a time: the next one waits until the transcript of the one before is sent. After an error the client
+may begin another recording at once; if it sends the refused one to its end instead, the connection ends there: older
+releases of Home Assistant wait for a transcript or the end, and for nothing else.
 """
 
 import asyncio

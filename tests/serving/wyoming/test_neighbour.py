@@ -171,6 +171,24 @@ def test_it_stops_while_clients_are_connected_and_an_answer_that_is_on_its_way_a
     asyncio.run(run())
 
 
+def test_a_recording_that_was_not_heard_to_its_end_is_no_transcript(listening, load):
+    """The server stops, and its engine is slower than it may be: what is there of the text is not the text."""
+    model, encoder = held(load())
+    encoder.may.clear()
+
+    async def run():
+        async with listening(model) as at, at.client() as client:
+            await client.say(*recording())
+            assert await asyncio.to_thread(encoder.waits.wait, WAIT_S)
+            await asyncio.to_thread(at.server.stop, 0.1)
+            error = Error.from_event(await client.next())
+            assert (error.code, "not all of it was heard" in error.text) == ("stopping", True)
+            assert await client.is_over()
+            encoder.may.set()
+
+    asyncio.run(run())
+
+
 def test_it_stops_soon_though_a_client_goes_on_talking(listening):
     async def run():
         async with listening() as at, at.client() as client:
