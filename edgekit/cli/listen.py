@@ -1,6 +1,7 @@
 """``edgekit listen``."""
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from edgekit.serving.server import Server
     from edgekit.serving.watch import Watch
 
-_NEIGHBOURS_S = 0.3  # of the two seconds that the end may last
+_NEIGHBOURS_S, _MARGIN_S = 0.3, 0.4  # of the two seconds that the end may last
 
 
 @click.command(
@@ -129,9 +130,11 @@ def _listen(asked: dict[str, Any], first: "Configured") -> None:
         )  # fmt: skip
         try:
             life.run(signals, lambda: listening.over)
-            life.notify.stopping()
-            listening.stop(STOP_S - _NEIGHBOURS_S - 0.5)
-            life.stop(0.2)
+            within_s = STOP_S - _NEIGHBOURS_S - _MARGIN_S
+            others = threading.Thread(target=life.stop, args=(within_s,), daemon=True)
+            others.start()  # both at once: neither has to wait for the other
+            listening.stop(within_s)
+            others.join()
             neighbours.stop(_NEIGHBOURS_S)
         except KeyboardInterrupt as end:  # a second signal
             leave(SIGNALLED + getattr(end, "number", signal.SIGINT))
