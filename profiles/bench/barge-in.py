@@ -119,7 +119,8 @@ def main() -> None:
             CHANGED: "Substitutions, insertions and deletions in what the bundle hears of prompts spoken over playback "
             f"at 6 dB against its echo, which stops {SILENT_AFTER_S * 1000:.0f} ms after the gate with the canceller "
             "opens, against what it hears of the prompt alone. `neither`: the microphone's sound, stopped as soon.",
-            COST: "Time of the canceller (and what aligns both) / time of the sound, while something is played.",
+            COST: "Processor time of the canceller (and what aligns both) / time of the sound, while something is "
+            "played.",
         },
         packages=["pywebrtc-audio"],
         notes=[],
@@ -193,9 +194,9 @@ def hear(one: Scene, settings: GateSettings, cancel: Callable[[int, Samples], Sa
     seconds, start, index = 0.0, 0, 0
     while start < len(one.heard):
         block = one.heard[start : start + BLOCKS[index % len(BLOCKS)]]
-        begun = time.perf_counter()
+        begun = time.thread_time()
         left.append(cancel(start, block))
-        seconds += time.perf_counter() - begun
+        seconds += time.thread_time() - begun
         start, index = start + len(block), index + 1
         for output in gate.push(left[-1]):
             if isinstance(output, Opened):

@@ -16,7 +16,7 @@ _PHASES = 256  # places between two samples: the nearest one is 50 dB and more f
 _LEAD_S = (
     0.005  # of what was played, waiting for its frame, where the least of it waits; more would eat the echo's delay
 )
-_LOST_S = 0.1  # more than that no clock drifts between two looks: samples were lost, and the pairing starts again
+_LOST_S = 0.02  # more than that no clock drifts between two looks: samples were lost, and the pairing starts again
 _LOOK_FRAMES = 200  # two seconds of frames between two looks: every burst of either device has shown
 _LOOKS = 60  # the drift is a line through the last two minutes' ...
 _FEWEST_LOOKS = 15  # ... or through half a minute's, for which a millisecond of uncertainty is no more than the drift
@@ -47,6 +47,9 @@ class Reference:
 
     def frame(self, samples: int, behind_s: float = 0.0) -> Samples:
         """Return the next frame, (samples,) float32. ``behind_s``: of the microphone's sound that waits behind it."""
+        if not self._frames:  # what was played before the microphone began
+            before_s = self._ring.available_samples / self._rate - behind_s - samples * self._step / self._rate
+            self._ring.read(max(0, round(before_s * self._rate)))
         places = self._at + np.arange(samples) * (self._step * self.stretch)
         self._take(int(places[-1]) + self._reach + 2 - len(self._sound))
         sound = self._interpolated(places)

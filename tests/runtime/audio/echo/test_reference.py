@@ -19,7 +19,7 @@ def test_what_was_played_comes_at_the_microphones_rate_a_few_milliseconds_later(
     ring, size = Ring(2 * rate), rate_out // 100
     ring.write(tone(rate, rate))
     reference = Reference(ring, rate, rate_out)
-    frames = np.concatenate([reference.frame(size) for _ in range(90)])
+    frames = np.concatenate([reference.frame(size, (99 - index) / 100) for index in range(90)])
     assert len(frames) == 90 * size
     shifts = np.arange(0, 0.012, 1e-5)
     late = [np.abs(np.sin(2 * np.pi * 60 * (np.arange(len(frames)) / rate_out - shift)) - frames) for shift in shifts]
@@ -75,3 +75,14 @@ def test_the_pairing_starts_again_where_the_microphone_lost_a_second():
         if not 300 <= frame < 400:
             reference.frame(160)
     assert ring.available_samples <= 160
+
+
+@pytest.mark.parametrize("before", [800, 16_000, 100_000])
+def test_what_was_played_before_the_microphone_began_is_not_paired_with_it(before):
+    rate = 16_000
+    ring = Ring(12 * rate)
+    ring.write(np.full(before, 0.5, np.float32))
+    reference = Reference(ring, rate, rate)
+    for _ in range(10):
+        ring.write(np.zeros(160, np.float32))
+        assert not reference.frame(160).any()
