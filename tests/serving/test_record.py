@@ -264,8 +264,8 @@ def test_a_folder_that_is_exchanged_for_a_link_meanwhile_is_not_followed(folder,
     assert len(kept(tmp_path / "moved")) == 2
 
 
-@pytest.mark.parametrize(("whole", "at_once"), [(np.float32, False), (np.int16, False), (np.float32, True)])
-def test_each_text_of_a_server_s_stream_is_kept_with_the_sound_that_it_is_about(folder, load, whole, at_once):
+@pytest.mark.parametrize("whole", [np.float32, np.int16])
+def test_each_text_of_a_server_s_stream_is_kept_with_the_sound_that_it_is_about(folder, load, whole):
     quiet = np.zeros(16_000, np.float32)
     sound = np.concatenate([quiet, sound_of(9000), quiet, sound_of(5000, seed=1), quiet])
     sound = (sound * 20_000).astype(np.int16) if whole is np.int16 else sound * np.float32(0.5)
@@ -274,11 +274,8 @@ def test_each_text_of_a_server_s_stream_is_kept_with_the_sound_that_it_is_about(
         woken = threading.Event()
         served = server.open({"sample_rate_hz": 16_000}, name="a", wake=woken.set)
         for start in range(0, len(sound), 777):
-            if at_once:
-                served.hand_over(sound[start : start + 777], lag_ms=0.0)
-            else:
-                served.push(sound[start : start + 777])
-        served.end() if at_once else served.finish()
+            served.push(sound[start : start + 777])
+        served.finish()
         texts = [
             event
             for event in waited(served, lambda: woken.wait(20) and woken.clear())

@@ -180,7 +180,7 @@ def test_whatever_a_model_is_loaded_with_a_change_loads_another(process, tiny_bu
         assert (one.loads, one.server.model) == (1, before)  # nothing has changed
         one.settings = structs.replace(one.settings, **{name: other})
         yield signal.SIGHUP
-        yield from until(lambda: one.loads == 2 and one.server.model is not before)
+        yield from until(lambda: one.loads == 2)  # whether it can speak, its streams say
 
     one.run(script())
 
