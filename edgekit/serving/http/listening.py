@@ -317,7 +317,9 @@ async def _statuses(site: Site, socket: WebSocket, served: Callable[[], Served |
 
 
 async def _accept(socket: WebSocket) -> None:
-    await socket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
+    offered = ",".join(socket.scope["subprotocols"]).split(",")  # not every uvicorn takes the header apart
+    speaks = SUBPROTOCOL in [one.strip() for one in offered]
+    await socket.accept(subprotocol=SUBPROTOCOL if speaks else None)
 
 
 async def _refuse(socket: WebSocket, reason: str, error: str, code: int) -> None:
