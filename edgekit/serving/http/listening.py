@@ -19,7 +19,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from edgekit.bundle.ranges import SAMPLING
 from edgekit.errors import EdgeKitError, RefusedError, UsageError
 from edgekit.reprs import cut
+from edgekit.runtime.answer.prompt import check_text
 from edgekit.runtime.events import Audio, Event, to_json
+from edgekit.runtime.model import Model
 from edgekit.runtime.options import StreamFields, check_heard, nearest
 from edgekit.serving.guard import SUBPROTOCOL
 from edgekit.serving.http.chat import pcm16
@@ -95,7 +97,7 @@ class Listening:
                     "event": "opened", "model": model.manifest.name, "sample_rate_hz": options.sample_rate_hz,
                     "channels": options.channels, "encoding": encoding,
                 }  # fmt: skip
-                await _Listener(self._site, socket, reader, encoding, status=status).run(opened)
+                await _Listener(self._site, model, socket, reader, encoding, status=status).run(opened)
 
     async def watch(self, socket: WebSocket) -> None:
         """Answer the websocket /v1/watch."""
@@ -136,8 +138,10 @@ class Listening:
 class _Listener:
     """One websocket with its stream."""
 
-    def __init__(self, site: Site, socket: WebSocket, reader: Reader, encoding: str, *, status: bool) -> None:
-        self._site, self._socket, self._reader = site, socket, reader
+    def __init__(
+        self, site: Site, model: Model, socket: WebSocket, reader: Reader, encoding: str, *, status: bool
+    ) -> None:
+        self._site, self._model, self._socket, self._reader = site, model, socket, reader
         self._served = reader.served
         self._encoding, self._status = encoding, status
         self._dtype = ENCODINGS[encoding]
@@ -207,8 +211,13 @@ class _Listener:
             await self._say_error(str(error))
 
     def _ask(self, message: Ask) -> None:
+        """Ask, having looked first whether the bundle takes that: later it would end the stream."""
         if not self._served.stream.converses:
             raise UsageError("ask: this bundle writes down speech and answers no questions; leave it out")
+        if message.role not in (roles := self._model.manifest.protocol.roles):
+            role = cut(ascii(message.role), 60)
+            raise UsageError(f"role: {role} is not in this bundle; choose one of: {', '.join(roles) or 'none'}")
+        check_text(self._model.tokenizer, "text", message.text)
         self._served.ask(message.text, message.role)
 
     async def _give(self) -> None:
@@ -317,7 +326,9 @@ async def _statuses(site: Site, socket: WebSocket, served: Callable[[], Served |
 
 
 async def _accept(socket: WebSocket) -> None:
-    await socket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
+    offered = ",".join(socket.scope["subprotocols"]).split(",")  # not every uvicorn takes the header apart
+    speaks = SUBPROTOCOL in [one.strip() for one in offered]
+    await socket.accept(subprotocol=SUBPROTOCOL if speaks else None)
 
 
 async def _refuse(socket: WebSocket, reason: str, error: str, code: int) -> None:

@@ -279,6 +279,10 @@ def test_a_conversation_by_websocket_is_asked_spoken_and_interrupted(serving, sp
     service = serving(speaking_model)
     query = "gate=off&speak=true&voice=default_male&max_tokens=40&temperature=0.7&seed=3&turns=all"
     with listening(service, query) as ws:
+        say(ws, type="ask", text="hello", role="nobody")
+        assert until(ws, "error")["error"] == "role: 'nobody' is not in this bundle; choose one of: tool, user"
+        say(ws, type="ask", text="<|EOT|>")
+        assert until(ws, "error")["error"].startswith("text: holds '<|EOT|>'")
         say(ws, type="ask", text="hello")
         messages = []
         while not (messages and isinstance(messages[-1], bytes)):

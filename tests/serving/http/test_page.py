@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from edgekit.runtime.events import Text
 from edgekit.serving.limits import Limits
+from edgekit.serving.watch import Watch
 from tests.serving.http.conftest import CLIP, ROOT, WAIT_S, settle
 
 pytestmark = pytest.mark.browser
@@ -138,6 +140,23 @@ def test_where_everybody_needs_a_token_the_page_asks_for_it(opened, serving, loa
     page.keyboard.press("Enter")
     page.click("#talk")
     wait_for(page, "document.querySelector('#level').textContent !== '\u2013'")
+
+
+def test_the_server_s_own_microphone_is_shown(opened, serving, load):
+    watch = Watch()
+    service = serving(load(), watch=watch)
+    watch.served = service.server.open(name="microphone")
+    page = opened(service.url)
+    page.click("#watch")
+    wait_for(page, "document.querySelector('#level').textContent !== '\u2013'")
+    watch.publish(Text("héllo \U0001f600 world", False, 0.0, 1.0, stable=7))
+    wait_for(page, "document.querySelector('#stable').textContent === 'héllo \U0001f600'")
+    assert page.inner_text("#unstable") == " world"
+    watch.publish(Text("<b>héllo</b>", True, 0.0, 1.0))
+    wait_for(page, "document.querySelectorAll('#text p').length === 1")
+    assert page.inner_text("#text p") == "<b>héllo</b>"
+    page.click("#watch")
+    wait_for(page, "document.querySelector('#watch').getAttribute('aria-pressed') === 'false'")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

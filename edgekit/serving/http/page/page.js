@@ -138,21 +138,36 @@ function microphoneProblem(error) {
   return problems[error.name] || `The microphone cannot be used: ${error.message}`;
 }
 
+// The rate that the server works at, or this machine's own where a browser does not resample: the server does it then.
+async function opened(media) {
+  for (const settings of [{ sampleRate: RATE }, {}]) {
+    const context = new AudioContext(settings);
+    try {
+      const source = context.createMediaStreamSource(media);
+      await context.audioWorklet.addModule("/page/sender.js");
+      return { context, source };
+    } catch (error) {
+      await context.close();
+      if (!settings.sampleRate) throw error;
+    }
+  }
+}
+
 async function talk() {
   if (!navigator.mediaDevices) {
     complain("This browser gives a microphone to pages from this machine or over https alone.");
     return;
   }
-  let media;
+  let media, context, source;
   try {
     media = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1, echoCancellation: true, noiseSuppression: false } });
+    ({ context, source } = await opened(media));
   } catch (error) {
+    if (media) media.getTracks().forEach((track) => track.stop());
     complain(microphoneProblem(error));
     return;
   }
-  const context = new AudioContext({ sampleRate: RATE });
-  await context.audioWorklet.addModule("/page/sender.js");
-  const socket = connect(`/v1/listen?sample_rate_hz=${RATE}&partials=true&status=true`);
+  const socket = connect(`/v1/listen?sample_rate_hz=${context.sampleRate}&partials=true&status=true`);
   const close = () => {
     media.getTracks().forEach((track) => track.stop());
     if (context.state !== "closed") context.close();
@@ -169,7 +184,7 @@ async function talk() {
     }
     socket.send(data.samples);
   };
-  context.createMediaStreamSource(media).connect(sender);
+  source.connect(sender);
 }
 
 function watch() {
