@@ -1,6 +1,5 @@
 """Admission: from where clients may come, of a protocol that has neither passwords nor encryption."""
 
-import socket
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
@@ -29,12 +28,6 @@ def is_loopback(addresses: Iterable[str]) -> bool:
     """Return whether nothing but this machine reaches any of these addresses."""
     parsed = [_address(one) for one in addresses]
     return all(one is not None and one.is_loopback for one in parsed)
-
-
-def resolved(host: str, port: int) -> list[str]:
-    """Return the addresses of a host to listen at; raises OSError where there is none."""
-    flags = socket.AI_PASSIVE
-    return sorted({str(one[4][0]) for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)})
 
 
 def check_bind(host: str, addresses: Iterable[str], admission: Admission) -> None:

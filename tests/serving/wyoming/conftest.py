@@ -36,7 +36,7 @@ class Client(AsyncTcpClient):
 
     def __init__(self, address: str) -> None:
         host, port = address.removeprefix("tcp://").rsplit(":", 1)
-        super().__init__(host.strip("[]"), int(port), read_timeout=WAIT_S)
+        super().__init__(host.strip("[]"), int(port))
 
     async def disconnect(self) -> None:
         """Leave, also where the server was quicker."""
@@ -59,7 +59,7 @@ class Client(AsyncTcpClient):
 
     async def next(self) -> Event:
         """Return the next event; there must be one."""
-        event = await self.read_event()
+        event = await asyncio.wait_for(self.read_event(), WAIT_S)
         assert event is not None, "the connection ended"
         return event
 

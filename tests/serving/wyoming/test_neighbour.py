@@ -95,9 +95,9 @@ def test_who_comes_from_elsewhere_is_turned_away_with_the_reason_and_who_is_name
 
     async def ask(at):
         port = int(at.address.rsplit(":", 1)[1])
-        async with AsyncTcpClient(address, port, read_timeout=WAIT_S) as client:
+        async with AsyncTcpClient(address, port) as client:
             await client.write_event(Ping().event())
-            return await client.read_event()
+            return await asyncio.wait_for(client.read_event(), WAIT_S)
 
     async def run():
         async with listening(host="0.0.0.0", networks=("198.51.100.0/24",)) as at:  # noqa: S104
