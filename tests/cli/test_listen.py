@@ -68,8 +68,8 @@ def test_a_hangup_reads_the_configuration_again_and_the_next_sentence_is_heard_b
     process.send_signal(signal.SIGHUP)
     assert process.stderr.readline() == f"edgekit: reloaded: {config}\n"
     assert "captured " in process.stderr.readline(), "of the stream that there was"
-    until_started = iter(process.stdout.readline, "")
-    assert any('"speech_started"' in line for line in until_started), "heard by a new one"
+    lines = iter(process.stdout.readline, "")
+    assert any('"speech_started", "at_s": 0.0}' in line for line in lines), "heard by a new one"
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
