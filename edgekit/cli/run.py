@@ -16,7 +16,7 @@ from edgekit.errors import UsageError
 if TYPE_CHECKING:
     from edgekit.cli.printer import Printer
     from edgekit.cli.transcripts import Transcripts
-    from edgekit.runtime.answer.partials import PartialsKind
+    from edgekit.runtime.answer.early.partials import PartialsKind
     from edgekit.runtime.audio.files import Block
     from edgekit.runtime.audio.speech_file import SpeechFile
     from edgekit.runtime.events import Event

@@ -17,7 +17,7 @@ from edgekit.bundle.ranges import SAMPLING
 from edgekit.errors import UsageError
 from edgekit.rates import DEFAULT_HZ, rate_fault
 from edgekit.reprs import fields_line, quoted
-from edgekit.runtime.answer.partials import PartialsKind
+from edgekit.runtime.answer.early.partials import PartialsKind
 from edgekit.runtime.hear.resampler import MAX_CHANNELS
 from edgekit.runtime.policy import Budget
 

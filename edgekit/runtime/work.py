@@ -13,8 +13,8 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
-from edgekit.runtime.answer.partials import Partials, SoFar
-from edgekit.runtime.answer.provisional import Pause, Task
+from edgekit.runtime.answer.early.partials import Partials, SoFar
+from edgekit.runtime.answer.early.provisional import Pause, Task
 from edgekit.runtime.answer.reply import About, Interruptions, Reply
 from edgekit.runtime.assemble import Parts, find_level, working_levels
 from edgekit.runtime.engine import Array

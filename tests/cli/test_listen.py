@@ -1,5 +1,6 @@
 """`edgekit listen`: the microphone's twin, the account of samples, signals, and machines without a microphone."""
 
+import json
 import os
 import re
 import shutil
@@ -73,7 +74,9 @@ def test_a_hangup_reads_the_configuration_again_and_the_next_sentence_is_heard_b
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert '"final": false' not in out
+    heard = [json.loads(line) for line in out.splitlines()]
+    stopped = next(at for at, event in enumerate(heard) if event["event"] == "speech_stopped")
+    assert not [event for event in heard[:stopped] if event["event"] == "text"], "partials were on before"
     captured, processed, gated, dropped, _, _ = account(err)
     assert captured == processed + gated + dropped
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from edgekit.bundle import ComputeLevel, Manifest
-from edgekit.runtime.answer.drafts import NOT_BEGUN, Begun, Draft, Wanted
+from edgekit.runtime.answer.early.drafts import NOT_BEGUN, Begun, Draft, Wanted
 from edgekit.runtime.answer.embedding import TokenTable
 from edgekit.runtime.answer.lookup import Guess, Lookup, loop_start
 from edgekit.runtime.answer.prompt import CrossPrompt, PrefixPrompt

@@ -11,7 +11,7 @@ import numpy as np
 from edgekit.bundle import ComputeLevel, Thinking
 from edgekit.errors import UsageError
 from edgekit.runtime.answer.answerer import CutReason, Outcome, Own, Setting, Step, tokens_of
-from edgekit.runtime.answer.drafts import NO_DRAFT, NOT_BEGUN, Begun, Draft, Margins, Spelling, Wanted, checked
+from edgekit.runtime.answer.early.drafts import NO_DRAFT, NOT_BEGUN, Begun, Draft, Margins, Spelling, Wanted, checked
 from edgekit.runtime.answer.lookup import Guess
 from edgekit.runtime.answer.prompt import Asking, check_text, filled, prefix_prompt
 from edgekit.runtime.answer.sampler import Greedy, Sampler, likeliest

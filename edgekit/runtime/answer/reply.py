@@ -12,8 +12,8 @@ from typing import Literal
 
 from edgekit.bundle import ComputeLevel, TokenProtocol
 from edgekit.runtime.answer.answerer import Answerer, CutReason, Own, TimedPart, TimedWord
+from edgekit.runtime.answer.early.partials import Known
 from edgekit.runtime.answer.lookup import agreed, loop_start
-from edgekit.runtime.answer.partials import Known
 from edgekit.runtime.answer.speaker import Speaker
 from edgekit.runtime.answer.text import Detokenizer, Tokenizer
 from edgekit.runtime.engine import Array

@@ -16,7 +16,7 @@ from edgekit.errors import BundleFormatError, UsageError
 from edgekit.runtime.answer.answerer import CutReason, Outcome, Own, Setting, Span, TimedPart, TimedWord, untimed
 from edgekit.runtime.answer.cross.cache import CrossCache
 from edgekit.runtime.answer.cross.languages import LanguageBelief
-from edgekit.runtime.answer.drafts import NO_DRAFT, NOT_BEGUN, Begun, Draft, Margins, Spelling, Wanted, checked
+from edgekit.runtime.answer.early.drafts import NO_DRAFT, NOT_BEGUN, Begun, Draft, Margins, Spelling, Wanted, checked
 from edgekit.runtime.answer.lookup import Guess, loop
 from edgekit.runtime.answer.prompt import DETECTED, cross_prompt
 from edgekit.runtime.answer.sampler import Greedy, Sampler, Scored, likeliest, log_sum

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from edgekit.bundle import GateSettings
 from edgekit.errors import UsageError
-from edgekit.runtime.answer.drafts import Begun, Draft, Spelling, begins_word
-from edgekit.runtime.answer.partials import Known, Partial, Partials
+from edgekit.runtime.answer.early.drafts import Begun, Draft, Spelling, begins_word
+from edgekit.runtime.answer.early.partials import Known, Partial, Partials
 from edgekit.runtime.events import Event, SpeechStarted, SpeechStopped, Text
 from edgekit.runtime.model import Model
 from edgekit.runtime.stream import Stream

@@ -15,7 +15,7 @@ from typing import Literal
 
 from edgekit.bundle import ComputeLevel, Manifest
 from edgekit.runtime.answer.answerer import Answerer
-from edgekit.runtime.answer.drafts import NO_DRAFT, NOT_BEGUN, Begun, Draft, Wanted, begins_word
+from edgekit.runtime.answer.early.drafts import NO_DRAFT, NOT_BEGUN, Begun, Draft, Wanted, begins_word
 from edgekit.runtime.answer.lookup import agreed, loop_start
 from edgekit.runtime.answer.text import UNFINISHED, Tokenizer
 from edgekit.runtime.events import Text

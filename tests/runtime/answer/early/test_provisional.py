@@ -563,7 +563,7 @@ def test_no_more_sound_is_made_ahead_than_is_worth_it(load: Callable, monkeypatc
     model, options = kept(load, "spoken"), options_of("spoken", draws=False)
     plain = in_windows(stream_of(model, None, EARLIER, **options), said("########........"))
     whole_s = len(sound_in(plain)) / 24_000
-    monkeypatch.setattr("edgekit.runtime.answer.provisional.MOST_SOUND_S", whole_s / 3)
+    monkeypatch.setattr("edgekit.runtime.answer.early.provisional.MOST_SOUND_S", whole_s / 3)
     stream = stream_of(model, **options)
     events = in_windows_open(stream, said("########......."))
     assert not stream.pending
