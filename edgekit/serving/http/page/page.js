@@ -51,7 +51,8 @@ const told = {
     say("Listening.");
   },
   provisional(message) {
-    partial(message.text, message.text.length);
+    const stable = at("stable").textContent; // it may be withdrawn: no more of it stands than before
+    partial(message.text, message.text.startsWith(stable) ? stable.length : 0);
   },
   withdrawn() {
     say("Somebody speaks.");
