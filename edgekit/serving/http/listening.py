@@ -83,7 +83,7 @@ class Listening:
         await _accept(socket)
         name = f"websocket {socket.client.host}:{socket.client.port}" if socket.client else "websocket"
         try:
-            fields, encoding, status = stream_query(socket.query_params.multi_items(), self._site.defaults)
+            fields, encoding, status = stream_query(socket.query_params.multi_items())
             model = self._site.model
             reader = Reader(self._site.server, fields, name=name)
         except RefusedError as error:
@@ -245,14 +245,12 @@ class _Listener:
         await _close(self._socket, _CODES[ended.reason], ended.error or ended.reason)
 
 
-def stream_query(
-    items: Iterable[tuple[str, str]], defaults: Mapping[str, Any] | None = None
-) -> tuple[StreamFields, str, bool]:
+def stream_query(items: Iterable[tuple[str, str]]) -> tuple[StreamFields, str, bool]:
     """Return the options of a stream, the encoding of samples and whether figures are wanted, by a query.
 
     Raises UsageError for a name that is not known or comes twice, and for a value that none of them could have.
     """
-    fields: dict[str, Any] = dict(defaults or {})
+    fields: dict[str, Any] = {}
     sampling: dict[str, Any] = {}
     own: dict[str, str] = {}
     given: set[str] = set()

@@ -5,18 +5,16 @@ Light to import: starlette and uvicorn are loaded when it starts.
 
 import asyncio
 import contextlib
-import errno
 import logging
 import socket
 import ssl
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgekit.errors import MissingPackageError, UsageError
-from edgekit.runtime.options import RecordingFields
 from edgekit.serving.guard import Access, check_bind, new_token
 from edgekit.serving.measures import Measures
 from edgekit.serving.server import Server
+from edgekit.serving.settings import HttpSettings
 from edgekit.serving.watch import Watch
 
 if TYPE_CHECKING:
@@ -24,29 +22,13 @@ if TYPE_CHECKING:
 
     from edgekit.serving.http.shared import Site
 
-DEFAULT_PORT = 8017
 _STOP_S = 0.5  # for answers that are being sent
-
-
-@dataclass(frozen=True, slots=True)
-class HttpSettings:
-    """Where to listen and whom to let in; see ``guard``. ``hosts``: NAME or NAME:PORT, ``origins``: SCHEME://HOST."""
-
-    host: str = "127.0.0.1"
-    port: int = DEFAULT_PORT  # 0: any that is free
-    token: str | None = None
-    cert: str | None = None
-    key: str | None = None
-    hosts: tuple[str, ...] = ()
-    origins: tuple[str, ...] = ()
-    page: bool = True
 
 
 class Http:
     """A neighbour of the server: ``start`` and ``stop`` it on one event loop.
 
-    ``watch``: the microphone's own stream, for the page to show. ``defaults``: options of streams where a request says
-    nothing else.
+    ``watch``: the microphone's own stream, for the page to show.
     """
 
     name = "http"
@@ -58,14 +40,12 @@ class Http:
         measures: Measures | None = None,
         *,
         watch: Watch | None = None,
-        defaults: RecordingFields | None = None,
     ) -> None:
         """Raise UsageError for an address that others reach without a token and TLS."""
         check_bind(settings.host, settings.token, settings.cert, settings.key)
         self._server, self._settings = server, settings
         self._measures = measures or Measures(server)
         self._watch = watch
-        self._defaults = RecordingFields(**(defaults or {}))
         self._site: Site | None = None
         self._http: uvicorn.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -73,7 +53,8 @@ class Http:
     async def start(self) -> str:
         """Listen; return the address, for people.
 
-        Raises UsageError where the address or the certificate cannot be used, MissingPackageError without the extra.
+        Raises OSError where nothing can listen there, UsageError where the certificate cannot be used,
+        MissingPackageError without the extra.
         """
         try:
             import uvicorn
@@ -82,7 +63,7 @@ class Http:
             from edgekit.serving.http.bounds import protocol_of, watch, without_false_alarms
             from edgekit.serving.http.shared import Site
         except ImportError as error:
-            raise MissingPackageError(f"http: {error}; `pip install 'edgekit[serve]'`") from error
+            raise MissingPackageError(f"http: {error}; `pip install 'edgekit-audio[serve]'`") from error
 
         class Quiet(uvicorn.Server):
             """uvicorn's server, which leaves signals to who runs the process."""
@@ -99,7 +80,7 @@ class Http:
             settings.host, port, frozenset(settings.hosts), frozenset(one.lower() for one in settings.origins),
             settings.token, new_token(),
         )  # fmt: skip
-        self._site = Site(self._server, self._measures, access, self._watch, self._defaults)
+        self._site = Site(self._server, self._measures, access, self._watch)
         config = uvicorn.Config(
             make_app(self._site, page=settings.page),
             http=protocol_of(limits), ws="websockets-sansio", lifespan="off", interface="asgi3", log_config=None,
@@ -139,25 +120,16 @@ class Http:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound. Raises UsageError where that cannot be, such as for a second server on a port."""
-    where = f"http: {host} port {port}"
-    try:
-        kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listening = socket.socket(kind, socket.SOCK_STREAM)
-    except (OSError, UnicodeError, OverflowError) as error:
-        raise UsageError(f"{where}: {error}; give an address of this machine") from error
+    """Return a socket that is bound. Raises OSError where that cannot be, such as for a second server on a port."""
+    kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    listening = socket.socket(kind, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(128)
-    except OSError as error:
+    except OSError:
         listening.close()
-        step = (
-            "another program listens there; stop it, or choose another port"
-            if error.errno == errno.EADDRINUSE
-            else "choose another"
-        )
-        raise UsageError(f"{where}: {error.strerror}; {step}") from error
+        raise
     listening.setblocking(False)
     return listening
 

@@ -21,16 +21,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """See the module. ``defaults``: options of every stream that a request does not say otherwise.
-
-    ``watch``: the microphone's own stream, where there is one.
-    """
+    """See the module. ``watch``: the microphone's own stream, where there is one."""
 
     server: Server
     measures: Measures
     access: Access
     watch: Watch | None = None
-    defaults: RecordingFields = field(default_factory=RecordingFields)
     decoding: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(_DECODERS, thread_name_prefix="edgekit-decoder")
     )
@@ -45,8 +41,7 @@ class Site:
     @property
     def recording_defaults(self) -> RecordingFields:
         """The defaults of a stream that hears a recording, or answers one question: nothing is early about its end."""
-        every: dict[str, Any] = {**getattr(self.server, "defaults", {}), **self.defaults}
-        fields = {name: value for name, value in every.items() if name not in _LIVE}
+        fields: dict[str, Any] = {name: value for name, value in self.server.defaults.items() if name not in _LIVE}
         return cast("RecordingFields", fields)
 
     async def aside(self, work: Callable[[], T]) -> T:

@@ -84,8 +84,9 @@ def serving() -> Iterator[Callable[..., Service]]:
         stack.callback(close)
 
         def serve(model: Model | None, limits: Limits | None = None, **fields) -> Service:
-            own = {name: fields.pop(name) for name in ("watch", "defaults", "measures") if name in fields}
+            own = {name: fields.pop(name) for name in ("watch", "measures") if name in fields}
             server = stack.enter_context(Server(model, limits))
+            server.defaults = fields.pop("defaults", {})
             http = Http(server, HttpSettings(**{"port": 0, **fields}), **own)
             url = done(http.start())
             stack.callback(lambda: done(http.stop()))

@@ -24,6 +24,7 @@ from edgekit.serving.http import app
 from edgekit.serving.http.neighbour import Http, HttpSettings
 from edgekit.serving.measures import Measures, percentile
 from edgekit.serving.server import Server
+from edgekit.serving.service.neighbours import bind_error
 from edgekit.serving.watch import Watch
 from tests.serving.http.conftest import WAIT_S, error_of, settle
 
@@ -299,12 +300,12 @@ def test_a_certificate_that_is_none_is_told(load, tmp_path, serving):
         serving(load(), cert=path + "x", key=path)
 
 
-def test_a_second_server_on_a_port_is_told_in_one_line(serving, service):
-    with pytest.raises(UsageError) as refused:
+def test_a_second_server_on_a_port_is_told_in_one_line_and_the_first_goes_on(serving, service):
+    with pytest.raises(OSError, match="in use") as refused:
         serving(None, port=service.port)
-    assert str(refused.value) == (
-        f"http: 127.0.0.1 port {service.port}: Address already in use; another program listens there; stop it, or "
-        "choose another port"
+    assert str(bind_error("http", "127.0.0.1", service.port, refused.value)) == (
+        f"http: 127.0.0.1:{service.port}: another program, or a second server, listens there; end it, or choose another "
+        "port with --http"
     )
     with service.client() as client:
         assert client.get("/health").status_code == 200
@@ -313,8 +314,9 @@ def test_a_second_server_on_a_port_is_told_in_one_line(serving, service):
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
 def test_an_address_that_is_none_of_this_machine_is_told(serving, host, certificate):
     cert, key = certificate
-    with pytest.raises(UsageError, match=f"^http: {host} port 0: "):
+    with pytest.raises(OSError) as refused:  # noqa: PT011 - each of its own kind
         serving(None, host=host, token=TOKEN, cert=cert, key=key)
+    assert str(bind_error("http", host, 0, refused.value)).startswith(f"http: {host}:0: no ")
 
 
 # The page ------------------------------------------------------------------------------------------------------------
