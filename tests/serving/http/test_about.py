@@ -304,8 +304,8 @@ def test_a_second_server_on_a_port_is_told_in_one_line_and_the_first_goes_on(ser
     with pytest.raises(OSError, match="in use") as refused:
         serving(None, port=service.port)
     assert str(bind_error("http", "127.0.0.1", service.port, refused.value)) == (
-        f"http: 127.0.0.1:{service.port}: another program, or a second server, listens there; end it, or choose another "
-        "port with --http"
+        f"http: 127.0.0.1:{service.port}: another program, or a second server, listens there; end it, or choose "
+        "another port with --http"
     )
     with service.client() as client:
         assert client.get("/health").status_code == 200
