@@ -242,9 +242,7 @@ def test_an_option_without_effect_is_refused(cli, bundle, wav, tmp_path):
 
 def test_partials_of_a_bundle_that_hears_all_at_once_are_refused_where_they_are_asked_for(cli, exact_bundle, wav):
     path = wav()
-    line = (
-        "edgekit: partials: tiny writes nothing before an utterance is over: it hears 30 s at once; leave them out\n"
-    )
+    line = "edgekit: partials: tiny writes nothing before an utterance is over: it hears 30 s at once; leave them out\n"
     for command in (("run", exact_bundle, path), ("listen", exact_bundle, "--simulate", path)):
         assert cli(*command, "--partials") == (2, "", line)
         code, out, _ = cli(*command, *(["--realtime"] if "run" in command else []))
