@@ -163,6 +163,7 @@ def test_word_errors_without_a_list_and_without_the_judge_is_one_line(tmp_path):
     [
         ("stream-language.py", "--speech", "en", "make prompt-data"),
         ("no-speech-rule.py", "--sounds", "music", "make sound-data"),
+        ("partial-text.py", "--speech", "", "make speech-data"),
     ],
 )
 def test_a_script_without_its_recordings_names_what_fetches_them(tmp_path, script, option, folder, command):

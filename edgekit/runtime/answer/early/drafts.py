@@ -17,8 +17,8 @@ from edgekit.runtime.answer.lookup import Guess
 from edgekit.runtime.answer.sampler import Greedy, Limits, Mask, Sampler, unrepeated
 from edgekit.runtime.engine import Array
 
-# nats; where activations are rounded anew in each layer the last bits of a sum decide, and how many tokens are read in
-# one run changes these: a margin of edgekit-tiny in INT8 by up to 0.15
+# nats; where activations are rounded to integers in each layer the last bits of a sum decide, and how many tokens are
+# read in one run changes these, and by them a margin; not by as much as this
 CLOSE = 0.25
 FARTHEST = 4.0  # nats: what another word lacks at most for anybody to look at it
 _LOOKED_AT = 32  # tokens that are so near at most

@@ -4,8 +4,8 @@ Knows times, texts and how certain tokens are; knows nothing of engines. Work as
 
 A word stands when all its tokens and those before are certain, and another word follows it, or the end of the sound is
 silent and the model ends there. A token is certain that leads every other word by ``SURE``, or whose lead changed by so
-little since the last draft that as much three times over would leave it ahead. How certain a word is tells whether it
-will change; what two drafts agree on changes several times as often (profiles/bench/partials.py).
+little since the last draft that as much three times over would leave it ahead. How soon that is, and how often it is
+wrong: profiles/bench/partial-text.py.
 """
 
 import math

@@ -2,7 +2,7 @@
 """Measure what partial text is worth: how soon words stand, how many of them are taken back, what it costs.
 
     make speech-data
-    python profiles/bench/partials.py --bundle bundles/edgekit-tiny-int8 --speech data/asterisk-en
+    python profiles/bench/partial-text.py --bundle bundles/edgekit-tiny-int8 --speech data/asterisk-en
 
 Recordings, in a seeded order, are played to one stream each without partials, with `agreed` and with `committed` ones,
 level pinned, in blocks of 20 ms. The clock is the sound's: work takes as long as it took, and a block that comes while
@@ -87,7 +87,7 @@ def main() -> None:
 
     paths = [path for folder in args.speech for path in sorted(folder.rglob("*.wav"))]
     if not paths:
-        raise SystemExit(f"{args.speech[0]}: no recordings; `make speech-data` fetches some")
+        raise SystemExit(f"{args.speech[0]}: no recordings; `make speech-data` fetches them")
     paths.sort(key=lambda path: hashlib.sha256(path.name.encode()).digest())
     model = edgekit.load(args.bundle, threads=args.threads)
     level = model.manifest.levels[-1].name
