@@ -46,9 +46,9 @@ def find_package() -> None:
 class EchoCanceller:
     """Takes the microphone's samples in any pieces, hands out as many, 10 ms later, without the echo.
 
-    While nothing is played, and a second after, they are the microphone's bit for bit. ``played`` tells the Gate what
-    to make of the rest. Without the package (``cancels`` False), and after an error in it, the samples stay as they
-    are, and only what is louder than the echo can be counts.
+    While nothing is played, from a second after the last sound on, they are the microphone's bit for bit. ``played``
+    tells the Gate what to make of the rest. Without the package (``cancels`` False), and after an error in it, the
+    samples stay as they are, and only what is louder than the echo can be counts.
     """
 
     def __init__(self, reference: Reference, rate: int, *, cancels: bool = True) -> None:
