@@ -56,6 +56,8 @@ class Serving:
     def told(self, text):
         """Return what systemd is told next that begins so, but for the watchdog and a status."""
         while True:
+            while not select.select([self.notified], [], [], 1)[0]:
+                assert self.process.poll() is None, self.err + self.process.stderr.read()
             lines = self.notified.recv(4096).decode().split("\n")
             if lines[0].startswith(text):
                 return lines

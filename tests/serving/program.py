@@ -23,7 +23,7 @@ class Http:
 
     name = "http"
 
-    def __init__(self, server, settings, **_more):
+    def __init__(self, server, settings, *_more, **_named):
         self.server, self.settings = server, settings
         self.listening = None
 
