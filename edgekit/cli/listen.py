@@ -115,12 +115,9 @@ def _listen(asked: dict[str, Any], first: "Configured") -> None:
         microphone.configured = life.configured
         listening.change(model)
 
-    with ExitStack() as stack:
-        stack.enter_context(show_notices(microphone.clear))
-        signals = stack.enter_context(Signals())
+    with show_notices(microphone.clear), Signals() as signals, server, ExitStack() as stack:
         if settings.record.dir is not None:
             server.taps = stack.enter_context(Recorder(settings.record)).tap
-        stack.enter_context(server)
         stack.callback(neighbours.stop)
         show_places(neighbours.start(), settings)
         life = Life(
@@ -138,6 +135,8 @@ def _listen(asked: dict[str, Any], first: "Configured") -> None:
             neighbours.stop(_NEIGHBOURS_S)
         except KeyboardInterrupt as end:  # a second signal
             leave(SIGNALLED + getattr(end, "number", signal.SIGINT))
+        if life.left_behind:
+            leave(0)
     if listening.failure is not None:
         raise listening.failure
 

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.serving.latencies import Latencies
 from edgekit.serving.served import Served
-from edgekit.serving.server import Server
+from edgekit.serving.server import STUCK_S, Server
 from edgekit.versions import VERSION
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
 QUANTILES = (0.5, 0.95, 0.99)
-STUCK_S = 60.0  # no step of an engine takes so long
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:

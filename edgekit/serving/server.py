@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from edgekit.runtime.options import StreamFields
 
 FILE_S = 0.5  # a file waits at most so long for its next step
+STUCK_S = 20.0  # of one step, or one turn of the neighbours' loop: slow machines take seconds, what hangs for ever
 STOP_S = 2.0  # what was said is finished in that time, or dropped
 _SPANS = 1000  # of each side of a stream: nobody reads those of a year
 _WHILE_SAID = ("partials", "provisional_ms")  # no file says a word that is not over

@@ -17,15 +17,12 @@ from typing import Any
 from edgekit.errors import EdgeKitError, UsageError
 from edgekit.runtime.model import Model
 from edgekit.serving.configuration import Configured, read_tools, settings_keys
-from edgekit.serving.server import STOP_S, Server
+from edgekit.serving.server import STOP_S, STUCK_S, Server
 from edgekit.serving.service.neighbours import Neighbours
 from edgekit.serving.service.notify import Notify
 from edgekit.serving.service.signals import RELOAD, Signals
 from edgekit.serving.settings import LATER, Settings, stream_fields
 
-LONGEST_S = (
-    20.0  # of one step, or one turn of the neighbours' loop: slow machines take seconds, what hangs takes for ever
-)
 _STEP_S = 1.0  # of a step that is under way when all streams have ended
 TICK_S = 0.25  # between two looks at the model that is loaded, the watchdog and what is told
 _log = logging.getLogger(__name__)
@@ -230,6 +227,6 @@ def account_of(server: Server) -> str:
     )
 
 
-def works(server: Server, neighbours: Neighbours, longest_s: float = LONGEST_S) -> bool:
+def works(server: Server, neighbours: Neighbours, longest_s: float = STUCK_S) -> bool:
     """Return whether a server goes on: its threads, no step that does not end, and the loop of its neighbours."""
     return server.alive and not server.stuck(longest_s) and neighbours.alive(time.monotonic(), longest_s)
