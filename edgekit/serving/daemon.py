@@ -24,6 +24,7 @@ from edgekit.serving.served import Served
 from edgekit.timing import Clock
 
 PUSH_S = 0.1  # at most this much sound in one push: the next one sees a fresh lag
+GATHER_S = 0.04  # while nobody talks: sound comes in blocks of 10 ms or less, and each push wakes a core
 WAIT_S = 0.5  # a stop signal is noticed at the next sample, or after this if the device has gone silent
 MOST_WAITING_S = 20.0  # of sound that counts: the source's ring holds what comes beside, and drops what is too old
 SOUND_S = 15.0  # without fresh sound: a device is missed within 3 s and heard 5 s after it is well, so this one is not
@@ -260,8 +261,12 @@ class Daemon:
             self._failure = self._failure or error
 
     def _listen(self) -> None:
+        source = self._source
+        enough = round(GATHER_S * source.sample_rate_hz) * source.channels
         while not self._stopping and not self._broken:
-            if self._source.wait(WAIT_S):
+            if source.wait(WAIT_S):
+                if not self._stream.talking and source.ring.available_samples < enough:
+                    time.sleep(GATHER_S)
                 self._push()
             elif self._source.ring.closed:
                 return
@@ -285,4 +290,5 @@ class Daemon:
             self._pushed += len(samples)
         if self._talked is not None and self._stream.talking:
             self._talked()  # before who works wakes, and begins the next turn
-        self._taken.set()
+        if self._stream.pending:
+            self._taken.set()
