@@ -130,7 +130,7 @@ def flags_of(asked: Mapping[str, Any]) -> Flags:
 
     flags = Flags(asked.get("config"))
     for name, value in asked.items():
-        if value is None or value == () or (value is False and name in _NOT_SAID):
+        if value is None or value == () or (name in _NOT_SAID and not value):
             continue
         flag = f"--{name.replace('_', '-')}"
         if name in {"http", "wyoming"}:

@@ -243,7 +243,7 @@ class RecordTap:
 def _as_int16(samples: Samples) -> NDArray[np.int16]:
     if samples.dtype == np.int16:
         return samples.astype(np.int16)
-    clipped: NDArray[np.float32] = np.clip(np.nan_to_num(samples), -1, 32_767 / 32_768)
+    clipped: NDArray[np.float32] = np.clip(np.nan_to_num(samples.astype(np.float32)), -1, 32_767 / 32_768)
     return np.rint(clipped * 32_768).astype(np.int16)
 
 
