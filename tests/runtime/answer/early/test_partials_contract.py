@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edgekit.bundle import Sampling
 from edgekit.bundle.manifest import Question
 from edgekit.errors import UsageError
-from edgekit.runtime.answer import partials
+from edgekit.runtime.answer.early import partials
 from edgekit.runtime.assemble import writes_partials
 from edgekit.runtime.events import Event, Text
 from edgekit.runtime.model import Model

@@ -4,9 +4,9 @@ from collections.abc import Generator, Sequence
 
 import numpy as np
 import pytest
-from edgekit.runtime.answer.drafts import CLOSE, checked
 
 from edgekit.bundle import Sampling
+from edgekit.runtime.answer.early.drafts import CLOSE, checked
 from edgekit.runtime.answer.lookup import Guess
 from edgekit.runtime.answer.sampler import CodeLimits, Greedy, Sampler, sampler
 
