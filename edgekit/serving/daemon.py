@@ -138,8 +138,7 @@ class Daemon:
         assert (options.sample_rate_hz, options.channels) == (source.sample_rate_hz, source.channels)
         self._source, self._stream, self._show, self._talked = source, stream, show, talked
         self._clock = clock
-        self._push_to = stream.push if served is None else served.hand_over
-        self._step_one = stream.step if served is None else served.step
+        self._served = served
         self._started_s = self._worked_s = clock()
         self._step_s: float | None = None
         self._stopping = False
@@ -228,7 +227,7 @@ class Daemon:
             ended = self._ended  # before the look at what is pending: what was taken first is seen
             while self._stream.pending:
                 self._step_s = self._clock()
-                for event in self._step_one():
+                for event in (self._served or self._stream).step():
                     self._show(event)
                 self._worked.set()
             self._worked_s, self._step_s = self._clock(), None
@@ -286,7 +285,8 @@ class Daemon:
             if self._broken:
                 return
             lag_ms = waiting * 1000 / source.sample_rate_hz
-            self._push_to(samples, lag_ms=lag_ms, dropped_samples=lost)  # an error in it leaves it as before
+            take = self._stream.push if self._served is None else self._served.hand_over
+            take(samples, lag_ms=lag_ms, dropped_samples=lost)  # an error in it leaves it as before
             self._pushed += len(samples)
         if self._talked is not None and self._stream.talking:
             self._talked()  # before who works wakes, and begins the next turn

@@ -30,6 +30,8 @@ class Signals:
         self._terminal = _has_terminal()
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
+        self._poll = select.poll()  # select() takes no descriptor beyond 1,023
+        self._poll.register(self._reader, select.POLLIN)
 
     def __enter__(self) -> "Signals":  # noqa: PYI034 - typing.Self needs Python 3.11
         for number, before in self._before.items():
@@ -47,10 +49,8 @@ class Signals:
 
     def wait(self, timeout_s: float) -> int:
         """Sleep until a signal comes, at most so long; return its number, 0 if none came. Then look at ``received``."""
-        if not self._waiting:
-            ready, _, _ = select.select([self._reader], [], [], timeout_s)
-            if ready:
-                os.read(self._reader, 512)
+        if not self._waiting and self._poll.poll(timeout_s * 1000):
+            os.read(self._reader, 512)
         if not self._waiting:
             return 0
         number = self._waiting.pop(0)

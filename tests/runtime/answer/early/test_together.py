@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -225,10 +226,11 @@ def test_whatever_is_asked_or_interrupted_in_a_pause_the_account_balances(
                 stream.hushed = act == "hush"
         stream.push(heard, dropped_samples=320 if act == "lose" else 0)
         account(stream)
-        while stream.pending and steps:
+        for _ in range(steps):
+            if not stream.pending:
+                break
             events += stream.step()
             account(stream)
-            steps -= 1
     if ends == "close in a pause":
         stream.push(said("####....."))
         events += stream.step()
@@ -246,6 +248,6 @@ def test_whatever_is_asked_or_interrupted_in_a_pause_the_account_balances(
     shown = [event for event in events if isinstance(event, (Provisional, Withdrawn))]
     assert all(
         isinstance(event, Provisional) != isinstance(before, Provisional)
-        for before, event in zip(shown, shown[1:], strict=False)
+        for before, event in pairwise(shown)
         if isinstance(event, Withdrawn)
     )
