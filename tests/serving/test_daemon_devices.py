@@ -60,11 +60,11 @@ def balances(tally: Tally) -> bool:
 @pytest.mark.parametrize("ends", ["stop", "show"])
 @pytest.mark.parametrize("seed", range(6))
 def test_the_account_balances_at_every_instant_whatever_happens_to_the_devices(
-    load: Callable, monkeypatch: pytest.MonkeyPatch, seed: int, ends: str, gate: str
+    load: Callable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, seed: int, ends: str, gate: str
 ) -> None:
     monkeypatch.setattr(calls, "CLOSE_S", 0.02)
     monkeypatch.setattr(calls, "_open", {})
-    logging.getLogger("edgekit").setLevel(logging.ERROR)
+    caplog.set_level(logging.ERROR, "edgekit")
     MICROPHONE.__init__(random=np.random.default_rng(seed))  # type: ignore[misc]
     machine = Machine(MICROPHONE)
     source = Fated(machine, seed, 60, buffer_s=[0.2, 3.0][seed % 2])
