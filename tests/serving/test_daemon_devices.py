@@ -60,7 +60,13 @@ def balances(tally: Tally) -> bool:
 @pytest.mark.parametrize("ends", ["stop", "show"])
 @pytest.mark.parametrize("seed", range(6))
 def test_the_account_balances_at_every_instant_whatever_happens_to_the_devices(
-    load: Callable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, seed: int, ends: str, gate: str
+    load: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    seed: int,
+    ends: str,
+    gate: str,
 ) -> None:
     monkeypatch.setattr(calls, "CLOSE_S", 0.02)
     monkeypatch.setattr(calls, "_open", {})

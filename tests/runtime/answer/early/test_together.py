@@ -3,7 +3,6 @@
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -229,15 +228,10 @@ def test_whatever_is_asked_or_interrupted_in_a_pause_the_account_balances(
                 stream.hushed = act == "hush"
         stream.push(heard, dropped_samples=320 if act == "lose" else 0)
         account(stream)
-        for _ in range(steps):
-            if not stream.pending:
-                break
+        while stream.pending and steps:
             events += stream.step()
             account(stream)
-<<<<<<< HEAD
-=======
             steps -= 1  # noqa: PLW2901 - what is left of them
->>>>>>> R3
     if ends == "close in a pause":
         stream.push(said("####....."))
         events += stream.step()
@@ -254,13 +248,8 @@ def test_whatever_is_asked_or_interrupted_in_a_pause_the_account_balances(
     assert stream.samples_abandoned == 0
     shown = [event for event in events if isinstance(event, (Provisional, Withdrawn))]
     assert all(
-<<<<<<< HEAD
-        isinstance(event, Provisional) != isinstance(before, Provisional)
-        for before, event in pairwise(shown)
-=======
         isinstance(before, Provisional)
         for before, event in itertools.pairwise([None, *shown])
->>>>>>> R3
         if isinstance(event, Withdrawn)
     )
 
