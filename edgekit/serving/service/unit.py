@@ -33,7 +33,7 @@ _NEEDS = "# It needs a microphone, "
 # be left out in silence, or fail the start.
 _OF_USERS = {
     "Description", "After", "StartLimitIntervalSec", "Type", "ExecStart", "ExecReload", "WatchdogSec", "TimeoutStopSec",
-    "Restart", "RestartPreventExitStatus", "RestartSec", "RestartSteps", "RestartMaxDelaySec", "Environment",
+    "Restart", "RestartPreventExitStatus", "RestartSec", "RestartSteps", "RestartMaxDelaySec", "Environment", "StandardOutput",
     "NoNewPrivileges", "UMask", "RestrictAddressFamilies", "LockPersonality", "RestrictNamespaces", "RestrictRealtime",
     "RestrictSUIDSGID", "SystemCallArchitectures", "SystemCallFilter", "SystemCallErrorNumber", "WantedBy",
 }  # fmt: skip
@@ -111,6 +111,13 @@ def explain_written(path: Path, *, user: bool) -> str:
         f"  {control} status {path.stem}",
         f"  {journal} -fu {path.stem}",
         f"  {control} reload {path.stem}    # when the configuration was changed",
+        *(
+            [
+                "what it hears is printed to nobody, since the journal is a file: --http PORT shows it, --record FOLDER keeps it"
+            ]
+            if path.stem == "edgekit-listen"
+            else []
+        ),
         "it comes back for ever, whatever ends it, but not after wrong usage. To undo:",
         f"  {control} disable --now {path.stem}",
         f"  edgekit {path.stem.removeprefix('edgekit-')} --uninstall-service --{'user' if user else 'system'}",
@@ -152,6 +159,8 @@ def _edits(  # noqa: C901 - a table of cases
         match key:
             case "Description":
                 return [f"{key}=EdgeKit: {_SAID[command]}"]
+            case "StandardOutput" if serves:
+                return []  # it prints nothing
             case "After" if serves:
                 return [
                     f"{key}=network{'' if local else '-online'}.target {value.replace('sound.target', '')}".rstrip()
