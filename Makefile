@@ -149,7 +149,7 @@ bench-memory: .venv-engines/stamp
 # a list the wait for text is not measured, whose words could not be judged.
 bench-serving: .venv-bench/stamp speech-data sound-data bundles/edgekit-tiny-int8
 	$(if $(WORDS),$(BENCH)/serving-latency.py --int8 bundles/edgekit-tiny-int8 --speech $(SPEECH))
-	$(if $(WORDS),$(BENCH)/partials.py --bundle bundles/edgekit-tiny-int8 --speech $(SPEECH))
+	$(if $(WORDS),$(BENCH)/partial-text.py --bundle bundles/edgekit-tiny-int8 --speech $(SPEECH))
 	$(BENCH)/serving-streams.py --int8 bundles/edgekit-tiny-int8 --speech $(SPEECH)
 	$(BENCH)/barge-in.py --bundle bundles/edgekit-tiny-int8
 	$(BENCH)/serving-endurance.py --int8 bundles/edgekit-tiny-int8 --sounds $(SOUNDS)
