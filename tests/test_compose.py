@@ -1,6 +1,8 @@
 """The compose file: what a container may do, that it is stopped in time, and that its commands are commands."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import click
@@ -40,6 +42,18 @@ def test_the_microphone_is_given_to_who_listens_alone():
     assert [filled(one) for one in listening["group_add"]] == ["29"]
     assert listening["profiles"] == ["microphone"]
     assert not {"device_cgroup_rules", "group_add", "devices"} & SERVICES["edgekit"].keys()
+
+
+def test_no_word_that_is_heard_goes_to_docker_s_log_which_is_a_file(tmp_path):
+    program = tmp_path / "edgekit"
+    program.write_text('#!/bin/sh\necho "a word"\necho "$@" >&2\n')
+    program.chmod(0o755)
+    words = [one.replace("$$", "$") for one in SERVICES["edgekit-listen"]["entrypoint"]]  # as compose reads them
+    done = subprocess.run(
+        [*words, "listen", "/a b"], capture_output=True, text=True, check=True,
+        env={**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("", "listen /a b\n")
 
 
 @pytest.mark.parametrize("name", SERVICES)

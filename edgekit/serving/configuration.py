@@ -83,11 +83,12 @@ def set_value(text: str) -> tuple[str, Any]:
     if not equals or not key or not value:
         shown = cut(text, _LONGEST_SHOWN)
         raise SettingsError(f"--set: '{shown}', KEY=VALUE is needed; such as --set limits.streams=2")
-    _fields_at(key, "--set")
     try:
-        return key, tables(f"value = {value}")["value"]
+        result = tables(f"value = {value}")["value"]
     except (ValueError, RecursionError):
-        return key, value
+        result = value
+    _fields_at(key, "--set", result)
+    return key, result
 
 
 def as_toml(configured: Configured) -> str:
@@ -191,9 +192,9 @@ def _keys(content: Mapping[str, Any], kind: Any, where: str, prefix: str = "") -
             raise SettingsError(f"{where}: {key} is {exact(value)}, must be a table; write [{key}] above its keys")
 
 
-def _fields_at(key: str, where: str) -> Any:  # noqa: ANN401 - a type
-    """Return the type of a dotted key; raises SettingsError where there is none."""
-    content: Any = 0
+def _fields_at(key: str, where: str, value: Any = 0) -> Any:  # noqa: ANN401 - a type
+    """Return the type of a dotted key, which is given a value; raises SettingsError where there is none."""
+    content: Any = 0 if isinstance(value, Mapping) else value  # what is in a table is not looked at here
     for name in reversed(key.split(".")):
         content = {name: content}
     ((_, _),) = _keys(content, Settings, where)

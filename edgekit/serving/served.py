@@ -12,6 +12,7 @@ import logging
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -256,7 +257,9 @@ class Served:
                 lag_ms = self.inbox_s * 1000 - len(item) * 1000 / self._rate if self.live else None
                 self._inbox_out += len(item)
                 self.stream.push(item, lag_ms=lag_ms if lag_ms is None else max(0.0, lag_ms))
-        except Exception as error:  # noqa: BLE001 - this stream ends, once what was taken before is worked on
+        except Exception as error:  # noqa: BLE001 - this stream ends, once what was taken before is answered
+            with suppress(Exception):  # what ends it is the first error
+                self.stream.finish()  # before it is known: who looks meanwhile must see that something is left to do
             self._refusal = error
             self.look(self._clock())
         if self._full and self.inbox_s < self._limits.inbox_s / 2:

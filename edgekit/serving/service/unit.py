@@ -34,9 +34,11 @@ _NEEDS = "# It needs a microphone, "
 _OF_USERS = {
     "Description", "After", "StartLimitIntervalSec", "Type", "ExecStart", "ExecReload", "WatchdogSec", "TimeoutStopSec",
     "Restart", "RestartPreventExitStatus", "RestartSec", "RestartSteps", "RestartMaxDelaySec", "Environment",
+    "StandardOutput",
     "NoNewPrivileges", "UMask", "RestrictAddressFamilies", "LockPersonality", "RestrictNamespaces", "RestrictRealtime",
     "RestrictSUIDSGID", "SystemCallArchitectures", "SystemCallFilter", "SystemCallErrorNumber", "WantedBy",
 }  # fmt: skip
+_UNHEARD = "what it hears is printed to nobody: the journal is a file. --http PORT shows it, --record FOLDER keeps it"
 _SAID = {"listen": "write down what the microphone hears", "serve": "serve a bundle to other programs"}
 
 
@@ -111,6 +113,7 @@ def explain_written(path: Path, *, user: bool) -> str:
         f"  {control} status {path.stem}",
         f"  {journal} -fu {path.stem}",
         f"  {control} reload {path.stem}    # when the configuration was changed",
+        *([_UNHEARD] if path.stem == "edgekit-listen" else []),
         "it comes back for ever, whatever ends it, but not after wrong usage. To undo:",
         f"  {control} disable --now {path.stem}",
         f"  edgekit {path.stem.removeprefix('edgekit-')} --uninstall-service --{'user' if user else 'system'}",
@@ -145,13 +148,15 @@ def _edits(  # noqa: C901 - a table of cases
     announced = settings.wyoming.on and settings.wyoming.zeroconf and not is_loopback(settings.wyoming.host)
     keeps = settings.record.dir
 
-    def edit(key: str, value: str) -> list[str]:  # noqa: C901, PLR0911 - a table of cases
+    def edit(key: str, value: str) -> list[str]:  # noqa: C901, PLR0911, PLR0912 - a table of cases
         line = f"{key}={value}"
         if user and key not in _OF_USERS:
             return []
         match key:
             case "Description":
                 return [f"{key}=EdgeKit: {_SAID[command]}"]
+            case "StandardOutput" if serves:
+                return []  # it prints nothing
             case "After" if serves:
                 return [
                     f"{key}=network{'' if local else '-online'}.target {value.replace('sound.target', '')}".rstrip()

@@ -215,6 +215,15 @@ def test_samples_that_are_no_sound_end_their_stream_with_the_reason(service):
     assert reason.startswith("input: sample 0 is NaN")
 
 
+def test_what_was_said_before_samples_that_are_no_sound_is_answered(service, spoken):
+    with listening(service, "encoding=f32le") as ws:
+        ws.send((np.frombuffer(spoken[:-48_000], "<i2") / np.float32(32768)).astype("<f4").tobytes())
+        ws.send(np.full(1600, np.nan, "<f4").tobytes())
+        messages = received(ws)
+    assert [one["text"] for one in messages if one.get("final")] == [WORDS]
+    assert (messages[-1]["event"], messages[-1]["reason"]) == ("ended", "failed")
+
+
 def test_a_frame_that_is_too_large_closes_its_websocket_alone(serving, tiny_model, spoken):
     service = serving(tiny_model, Limits(message_bytes=2048))
     with listening(service) as other, listening(service) as ws:

@@ -96,12 +96,17 @@ def test_what_a_service_may_do_stands_once_with_its_target(bundle, tmp_path):
     serves = directives(unit_file(tmp_path, text_of("serve", bundle, user=False), start=False))
     assert {key for key in base if serves.get(key) != base[key]} == {
         "Description", "After", "ExecStart", "SupplementaryGroups", "DeviceAllow", "PrivateNetwork",
-        "RestrictAddressFamilies",
+        "RestrictAddressFamilies", "StandardOutput",
     }  # fmt: skip
     assert serves["RestrictAddressFamilies"] == ["AF_UNIX AF_INET AF_INET6"]
     assert (serves["IPAddressDeny"], serves["IPAddressAllow"]) == (["any"], ["localhost"])
     assert "PrivateNetwork" not in serves
     assert "DeviceAllow" not in serves
+
+
+@pytest.mark.parametrize("user", [True, False])
+def test_no_word_that_is_heard_goes_to_the_journal_which_is_a_file(bundle, tmp_path, user):
+    assert directives(unit_file(tmp_path, text_of("listen", bundle, user=user)))["StandardOutput"] == ["null"]
 
 
 def test_a_server_that_others_reach_may_and_gets_its_secrets_from_systemd(bundle, tmp_path):
