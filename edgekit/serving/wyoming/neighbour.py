@@ -164,6 +164,6 @@ def neighbour(server: Server, settings: WyomingSettings, fields: Callable[[], Fi
 async def _turn_away(outgoing: asyncio.StreamWriter, reason: str, text: str) -> None:
     """Say why a client is not served, and close."""
     _log.warning("%s", text)
-    with suppress(OSError, TimeoutError):
+    with suppress(OSError, asyncio.TimeoutError):
         await asyncio.wait_for(async_write_event(Error(text=text, code=reason).event(), outgoing), _REFUSING_S)
     outgoing.close()  # a line fits into what the system holds for who does not read
