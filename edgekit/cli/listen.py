@@ -149,7 +149,7 @@ class _Microphone:
         self.configured = configured
         self._asked, self._server, self._watch = asked, server, watch
         self._printer: Printer | None = None
-        self._source: Source | None = self._open()
+        self._source: Source | None = self._open(waits=asked["wait"])
 
     def clear(self) -> None:
         """Take the text so far off the terminal."""
@@ -177,7 +177,7 @@ class _Microphone:
 
         settings = self.configured.settings
         guard = echo_guard(self._echo(), speak=settings.speak, simulate=self._asked["simulate"])
-        source, self._source = self._source or self._open(), None
+        source, self._source = self._source or self._open(waits=True), None  # one that is away now comes back
         printer = self._printer = Printer(as_json=self._asked["as_json"], marks=marks(model))
         speaker = _number_or_name(settings.microphone.speaker)
         with loudspeaker(
@@ -206,7 +206,7 @@ class _Microphone:
                 click.echo(f"edgekit: {daemon.tally}", err=True)
                 account(playback)
 
-    def _open(self) -> "Source":
+    def _open(self, *, waits: bool) -> "Source":
         from edgekit.bundle import open_bundle
 
         settings = self.configured.settings
@@ -220,7 +220,7 @@ class _Microphone:
         front_end = open_bundle(settings.bundle or "", check_hashes=False).manifest.front_end  # loading checks them
         with show_notices():
             return LastingMicrophone(
-                _number_or_name(settings.microphone.device), rate_hz=front_end.sample_rate_hz, waits=self._asked["wait"]
+                _number_or_name(settings.microphone.device), rate_hz=front_end.sample_rate_hz, waits=waits
             )
 
     def _echo(self) -> bool | None:

@@ -196,6 +196,12 @@ class Stream:
         return (self._work.queued_samples - heard) / self._rate if self._whole else 0.0
 
     @property
+    def waiting_questions(self) -> int:
+        """Turns in text that were asked and are not begun yet."""
+        answered = self._work.queue.answered  # read first, as in ``waiting_s``
+        return self._work.queue.asked - answered if self._whole else 0
+
+    @property
     def hushed(self) -> bool:
         """Whether answers are not spoken, for now: set it, and the voice stops within a step while the text goes on.
 

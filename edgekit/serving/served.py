@@ -19,8 +19,9 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import EdgeKitError, RefusedError
+from edgekit.errors import EdgeKitError, RefusedError, UsageError
 from edgekit.runtime.events import Event
+from edgekit.runtime.options import StreamOptions
 from edgekit.runtime.stream import Stream
 from edgekit.serving.latencies import Latencies
 from edgekit.serving.limits import Limits
@@ -31,6 +32,9 @@ Reason = Literal["finished", "closed", "idle", "slow", "duration", "failed", "st
 Samples = NDArray[np.float32] | NDArray[np.int16]
 
 PIECE_S = 0.1  # at most so much sound is taken at once: no stream keeps the others waiting
+LONGEST_TEXT = 2**17  # characters: tokens are made of some MB of them in seconds, in which nobody's sound is taken
+MOST_QUESTIONS = 32  # that wait to be answered
+INBOX_BYTES = 32 * 2**20  # of sound that nobody has taken yet: ten seconds of 64 channels at 768 kHz are 2 GB
 _log = logging.getLogger(__name__)
 
 
@@ -86,6 +90,8 @@ class Served:
         self._piece = max(1, round(PIECE_S * self._rate))
         self._inbox: deque[Samples | tuple[str, str] | None] = deque()  # sound, a question, the end
         self._inbox_in = self._inbox_out = 0  # samples put in (the caller's), taken out (the taking thread's)
+        self._bytes_in = self._bytes_out = 0  # the same, in bytes
+        self._asked = self._asked_on = 0  # questions put in, and handed on to the stream
         self._outbox: deque[Event] = deque()
         self._full = False  # somebody waits for room in the inbox
         self._finishing = False
@@ -127,10 +133,15 @@ class Served:
     @property
     def room(self) -> bool:
         """Whether the inbox has room for more sound; if not, ``wake`` is called once it has."""
-        if self.inbox_s < self._limits.inbox_s:
+        if self._filled < 1:
             return True
         self._full = True
-        return self.inbox_s < self._limits.inbox_s  # room may have come before anybody could be told
+        return self._filled < 1  # room may have come before anybody could be told
+
+    @property
+    def _filled(self) -> float:
+        """The share of the inbox that is taken, by whichever bound is nearer."""
+        return max(self.inbox_s / self._limits.inbox_s, (self._bytes_in - self._bytes_out) / INBOX_BYTES)
 
     def push(self, samples: Samples) -> None:
         """Put sound into the inbox, as ``Stream.push`` takes it; copied.
@@ -152,6 +163,7 @@ class Served:
             piece = samples[start : min(start + self._piece, left)].copy()
             self.pushed_samples += len(piece)
             self._inbox_in += len(piece)
+            self._bytes_in += piece.nbytes
             if self._tap is not None:
                 self._tap.pushed(piece)
             self._inbox.append(piece)
@@ -188,7 +200,16 @@ class Served:
         return events
 
     def ask(self, text: str, role: str = "user") -> None:
-        """Put a question into the inbox, as ``Stream.ask`` takes it."""
+        """Put a question into the inbox, as ``Stream.ask`` takes it.
+
+        Raises UsageError for one that is too long, RefusedError where too many wait.
+        """
+        check_length("text", text)
+        if self._asked - self._asked_on + self.stream.waiting_questions >= MOST_QUESTIONS:
+            raise RefusedError(
+                "full", f"questions: {MOST_QUESTIONS} wait to be answered, no more may; ask again when one was"
+            )
+        self._asked += 1
         self._active_at = self._clock()
         self._inbox.append((text, role))
         self._stir()
@@ -253,16 +274,18 @@ class Served:
                 self.look(self._clock())  # nothing may be left to do
             elif isinstance(item, tuple):
                 self.stream.ask(item[0], role=item[1])
+                self._asked_on += 1
             else:
                 lag_ms = self.inbox_s * 1000 - len(item) * 1000 / self._rate if self.live else None
                 self._inbox_out += len(item)
+                self._bytes_out += item.nbytes
                 self.stream.push(item, lag_ms=lag_ms if lag_ms is None else max(0.0, lag_ms))
         except Exception as error:  # noqa: BLE001 - this stream ends, once what was taken before is answered
             with suppress(Exception):  # what ends it is the first error
                 self.stream.finish()  # before it is known: who looks meanwhile must see that something is left to do
             self._refusal = error
             self.look(self._clock())
-        if self._full and self.inbox_s < self._limits.inbox_s / 2:
+        if self._full and self._filled < 1 / 2:
             self._full = False
             self._wake()
         return True
@@ -333,6 +356,18 @@ class Served:
             if not isinstance(error, EdgeKitError):
                 _log.error("stream %s: ended by an unexpected error", self.name, exc_info=error)
             self.close("failed", str(error) if isinstance(error, EdgeKitError) else "internal error; see the log")
+
+
+def check_length(name: str, text: str | None) -> None:
+    """Raise UsageError for a text that is longer than one may be here, before tokens are made of it."""
+    if text is not None and len(text) > LONGEST_TEXT:
+        raise UsageError(f"{name}: {len(text):,} characters, at most {LONGEST_TEXT:,} are taken; shorten it")
+
+
+def check_texts(options: StreamOptions) -> None:
+    """Raise UsageError for options with a text that is longer than one may be here."""
+    for name in ("system", "prompt", "tools"):
+        check_length(name, getattr(options, name))
 
 
 def waited(served: Served, wait: Callable[[], None]) -> Iterator[Event]:

@@ -22,7 +22,7 @@ from edgekit.runtime.options import StreamOptions, stream_options
 from edgekit.runtime.stream import Stream
 from edgekit.serving.latencies import Latencies
 from edgekit.serving.limits import Limits
-from edgekit.serving.served import Served, Tap
+from edgekit.serving.served import Served, Tap, check_texts
 from edgekit.serving.turn import Turn
 from edgekit.timing import Clock
 
@@ -119,9 +119,10 @@ class Server:
         """Return a new stream; ``name`` is what the log calls it, ``live`` and ``wake`` see Served.
 
         Raises RefusedError for one too many, or while those that there are come late, the model is loaded or the
-        server stops; UsageError for options that the bundle does not offer.
+        server stops; UsageError for options that the bundle does not offer, or with too long a text.
         """
         given = options if isinstance(options, StreamOptions) else self.options(options or {}, live=live)
+        check_texts(given)
         with self._admitting:
             if (refusal := self._refusal(live=live)) is not None:
                 self._over.refused[refusal.reason] += 1

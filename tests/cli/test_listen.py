@@ -11,6 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import edgekit
+from edgekit.cli.listen import _Microphone
+from edgekit.errors import DeviceError
+from edgekit.serving.configuration import Configured
+from edgekit.serving.server import Server
+from edgekit.serving.settings import Settings
+from edgekit.serving.watch import Watch
+from tests.runtime.audio.devices.machine import Machine, Plugged
+
 ACCOUNT = re.compile(
     r"captured (\d+) = processed (\d+) \+ gated (\d+) \+ dropped (\d+) samples at (\d+) Hz; (\d+) over"
 )
@@ -243,3 +252,21 @@ def test_a_real_portaudio_does_not_start_with_a_broken_configuration(alsa, bundl
     assert err.startswith("edgekit: microphone: PortAudio does not start (")
     assert err.endswith("; correct ~/.asoundrc if there is one, then `edgekit doctor`\n")
     assert err.count("\n") == 1
+
+
+def test_a_microphone_that_is_away_when_the_configuration_changes_is_waited_for(bundle, monkeypatch):
+    """The first one has to be there, unless `--wait` is given; later nothing that can come back ends it."""
+    machine = Machine(Plugged())
+    monkeypatch.setitem(sys.modules, "sounddevice", machine)
+    model = edgekit.load(bundle, threads=1)
+    asked = {"wait": False, "simulate": None, "as_json": True}
+    configured = Configured(Settings(bundle=str(bundle)))
+    microphone = _Microphone(asked, configured, Server(model), Watch())
+    for plugged in (True, False):
+        if not plugged:
+            machine.unplug()
+        with microphone.begin(model) as daemon:
+            daemon.stop()
+            daemon.run()
+    with pytest.raises(DeviceError, match="none found"):
+        _Microphone(asked, configured, Server(model), Watch())

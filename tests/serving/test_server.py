@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,10 +17,10 @@ from edgekit.runtime.model import Model
 from edgekit.serving import server as serving
 from edgekit.serving.limits import Limits
 from edgekit.serving.reading import Reader
-from edgekit.serving.served import Ended, Served, waited
+from edgekit.serving.served import LONGEST_TEXT, MOST_QUESTIONS, Ended, Served, waited
 from edgekit.serving.server import Server
 from edgekit.serving.turn import Turn
-from tests.runtime.streams import KINDS, RATE, Logged, LoggedCall, run, sound_of, splits
+from tests.runtime.streams import KINDS, RATE, Logged, LoggedCall, roomy, run, sound_of, splits
 
 QUIET = np.zeros(RATE, np.float32)
 SOUND = np.concatenate([QUIET, sound_of(9000), QUIET, sound_of(5000, seed=1), QUIET])
@@ -622,3 +623,74 @@ class Between:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._inner, name)
+
+
+@pytest.fixture
+def conversing(load) -> Model:
+    """Return a model that answers texts."""
+    turns = {
+        "again": "<stop>",
+        "turn": "<start>{role}{text}<stop>",
+        "roles": {"user": "u", "tool": "t"},
+        "max_tokens": 6,
+    }
+    protocol = msgspec.structs.replace(load("prefix", **roomy(240)).manifest.protocol, **turns)
+    return load("prefix", protocol=protocol)
+
+
+def test_a_text_is_refused_before_tokens_are_made_of_it_if_it_is_too_long(conversing, monkeypatch):
+    """Ten megabytes took 20 s and 1 GB, in which nobody's sound was taken."""
+    model = conversing
+    encoded = []
+    real = type(model.tokenizer).encode
+    monkeypatch.setattr(type(model.tokenizer), "encode", lambda self, text: encoded.append(text) or real(self, text))
+    long = "a" * (LONGEST_TEXT + 1)
+    with Server(model) as server:
+        for name in ("system", "prompt", "tools"):
+            with pytest.raises(UsageError, match=f"{name}: 131,073 characters, at most 131,072 are taken"):
+                server.open({name: long}, name="test")
+        client = Client(server)
+        with pytest.raises(UsageError, match="text: 131,073 characters"):
+            client.served.ask(long)
+        assert max(map(len, encoded), default=0) <= LONGEST_TEXT
+        client.served.ask("a")
+        client.served.finish()
+        assert any(event.kind == "text" for event in client.read())
+
+
+@pytest.mark.parametrize("role", ["user", "tool"])
+def test_questions_that_wait_are_bounded_and_places_come_free(conversing, role):
+    served = Server(conversing).open(name="test")
+
+    def refused() -> bool:
+        try:
+            served.ask("a", role)
+        except RefusedError as error:
+            return error.reason == "full"
+        return False
+
+    assert [refused() for _ in range(MOST_QUESTIONS + 1)] == [False] * MOST_QUESTIONS + [True]
+    while served.take():
+        assert refused()
+    assert served.stream.waiting_questions == MOST_QUESTIONS
+    while served.stream.waiting_questions == MOST_QUESTIONS:
+        served.work()
+    assert [refused(), refused()] == [False, True]
+    served.close()
+    assert served.stream.waiting_questions == 0
+
+
+def test_an_inbox_is_full_by_its_bytes_too(load):
+    """Ten seconds of 64 channels at 768 kHz would be 2 GB."""
+    server = Server(load())
+    woken = []
+    served = server.open({"sample_rate_hz": 768_000, "channels": 64}, name="test", wake=lambda: woken.append(1))
+    second = np.zeros((384_000, 64), np.float32)  # 94 MB
+    served.push(second)
+    assert served.inbox_s < server.limits.inbox_s / 2
+    assert not served.room
+    with pytest.raises(RefusedError):
+        served.push(second)
+    while not woken:
+        assert served.take()
+    assert served.room

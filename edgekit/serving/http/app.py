@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
@@ -41,7 +41,8 @@ def make_app(site: Site, *, page: bool) -> Entry:
     app = Starlette(
         routes=routes(site, page=page),
         exception_handlers={
-            ApiError: on_error, EdgeKitError: on_error, HTTPException: on_error, Exception: _on_our_error,
+            ApiError: on_error, EdgeKitError: on_error, HTTPException: on_error, ClientDisconnect: _on_nobody,
+            Exception: _on_our_error,
         },
     )  # fmt: skip
     return Entry(app, site.access, site.server.limits, PAGE_PATHS if page else ())
@@ -123,6 +124,11 @@ def _file(name: str, kind: str) -> Callable[[Request], Any]:
         return Response((_PAGE / name).read_bytes(), media_type=kind)
 
     return answer
+
+
+async def _on_nobody(_: Request, _error: Exception) -> Response:
+    """Return what nobody reads: the client left while its request came."""
+    return Response(status_code=499)
 
 
 async def _on_our_error(_: Request, error: Exception) -> Response:

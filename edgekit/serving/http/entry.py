@@ -16,7 +16,9 @@ from edgekit.serving.http.errors import ApiError
 from edgekit.serving.limits import Limits
 
 _PATIENCE_S, _SLOWEST_BYTES_S = 30.0, 4096  # a body comes within that time, and longer at so many bytes a second
-_CLOSE = {"Connection": "close"}  # what is left of its body is not read
+# Where a body is on its way the connection stays open: to close it before all was read would reset it, and a client
+# that sends first and reads then would never see why. What comes is passed over, for as long as ``bounds.watch`` lets.
+_CLOSE = {"Connection": "close"}
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), (b"cache-control", b"no-store"),
     (b"cross-origin-resource-policy", b"same-origin"), (b"x-frame-options", b"DENY"),
@@ -43,7 +45,8 @@ class Entry:
         if error is None and friend and _asks_first(scope):
             await Response(status_code=204, headers=_MAY)(scope, receive, send)
         elif error is not None:
-            error.headers |= _CLOSE
+            if not _has_body(scope):
+                error.headers |= _CLOSE
             await _deny(error, scope, receive, send)
         elif scope["type"] == "websocket" or scope["method"] in {"GET", "HEAD"}:
             await self._app(scope, receive, send)
@@ -66,7 +69,14 @@ class Entry:
         refusal = denied(self._access, "https" if secure else "http", headers, local=local, socket=socket, page=page)
         if refusal is not None:
             return ApiError(refusal.status, refusal.message, code=refusal.code)
-        if socket or scope["method"] in {"GET", "HEAD"}:
+        return None if socket else self._body_error(scope["method"], headers)
+
+    def _body_error(self, method: str, headers: list[tuple[bytes, bytes]]) -> ApiError | None:
+        if {name for name, _ in headers} >= {b"content-length", b"transfer-encoding"}:  # RFC 9112 6.1: an ambiguity
+            two = ApiError(400, "request: Content-Length beside Transfer-Encoding; send one of them", code="length")
+            two.headers |= _CLOSE
+            return two
+        if method in {"GET", "HEAD"}:
             return None
         length = next((value for name, value in headers if name == b"content-length"), b"0")
         if length.isdigit() and int(length) > self._limits.body_bytes:
@@ -99,9 +109,13 @@ class _Body:
         self._whole = message["type"] == "http.disconnect" or not message.get("more_body", False)
         if self._bytes > self._limits.body_bytes:
             large = _too_large(self._limits)
-            large.headers |= _CLOSE
+            large.headers |= _CLOSE  # it may have no end
             raise large
         return message
+
+
+def _has_body(scope: Scope) -> bool:
+    return any(name in {b"content-length", b"transfer-encoding"} for name, _ in scope["headers"])
 
 
 def _too_large(limits: Limits) -> ApiError:

@@ -27,7 +27,7 @@ from edgekit.serving.guard import SUBPROTOCOL
 from edgekit.serving.http.chat import pcm16
 from edgekit.serving.http.shared import Site
 from edgekit.serving.reading import Reader
-from edgekit.serving.served import Ended, Served
+from edgekit.serving.served import Ended, Served, check_length
 
 ENCODINGS: dict[str, np.dtype[Any]] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 STATUS_S = 1.0
@@ -207,8 +207,8 @@ class _Listener:
                 self._served.interrupt(message.answer, message.heard_s)
             else:
                 self._served.stream.hushed = message.hushed
-        except UsageError as error:
-            await self._say_error(str(error))
+        except (UsageError, RefusedError) as error:
+            await self._say_error(str(error), error.reason if isinstance(error, RefusedError) else "usage")
 
     def _ask(self, message: Ask) -> None:
         """Ask, having looked first whether the bundle takes that: later it would end the stream."""
@@ -217,6 +217,7 @@ class _Listener:
         if message.role not in (roles := self._model.manifest.protocol.roles):
             role = cut(ascii(message.role), 60)
             raise UsageError(f"role: {role} is not in this bundle; choose one of: {', '.join(roles) or 'none'}")
+        check_length("text", message.text)  # first: the next one makes tokens of it, on the loop that all share
         check_text(self._model.tokenizer, "text", message.text)
         self._served.ask(message.text, message.role)
 
@@ -236,8 +237,8 @@ class _Listener:
         while self._served.ended is None or self._served.ended.reason != "slow":  # noqa: ASYNC110 - set on a thread
             await asyncio.sleep(STATUS_S)
 
-    async def _say_error(self, error: str) -> None:
-        await _send(self._socket, {"event": "error", "reason": "usage", "error": error})
+    async def _say_error(self, error: str, reason: str = "usage") -> None:
+        await _send(self._socket, {"event": "error", "reason": reason, "error": error})
 
     async def _say_ended(self) -> None:
         ended = self._served.ended or Ended("closed")

@@ -64,7 +64,8 @@ class Transcriptions:
 
     async def _answer(self, request: Request, task: str) -> Response:
         form = await read_form(request)
-        wish = _wish(form.texts, bytes(form.file or b""), task, self._site.model, self._site.recording_defaults)
+        audio, form.file = bytes(form.file or b""), None  # once: it may be a large part of a small machine's memory
+        wish = _wish(form.texts, audio, task, self._site.model, self._site.recording_defaults)
         name = f"http {request.client.host}:{request.client.port}" if request.client else "http"
         hearing = await Hearing.of(self._site, wish.audio, wish.fields, name)
         if wish.stream:

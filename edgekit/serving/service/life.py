@@ -129,9 +129,9 @@ class Life:
         first = self._current is None
         if loading.result is None:
             assert loading.error is not None
-            if first or not isinstance(loading.error, EdgeKitError):
+            if first or not isinstance(loading.error, Exception):
                 raise loading.error
-            _log.warning("not loaded: %s; the model that there was goes on", loading.error)
+            _refused("not loaded", loading.error, "the model that there was goes on")
         else:
             self._current = loading.result
             self.server.model = loading.result.model
@@ -165,8 +165,8 @@ class Life:
             self._hold(new, defaults)
             if defaults != before:
                 self._changed(self._current.model)
-        except EdgeKitError as error:
-            _log.warning("not reloaded: %s; what was read before stays", error)
+        except Exception as error:  # noqa: BLE001 - who serves goes on serving
+            _refused("not reloaded", error, "what was read before stays")
         else:
             _log.info("reloaded: %s", new.file or "no configuration file is there")
         self.notify.ready()
@@ -182,6 +182,14 @@ class Life:
         self.server.limits = new.settings.limits
         self.server.defaults = dict(defaults)  # type: ignore[assignment]
         self.configured = new
+
+
+def _refused(what: str, error: Exception, rest: str) -> None:
+    """Say why a configuration does not hold; of a bug, or of a machine that lacks memory, where it was too."""
+    if isinstance(error, EdgeKitError):
+        _log.warning("%s: %s; %s", what, error, rest)
+    else:
+        _log.error("%s: unexpected %s; %s", what, type(error).__name__, rest, exc_info=error)
 
 
 def loaded_with(settings: Settings) -> object:

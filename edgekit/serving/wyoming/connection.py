@@ -342,6 +342,8 @@ class Connection:
             await write()
         except (OSError, asyncio.TimeoutError):
             self._outgoing.transport.abort()  # nobody is there, or reads; reading ends too
+        except EdgeKitError as error:
+            await self._refuse(error, error.reason if isinstance(error, RefusedError) else "usage")
         except Exception:  # noqa: BLE001 - a bug of ours: this client is told, the others go on
             _log.exception("%s: ended by an unexpected error", self._name)
             await self._refuse("server: internal error; see its log", "failed")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgekit.errors import AudioError
-from edgekit.runtime.audio import files
+from edgekit.runtime.audio import containers, files
 from edgekit.runtime.audio.containers import Splice
 from edgekit.runtime.audio.files import at_rest, blocks, check_file, read_audio, shown
 
@@ -415,3 +415,29 @@ def test_a_file_that_claims_two_samples_a_second_is_refused_at_once(tmp_path: Pa
     for look in (read_audio, check_file):
         with pytest.raises(AudioError, match=r"slow\.wav: 2 Hz, a whole number from 1,000 to 768,000 Hz is heard"):
             look(path)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"OggS" * 500_000, b"RIFF\xff\xff\xff\xffWAVE" + b"junk\0\0\0\0" * 250_000,
+        b"fLaC\x80\0\0\x22" + b"fLaC" * 500_000,
+        b"Creative Voice File\x1a\x1a\x00" + b"\x01\0\0\0" * 500_000, b"\0\0\0\x08ftyp" * 250_000,
+        stored(noise(1), "WAV") * 40_000, (b"\xff\xfb\x90\0" + bytes(413)) * 4 + b"\xff\xfb\x90\0" * 500_000,
+    ],
+    ids=["ogg", "wav", "flac", "voc", "mp4", "joined", "mp3"],
+)  # fmt: skip
+def test_a_file_of_nothing_but_headers_is_refused_soon(data: bytes) -> None:
+    """A hundred megabytes of them kept the threads that decode uploads, and the interpreter, busy for a minute."""
+    looks = []
+
+    class Counted(containers.Window):
+        def at(self, position: int, count: int) -> bytes:
+            looks.append(position)
+            return super().at(position, count)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(containers, "Window", Counted)
+        with pytest.raises(AudioError):
+            check_file(io.BytesIO(data))
+    assert len(looks) <= 10_001 + len(data) // 10

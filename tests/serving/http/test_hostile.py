@@ -1,16 +1,18 @@
 """Clients that mean harm, or have bugs: each is answered as HTTP has it, or ended, and the next client is served."""
 
+import asyncio
 import json
 import socket
 import threading
 import time
 
+import httpx
 import numpy as np
 import pytest
 from websockets.sync.client import connect
 
 from edgekit.serving.guard import offered
-from edgekit.serving.http import bounds, entry
+from edgekit.serving.http import bounds, entry, transcriptions
 from edgekit.serving.limits import Limits
 from tests.serving.http.conftest import WAIT_S, settle
 
@@ -149,8 +151,35 @@ def test_a_body_that_does_not_come_is_not_waited_for(service):
 
 def test_a_body_that_nobody_wants_and_that_does_not_end_is_not_waited_for(service):
     with service.raw(head(service, "POST /nothing HTTP/1.1", content_length="5000")) as connected:
-        assert connected.recv(65_536).startswith(b"HTTP/1.1 404")
-        assert is_closed(connected)
+        assert answer(connected)[0] == 404  # and closed
+
+
+@pytest.mark.parametrize("line", ["POST /v1/audio/transcriptions HTTP/1.1", "GET /health HTTP/1.1"])
+def test_a_length_beside_pieces_is_refused_and_what_follows_is_no_request(service, line):
+    """A proxy in front may take one for the end of the request, and this server the other."""
+    smuggled = b"0\r\n\r\nGET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+    with service.raw(head(service, line, content_length="5", transfer_encoding="chunked") + smuggled) as connected:
+        data = b""
+        while piece := connected.recv(65_536):
+            data += piece
+    assert data.startswith(b"HTTP/1.1 400")
+    assert b"Content-Length beside Transfer-Encoding" in data
+    assert data.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_recording_is_in_memory_once_while_it_is_heard(service, monkeypatch):
+    """So that a few large ones at once do not end a small machine."""
+    kept = []
+    real = transcriptions.read_form
+
+    async def read(request):
+        kept.append(await real(request))
+        return kept[-1]
+
+    monkeypatch.setattr(transcriptions, "read_form", read)
+    with service.client() as client:
+        client.post("/v1/audio/transcriptions", files={"file": bytes(50_000)})
+    assert [form.file for form in kept] == [None]
 
 
 def test_more_bodies_at_once_than_streams_are_refused(service):
@@ -161,6 +190,33 @@ def test_more_bodies_at_once_than_streams_are_refused(service):
             status, error = answer(three)
         assert (status, error["code"]) == (429, "streams")
         assert [answer(connected)[0] for connected in (one, two)] == [408, 408]
+
+
+async def posted(service, sound: bytes) -> tuple[int, str]:
+    async with httpx.AsyncClient(base_url=service.url, timeout=WAIT_S) as client:
+        refused = await client.post("/v1/audio/transcriptions", files={"file": sound})
+    return refused.status_code, refused.json()["error"]["code"]
+
+
+def test_who_sends_all_before_it_reads_is_told_why_it_is_refused(service):
+    """A connection that is closed with bytes unread is reset, and the answer is lost with it."""
+    start = head(service, content_length="5000", content_type="multipart/form-data; boundary=x")
+    with service.raw(start) as one, service.raw(start) as two:
+        settle(service, lambda: len(service.connections) == 2)
+        assert asyncio.run(posted(service, bytes(90_000))) == (429, "streams")
+        assert [answer(connected)[0] for connected in (one, two)] == [408, 408]
+    assert asyncio.run(posted(service, bytes(8_000_000))) == (413, "body")
+
+
+def test_who_leaves_while_it_sends_is_no_bug_of_ours(service, caplog):
+    start = head(service, content_length="5000", content_type="multipart/form-data; boundary=x")
+    for body in (start + b"--x\r\n", head(service, "POST /v1/chat/completions HTTP/1.1", content_length="9",
+                                          content_type="application/json") + b"{"):  # fmt: skip
+        with service.raw(body):
+            settle(service, lambda: service.connections)
+        settle(service, lambda: not service.connections)
+    assert "Traceback" not in caplog.text
+    assert "Exception" not in caplog.text
 
 
 def test_a_client_that_closes_its_half_frees_its_place(service):

@@ -164,6 +164,30 @@ def test_a_first_model_that_cannot_be_loaded_ends_it_and_a_later_one_does_not(pr
     assert "not loaded: b: broken; copy it again; the model that there was goes on" in caplog.text
 
 
+@pytest.mark.parametrize("error", [MemoryError("no room"), OSError("an unreadable page"), RuntimeError("of an engine")])
+@pytest.mark.parametrize("where", ["loading", "reading"])
+def test_nothing_that_goes_wrong_in_a_reload_ends_who_serves(process, caplog, where, error):
+    one = process()
+
+    def script():
+        yield from until(lambda: one.server.ready)
+        before, good = one.server.model, one.settings
+        assert "READY=1" in one.told
+        if where == "loading":
+            one.error, one.settings = error, structs.replace(good, threads=2)
+        else:
+            one.settings = error
+        yield signal.SIGHUP
+        yield from until(lambda: "READY=1" in one.told)
+        assert one.server.model is before
+        one.error, one.settings = None, structs.replace(good, threads=3)
+        yield signal.SIGHUP
+        yield from until(lambda: one.server.model is not before)
+
+    one.run(script())
+    assert f"loaded: unexpected {type(error).__name__}; " in caplog.text
+
+
 @pytest.mark.parametrize("name", LOADING)
 def test_whatever_a_model_is_loaded_with_a_change_loads_another(process, tiny_bundle, name):
     one = process()

@@ -13,11 +13,12 @@ from edgekit.runtime.audio.containers.passage import Passage, Splice, Window, id
 __all__ = ["Passage", "Splice", "passages"]
 
 _ID3_V1 = 128
+_MOST_PASSAGES = 10_000
 _NEXT_TO_NOTHING = 16  # bytes behind the end: filling, less than a millisecond
 
 
 def passages(file: BinaryIO, size: int) -> list[Passage]:
-    """Return the passages in a file of ``size`` bytes, at least one."""
+    """Return the passages in a file, at least one; ``size``: its bytes. Raises ValueError for nothing but headers."""
     window = Window(file, size)
     found: list[Passage] = []
     start = 0
@@ -28,6 +29,8 @@ def passages(file: BinaryIO, size: int) -> list[Passage]:
         if not known:
             break
         found += known
+        if len(found) > _MOST_PASSAGES:
+            raise ValueError(f"more than {_MOST_PASSAGES:,} recordings joined into one")
         start = known[-1].end
     if not found:
         return [Passage((range(size),), size)]

@@ -14,6 +14,7 @@ from edgekit.runtime.audio.containers.passage import Passage, Piece, Window
 
 _OPEN_32 = 0x7FFF_0000  # from here on a length is what a program that writes to a pipe puts
 _OPEN_64 = 1 << 62
+_MOST_CHUNKS = 10_000  # before the sound: programs write a dozen
 _MPEG = 0x55  # the number of MP3 in WAV
 _W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
@@ -77,7 +78,9 @@ def tiles(window: Window, start: int) -> bool:
 def _chunks(window: Window, start: int, layout: _Chunks) -> Iterator[_Chunk]:
     """Yield the chunks of a file from ``start`` on, the last one possibly beyond its end."""
     at, head = start, layout.name + layout.length
-    while len(data := window.at(at, head)) == head:
+    for _ in range(_MOST_CHUNKS):
+        if len(data := window.at(at, head)) < head:
+            return
         length = int.from_bytes(data[layout.name :], layout.order) - layout.counted
         chunk = _Chunk(data[: layout.name], at, at + head, max(0, length))
         yield chunk

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _BUFFER = 1 << 17
+_FEWEST_LOOKS, _LOOK_BYTES = 10_000, 10  # the smallest frames of MP3 have 24 bytes, and take two looks
 
 Piece = bytes | range
 """Bytes that stand in for some of the file's, or where in the file those are that stay."""
@@ -38,16 +39,23 @@ class Passage:
 
 
 class Window:
-    """Bytes of a file at any position, of which a few are wanted at a time and in order."""
+    """Bytes of a file at any position, of which a few are wanted at a time and in order.
+
+    Raises ValueError for a file of nothing but headers, which would take minutes to look through.
+    """
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.file, self._start, self._data = file, 0, b""
         self.size = size
+        self._looks = _FEWEST_LOOKS + size // _LOOK_BYTES
 
     def at(self, position: int, count: int) -> bytes:
         """Return ``count`` bytes from a position on, fewer at the end of the file, none beyond it."""
         if position >= self.size:  # a header may name any place, even one that no file can have
             return b""
+        self._looks -= 1
+        if self._looks < 0:
+            raise ValueError("more headers than sound in it")
         skipped = position - self._start
         if skipped < 0 or skipped + count > len(self._data):
             self.file.seek(position)
