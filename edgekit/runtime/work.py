@@ -19,7 +19,7 @@ from edgekit.runtime.answer.reply import About, Interruptions, Reply
 from edgekit.runtime.assemble import Parts, find_level, working_levels
 from edgekit.runtime.engine import Array
 from edgekit.runtime.events import Event, Forgot, Lag, LevelChanged, SpeechStarted, SpeechStopped, Text
-from edgekit.runtime.hear.gate import Closed, Opened, Paused, Sound
+from edgekit.runtime.hear.gate import Closed, Opened, Paused, Resumed, Sound
 from edgekit.runtime.hear.items import Asked, Item, Lost, Queue
 from edgekit.runtime.hear.listener import ListenerMark
 from edgekit.runtime.hear.piece import Piece, PieceMark, quietest
@@ -84,6 +84,7 @@ class Work:
         self._task: Task | None = None
         self._pause = Pause(parts.ending, self.back, writes=not parts.answerer.converses)  # that may be the end
         self._unheard = 0  # samples of the item under way
+        self._held_until = 0  # of ``heard_samples``: up to there sound is late because it was held back
         self._worked = Stopwatch(trace)  # in steps
         self._turn_open = False  # sound of an utterance was heard that is not over
         self._time = Timeline(self._rate)
@@ -202,6 +203,8 @@ class Work:
             case Asked(turn, at_sample):
                 yield from self._answer_text(turn, at_sample)
             case _:
+                if isinstance(item, Resumed):
+                    self._held_until = self.heard_samples + item.held_samples
                 yield from self._pause.hear(item, self._time.seconds)
 
     def _shorten(self, answer: int, heard_s: float) -> Task:
@@ -382,14 +385,14 @@ class Work:
         """Ask the Policy before work that the level changes: one that attends by a cross-KV hears for nothing."""
         if work == "hear" and not self._answerer.converses and self.lag_ms is not None:
             return
-        if self.levels.choose(work, None if self.lag_ms is None else self._lag()):
+        if self.levels.choose(work, None if self.lag_ms is None else self._lag(self._held_until)):
             yield LevelChanged(self.levels.current.name, self._time.seconds(self._piece.end))
 
-    def _lag(self) -> float:
-        """Return how late the present chunk is, in ms: the newest sound's lag, and the sound taken behind it."""
+    def _lag(self, held_until: int = 0) -> float:
+        """Return how late the present chunk is, in ms: the newest sound's lag, and that taken behind ``held_until``."""
         if self.lag_ms is None:
             return 0.0
-        return self.lag_ms + (self.queued_samples - self.heard_samples) * 1000 / self._rate
+        return self.lag_ms + (self.queued_samples - max(self.heard_samples, held_until)) * 1000 / self._rate
 
     def _measured(self, work: WorkKind, begun_s: float) -> None:
         self.levels.measured(work, (self._worked.seconds - begun_s) * 1000)

@@ -69,9 +69,10 @@ class Quiet:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """Speech goes on after Paused, at ``at_sample``; what was held back since then follows."""
+    """Speech goes on after Paused, at ``at_sample``; the ``held_samples`` that were held back since then follow."""
 
     at_sample: int
+    held_samples: int
 
 
 Output = Opened | Sound | Paused | Quiet | Resumed | Closed
@@ -215,8 +216,7 @@ class Gate:
         """Return whether the window judged last, already held, counts towards opening."""
         start, stop = self._start, self._stop
         if self.played is not None and self._kind != "off":
-            position = self.passed_samples + self.gated_samples + sum(window.size for window in self._held)
-            over = self.played.until(position / self._rate)
+            over = self.played.until(self._judged / self._rate)
             if over is False:
                 return False
             if over and self._kind == "speech":
@@ -272,7 +272,7 @@ class Gate:
         self._paused = self._quiet = False
         before, sounding = np.split(samples, [samples.size - last])
         silence = [Sound(before, sounding=False)] if before.size else []
-        return [Resumed(self._judged - last), *silence, Sound(sounding, sounding=True)]
+        return [Resumed(self._judged - last, before.size), *silence, Sound(sounding, sounding=True)]
 
     def _open(self, last: int) -> list[Output]:
         sounding = (self._run - 1) * self._window + last

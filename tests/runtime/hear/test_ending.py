@@ -160,7 +160,7 @@ def test_decisions_name_the_samples_where_they_are_due_and_what_was_known() -> N
     assert paused.evidence.doubt == pytest.approx(0.1, abs=0.01)
     assert paused.evidence.fall_db == pytest.approx(39.1, abs=0.2)
     assert (quiet.decided_sample, quiet.evidence.silence_ms) == (7 * WINDOW, 137.5)
-    assert resumed == Resumed(7 * WINDOW)
+    assert resumed == Resumed(7 * WINDOW, 2 * WINDOW)
     assert (again.end_sample, again.decided_sample) == (8 * WINDOW, 11 * WINDOW)
     assert isinstance(last, Quiet)
     assert closed == Closed(8 * WINDOW, 16 * WINDOW)

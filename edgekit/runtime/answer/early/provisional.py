@@ -81,7 +81,7 @@ class Pause:
             case Quiet(decided_sample, evidence) if self._made is not None:
                 self._made.known.append((evidence, seconds(decided_sample)))
                 yield from self._show(self._made)
-            case Resumed(at_sample):
+            case Resumed(at_sample=at_sample):
                 shown, self._shown, self.on = self._shown, None, False
                 if shown is not None:
                     yield Withdrawn(shown, seconds(at_sample))

@@ -1,9 +1,11 @@
 """Partial text and an end of speech in two steps together: each keeps its promise whatever the other one does."""
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,9 +13,10 @@ from hypothesis import strategies as st
 
 from edgekit.bundle import GateSettings
 from edgekit.runtime.answer.early import partials
-from edgekit.runtime.events import Event, Provisional, Text, Withdrawn
+from edgekit.runtime.events import Event, LevelChanged, Provisional, Text, Withdrawn
 from edgekit.runtime.hear.ending import EndingRule
 from edgekit.runtime.model import Model
+from edgekit.runtime.policy import Budget
 from edgekit.runtime.stream import Stream
 from tests.runtime.answer.early.test_partials_contract import KINDS, finals, grows, holds, wordy
 from tests.runtime.answer.early.test_provisional import (
@@ -228,7 +231,7 @@ def test_whatever_is_asked_or_interrupted_in_a_pause_the_account_balances(
         while stream.pending and steps:
             events += stream.step()
             account(stream)
-            steps -= 1
+            steps -= 1  # noqa: PLW2901 - what is left of them
     if ends == "close in a pause":
         stream.push(said("####....."))
         events += stream.step()
@@ -245,7 +248,28 @@ def test_whatever_is_asked_or_interrupted_in_a_pause_the_account_balances(
     assert stream.samples_abandoned == 0
     shown = [event for event in events if isinstance(event, (Provisional, Withdrawn))]
     assert all(
-        isinstance(event, Provisional) != isinstance(before, Provisional)
-        for before, event in zip(shown, shown[1:], strict=False)
+        isinstance(before, Provisional)
+        for before, event in itertools.pairwise([None, *shown])
         if isinstance(event, Withdrawn)
     )
+
+
+@pytest.mark.parametrize("kind", ["dictation", "plain"])
+def test_silence_that_was_held_back_in_a_pause_makes_nothing_late(load: Callable[..., Model], kind: str) -> None:
+    """No cheaper compute level is chosen for it: the device was not too slow."""
+    attention, fields, options = KINDS[kind]
+    model, heard = (
+        wordy(load, attention, **fields),
+        said("##########" + "." * 20 + "#####" + "." * 18 + "#####" + "." * 24),
+    )
+    gate = msgspec.structs.replace(GATE, min_silence_ms=480)
+    for rule in (None, RULE):
+        budget = Budget(deadline_ms=60.0)
+        stream = steered(model.stream(**(options | {"gate": "sound", "budget": budget})), rule, gate)
+        events: list[Event] = []
+        for part in np.split(heard, range(WINDOW, len(heard), WINDOW)):
+            events += stream.push(part, lag_ms=0.0)
+        if rule is not None:
+            assert any(isinstance(event, Withdrawn) for event in events)
+        assert not any(isinstance(event, LevelChanged) for event in events)
+        stream.close()
