@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,11 @@ HEAVY = (
     "cryptography", "jinja2", "matplotlib", "ml_dtypes", "onnx", "onnxruntime", "optimum", "rich", "safetensors",
     "sounddevice", "soundfile", "soxr", "tensorrt", "tokenizers", "torch", "transformers",
 )  # fmt: skip
+# What the extra `serve` installs, which Python 3.10 has not: only these rooms load it.
+SERVE = (
+    "h11", "prometheus_client", "python_multipart", "starlette", "uvicorn", "websockets", "wyoming", "zeroconf",
+)  # fmt: skip
+NEIGHBOURS = ("edgekit.serving.http", "edgekit.serving.wyoming")
 LIGHT_SIDE = sorted(path for path in (ROOT / "edgekit").rglob("*.py") if "exporter" not in path.parts)
 PROGRAM = """
 import importlib, sys
@@ -27,16 +33,37 @@ def _module(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def test_importing_the_runtime_side_loads_nothing_heavy():
-    modules = [_module(path) for path in LIGHT_SIDE if path.name != "__main__.py"]
-    assert {"edgekit.cli", "edgekit.profiler", "edgekit.runtime.stream"} <= set(modules)
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, ",".join(HEAVY), *modules],
+def _imports(modules, unwanted):
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, ",".join(unwanted), *modules],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def _modules():
+    modules = [_module(path) for path in LIGHT_SIDE if path.name != "__main__.py"]
+    assert {"edgekit.cli", "edgekit.profiler", "edgekit.runtime.stream", *NEIGHBOURS} <= set(modules)
+    return modules
+
+
+def test_importing_the_runtime_side_loads_nothing_heavy_and_no_package_of_the_neighbours():
+    modules = [name for name in _modules() if not name.startswith(NEIGHBOURS)]
+    done = _imports(modules, (*HEAVY, *SERVE))
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_what_the_neighbours_are_made_of_loads_nothing_heavy():
+    if missing := [name for name in SERVE if find_spec(name) is None]:
+        pytest.skip(f"the extra serve is not installed: {', '.join(missing)}")
+    done = _imports([name for name in _modules() if name.startswith(NEIGHBOURS)], HEAVY)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_command_loads_what_serves_only_if_it_does():
+    done = _imports(["edgekit", "edgekit.cli", "edgekit.cli.run", "edgekit.cli.listen"], ("edgekit.serving", *SERVE))
     assert done.returncode == 0, done.stderr
 
 
