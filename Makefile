@@ -68,8 +68,8 @@ test-browser: .venv/test.stamp requirements/browser.txt
 test-newest:
 	rm -rf .venv-newest .venv-newest-3.10
 	$(call venv,.venv-newest)
-	.venv-newest/bin/python -m pip install -q '.[cpu,echo,export,media,mic,report,sign]'
-	.venv-newest/bin/python -m pip install -q ./models/edgekit-tiny hypothesis pytest safetensors
+	.venv-newest/bin/python -m pip install -q '.[cpu,echo,export,media,mic,report,serve,sign]'
+	.venv-newest/bin/python -m pip install -q ./models/edgekit-tiny httpx hypothesis openai pytest safetensors
 	.venv-newest/bin/python -m pip freeze
 	.venv-newest/bin/edgekit demo -o .venv-newest/demo
 	.venv-newest/bin/python -m pytest -q $(SLICE)
@@ -83,8 +83,8 @@ test-newest:
 test-oldest: .venv-lint/stamp
 	rm -rf .venv-oldest
 	$(call venv,.venv-oldest)
-	.venv-lint/bin/uv pip install -q -p .venv-oldest/bin/python --resolution lowest-direct '.[cpu,echo,export,media,mic,report,sign]'
-	.venv-oldest/bin/python -m pip install -q ./models/edgekit-tiny hypothesis pytest safetensors
+	.venv-lint/bin/uv pip install -q -p .venv-oldest/bin/python --resolution lowest-direct '.[cpu,echo,export,media,mic,report,serve,sign]'
+	.venv-oldest/bin/python -m pip install -q ./models/edgekit-tiny httpx hypothesis openai pytest safetensors
 	.venv-oldest/bin/python -m pip freeze
 	.venv-oldest/bin/edgekit demo -o .venv-oldest/demo
 	.venv-oldest/bin/python -m pytest -q $(SLICE)
@@ -147,9 +147,9 @@ bench-memory: .venv-engines/stamp
 
 # What serves and listens: half an hour, most of it at real time. `make bench-serving WORDS=FILE` as for speech-data; without
 # a list the wait for text is not measured, whose words could not be judged.
-bench-serving: .venv-bench/stamp speech-data sound-data bundles/edgekit-tiny-int8
+bench-serving: .venv-bench/stamp speech-data prompt-data sound-data bundles/edgekit-tiny-int8
 	$(if $(WORDS),$(BENCH)/serving-latency.py --int8 bundles/edgekit-tiny-int8 --speech $(SPEECH))
-	$(if $(WORDS),$(BENCH)/partials.py --bundle bundles/edgekit-tiny-int8 --speech $(SPEECH))
+	$(if $(WORDS),$(BENCH)/partial-text.py --bundle bundles/edgekit-tiny-int8 --speech $(SPEECH))
 	$(BENCH)/serving-streams.py --int8 bundles/edgekit-tiny-int8 --speech $(SPEECH)
 	$(BENCH)/barge-in.py --bundle bundles/edgekit-tiny-int8
 	$(BENCH)/serving-endurance.py --int8 bundles/edgekit-tiny-int8 --sounds $(SOUNDS)
