@@ -21,10 +21,11 @@ from edgekit.plainfiles import is_there, read_plain, read_with_mode
 from edgekit.recipe import LARGEST_FILE, tables
 from edgekit.reprs import cut, exact
 from edgekit.runtime.options import nearest
+from edgekit.serving.guard import SHORTEST_TOKEN
 from edgekit.serving.settings import CREDENTIAL, PATH, UNWRITTEN, HttpSettings, Settings
 
 SYSTEM_FILE = Path("/etc/edgekit/edgekit.toml")
-_LONGEST_TOKEN, _SHORTEST_TOKEN = 4096, 16  # bytes, characters
+_LONGEST_TOKEN = 4096  # bytes
 _MOST_ITEMS = 100  # of a list
 _LONG = 300  # characters of what is printed in one line, each of which may become six
 _LONGEST_SHOWN = 60  # characters of what --set is given, in a message
@@ -128,9 +129,9 @@ def read_token(path: Path) -> str:
             f"http.token_file: {path}: everybody may read it (mode {mode:04o}), a secret is its owner's; chmod 600 it"
         )
     token = data.decode("ascii", "replace").strip()
-    if len(token) < _SHORTEST_TOKEN or not re.fullmatch(r"[\x21-\x7e]+", token):
+    if len(token) < SHORTEST_TOKEN or not re.fullmatch(r"[\x21-\x7e]+", token):
         raise SettingsError(
-            f"http.token_file: {path}: {len(token)} characters, {_SHORTEST_TOKEN} or more are needed, of ASCII without "
+            f"http.token_file: {path}: {len(token)} characters, {SHORTEST_TOKEN} or more are needed, of ASCII without "
             "spaces; `openssl rand -hex 32` makes some"
         )
     return token

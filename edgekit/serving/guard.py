@@ -22,7 +22,7 @@ SUBPROTOCOL = "edgekit"
 BEARER = "edgekit.bearer."
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_SHORTEST = 16  # characters of a token
+SHORTEST_TOKEN = 16  # characters
 _FOREIGN_SITES = (b"cross-site", b"same-site")
 _SHOWN = 60  # characters of what a stranger sent
 Headers = Iterable[tuple[bytes, bytes]]
@@ -59,9 +59,11 @@ def new_token() -> str:
 
 def check_bind(host: str, token: str | None, cert: object, key: object) -> None:
     """Raise UsageError for an address that others can reach without a token and TLS, and for half of either."""
-    if token is not None and (len(token) < _SHORTEST or not token.isascii() or not token.isprintable() or " " in token):
+    if token is not None and (
+        len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token
+    ):
         raise UsageError(
-            f"token: {len(token)} characters, {_SHORTEST} or more are needed, ASCII without spaces; take one of "
+            f"token: {len(token)} characters, {SHORTEST_TOKEN} or more are needed, ASCII without spaces; take one of "
             "`python3 -c 'import secrets; print(secrets.token_urlsafe(32))'`"
         )
     if (cert is None) != (key is None):
@@ -192,15 +194,15 @@ def _bearer(value: bytes) -> str | None:
 
 def _tokens(protocols: str) -> list[str]:
     """Return the tokens among the subprotocols that a websocket offers."""
-    found = []
+    tokens = []
     for one in (one.strip() for one in protocols.split(",")):
         if one.startswith(BEARER):
             coded = one.removeprefix(BEARER)
             try:
-                found.append(base64.urlsafe_b64decode(coded + "=" * (-len(coded) % 4)).decode())
+                tokens.append(base64.urlsafe_b64decode(coded + "=" * (-len(coded) % 4)).decode())
             except (binascii.Error, ValueError):
                 continue
-    return found
+    return tokens
 
 
 def _text(value: bytes) -> str:

@@ -85,12 +85,12 @@ class _Collector:
             streams.add_metric([str(live).lower()], count)
         yield streams
         yield Counter("edgekit_streams_opened", "Streams that were taken.", value=counts.opened)
-        for name, told, label, counted in (
+        for name, meaning, label, counted in (
             ("edgekit_streams_refused", "Streams that were not taken, by reason.", "reason", counts.refused),
             ("edgekit_streams_ended", "Streams that are over, by reason.", "reason", counts.ended),
             ("edgekit_events", "Events of streams, by kind.", "kind", counts.events),
         ):
-            family = Counter(name, told, labels=[label])
+            family = Counter(name, meaning, labels=[label])
             for key, value in sorted(counted.items()):
                 family.add_metric([key], value)
             yield family

@@ -169,6 +169,13 @@ class Server:
         return replace(result, **soft)
 
     @property
+    def loaded(self) -> Model:
+        """The model that new streams are made of. Raises RefusedError while it is loaded."""
+        if self.model is None:
+            raise _loading()
+        return self.model
+
+    @property
     def ready(self) -> bool:
         """Whether a stream would be taken, if there is room for one."""
         return self.model is not None and not self.stopping
@@ -242,7 +249,7 @@ class Server:
         if self.stopping:
             return RefusedError("stopping", "server: it is stopping; connect again in a moment")
         if self.model is None:
-            return RefusedError("loading", "server: the model is being loaded; connect again in a moment")
+            return _loading()
         if open_streams >= limits.streams:
             return RefusedError(
                 "streams", f"streams: {open_streams} are open, at most {limits.streams} may be; try again when one ends"
@@ -324,6 +331,10 @@ class Server:
                 if served.ended.error:
                     _log.warning("stream %s: %s", served.name, served.ended.error)
                 self._streams = [one for one in self._streams if one is not served]
+
+
+def _loading() -> RefusedError:
+    return RefusedError("loading", "server: the model is being loaded; connect again in a moment")
 
 
 def _add(counts: Counts, served: Served) -> None:

@@ -51,7 +51,7 @@ def routes(site: Site, *, page: bool) -> list[BaseRoute]:
     """Return every route there is."""
     audio = Transcriptions(site)
     listening, about = Listening(site), _About(site)
-    found: list[BaseRoute] = [
+    result: list[BaseRoute] = [
         Route("/v1/audio/transcriptions", audio.transcriptions, methods=["POST"]),
         Route("/v1/audio/translations", audio.translations, methods=["POST"]),
         Route("/v1/chat/completions", Chat(site).completions, methods=["POST"]),
@@ -64,8 +64,8 @@ def routes(site: Site, *, page: bool) -> list[BaseRoute]:
         Route("/metrics", about.metrics),
     ]
     if page:
-        found += [Route("/", about.page), *(Route(f"/page/{name}", _file(name, kind)) for name, kind in FILES.items())]
-    return found
+        result += [Route("/", about.page), *(Route(f"/page/{name}", _file(name, kind)) for name, kind in FILES.items())]
+    return result
 
 
 class _About:

@@ -14,7 +14,7 @@ _TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
     429: "rate_limit_error",
 }  # fmt: skip
-_TOLD = {
+_MESSAGES = {
     404: "path: there is no such route; docs/http.md lists them",
     405: "method: this route does not take it; the header Allow says which it takes",
 }
@@ -68,7 +68,7 @@ async def on_error(_: Request, error: Exception) -> Response:
     if isinstance(error, EdgeKitError):
         return api_error(error).response()
     if isinstance(error, HTTPException):
-        made = ApiError(error.status_code, _TOLD.get(error.status_code, cut(ascii(error.detail)[1:-1])))
+        made = ApiError(error.status_code, _MESSAGES.get(error.status_code, cut(ascii(error.detail)[1:-1])))
         made.headers |= dict(error.headers or {})
         return made.response()
     assert isinstance(error, ApiError), "a handler of what it was registered for"

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from edgekit.errors import RefusedError
 from edgekit.runtime.model import Model
 from edgekit.runtime.options import RecordingFields
 from edgekit.serving.guard import Access
@@ -34,9 +33,7 @@ class Site:
     @property
     def model(self) -> Model:
         """The model that new streams are made of. Raises RefusedError while it is loaded."""
-        if self.server.model is None:
-            raise RefusedError("loading", "server: the model is being loaded; try again in a moment")
-        return self.server.model
+        return self.server.loaded
 
     @property
     def recording_defaults(self) -> RecordingFields:

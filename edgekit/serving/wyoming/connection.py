@@ -112,9 +112,9 @@ class Connection:
             elif self._answer is not None:  # a client may close its half after audio-stop and wait
                 await self._answer
         except RefusedError as error:
-            with suppress(OSError, TimeoutError):
+            with suppress(OSError, asyncio.TimeoutError):
                 await self._refuse(error, error.reason)
-        except (OSError, TimeoutError) as error:
+        except (OSError, asyncio.TimeoutError) as error:
             _log.info("%s: the client is gone, or does not read (%s)", self._name, type(error).__name__)
             self._outgoing.transport.abort()
         except asyncio.CancelledError:
@@ -128,7 +128,7 @@ class Connection:
         while (event := self._framing.take()) is None:
             try:
                 data = await asyncio.wait_for(self._incoming.read(_READ), self._limits.idle_s)
-            except TimeoutError:
+            except asyncio.TimeoutError:
                 if self.working:
                     continue
                 raise RefusedError(
@@ -175,9 +175,7 @@ class Connection:
 
     @property
     def _model(self) -> Model:
-        if self._server.model is None:
-            raise RefusedError("loading", "server: the model is being loaded; connect again in a moment")
-        return self._server.model
+        return self._server.loaded
 
     @property
     def _named(self) -> str:
@@ -342,7 +340,7 @@ class Connection:
     async def _delivered(self, write: Callable[[], Awaitable[None]]) -> None:
         try:
             await write()
-        except (OSError, TimeoutError):
+        except (OSError, asyncio.TimeoutError):
             self._outgoing.transport.abort()  # nobody is there, or reads; reading ends too
         except Exception:  # noqa: BLE001 - a bug of ours: this client is told, the others go on
             _log.exception("%s: ended by an unexpected error", self._name)
@@ -367,11 +365,11 @@ class Connection:
         self._outgoing.close()
         try:
             await asyncio.wait_for(self._outgoing.wait_closed(), self._limits.slow_s)
-        except (OSError, TimeoutError):
+        except (OSError, asyncio.TimeoutError):
             self._outgoing.transport.abort()
 
     async def _send(self, event: Message) -> None:
-        """Write an event. Raises TimeoutError where nobody reads, OSError where nobody is there."""
+        """Write an event. Raises asyncio.TimeoutError where nobody reads, OSError where nobody is there."""
         async with self._writing:
             await asyncio.wait_for(async_write_event(event, self._outgoing), self._limits.slow_s)
 

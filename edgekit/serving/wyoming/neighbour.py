@@ -1,7 +1,7 @@
 """Wyoming: listens at a port for Home Assistant and others who speak that protocol, and lets them in.
 
 The protocol has neither passwords nor encryption, so its door is the address: this machine, and the networks that the
-settings name (docs/decisions/wyoming-without-a-password.md).
+settings name (docs/decisions/wyoming.md).
 """
 
 import asyncio
@@ -9,13 +9,13 @@ import logging
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
 
 from wyoming.error import Error
 from wyoming.event import async_write_event
 
 from edgekit.errors import EdgeKitError
 from edgekit.serving.server import Server
+from edgekit.serving.settings import WyomingSettings
 from edgekit.serving.wyoming.admission import Admission, check_bind, is_loopback
 from edgekit.serving.wyoming.announcement import Announcement
 from edgekit.serving.wyoming.asking import Fields
@@ -25,26 +25,6 @@ _STOP_S = 0.8  # for answers that are on their way
 _READY_S = 0.5  # between two looks whether the model is loaded
 _REFUSING_S = 1.0  # to tell a client that it is refused
 _log = logging.getLogger(__name__)
-
-
-class WyomingSettings(Protocol):
-    """What the settings say. ``name``: how it is called and announced, the bundle's name if empty.
-
-    ``networks``: from where clients may come beside this machine. ``languages``: of a bundle that does not say its own.
-    """
-
-    @property
-    def host(self) -> str: ...  # noqa: D102
-    @property
-    def port(self) -> int: ...  # noqa: D102
-    @property
-    def zeroconf(self) -> bool: ...  # noqa: D102
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def networks(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def languages(self) -> tuple[str, ...]: ...  # noqa: D102
 
 
 class Wyoming:
@@ -156,14 +136,9 @@ class Wyoming:
             await self._announcement.stop()
 
 
-def neighbour(server: Server, settings: WyomingSettings, fields: Callable[[], Fields] = dict) -> Wyoming:
-    """Return what speaks Wyoming beside a server."""
-    return Wyoming(server, settings, fields)
-
-
 async def _turn_away(outgoing: asyncio.StreamWriter, reason: str, text: str) -> None:
     """Say why a client is not served, and close."""
     _log.warning("%s", text)
-    with suppress(OSError, TimeoutError):
+    with suppress(OSError, asyncio.TimeoutError):
         await asyncio.wait_for(async_write_event(Error(text=text, code=reason).event(), outgoing), _REFUSING_S)
     outgoing.close()  # a line fits into what the system holds for who does not read
