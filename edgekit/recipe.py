@@ -328,11 +328,14 @@ def _converted(content: Mapping[str, object], kind: type[_T], where: str) -> _T:
 
 
 def tables(text: str) -> dict[str, object]:
-    """Return the tables of a TOML text; raises ValueError for a line that is too long."""
+    """Return the tables of a TOML text; raises ValueError for a line that is too long, and for what is no TOML."""
     for number, line in enumerate(text.split("\n"), start=1):
         if len(line) > LONGEST_LINE:
             raise ValueError(f"line {number} has {len(line)} characters, must have at most {LONGEST_LINE}; break it")
-    tables: dict[str, object] = msgspec.toml.decode(text)
+    try:
+        tables: dict[str, object] = msgspec.toml.decode(text)
+    except msgspec.DecodeError as error:  # no ValueError in msgspec 0.19
+        raise ValueError(str(error)) from error
     return tables
 
 

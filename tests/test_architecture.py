@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import tomllib
 
 import edgekit
 from edgekit.recipe import load_recipe
@@ -193,6 +194,30 @@ def test_no_file_names_a_path_of_one_machine_or_leaves_work_for_later():
         if MACHINE_PATH.search(line) or LATER.search(line)
     ]
     assert not found
+
+
+def test_a_file_of_this_repository_that_a_page_or_a_module_names_is_there():
+    named_file = re.compile(
+        r"(?<![\w/.-])(?:(?:docs|profiles/bench|tests)/[\w./-]+\.(?:md|py|png)|\$\(BENCH\)/[\w-]+\.py)"
+    )
+    missing = {
+        f"{path.relative_to(ROOT)} names {name}"
+        for path in _texts()
+        if path.suffix in {".md", ".py"} or path.name == "Makefile"
+        for name in named_file.findall(path.read_text(encoding="utf-8"))
+        if not (ROOT / name.replace("$(BENCH)", "profiles/bench")).exists()
+    }
+    assert missing == set()
+
+
+def test_what_is_tried_with_the_newest_and_the_oldest_packages_has_the_extras_that_their_tests_need():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    others = {"gpu", "rtx", "reference"}  # in place of `cpu`; needs a GPU or torch
+    wanted = ",".join(sorted(project["optional-dependencies"].keys() - others))
+    lines = [
+        line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install -q" in line and "'.[" in line
+    ]
+    assert [f"'.[{wanted}]'" in line for line in lines if "3.10" not in line] == [True, True]
 
 
 def test_the_locks_name_no_server():

@@ -84,6 +84,7 @@ def run(
     from edgekit.cli.transcripts import TIMED, Transcripts
     from edgekit.runtime.assemble import writes_partials
     from edgekit.runtime.audio.files import shown
+    from edgekit.runtime.options import stream_options as make_options
 
     form = form or ("txt" if output_dir else None)
     _check(files, speak, form, options["times"], as_json=as_json)
@@ -94,8 +95,9 @@ def run(
     settings = stream_settings(options)
     if form in TIMED and model.manifest.protocol.alignment:
         settings.setdefault("times", "words")
-    partials = realtime and writes_partials(model.manifest, options["prompt"]) if partials is None else partials
-    settings |= {"partials": partials, "speak": speak is not None}
+    settings["speak"] = speak is not None
+    asked = make_options(settings)
+    settings["partials"] = realtime and writes_partials(model.manifest, asked) if partials is None else partials
     live = realtime or settings["partials"]
     settings.setdefault("floor", "running" if live else model.manifest.front_end.floor)
     if transcripts:

@@ -36,6 +36,7 @@ class Parts:
     answerer: Answerer
     speaker: Speaker | None
     ending: EndingRule
+    dictates: bool  # an answer is what was said
 
 
 def assemble(loaded: Loaded, options: StreamOptions, trace: Trace) -> Parts:
@@ -58,6 +59,7 @@ def assemble(loaded: Loaded, options: StreamOptions, trace: Trace) -> Parts:
         answerer=make_answerer(loaded, options, trace, speaker),
         speaker=speaker,
         ending=_rule(options) or EndingRule(),
+        dictates=_no_dictation(manifest, options) is None,
     )
 
 
@@ -87,21 +89,25 @@ def _rule(options: StreamOptions) -> EndingRule | None:
     return None if options.provisional_ms is None else EndingRule(pause_ms=options.provisional_ms)
 
 
-def writes_partials(manifest: Manifest, prompt: str | None = None) -> bool:
-    """Return whether a bundle, asked by ``prompt``, has text to show while the user talks; see ``no_partials``."""
-    return no_partials(manifest, StreamOptions(prompt=prompt)) is None
+def writes_partials(manifest: Manifest, options: StreamOptions | None = None) -> bool:
+    """Return whether a bundle, asked like that, has text to show while the user talks; see ``no_partials``."""
+    return no_partials(manifest, options or StreamOptions()) is None
 
 
 def no_partials(manifest: Manifest, options: StreamOptions) -> str | None:
     """Return why a bundle has no text to show while the user talks; None if it writes down speech, heard in chunks."""
-    protocol = manifest.protocol
-    if driver_of(protocol).converses and (reason := no_dictation(protocol, options)) is not None:
+    if (reason := _no_dictation(manifest, options)) is not None:
         return reason
     grid, front_end = manifest.grid, manifest.front_end
     if grid.chunk_frames >= grid.max_frames:
         seconds = grid.max_frames * front_end.hop_samples / front_end.sample_rate_hz
         return f"it hears {seconds:g} s at once"
     return None
+
+
+def _no_dictation(manifest: Manifest, options: StreamOptions) -> str | None:
+    """Return why answers are not what was said; None if they are."""
+    return no_dictation(manifest.protocol, options) if driver_of(manifest.protocol).converses else None
 
 
 def make_listener(loaded: Loaded, trace: Trace, floor: Floor = "running") -> Listener:

@@ -82,7 +82,7 @@ class Work:
         self.levels = Levels(manifest.levels, working, pinned, options.budget)
         self.queue = Queue()
         self._task: Task | None = None
-        self._pause = Pause(parts.ending, self.back, writes=not parts.answerer.converses)  # that may be the end
+        self._pause = Pause(parts.ending, self.back, writes=parts.dictates)  # that may be the end
         self._unheard = 0  # samples of the item under way
         self._held_until = 0  # of ``heard_samples``: up to there sound is late because it was held back
         self._worked = Stopwatch(trace)  # in steps

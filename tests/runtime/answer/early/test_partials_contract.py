@@ -11,13 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgekit.bundle import Sampling
+from edgekit.bundle import Sampling, Thinking
 from edgekit.bundle.manifest import Question
 from edgekit.errors import UsageError
 from edgekit.runtime.answer.early import partials
 from edgekit.runtime.assemble import writes_partials
 from edgekit.runtime.events import Event, Text
 from edgekit.runtime.model import Model
+from edgekit.runtime.options import StreamOptions
 from edgekit.runtime.stream import Stream
 from tests.runtime.conftest import special
 from tests.runtime.dictation import Piece, Written, dictate, dictating, in_segments, look, sound, speech
@@ -302,7 +303,11 @@ def test_who_may_write_partials_is_said_by_name(load: Callable[..., Model]) -> N
     cross, prefix = wordy(load), wordy(load, "prefix")
     assert writes_partials(cross.manifest)
     assert not writes_partials(prefix.manifest)
-    assert writes_partials(prefix.manifest, "transcribe")
+    assert writes_partials(prefix.manifest, StreamOptions(prompt="transcribe"))
+    assert not writes_partials(prefix.manifest, StreamOptions(prompt="transcribe", speak=True))
+    thinks = wordy(load, "prefix", thinking=Thinking(open="<de>", close="<en>", then="~", usual=True))
+    assert not writes_partials(thinks.manifest, StreamOptions(prompt="transcribe"))
+    assert writes_partials(thinks.manifest, StreamOptions(prompt="transcribe", think=False))
     line = "partials: tiny writes nothing before an utterance is over: {}; leave them out"
     with pytest.raises(UsageError) as refused:
         prefix.stream(partials=True)

@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from tests.runtime.answer.early.test_provisional import (
     GATE,
     RULE,
     WINDOW,
+    Writing,
     account,
     as_script,
     assert_in_order,
@@ -252,6 +254,18 @@ def test_whatever_is_asked_or_interrupted_in_a_pause_the_account_balances(
         for before, event in itertools.pairwise([None, *shown])
         if isinstance(event, Withdrawn)
     )
+
+
+@pytest.mark.parametrize(("prompt", "decided_s"), [("transcribe", 0.18), (None, 0.22)])
+def test_a_sentence_that_ends_is_a_sign_of_a_model_that_converses_where_it_writes_down(
+    load: Callable[..., Model], prompt: str | None, decided_s: float
+) -> None:
+    """Three windows of silence are enough then; the sentence of an answer is the model's own."""
+    model = wordy(load, "prefix")
+    model = replace(model, tokenizer=Writing(model.tokenizer, "!"))  # type: ignore[arg-type]
+    stream = steered(model.stream(prompt=prompt, gate="sound", level="full"))
+    (event,) = (event for event in in_windows(stream, said("######.........")) if isinstance(event, Provisional))
+    assert event.decided_at_s == decided_s
 
 
 @pytest.mark.parametrize("kind", ["dictation", "plain"])
