@@ -170,6 +170,14 @@ def _check_type(name: str, value: object, kind: type, *, optional: bool = False)
         check_text(name, value)
 
 
+def check_turn(text: object, role: object) -> None:
+    """Raise UsageError for a turn in text that is none."""
+    for name, value in (("text", text), ("role", role)):
+        if not isinstance(value, str):
+            raise UsageError(f"{name}: {quoted(value)}, a str is needed; give one")
+        check_text(name, value)
+
+
 def check_text(name: str, text: str) -> None:
     """Raise UsageError for a text that no tokenizer takes: a half of a character (a lone surrogate) stands in it."""
     try:

@@ -30,7 +30,7 @@ from edgekit.runtime.hear.gate import Played, counting, joined
 from edgekit.runtime.hear.items import Asked, Lost
 from edgekit.runtime.hear.resampler import Resampler, as_samples
 from edgekit.runtime.loading import Loaded
-from edgekit.runtime.options import StreamOptions, check_dropped, check_heard, check_lag, check_text
+from edgekit.runtime.options import StreamOptions, check_dropped, check_heard, check_lag, check_turn
 from edgekit.runtime.work import Work, WorkMark
 from edgekit.spans import GATE, RESAMPLE
 from edgekit.timing import Clock, Trace
@@ -107,10 +107,7 @@ class Stream:
         with self._take("ask"):
             if self._finished:
                 raise UsageError("ask: this stream is finished; start another with model.stream()")
-            for name, value in (("text", text), ("role", role)):
-                if not isinstance(value, str):
-                    raise UsageError(f"{name}: {quoted(value)}, a str is needed; give one")
-                check_text(name, value)
+            check_turn(text, role)
             turn = self._answerer.turn(role, text)
             with self._taken("ask"):
                 self._work.queue.ask(Asked(turn, self._gate.position_samples), first=role == "tool")
