@@ -195,8 +195,7 @@ class Stream:
     @property
     def waiting_questions(self) -> int:
         """Turns in text that were asked and are not begun yet."""
-        answered = self._work.queue.answered  # read first, as in ``waiting_s``
-        return self._work.queue.asked - answered if self._whole else 0
+        return self._work.queue.waiting_questions if self._whole else 0
 
     @property
     def hushed(self) -> bool:

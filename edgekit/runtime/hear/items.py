@@ -33,16 +33,13 @@ Item = Output | Lost | Asked
 
 
 class Queue:
-    """Items that wait. One thread puts them in and another takes them out.
-
-    ``asked``, ``answered``: how many turns in text were put in by the one, and taken out by the other.
-    """
+    """Items that wait. One thread puts them in and another takes them out."""
 
     def __init__(self) -> None:
         self._items: deque[Item] = deque()
         self._tools: deque[Asked] = deque()  # before sound that waits
         self._deferred: deque[Asked] = deque()  # asked while the user talked
-        self.asked = self.answered = 0
+        self._asked = self._answered = 0  # turns in text that were put in by the one, and taken out by the other
 
     def put(self, item: Item) -> None:
         """Append an item."""
@@ -50,8 +47,14 @@ class Queue:
 
     def ask(self, item: Asked, *, first: bool) -> None:
         """Put in a turn in text, to be answered after the present one; ``first``: before sound that waits."""
-        self.asked += 1
+        self._asked += 1
         (self._tools if first else self._items).append(item)
+
+    @property
+    def waiting_questions(self) -> int:
+        """Turns in text that are not begun yet."""
+        answered = self._answered  # read first: who works may begin one meanwhile
+        return self._asked - answered
 
     def waits(self, *, turn_open: bool) -> bool:
         """Return whether there is an item; while the user talks a turn in text is none."""
@@ -61,14 +64,14 @@ class Queue:
         """Return the next item, None if there is none."""
         for asked in (self._tools, self._deferred):
             if asked and not turn_open:
-                self.answered += 1
+                self._answered += 1
                 return asked.popleft()
         while self._items:
             item = self._items.popleft()
             if isinstance(item, Asked) and turn_open:  # its turn comes after what the user is saying
                 self._deferred.append(item)
                 continue
-            self.answered += isinstance(item, Asked)
+            self._answered += isinstance(item, Asked)
             return item
         return None
 
