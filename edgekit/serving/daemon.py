@@ -28,6 +28,7 @@ GATHER_S = 0.04  # while nobody talks: sound comes in blocks of 10 ms or less, a
 WAIT_S = 0.5  # a stop signal is noticed at the next sample, or after this if the device has gone silent
 MOST_WAITING_S = 20.0  # of sound that counts: the source's ring holds what comes beside, and drops what is too old
 SOUND_S = 15.0  # without fresh sound: a device is missed within 3 s and heard 5 s after it is well, so this one is not
+LEAVE_S = 10.0  # of speech without a pause that is waited for before a sentence is cut after all
 AWAY_S = 300.0  # the same while it is known why: a fresh process may help, one every few seconds helps nobody
 STEP_S = 30.0  # of one step, or of showing what it made: on the slowest device that keeps up a step takes seconds
 
@@ -142,6 +143,7 @@ class Daemon:
         self._started_s = self._worked_s = clock()
         self._step_s: float | None = None
         self._stopping = False
+        self._leave_by_s: float | None = None
         self._read = self._pushed = 0  # samples per channel, taken from the source and by the stream
         self._dropped = 0
         self._counting = threading.Lock()  # held while samples are on the way from one to the other
@@ -199,6 +201,10 @@ class Daemon:
         """End ``run`` soon: what was recorded is finished, without a voice. From any thread."""
         self._stopping = True
         self._stream.hushed = True
+
+    def leave(self) -> None:
+        """As ``stop``, once nobody talks: no sentence is cut, unless it goes on for LEAVE_S. From any thread."""
+        self._leave_by_s = self._clock() + LEAVE_S
 
     def give_up(self) -> None:
         """End ``run`` when the step under way does: what was not heard until then is dropped."""
@@ -269,6 +275,9 @@ class Daemon:
                 self._push()
             elif self._source.ring.closed:
                 return
+            by_s = self._leave_by_s
+            if by_s is not None and (not self._stream.talking or self._clock() > by_s):
+                self.stop()
 
     def _push(self) -> None:
         """Hand over the oldest sound that waits, once there is room for it."""

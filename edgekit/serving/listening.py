@@ -39,7 +39,7 @@ class Listening:
                 return
             self._next = model
             if self.daemon is not None:
-                self.daemon.stop()
+                self.daemon.leave()
 
     def stop(self, within_s: float) -> bool:
         """End: what was recorded is finished if that takes no longer than this; say whether the thread has ended."""

@@ -162,6 +162,36 @@ def test_what_waits_when_it_is_stopped_is_still_heard(model):
     assert daemon.tally.captured == daemon.tally.processed == 30 * BLOCK
 
 
+@pytest.mark.parametrize(("leave_at", "first", "last"), [(40, 100, 200), (190, 190, 195), (250, 300, 399)])
+def test_who_leaves_waits_for_the_end_of_what_is_said(model, leave_at, first, last):
+    """Of blocks of 10 ms: a second of sound, one of silence, and both again; the gate closes in either silence."""
+    script = Script([1] * 400, buffer=64_000)
+    stream = model.stream(gate="sound", level="full")
+    daemon = Daemon(script, stream, ignore)
+    record = script.wait
+
+    def wait(timeout_s):
+        script._loudness = 0.3 if len(script.recorded) % 200 < 100 else 0.0
+        if len(script.recorded) == leave_at:
+            daemon.leave()
+        return record(timeout_s)
+
+    script.wait = wait
+    daemon.run()
+    assert first <= len(script.recorded) <= last
+    assert_balanced(daemon.tally)
+
+
+def test_speech_without_a_pause_is_cut_after_all_where_somebody_leaves(model, monkeypatch):
+    monkeypatch.setattr(daemon_module, "LEAVE_S", 0.0)
+    script = Script([1] * 400, buffer=64_000, loudness=0.3)
+    daemon = Daemon(script, model.stream(gate="sound", level="full"), ignore)
+    daemon.leave()
+    daemon.run()
+    assert len(script.recorded) < 400
+    assert_balanced(daemon.tally)
+
+
 def test_a_failing_device_ends_it_after_what_was_recorded(model):
     source = Script([1, 2, 3], failure=DeviceError("microphone: gone; plug it in"))
     stream = model.stream()
@@ -226,11 +256,12 @@ def test_who_hears_and_works_is_alive(model):
 def test_work_that_is_stuck_is_no_sign_of_life_however_much_sound_comes(model, where):
     source = Clocked([1] * 10_000)
     stream, asked, answered = model.stream(), threading.Event(), threading.Event()
+    step = stream.step
 
     def stuck(*_):
         asked.set()
         assert answered.wait(20)
-        return ()
+        return step() if where == "step" else ()
 
     if where == "step":
         stream.step = stuck
