@@ -7,6 +7,9 @@ read an answer, as long as the other side keeps its socket open.
 import asyncio
 import json
 import logging
+import socket
+import time
+from contextlib import suppress
 from typing import Any
 
 import h11
@@ -68,6 +71,37 @@ def without_false_alarms(record: logging.LogRecord) -> bool:
 def too_large_a_head(limits: Limits) -> ApiError:
     """Return the error of a request whose head is larger than may be."""
     return ApiError(431, f"request: its head is larger than {limits.header_bytes:,} bytes; send less", code="head")
+
+
+class Door(socket.socket):
+    """A socket that listens and lets in so many at once, whether or not they ever say a word.
+
+    asyncio counts nobody who is silent within the handshake of TLS, and waits a minute for each.
+    """
+
+    most = 0
+    accepted: tuple[tuple[socket.socket, float], ...] = ()  # those that are open, and since when
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Return the next connection and its address. Raises ConnectionAbortedError for one too many."""
+        connected, address = super().accept()
+        still = tuple(one for one in self.accepted if one[0].fileno() >= 0)
+        if len(still) >= self.most:
+            connected.close()
+            raise ConnectionAbortedError
+        self.accepted = (*still, (connected, time.monotonic()))
+        return connected, address
+
+
+async def watch_door(door: Door, state: ServerState, head_s: float = HEAD_S) -> None:
+    """End connections whose handshake of TLS takes longer than ``head_s``, until cancelled."""
+    while True:
+        known = {one.transport.get_extra_info("socket").fileno() for one in state.connections}
+        late = [one for one, since in door.accepted if time.monotonic() - since > head_s and one.fileno() not in known]
+        for one in late:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        await asyncio.sleep(_EVERY_S)
 
 
 async def watch(state: ServerState, slow_s: float, head_s: float = HEAD_S) -> None:

@@ -20,6 +20,7 @@ from edgekit.serving.watch import Watch
 if TYPE_CHECKING:
     import uvicorn
 
+    from edgekit.serving.http.bounds import Door
     from edgekit.serving.http.shared import Site
 
 _STOP_S = 0.5  # for answers that are being sent
@@ -60,7 +61,7 @@ class Http:
             import uvicorn
 
             from edgekit.serving.http.app import make_app
-            from edgekit.serving.http.bounds import protocol_of, watch, without_false_alarms
+            from edgekit.serving.http.bounds import Door, protocol_of, watch, watch_door, without_false_alarms
             from edgekit.serving.http.shared import Site
         except ImportError as error:
             raise MissingPackageError(f"http: {error}; `pip install 'edgekit-audio[serve]'`") from error
@@ -74,7 +75,8 @@ class Http:
 
         settings, limits = self._settings, self._server.limits
         _check_certificate(settings)
-        listening = _bound(settings.host, settings.port)
+        listening = _bound(settings.host, settings.port, Door)
+        listening.most = 2 * limits.connections  # one too many of those that were let in is told so
         port = listening.getsockname()[1]
         access = Access(
             settings.host, port, frozenset(settings.hosts), frozenset(one.lower() for one in settings.origins),
@@ -93,7 +95,9 @@ class Http:
         logging.getLogger("uvicorn.error").addFilter(without_false_alarms)
         self._http = Quiet(config)
         serving = asyncio.ensure_future(self._http.serve(sockets=[listening]))
-        self._tasks = [serving, asyncio.ensure_future(watch(self._http.server_state, limits.slow_s))]
+        state = self._http.server_state
+        watching = (watch(state, limits.slow_s), watch_door(listening, state))
+        self._tasks = [serving, *map(asyncio.ensure_future, watching)]
         while not self._http.started:
             if serving.done():
                 listening.close()
@@ -109,20 +113,21 @@ class Http:
         if self._watch is not None:
             self._watch.close()
         self._http.should_exit = True
-        serving, watching = self._tasks
+        serving, *watching = self._tasks
         await serving
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
         for connection in list(self._http.server_state.connections):
             connection.transport.abort()
         self._site.decoding.shutdown(wait=False, cancel_futures=True)
         self._http = None
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _bound(host: str, port: int, made: "type[Door]") -> "Door":
     """Return a socket that is bound. Raises OSError where that cannot be, such as for a second server on a port."""
     kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    listening = socket.socket(kind, socket.SOCK_STREAM)
+    listening = made(kind, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)

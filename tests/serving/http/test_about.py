@@ -2,10 +2,8 @@
 
 import asyncio
 import re
-import shutil
 import socket
 import ssl
-import subprocess
 from itertools import pairwise
 from pathlib import Path
 
@@ -261,17 +259,6 @@ def test_a_forwarded_address_is_not_believed(service):
 def test_other_machines_need_a_token_and_tls(load, tmp_path):
     with pytest.raises(UsageError, match="^host: '0.0.0.0' can be reached from other machines"):
         Http(Server(), HttpSettings(host="0.0.0.0"))  # noqa: S104
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory) -> tuple[str, str]:
-    folder = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        [shutil.which("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out",
-         "cert.pem", "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
-        cwd=folder, check=True, capture_output=True,
-    )  # fmt: skip
-    return str(folder / "cert.pem"), str(folder / "key.pem")
 
 
 def test_with_a_certificate_it_is_https(serving, load, certificate):

@@ -224,6 +224,26 @@ def test_who_leaves_while_it_sends_is_no_bug_of_ours(service, caplog):
     assert "Exception" not in caplog.text
 
 
+def test_silent_connections_are_bounded_before_tls_and_none_is_waited_for_long(serving, load, certificate, monkeypatch):
+    """Their handshakes are waited for a minute each by asyncio, which counts none and runs out of descriptors."""
+    real = bounds.watch_door
+    monkeypatch.setattr(bounds, "watch_door", lambda door, state: real(door, state, head_s=1.0))
+    cert, key = certificate
+    service = serving(load(), LIMITS, cert=str(cert), key=str(key))
+    silent = [service.raw() for _ in range(50)]
+    try:
+        ended = 0
+        for connected in silent:
+            connected.settimeout(WAIT_S)
+            ended += is_closed(connected)
+        assert ended == 50
+        with service.client(verify=False) as client:
+            assert client.get("/health").status_code == 200
+    finally:
+        for connected in silent:
+            connected.close()
+
+
 def test_a_client_that_closes_its_half_frees_its_place(service):
     start = head(service, content_length="5000", content_type="multipart/form-data; boundary=x")
     with service.raw(start + b"--x\r\n") as connected:
