@@ -198,15 +198,11 @@ class Stream:
     @property
     def waiting_questions(self) -> int:
         """Turns in text that were asked and are not begun yet."""
-        answered = self._work.queue.answered  # read first, as in ``waiting_s``
-        return self._work.queue.asked - answered if self._whole else 0
+        return self._work.queue.questions if self._whole else 0
 
     @property
     def hushed(self) -> bool:
-        """Whether answers are not spoken, for now: set it, and the voice stops within a step while the text goes on.
-
-        An answer that was hushed stays so to its end.
-        """
+        """Whether answers are not spoken, for now: set, it stops the voice within a step, of this answer to its end."""
         return self._work.reply.hushed
 
     @hushed.setter

@@ -44,6 +44,12 @@ class Queue:
         self._deferred: deque[Asked] = deque()  # asked while the user talked
         self.asked = self.answered = 0
 
+    @property
+    def questions(self) -> int:
+        """How many turns in text wait."""
+        answered = self.answered  # read first: who works may take out what is put in meanwhile
+        return self.asked - answered
+
     def put(self, item: Item) -> None:
         """Append an item."""
         self._items.append(item)
