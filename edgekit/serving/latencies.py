@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from edgekit.runtime.events import Event, SpeechStopped, Text
+from edgekit.runtime.events import Event, Provisional, SpeechStopped, Text, Withdrawn
 from edgekit.timing import Clock
 
 _KEPT = 1000  # of each kind: what a percentile is of
@@ -10,16 +10,21 @@ _ARRIVALS = 3000  # pieces of sound, some minutes of them
 
 
 class Latencies:
-    """Milliseconds from the end of speech: ``decided_ms`` to SpeechStopped, ``final_ms`` to the final Text behind it.
+    """Milliseconds from the end of speech.
+
+    ``provisional_ms``: to the text of an end that may still be none, ``decided_ms``: to SpeechStopped, ``final_ms``: to
+    the final Text behind it. A provisional text that is withdrawn does not count.
 
     The end of speech is ``SpeechStopped.at_s``, and its moment is when the sound that holds it arrived. Pipecat's
     benchmark of speech services (pipecat-ai/stt-benchmark) measures to the final text in the same way.
     """
 
     def __init__(self, clock: Clock) -> None:
+        self.provisional_ms: deque[float] = deque(maxlen=_KEPT)
         self.decided_ms: deque[float] = deque(maxlen=_KEPT)
         self.final_ms: deque[float] = deque(maxlen=_KEPT)
         self._clock = clock
+        self._early_ms: float | None = None  # of a provisional text that may be withdrawn
         self._arrivals: deque[tuple[float, float]] = deque(maxlen=_ARRIVALS)  # stream time at a piece's end, moment
         self._stopped: float | None = None  # the moment of the last word, of an utterance whose text is to come
 
@@ -29,7 +34,15 @@ class Latencies:
 
     def delivered(self, event: Event, now: float) -> None:
         """Take note of an event that its reader can get now."""
-        if isinstance(event, SpeechStopped):
+        if isinstance(event, Provisional):
+            moment = self._moment(event.at_s)
+            self._early_ms = None if moment is None else (now - moment) * 1000
+        elif isinstance(event, Withdrawn):
+            self._early_ms = None
+        elif isinstance(event, SpeechStopped):
+            if self._early_ms is not None:
+                self.provisional_ms.append(self._early_ms)
+                self._early_ms = None
             self._stopped = self._moment(event.at_s)
             if self._stopped is not None:
                 self.decided_ms.append((now - self._stopped) * 1000)
@@ -39,6 +52,7 @@ class Latencies:
 
     def add(self, other: "Latencies") -> None:
         """Add what another one measured; its thread may go on measuring."""
+        self.provisional_ms.extend(other.provisional_ms.copy())
         self.decided_ms.extend(other.decided_ms.copy())
         self.final_ms.extend(other.final_ms.copy())
 

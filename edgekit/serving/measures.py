@@ -103,11 +103,11 @@ class _Collector:
         yield Gauge("edgekit_behind_seconds", "How far the latest live stream is behind.", value=server.behind_s)
         latency = Gauge(
             "edgekit_latency_seconds",
-            "From the last word to its end being decided, and to the final text, of the last 1,000.",
+            "From the last word to its provisional text, to its end being decided, and to the final text; the last 1,000.",
             labels=["until", "quantile"],
         )
         measured = server.latencies
-        for until, values in (("decided", measured.decided_ms), ("final", measured.final_ms)):
+        for until, values in _kinds(measured):
             for share in QUANTILES:
                 if (milliseconds := percentile(values, share)) is not None:
                     latency.add_metric([until, str(share)], milliseconds / 1000)
@@ -116,13 +116,20 @@ class _Collector:
         yield Gauge("edgekit_cores", "Cores that this process may use.", value=len(os.sched_getaffinity(0)))
 
 
+def _kinds(measured: Latencies) -> list[tuple[str, list[float]]]:
+    return [
+        ("provisional", list(measured.provisional_ms.copy())), ("decided", list(measured.decided_ms.copy())),
+        ("final", list(measured.final_ms.copy())),
+    ]  # fmt: skip
+
+
 def _latencies(measured: Latencies) -> dict[str, dict[str, float | int | None]]:
     return {
         name: {
             "count": len(values),
             **{f"p{share * 100:.0f}_ms": _rounded(percentile(values, share)) for share in QUANTILES[:2]},
         }
-        for name, values in (("decided", measured.decided_ms.copy()), ("final", measured.final_ms.copy()))
+        for name, values in _kinds(measured)
     }
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from edgekit.errors import BackendError, RefusedError, UsageError
-from edgekit.runtime.events import Event, SpeechStopped, to_json
+from edgekit.runtime.events import Event, Provisional, SpeechStopped, Withdrawn, to_json
 from edgekit.runtime.model import Model
 from edgekit.serving import server as serving
+from edgekit.serving.latencies import Latencies
 from edgekit.serving.limits import Limits
 from edgekit.serving.reading import Reader
 from edgekit.serving.served import LONGEST_TEXT, MOST_QUESTIONS, Ended, Served, waited
@@ -547,6 +548,20 @@ def test_latency_is_counted_from_the_arrival_of_the_last_word(serve, load):
         "of an utterance whose last piece was full nothing is left to write"
     )
     assert 0 <= min(latencies.decided_ms) <= max(latencies.final_ms)
+
+
+def test_a_provisional_text_counts_from_the_last_word_once_it_is_confirmed_and_not_if_it_is_withdrawn():
+    latencies = Latencies(time.monotonic)
+    for at_s in range(10):
+        latencies.arrived(float(at_s), 100.0 + at_s)
+    latencies.delivered(Provisional("a", 1, 2.0, 2.2, 0.0), 102.25)
+    latencies.delivered(Withdrawn(1, 2.5), 102.5)
+    latencies.delivered(SpeechStopped(3.0, 3.5), 103.5)
+    assert not latencies.provisional_ms
+    latencies.delivered(Provisional("b", 2, 5.0, 5.2, 4.0), 105.25)
+    latencies.delivered(SpeechStopped(5.0, 5.5), 105.5)
+    assert list(latencies.provisional_ms) == [250.0]
+    assert list(latencies.decided_ms) == [500.0, 500.0]
 
 
 def test_a_reader_pushes_once_there_is_room_and_gets_every_event(serve, load):

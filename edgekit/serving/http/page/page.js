@@ -87,7 +87,7 @@ const told = {
     show("lag", stream.behind_s.toFixed(2), " s");
     show("speech", Math.round(stream.speech_probability * 100), " %");
     if (open && open.watching) at("meter").value = -60 + 60 * stream.speech_probability;
-    for (const kind of ["decided", "final"]) {
+    for (const kind of ["provisional", "decided", "final"]) {
       const one = stream.latencies[kind];
       show(`${kind}-p50`, one.p50_ms);
       show(`${kind}-p95`, one.p95_ms);
