@@ -103,7 +103,7 @@ class _Collector:
         yield Gauge("edgekit_behind_seconds", "How far the latest live stream is behind.", value=server.behind_s)
         latency = Gauge(
             "edgekit_latency_seconds",
-            "From the last word to its provisional text, to its end being decided, and to the final text; the last 1,000.",
+            "From the last word to its provisional text, its end being decided and the final text; the last 1,000.",
             labels=["until", "quantile"],
         )
         measured = server.latencies
