@@ -110,9 +110,15 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _come_again(number: int) -> None:
+    """Send it again to this thread, the main one: a real signal, which also ends what it waits for by then."""
+    thread, kill = _thread.get_ident(), getattr(signal, "pthread_kill", None)  # Windows has none
+
     def wait() -> None:
         time.sleep(_AGAIN_S)
-        _thread.interrupt_main(signal.Signals(number))
+        if kill is None:
+            _thread.interrupt_main(signal.Signals(number))
+        else:
+            kill(thread, number)
 
     _thread.start_new_thread(wait, ())
 
