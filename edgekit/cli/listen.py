@@ -145,11 +145,13 @@ class _Microphone:
     """What listens, put together for one model after another."""
 
     def __init__(self, asked: dict[str, Any], configured: "Configured", server: "Server", watch: "Watch") -> None:
-        """Open the microphone, which is looked at before anything is loaded."""
+        """Open the microphone, which is looked at before anything is loaded; it stays the one of every model."""
         self.configured = configured
         self._asked, self._server, self._watch = asked, server, watch
         self._printer: Printer | None = None
-        self._source: Source | None = self._open(waits=asked["wait"])
+        self._source = self._open()
+        self._heard: Source | None = None  # the same as the latest daemon hears it, without the loudspeaker
+        self._latest: Daemon | None = None
 
     def clear(self) -> None:
         """Take the text so far off the terminal."""
@@ -177,16 +179,16 @@ class _Microphone:
 
         settings = self.configured.settings
         guard = echo_guard(self._echo(), speak=settings.speak, simulate=self._asked["simulate"])
-        source, self._source = self._source or self._open(waits=True), None  # one that is away now comes back
         printer = self._printer = Printer(as_json=self._asked["as_json"], marks=marks(model))
         speaker = _number_or_name(settings.microphone.speaker)
         with loudspeaker(
             model.manifest, speak=settings.speak, device=speaker, keeps_reference=guard is not None
         ) as playback:
+            source = self._source  # whose rate is that of the first model
             given = {"sample_rate_hz": source.sample_rate_hz, "channels": source.channels, "speak": settings.speak}
             stream = model.stream(make_options({**self._server.defaults, **given}))
             turns = TurnTaking(playback, stream.interrupt) if playback else None
-            source = without_echo(guard, source, playback, stream)
+            source = self._heard = without_echo(guard, source, playback, stream, after=self._heard)
             served = self._watch.served = self._server.adopt(stream, "microphone")
 
             def show(event: "Event") -> None:
@@ -195,7 +197,9 @@ class _Microphone:
                 if turns:
                     turns.event(event)
 
-            daemon = Daemon(source, stream, show, interrupting(stream, turns), served=served)
+            daemon = self._latest = Daemon(
+                source, stream, show, interrupting(stream, turns), served=served, after=self._latest
+            )
             try:
                 yield daemon
                 if playback and not daemon.stopping:
@@ -206,7 +210,12 @@ class _Microphone:
                 click.echo(f"edgekit: {daemon.tally}", err=True)
                 account(playback)
 
-    def _open(self, *, waits: bool) -> "Source":
+    def close(self) -> None:
+        """Close a microphone that was handed over to a daemon that there never was, and say what was in it."""
+        if self._latest is not None and self._latest.handed_over:
+            click.echo(f"edgekit: {self._latest.abandon()}", err=True)
+
+    def _open(self) -> "Source":
         from edgekit.bundle import open_bundle
 
         settings = self.configured.settings
@@ -220,7 +229,7 @@ class _Microphone:
         front_end = open_bundle(settings.bundle or "", check_hashes=False).manifest.front_end  # loading checks them
         with show_notices():
             return LastingMicrophone(
-                _number_or_name(settings.microphone.device), rate_hz=front_end.sample_rate_hz, waits=waits
+                _number_or_name(settings.microphone.device), rate_hz=front_end.sample_rate_hz, waits=self._asked["wait"]
             )
 
     def _echo(self) -> bool | None:

@@ -93,14 +93,25 @@ def echo_guard(echo: bool | None, *, speak: bool, simulate: Path | None) -> Echo
     return "canceller"
 
 
-def without_echo(guard: EchoGuard | None, source: "Source", playback: "Playback | None", stream: "Stream") -> "Source":
-    """Return a microphone that does not hear the loudspeaker, and tell the stream what is played beside it."""
+def without_echo(
+    guard: EchoGuard | None,
+    source: "Source",
+    playback: "Playback | None",
+    stream: "Stream",
+    *,
+    after: "Source | None" = None,
+) -> "Source":
+    """Return a microphone that does not hear the loudspeaker, and tell the stream what is played beside it.
+
+    ``after``: what was returned for the stream before this one, whose sound goes on.
+    """
     if guard is None or playback is None or playback.reference is None:
         return source
     from edgekit.runtime.audio.echo import EchoCanceller, EchoFree, Reference
 
     reference = Reference(playback.reference, playback.device_rate_hz, source.sample_rate_hz)
-    canceller = EchoCanceller(reference, source.sample_rate_hz, cancels=guard == "canceller")
+    first = after.canceller.rest if isinstance(after, EchoFree) else None
+    canceller = EchoCanceller(reference, source.sample_rate_hz, cancels=guard == "canceller", first=first)
     stream.beside(canceller.played)
     return EchoFree(source, canceller)
 

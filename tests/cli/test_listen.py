@@ -266,7 +266,29 @@ def test_a_microphone_that_is_away_when_the_configuration_changes_is_waited_for(
         if not plugged:
             machine.unplug()
         with microphone.begin(model) as daemon:
-            daemon.stop()
+            (daemon.leave if plugged else daemon.stop)()
             daemon.run()
+        assert daemon.handed_over == plugged
+    monkeypatch.setitem(sys.modules, "sounddevice", Machine())  # as a fresh process finds it
     with pytest.raises(DeviceError, match="none found"):
         _Microphone(asked, configured, Server(model), Watch())
+
+
+def test_a_simulated_microphone_goes_on_where_it_is_when_the_configuration_is_read_again(
+    program, bundle, wav, tmp_path
+):
+    path = wav("short.wav", np.random.default_rng(1).uniform(-1e-5, 1e-5, 16_000 * 4))
+    config = tmp_path / "edgekit.toml"
+    config.write_text("[stream]\npartials = true\n", encoding="utf-8")
+    process = program("listen", bundle, "--simulate", path, "--config", config, "--gate", "sound")
+    while "^C ends it" not in process.stderr.readline():
+        assert process.poll() is None
+    config.write_text("[stream]\npartials = false\n", encoding="utf-8")
+    process.send_signal(signal.SIGHUP)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    accounts = [tuple(map(int, found)) for found in ACCOUNT.findall(err)]
+    assert len(accounts) == 2, err
+    assert all(captured == sum(parts) for captured, *parts in (one[:4] for one in accounts))
+    assert sum(captured for captured, *_ in accounts) == 16_000 * 4
+    assert min(captured for captured, *_ in accounts) > 0
