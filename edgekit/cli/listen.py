@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from edgekit.runtime.model import Model
     from edgekit.serving.configuration import Configured
     from edgekit.serving.daemon import Daemon, Source
+    from edgekit.serving.listening import Listening
     from edgekit.serving.server import Server
     from edgekit.serving.watch import Watch
 
-_NEIGHBOURS_S, _MARGIN_S = 0.3, 0.4  # of the two seconds that the end may last
+_NEIGHBOURS_S, _MARGIN_S = 0.3, 0.5  # of the two seconds that the end may last
 
 
 @click.command(
@@ -118,6 +119,7 @@ def _listen(asked: dict[str, Any], first: "Configured") -> None:
     with show_notices(microphone.clear), Signals() as signals, server, ExitStack() as stack:
         if settings.record.dir is not None:
             server.taps = stack.enter_context(Recorder(settings.record)).tap
+        stack.callback(microphone.close)
         stack.callback(neighbours.stop)
         show_places(neighbours.start(), settings)
         life = Life(
@@ -125,17 +127,19 @@ def _listen(asked: dict[str, Any], first: "Configured") -> None:
             changed=changed, status=lambda: status_of(server),
             alive=lambda: works(server, neighbours) and listening.alive(time.monotonic()),
         )  # fmt: skip
+        ended = False
         try:
             life.run(signals, lambda: listening.over)
             within_s = STOP_S - _NEIGHBOURS_S - _MARGIN_S
             others = threading.Thread(target=life.stop, args=(within_s,), daemon=True)
             others.start()  # both at once: neither has to wait for the other
-            listening.stop(within_s)
-            others.join()
+            if not (ended := listening.stop(within_s)):
+                microphone.say_left_behind(listening)
+            others.join(within_s if ended else 0.0)
             neighbours.stop(_NEIGHBOURS_S)
         except KeyboardInterrupt as end:  # a second signal
             leave(SIGNALLED + getattr(end, "number", signal.SIGINT))
-        if life.left_behind:
+        if life.left_behind or not ended:
             leave(0)
     if listening.failure is not None:
         raise listening.failure
@@ -152,6 +156,7 @@ class _Microphone:
         self._source = self._open()
         self._heard: Source | None = None  # the same as the latest daemon hears it, without the loudspeaker
         self._latest: Daemon | None = None
+        self._accounted = False  # whether the account of the latest was said
 
     def clear(self) -> None:
         """Take the text so far off the terminal."""
@@ -200,6 +205,7 @@ class _Microphone:
             daemon = self._latest = Daemon(
                 source, stream, show, interrupting(stream, turns), served=served, after=self._latest
             )
+            self._accounted = False
             try:
                 yield daemon
                 if playback and not daemon.stopping:
@@ -208,12 +214,22 @@ class _Microphone:
                 served.close("finished")
                 printer.clear()
                 click.echo(f"edgekit: {daemon.tally}", err=True)
+                self._accounted = True
                 account(playback)
 
     def close(self) -> None:
         """Close a microphone that was handed over to a daemon that there never was, and say what was in it."""
         if self._latest is not None and self._latest.handed_over:
-            click.echo(f"edgekit: {self._latest.abandon()}", err=True)
+            self._latest.close_source()
+            click.echo(f"edgekit: {self._latest.behind}", err=True)
+
+    def say_left_behind(self, listening: "Listening") -> None:
+        """Say what does not end, and the account as far as it is known."""
+        click.echo(f"edgekit: listen: {listening.hangs}, all ends within 2 s; what waits for it is dropped", err=True)
+        if self._latest is not None and not self._accounted:
+            click.echo(f"edgekit: {self._latest.left_behind}", err=True)
+        elif self._latest is not None and self._latest.handed_over:
+            click.echo(f"edgekit: {self._latest.behind}", err=True)
 
     def _open(self) -> "Source":
         from edgekit.bundle import open_bundle

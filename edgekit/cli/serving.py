@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _LARGEST_PORT = 65_535
+_FLUSH_S = 0.2
 
 # The key of each flag whose name is not that of a setting of streams.
 _KEYS = {
@@ -327,7 +329,13 @@ def leave(code: int) -> None:
 
     Python would wait for it, or crash where it comes back into a process that is half taken down.
     """
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+
+    def flush() -> None:
+        logging.shutdown()
+        for stream in (sys.stderr, sys.stdout):
+            stream.flush()
+
+    flushing = threading.Thread(target=flush, daemon=True)
+    flushing.start()
+    flushing.join(_FLUSH_S)  # who reads a pipe no more would keep it
     os._exit(code)

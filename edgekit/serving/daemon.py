@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol
 
@@ -31,6 +31,7 @@ MOST_WAITING_S = 20.0  # of sound that counts: the source's ring holds what come
 SOUND_S = 15.0  # without fresh sound: a device is missed within 3 s and heard 5 s after it is well, so this one is not
 LEAVE_S = 10.0  # of speech without a pause that is waited for before a sentence is cut after all
 AWAY_S = 300.0  # the same while it is known why: a fresh process may help, one every few seconds helps nobody
+COUNT_S = 0.1  # that a count of what is on its way is waited for, where a thread may hang with it
 STEP_S = 30.0  # of one step, or of showing what it made: on the slowest device that keeps up a step takes seconds
 
 
@@ -163,30 +164,45 @@ class Daemon:
     @property
     def tally(self) -> Tally:
         """The account so far; it balances at every instant, and covers all once ``run`` has ended, however it did."""
-        source, stream = self._source, self._stream
         with self._counting:
-            if self.handed_over:
-                (dropped, overflows), in_ring = self.so_far, 0
-            else:
-                dropped, overflows = source.dropped_samples, source.overflows
-                in_ring = source.ring.available_samples // source.channels
-            left = in_ring if self._broken else 0  # in the ring, where nobody takes any more
-            # The Stream counts after resampling: its shares of the samples are exact, their number is not.
-            share = self._pushed / max(1, stream.samples_received)
-            gated = min(round(stream.samples_gated * share), self._pushed)
-            abandoned = min(round(stream.samples_abandoned * share), self._pushed - gated)
-            queued = min(round(stream.samples_waiting * share), self._pushed - gated - abandoned)
-            processed = self._pushed - gated - abandoned - queued
-            dropped += left + self._read - self._pushed + abandoned - self._before[0]
-            return Tally(
-                captured=processed + gated + dropped,
-                processed=processed,
-                gated=gated,
-                dropped=dropped,
-                overflows=overflows - self._before[1],
-                sample_rate_hz=source.sample_rate_hz,
-                waiting=in_ring - left + queued,
-            )
+            return self._count()
+
+    @property
+    def left_behind(self) -> Tally:
+        """The account of one whose threads do not end, as far as it is known: what waits is dropped with them."""
+        held = self._counting.acquire(timeout=COUNT_S)
+        try:
+            tally = self._count()
+        finally:
+            if held:
+                self._counting.release()
+        lost = tally.waiting
+        return replace(tally, captured=tally.captured + lost, dropped=tally.dropped + lost, waiting=0)
+
+    def _count(self) -> Tally:
+        source, stream = self._source, self._stream
+        if self.handed_over:
+            (dropped, overflows), in_ring = self.so_far, 0
+        else:
+            dropped, overflows = source.dropped_samples, source.overflows
+            in_ring = source.ring.available_samples // source.channels
+        left = in_ring if self._broken else 0  # in the ring, where nobody takes any more
+        # The Stream counts after resampling: its shares of the samples are exact, their number is not.
+        share = self._pushed / max(1, stream.samples_received)
+        gated = min(round(stream.samples_gated * share), self._pushed)
+        abandoned = min(round(stream.samples_abandoned * share), self._pushed - gated)
+        queued = min(round(stream.samples_waiting * share), self._pushed - gated - abandoned)
+        processed = self._pushed - gated - abandoned - queued
+        dropped += left + self._read - self._pushed + abandoned - self._before[0]
+        return Tally(
+            captured=processed + gated + dropped,
+            processed=processed,
+            gated=gated,
+            dropped=dropped,
+            overflows=overflows - self._before[1],
+            sample_rate_hz=source.sample_rate_hz,
+            waiting=in_ring - left + queued,
+        )
 
     @property
     def heartbeat(self) -> Heartbeat:
@@ -223,11 +239,15 @@ class Daemon:
         """
         self._leave_by_s = self._clock() + LEAVE_S
 
-    def abandon(self) -> Tally:
-        """Close the source that was ``handed_over`` and that nobody takes; return the account of what was in it."""
+    def close_source(self) -> None:
+        """Close the source that was ``handed_over`` and that nobody takes."""
         assert self.handed_over
+        self._source.__exit__(None, None, None)
+
+    @property
+    def behind(self) -> Tally:
+        """The account of what is in the source that was ``handed_over`` and that nobody takes."""
         source, (dropped, overflows) = self._source, self.so_far
-        source.__exit__(None, None, None)
         lost = source.dropped_samples - dropped + source.ring.available_samples // source.channels
         return Tally(lost, 0, 0, lost, source.overflows - overflows, source.sample_rate_hz)
 

@@ -6,6 +6,7 @@ meanwhile, and every sample of it is in the account of one of them.
 """
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -55,6 +56,16 @@ class Listening:
             self.daemon.give_up()
             self._thread.join(within_s / 4)
         return not self._thread.is_alive()
+
+    @property
+    def hangs(self) -> str:
+        """In words, what does not end."""
+        if (daemon := self.daemon) is None:
+            return "what listens with the bundle is not put together yet"
+        since_s = daemon.heartbeat.step_s
+        if since_s is None:
+            return "taking sound, or letting go of its device, does not end"
+        return f"a step, or showing what it made, has not ended for {time.monotonic() - since_s:.1f} s"
 
     @property
     def over(self) -> bool:

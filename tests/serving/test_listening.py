@@ -211,7 +211,8 @@ def test_where_the_next_cannot_begin_what_waits_is_dropped_and_said(load: Callab
     room.run()
     assert isinstance(room.listening.failure, DeviceError)
     room.source.ring.write(np.zeros(77, np.float32))
-    rest = room.daemons[0].abandon()
+    room.daemons[0].close_source()
+    rest = room.daemons[0].behind
     assert room.source.exited == 1
     assert (rest.captured, rest.dropped) == (77, 77)
 
