@@ -12,6 +12,7 @@ import click
 from edgekit.cli.options import partials_option, stream_options
 from edgekit.cli.paths import FilePath
 from edgekit.cli.serving import leave, load, print_config, read_configuration, service, serving_options, show_places
+from edgekit.cli.speech import no_echo
 from edgekit.ending import SIGNALLED
 from edgekit.errors import UsageError
 
@@ -84,7 +85,8 @@ def listen(**asked: Any) -> None:
     """
     if service(asked, "listen"):
         return
-    _check_usage(asked)
+    if asked["simulate"] is not None and asked["wait"]:
+        raise UsageError(f"--wait: --simulate plays {asked['simulate']} in place of a microphone; leave one out")
     first = read_configuration(asked, "listen")
     if asked["print_config"]:
         print_config(first)
@@ -249,20 +251,11 @@ class _Microphone:
             )
 
     def _echo(self) -> bool | None:
-        chosen = self.configured.settings.microphone.echo
-        return None if chosen is None else chosen == "cancel"
-
-
-def _check_usage(asked: dict[str, Any]) -> None:
-    """Raise UsageError for options that need or exclude each other."""
-    simulate, device, speaker = asked["simulate"], asked["device"], asked["speaker"]
-    if simulate is not None and (device is not None or asked["wait"]):
-        option = f"--device {device}" if device is not None else "--wait"
-        raise UsageError(f"{option}: --simulate plays {simulate} in place of a microphone; leave one out")
-    if speaker is not None and not asked["speak"]:
-        raise UsageError(f"--speaker {speaker}: without --speak nothing is spoken; add it, or leave this out")
-    if asked["times"] and not asked["as_json"]:
-        raise UsageError(f"--times {asked['times']}: text alone shows no times; add --json")
+        settings = self.configured.settings
+        chosen = settings.microphone.echo
+        if chosen is None or no_echo(speak=settings.speak, simulate=self._asked["simulate"]):
+            return None  # of a file that others share; by a flag it is refused
+        return chosen == "cancel"
 
 
 def _number_or_name(device: str | None) -> int | str | None:

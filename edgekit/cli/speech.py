@@ -69,14 +69,20 @@ def interrupting(stream: "Stream", turns: "TurnTaking | None") -> Callable[[], N
     return talked
 
 
+def no_echo(*, speak: bool, simulate: Path | None) -> str:
+    """Return why there is no echo to cancel, and what to do; empty where there may be one."""
+    if not speak:
+        return "nothing is spoken; add --speak"
+    return "a file hears no loudspeaker; leave it out" if simulate is not None else ""
+
+
 def echo_guard(echo: bool | None, *, speak: bool, simulate: Path | None) -> EchoGuard | None:
     """Return what keeps the loudspeaker from being taken for the user, None for nothing; ``echo``: as asked for.
 
     Raises UsageError where there is no echo to cancel, MissingPackageError where it is asked for and cannot be.
     """
-    if not speak or simulate is not None:
+    if reason := no_echo(speak=speak, simulate=simulate):
         if echo:
-            reason = "nothing is spoken; add --speak" if not speak else "a file hears no loudspeaker; leave it out"
             raise UsageError(f"--echo: {reason}")
         return None
     if echo is False:

@@ -300,7 +300,9 @@ def _open_folder(folder: Path) -> int:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError as error:
         if os.path.isdir(folder.parent):  # noqa: PTH112 - of what may not be looked at it is False
-            raise SettingsError(f"record.dir: {folder}: {folder.parent} takes none, {rule}; name another") from error
+            raise SettingsError(
+                f"record.dir: {folder}: {folder.parent} takes no new folder, {rule}; name another"
+            ) from error
         raise SettingsError(f"record.dir: {folder}: {folder.parent} is not there, {rule}; make it first") from error
     except OSError as error:
         kind = "is a link" if folder.is_symlink() else error.strerror

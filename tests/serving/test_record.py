@@ -256,7 +256,7 @@ def test_a_folder_that_takes_no_other_is_not_said_to_be_missing():
     with pytest.raises(SettingsError) as raised:
         Recorder(settings("/proc/nowhere"))
     rule = "a folder that nobody else may read is needed"
-    assert str(raised.value) == f"record.dir: /proc/nowhere: /proc takes none, {rule}; name another"
+    assert str(raised.value) == f"record.dir: /proc/nowhere: /proc takes no new folder, {rule}; name another"
 
 
 def test_a_folder_that_is_exchanged_for_a_link_meanwhile_is_not_followed(folder, wall, tmp_path):
