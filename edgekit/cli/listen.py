@@ -12,6 +12,7 @@ import click
 from edgekit.cli.options import partials_option, stream_options
 from edgekit.cli.paths import FilePath
 from edgekit.cli.serving import leave, load, print_config, read_configuration, service, serving_options, show_places
+from edgekit.cli.speech import no_echo
 from edgekit.ending import SIGNALLED
 from edgekit.errors import UsageError
 
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
     from edgekit.runtime.model import Model
     from edgekit.serving.configuration import Configured
     from edgekit.serving.daemon import Daemon, Source
+    from edgekit.serving.listening import Listening
     from edgekit.serving.server import Server
     from edgekit.serving.watch import Watch
 
-_NEIGHBOURS_S, _MARGIN_S = 0.3, 0.4  # of the two seconds that the end may last
+_NEIGHBOURS_S, _MARGIN_S = 0.3, 0.5  # of the two seconds that the end may last
 
 
 @click.command(
@@ -83,7 +85,8 @@ def listen(**asked: Any) -> None:
     """
     if service(asked, "listen"):
         return
-    _check_usage(asked)
+    if asked["simulate"] is not None and asked["wait"]:
+        raise UsageError(f"--wait: --simulate plays {asked['simulate']} in place of a microphone; leave one out")
     first = read_configuration(asked, "listen")
     if asked["print_config"]:
         print_config(first)
@@ -118,6 +121,7 @@ def _listen(asked: dict[str, Any], first: "Configured") -> None:
     with show_notices(microphone.clear), Signals() as signals, server, ExitStack() as stack:
         if settings.record.dir is not None:
             server.taps = stack.enter_context(Recorder(settings.record)).tap
+        stack.callback(microphone.close)
         stack.callback(neighbours.stop)
         show_places(neighbours.start(), settings)
         life = Life(
@@ -125,17 +129,19 @@ def _listen(asked: dict[str, Any], first: "Configured") -> None:
             changed=changed, status=lambda: status_of(server),
             alive=lambda: works(server, neighbours) and listening.alive(time.monotonic()),
         )  # fmt: skip
+        ended = False
         try:
             life.run(signals, lambda: listening.over)
             within_s = STOP_S - _NEIGHBOURS_S - _MARGIN_S
             others = threading.Thread(target=life.stop, args=(within_s,), daemon=True)
             others.start()  # both at once: neither has to wait for the other
-            listening.stop(within_s)
-            others.join()
+            if not (ended := listening.stop(within_s)):
+                microphone.say_left_behind(listening)
+            others.join(within_s if ended else 0.0)
             neighbours.stop(_NEIGHBOURS_S)
         except KeyboardInterrupt as end:  # a second signal
             leave(SIGNALLED + getattr(end, "number", signal.SIGINT))
-        if life.left_behind:
+        if life.left_behind or not ended:
             leave(0)
     if listening.failure is not None:
         raise listening.failure
@@ -145,11 +151,14 @@ class _Microphone:
     """What listens, put together for one model after another."""
 
     def __init__(self, asked: dict[str, Any], configured: "Configured", server: "Server", watch: "Watch") -> None:
-        """Open the microphone, which is looked at before anything is loaded."""
+        """Open the microphone, which is looked at before anything is loaded; it stays the one of every model."""
         self.configured = configured
         self._asked, self._server, self._watch = asked, server, watch
         self._printer: Printer | None = None
-        self._source: Source | None = self._open(waits=asked["wait"])
+        self._source = self._open()
+        self._heard: Source | None = None  # the same as the latest daemon hears it, without the loudspeaker
+        self._latest: Daemon | None = None
+        self._accounted = False  # whether the account of the latest was said
 
     def clear(self) -> None:
         """Take the text so far off the terminal."""
@@ -177,16 +186,16 @@ class _Microphone:
 
         settings = self.configured.settings
         guard = echo_guard(self._echo(), speak=settings.speak, simulate=self._asked["simulate"])
-        source, self._source = self._source or self._open(waits=True), None  # one that is away now comes back
         printer = self._printer = Printer(as_json=self._asked["as_json"], marks=marks(model))
         speaker = _number_or_name(settings.microphone.speaker)
         with loudspeaker(
             model.manifest, speak=settings.speak, device=speaker, keeps_reference=guard is not None
         ) as playback:
+            source = self._source  # whose rate is that of the first model
             given = {"sample_rate_hz": source.sample_rate_hz, "channels": source.channels, "speak": settings.speak}
             stream = model.stream(make_options({**self._server.defaults, **given}))
             turns = TurnTaking(playback, stream.interrupt) if playback else None
-            source = without_echo(guard, source, playback, stream)
+            source = self._heard = without_echo(guard, source, playback, stream, after=self._heard)
             served = self._watch.served = self._server.adopt(stream, "microphone")
 
             def show(event: "Event") -> None:
@@ -195,7 +204,10 @@ class _Microphone:
                 if turns:
                     turns.event(event)
 
-            daemon = Daemon(source, stream, show, interrupting(stream, turns), served=served)
+            daemon = self._latest = Daemon(
+                source, stream, show, interrupting(stream, turns), served=served, after=self._latest
+            )
+            self._accounted = False
             try:
                 yield daemon
                 if playback and not daemon.stopping:
@@ -204,9 +216,24 @@ class _Microphone:
                 served.close("finished")
                 printer.clear()
                 click.echo(f"edgekit: {daemon.tally}", err=True)
+                self._accounted = True
                 account(playback)
 
-    def _open(self, *, waits: bool) -> "Source":
+    def close(self) -> None:
+        """Close a microphone that was handed over to a daemon that there never was, and say what was in it."""
+        if self._latest is not None and self._latest.handed_over:
+            self._latest.close_source()
+            click.echo(f"edgekit: {self._latest.behind}", err=True)
+
+    def say_left_behind(self, listening: "Listening") -> None:
+        """Say what does not end, and the account as far as it is known."""
+        click.echo(f"edgekit: listen: {listening.hangs}, all ends within 2 s; what waits for it is dropped", err=True)
+        if self._latest is not None and not self._accounted:
+            click.echo(f"edgekit: {self._latest.left_behind}", err=True)
+        elif self._latest is not None and self._latest.handed_over:
+            click.echo(f"edgekit: {self._latest.behind}", err=True)
+
+    def _open(self) -> "Source":
         from edgekit.bundle import open_bundle
 
         settings = self.configured.settings
@@ -220,24 +247,15 @@ class _Microphone:
         front_end = open_bundle(settings.bundle or "", check_hashes=False).manifest.front_end  # loading checks them
         with show_notices():
             return LastingMicrophone(
-                _number_or_name(settings.microphone.device), rate_hz=front_end.sample_rate_hz, waits=waits
+                _number_or_name(settings.microphone.device), rate_hz=front_end.sample_rate_hz, waits=self._asked["wait"]
             )
 
     def _echo(self) -> bool | None:
-        chosen = self.configured.settings.microphone.echo
-        return None if chosen is None else chosen == "cancel"
-
-
-def _check_usage(asked: dict[str, Any]) -> None:
-    """Raise UsageError for options that need or exclude each other."""
-    simulate, device, speaker = asked["simulate"], asked["device"], asked["speaker"]
-    if simulate is not None and (device is not None or asked["wait"]):
-        option = f"--device {device}" if device is not None else "--wait"
-        raise UsageError(f"{option}: --simulate plays {simulate} in place of a microphone; leave one out")
-    if speaker is not None and not asked["speak"]:
-        raise UsageError(f"--speaker {speaker}: without --speak nothing is spoken; add it, or leave this out")
-    if asked["times"] and not asked["as_json"]:
-        raise UsageError(f"--times {asked['times']}: text alone shows no times; add --json")
+        settings = self.configured.settings
+        chosen = settings.microphone.echo
+        if chosen is None or no_echo(speak=settings.speak, simulate=self._asked["simulate"]):
+            return None  # of a file that others share; by a flag it is refused
+        return chosen == "cancel"
 
 
 def _number_or_name(device: str | None) -> int | str | None:

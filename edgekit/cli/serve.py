@@ -49,7 +49,7 @@ def serve(**asked: Any) -> None:
     of a terminal that is closed, reads the configuration again and loads another bundle beside the old one.
     """
     if asked["print_config"]:
-        print_config(configured(asked))
+        print_config(configured(asked, "serve"))
         return
     if service(asked, "serve"):
         return

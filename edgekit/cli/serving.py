@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from edgekit.cli.paths import FilePath
+from edgekit.cli.speech import no_echo
 from edgekit.errors import BundleFileError, UsageError
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _LARGEST_PORT = 65_535
+_FLUSH_S = 0.2
 
 # The key of each flag whose name is not that of a setting of streams.
 _KEYS = {
@@ -147,12 +150,43 @@ def flags_of(asked: Mapping[str, Any]) -> Flags:
     return flags
 
 
-def configured(asked: Mapping[str, Any]) -> "Configured":
-    """Return the configuration that a command's options name, with those that go before it. Raises SettingsError."""
-    from edgekit.serving.configuration import configure
+def configured(asked: Mapping[str, Any], command: str) -> "Configured":
+    """Return the configuration that a command's options name, with those that go before it.
+
+    Raises SettingsError; UsageError for a flag that sets what has no effect, which a file that others share may do.
+    """
+    from edgekit.serving.configuration import configure, toml_value
 
     flags = flags_of(asked)
-    return configure(flags.config, flags.values)
+    result = configure(flags.config, flags.values)
+    for key, (flag, value) in flags.values.items():
+        if reason := _without_effect(key, result.settings, asked, command):
+            shown = value if isinstance(value, str) else toml_value(value)
+            said = flag if flag == "--echo" else f"{flag} {key}={shown}" if flag == "--set" else f"{flag} {shown}"
+            raise UsageError(f"{said}: {reason}")
+    return result
+
+
+def _without_effect(key: str, settings: "Settings", asked: Mapping[str, Any], command: str) -> str:
+    """Return why a key that is set changes nothing, and what to do; empty where it may change something."""
+    table = key.partition(".")[0]
+    http = command == "serve" if settings.http.on is None else settings.http.on
+    simulate = asked.get("simulate")
+    if table == "microphone" and command != "listen":
+        return f"`{command}` opens no sound device; leave it out, or `edgekit listen`"
+    served, cancels = http or settings.wyoming.on, settings.microphone.echo == "cancel"
+    chosen = key in {"http.on", "wyoming.on"}
+    reasons = {
+        "http": "" if http or chosen else "HTTP is off; add --http PORT, or leave it out",
+        "wyoming": "" if settings.wyoming.on or chosen else "Wyoming is off; add --wyoming PORT, or leave it out",
+        "limits": "" if served else "nobody else is served; add --http PORT or --wyoming PORT, or leave it out",
+        "record": "" if settings.record.dir else "nothing is kept; add --record FOLDER, or leave it out",
+        "microphone.device": f"--simulate plays {simulate} in place of a microphone; leave one out" if simulate else "",
+        "microphone.speaker": "" if settings.speak else "without --speak nothing is spoken; add it, or leave this out",
+        "microphone.echo": no_echo(speak=settings.speak, simulate=simulate) if cancels else "",
+        "stream.times": "text alone shows no times; add --json" if command == "listen" and not asked["as_json"] else "",
+    }
+    return reasons.get(key) or reasons.get(table) or ""
 
 
 def _add_address(flags: Flags, name: str, address: Address) -> None:
@@ -206,7 +240,7 @@ def service(asked: Mapping[str, Any], command: str) -> bool:
     if asked["uninstall_service"]:
         click.echo(unit.explain_removed(unit.remove(command, user=user), user=user), nl=False)
         return True
-    configuration = configured(asked)
+    configuration = configured(asked, command)
     http = configuration.settings.http
     check_bind(http.host, http.token, http.cert, http.key)
     bundle = chosen_bundle(configuration.settings, command)
@@ -286,7 +320,7 @@ def read_configuration(asked: Mapping[str, Any], command: str) -> "Configured":
     from edgekit.bundle.trust import read_trust
     from edgekit.serving.guard import check_bind
 
-    read = configured(asked)
+    read = configured(asked, command)
     http = read.settings.http
     check_bind(http.host, http.token, http.cert, http.key)
     settings = structs.replace(read.settings, bundle=str(chosen_bundle(read.settings, command)))
@@ -327,7 +361,13 @@ def leave(code: int) -> None:
 
     Python would wait for it, or crash where it comes back into a process that is half taken down.
     """
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+
+    def flush() -> None:
+        logging.shutdown()
+        for stream in (sys.stderr, sys.stdout):
+            stream.flush()
+
+    flushing = threading.Thread(target=flush, daemon=True)
+    flushing.start()
+    flushing.join(_FLUSH_S)  # who reads a pipe no more would keep it
     os._exit(code)

@@ -69,14 +69,20 @@ def interrupting(stream: "Stream", turns: "TurnTaking | None") -> Callable[[], N
     return talked
 
 
+def no_echo(*, speak: bool, simulate: Path | None) -> str:
+    """Return why there is no echo to cancel, and what to do; empty where there may be one."""
+    if not speak:
+        return "nothing is spoken; add --speak"
+    return "a file hears no loudspeaker; leave it out" if simulate is not None else ""
+
+
 def echo_guard(echo: bool | None, *, speak: bool, simulate: Path | None) -> EchoGuard | None:
     """Return what keeps the loudspeaker from being taken for the user, None for nothing; ``echo``: as asked for.
 
     Raises UsageError where there is no echo to cancel, MissingPackageError where it is asked for and cannot be.
     """
-    if not speak or simulate is not None:
+    if reason := no_echo(speak=speak, simulate=simulate):
         if echo:
-            reason = "nothing is spoken; add --speak" if not speak else "a file hears no loudspeaker; leave it out"
             raise UsageError(f"--echo: {reason}")
         return None
     if echo is False:
@@ -93,14 +99,25 @@ def echo_guard(echo: bool | None, *, speak: bool, simulate: Path | None) -> Echo
     return "canceller"
 
 
-def without_echo(guard: EchoGuard | None, source: "Source", playback: "Playback | None", stream: "Stream") -> "Source":
-    """Return a microphone that does not hear the loudspeaker, and tell the stream what is played beside it."""
+def without_echo(
+    guard: EchoGuard | None,
+    source: "Source",
+    playback: "Playback | None",
+    stream: "Stream",
+    *,
+    after: "Source | None" = None,
+) -> "Source":
+    """Return a microphone that does not hear the loudspeaker, and tell the stream what is played beside it.
+
+    ``after``: what was returned for the stream before this one, whose sound goes on.
+    """
     if guard is None or playback is None or playback.reference is None:
         return source
     from edgekit.runtime.audio.echo import EchoCanceller, EchoFree, Reference
 
     reference = Reference(playback.reference, playback.device_rate_hz, source.sample_rate_hz)
-    canceller = EchoCanceller(reference, source.sample_rate_hz, cancels=guard == "canceller")
+    first = after.canceller.rest if isinstance(after, EchoFree) else None
+    canceller = EchoCanceller(reference, source.sample_rate_hz, cancels=guard == "canceller", first=first)
     stream.beside(canceller.played)
     return EchoFree(source, canceller)
 

@@ -11,7 +11,8 @@ is printed, nor of bundles.
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol
 
@@ -30,6 +31,7 @@ MOST_WAITING_S = 20.0  # of sound that counts: the source's ring holds what come
 SOUND_S = 15.0  # without fresh sound: a device is missed within 3 s and heard 5 s after it is well, so this one is not
 LEAVE_S = 10.0  # of speech without a pause that is waited for before a sentence is cut after all
 AWAY_S = 300.0  # the same while it is known why: a fresh process may help, one every few seconds helps nobody
+COUNT_S = 0.1  # that a count of what is on its way is waited for, where a thread may hang with it
 STEP_S = 30.0  # of one step, or of showing what it made: on the slowest device that keeps up a step takes seconds
 
 
@@ -133,8 +135,12 @@ class Daemon:
         clock: Clock = time.monotonic,
         *,
         served: Served | None = None,
+        after: "Daemon | None" = None,
     ) -> None:
-        """``served``: the stream as one of a server's, which steps others in turn with it."""
+        """``served``: the stream as one of a server's, which steps others in turn with it.
+
+        ``after``: the one that has ``handed_over`` this source: it is open, and this account begins where that ended.
+        """
         options = stream.options
         assert (options.sample_rate_hz, options.channels) == (source.sample_rate_hz, source.channels)
         self._source, self._stream, self._show, self._talked = source, stream, show, talked
@@ -145,7 +151,11 @@ class Daemon:
         self._stopping = False
         self._leave_by_s: float | None = None
         self._read = self._pushed = 0  # samples per channel, taken from the source and by the stream
-        self._dropped = 0
+        self._is_open = after is not None
+        self.handed_over = False
+        self._before: tuple[int, int] = (0, 0) if after is None else after.so_far  # dropped samples, overflows
+        self._dropped = self._before[0]
+        self.so_far: tuple[int, int] = self._before  # once it was handed over: the same, with this one
         self._counting = threading.Lock()  # held while samples are on the way from one to the other
         self._taken, self._worked = threading.Event(), threading.Event()  # what wakes either thread
         self._ended = self._broken = False  # nothing more is taken; nobody works
@@ -154,26 +164,45 @@ class Daemon:
     @property
     def tally(self) -> Tally:
         """The account so far; it balances at every instant, and covers all once ``run`` has ended, however it did."""
-        source, stream = self._source, self._stream
         with self._counting:
-            dropped, in_ring = source.dropped_samples, source.ring.available_samples // source.channels
-            left = in_ring if self._broken else 0  # in the ring, where nobody takes any more
-            # The Stream counts after resampling: its shares of the samples are exact, their number is not.
-            share = self._pushed / max(1, stream.samples_received)
-            gated = min(round(stream.samples_gated * share), self._pushed)
-            abandoned = min(round(stream.samples_abandoned * share), self._pushed - gated)
-            queued = min(round(stream.samples_waiting * share), self._pushed - gated - abandoned)
-            processed = self._pushed - gated - abandoned - queued
-            dropped += left + self._read - self._pushed + abandoned
-            return Tally(
-                captured=processed + gated + dropped,
-                processed=processed,
-                gated=gated,
-                dropped=dropped,
-                overflows=source.overflows,
-                sample_rate_hz=source.sample_rate_hz,
-                waiting=in_ring - left + queued,
-            )
+            return self._count()
+
+    @property
+    def left_behind(self) -> Tally:
+        """The account of one whose threads do not end, as far as it is known: what waits is dropped with them."""
+        held = self._counting.acquire(timeout=COUNT_S)
+        try:
+            tally = self._count()
+        finally:
+            if held:
+                self._counting.release()
+        lost = tally.waiting
+        return replace(tally, captured=tally.captured + lost, dropped=tally.dropped + lost, waiting=0)
+
+    def _count(self) -> Tally:
+        source, stream = self._source, self._stream
+        if self.handed_over:
+            (dropped, overflows), in_ring = self.so_far, 0
+        else:
+            dropped, overflows = source.dropped_samples, source.overflows
+            in_ring = source.ring.available_samples // source.channels
+        left = in_ring if self._broken else 0  # in the ring, where nobody takes any more
+        # The Stream counts after resampling: its shares of the samples are exact, their number is not.
+        share = self._pushed / max(1, stream.samples_received)
+        gated = min(round(stream.samples_gated * share), self._pushed)
+        abandoned = min(round(stream.samples_abandoned * share), self._pushed - gated)
+        queued = min(round(stream.samples_waiting * share), self._pushed - gated - abandoned)
+        processed = self._pushed - gated - abandoned - queued
+        dropped += left + self._read - self._pushed + abandoned - self._before[0]
+        return Tally(
+            captured=processed + gated + dropped,
+            processed=processed,
+            gated=gated,
+            dropped=dropped,
+            overflows=overflows - self._before[1],
+            sample_rate_hz=source.sample_rate_hz,
+            waiting=in_ring - left + queued,
+        )
 
     @property
     def heartbeat(self) -> Heartbeat:
@@ -203,8 +232,24 @@ class Daemon:
         self._stream.hushed = True
 
     def leave(self) -> None:
-        """As ``stop``, once nobody talks: no sentence is cut, unless it goes on for LEAVE_S. From any thread."""
+        """End ``run`` once nobody talks, and hand the source over, open, with the sound that waits in it.
+
+        No sentence is cut, unless it goes on for LEAVE_S. What was taken is finished, without a voice. From any thread;
+        where ``stop`` or the end of the source comes first, nothing is handed over.
+        """
         self._leave_by_s = self._clock() + LEAVE_S
+
+    def close_source(self) -> None:
+        """Close the source that was ``handed_over`` and that nobody takes."""
+        assert self.handed_over
+        self._source.__exit__(None, None, None)
+
+    @property
+    def behind(self) -> Tally:
+        """The account of what is in the source that was ``handed_over`` and that nobody takes."""
+        source, (dropped, overflows) = self._source, self.so_far
+        lost = source.dropped_samples - dropped + source.ring.available_samples // source.channels
+        return Tally(lost, 0, 0, lost, source.overflows - overflows, source.sample_rate_hz)
 
     def give_up(self) -> None:
         """End ``run`` when the step under way does: what was not heard until then is dropped."""
@@ -246,9 +291,15 @@ class Daemon:
     def _take(self) -> None:
         """Take sound until it ends; ``run`` raises what ended it otherwise."""
         try:
-            with self._source:
+            with ExitStack() as stack:
+                if self._is_open:
+                    stack.push(self._source)
+                else:
+                    stack.enter_context(self._source)
                 self._until_an_error(self._listen)
-            while self._source.ring.available_samples:
+                if self.handed_over:
+                    stack.pop_all()
+            while self._source.ring.available_samples and not self.handed_over:
                 self._until_an_error(self._push)
             if not self._broken:
                 self._stream.finish()
@@ -277,7 +328,14 @@ class Daemon:
                 return
             by_s = self._leave_by_s
             if by_s is not None and (not self._stream.talking or self._clock() > by_s):
-                self.stop()
+                self._hand_over()
+
+    def _hand_over(self) -> None:
+        with self._counting:
+            # What was dropped since the last push was told to no stream yet: the next one's is told of it.
+            self.so_far = self._dropped, self._source.overflows
+            self.handed_over = not self._stopping
+        self.stop()
 
     def _push(self) -> None:
         """Hand over the oldest sound that waits, once there is room for it."""

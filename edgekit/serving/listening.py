@@ -1,10 +1,12 @@
 """Listening: the microphone of a process that listens, on a thread of its own, from the first model to the end.
 
-One Daemon after another: where the configuration is read again and the model or the options are others, the sentence
-that is being said is finished by the old stream, and the next one is a new stream's.
+One Daemon after another on one source: where the configuration is read again and the model or the options are others,
+the sentence that is being said is finished by the old stream, and the next one is a new stream's. The source stays open
+meanwhile, and every sample of it is in the account of one of them.
 """
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -12,7 +14,7 @@ from edgekit.runtime.model import Model
 from edgekit.serving.daemon import Daemon
 
 Begin = Callable[[Model], AbstractContextManager[Daemon]]
-"""Puts together what listens with a model; what it opened is closed behind."""
+"""Puts together what listens with a model, behind the Daemon before it; what it opened is closed behind."""
 
 
 class Listening:
@@ -56,6 +58,16 @@ class Listening:
         return not self._thread.is_alive()
 
     @property
+    def hangs(self) -> str:
+        """In words, what does not end."""
+        if (daemon := self.daemon) is None:
+            return "what listens with the bundle is not put together yet"
+        since_s = daemon.heartbeat.step_s
+        if since_s is None:
+            return "taking sound, or letting go of its device, does not end"
+        return f"a step, or showing what it made, has not ended for {time.monotonic() - since_s:.1f} s"
+
+    @property
     def over(self) -> bool:
         """Whether it has ended by itself: the end of a file, or a failure."""
         return self._over
@@ -67,21 +79,26 @@ class Listening:
 
     def _run(self) -> None:
         try:
-            while (model := self._take_next()) is not None:
+            waits = False  # sound, in a source that was handed over: heard though it is to end meanwhile
+            while (model := self._take_next(waits=waits)) is not None:
                 with self._begin(model) as daemon:
                     with self._changing:
                         self.daemon = daemon
-                        if self._stopping or self._next is not None:
+                        if self._stopping:
                             daemon.stop()
+                        elif self._next is not None:
+                            daemon.leave()
                     daemon.run()
                 with self._changing:
                     self.daemon = None
+                if not (waits := daemon.handed_over):
+                    return  # the source has ended
         except BaseException as error:  # noqa: BLE001 - raised by who waits for the end
             self.failure = error
         finally:
             self._over = True
 
-    def _take_next(self) -> Model | None:
+    def _take_next(self, *, waits: bool) -> Model | None:
         with self._changing:
             model, self._next = self._next, None
-            return None if self._stopping else model
+            return None if self._stopping and not waits else model

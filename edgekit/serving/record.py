@@ -36,8 +36,9 @@ from edgekit.serving.served import Samples
 from edgekit.serving.settings import RecordSettings
 
 KEPT_S = 35.0  # while nobody talks: a beginning is known once all that waits before it was heard
-MOST_S = 300.0  # of one utterance; the beginning of a longer one is left out
+MOST_S = 300.0  # of one utterance; the beginning of a longer one is left out, which is said once
 LOOK_S = 600.0  # between two looks at what is too old
+MOST_BYTES = 64 * 2**20  # of one stream's sound, and of all that is not written yet: 300 s of 48 kHz stereo fit
 _WAITING = 64  # utterances that are not written yet
 _NAME = re.compile(r"(\d{8}T\d{6})\d{3}Z-\d+\.(wav|json)")
 _LEFT = re.compile(r"\.\d{8}T\d{9}Z-\d+\.(wav|json)\.partial")
@@ -70,7 +71,10 @@ class Recorder:
         self._place = _open_folder(self.folder)
         self._queue: queue.Queue[_Utterance | None] = queue.Queue(_WAITING)
         self._thread = threading.Thread(target=self._write_all, name="edgekit-recorder", daemon=True)
+        self._waiting_bytes = 0
+        self._counting = threading.Lock()
         self._lost = 0
+        self._said_cut = False
 
     def __enter__(self) -> "Recorder":  # noqa: PYI034 - typing.Self needs Python 3.11
         self._in_order(self._look)
@@ -98,9 +102,16 @@ class Recorder:
         """Write an utterance soon; never waits."""
         if self.stopped:
             return
-        try:
-            self._queue.put_nowait(utterance)
-        except queue.Full:
+        with self._counting:
+            size = utterance.samples.nbytes
+            full = 0 < self._waiting_bytes > MOST_BYTES - size
+            if not full:
+                try:
+                    self._queue.put_nowait(utterance)
+                    self._waiting_bytes += size
+                except queue.Full:
+                    full = True
+        if full:
             self._lost += 1
             if self._lost == 1:
                 _log.warning("record: %s: too slow for what is said, some is not kept; it goes on", self.folder)
@@ -115,6 +126,17 @@ class Recorder:
             if utterance is None:
                 return
             self._in_order(partial(self._write, utterance))
+            with self._counting:
+                self._waiting_bytes -= utterance.samples.nbytes
+
+    def say_cut(self, name: str, kept_s: float) -> None:
+        """Say, the first time, that an utterance is longer than the sound of it that is kept."""
+        if not self._said_cut:
+            self._said_cut = True
+            _log.warning(
+                "record: %s: the beginning of what was said is not kept, %.1f s of its sound are: at most %.0f s or "
+                "%d MiB may be; it goes on", name, kept_s, MOST_S, MOST_BYTES >> 20,
+            )  # fmt: skip
 
     def _in_order(self, work: Callable[[], None]) -> None:
         """Do some work on the disk; the first time that it fails is the last, and is said."""
@@ -199,6 +221,8 @@ class RecordTap:
         self._pieces: deque[NDArray[np.int16]] = deque()
         self._first = self._last = 0  # samples of the stream: where the pieces begin, and end
         self._came = recorder.wall()  # when that end came
+        self._most = MOST_BYTES // (2 * channels)  # samples
+        self._zeros = np.zeros((max(1, rate // 10), channels), np.int16)
         self._open: float | None = None  # the beginning of speech that no final text is about yet
         self._lock = threading.Lock()
 
@@ -208,11 +232,12 @@ class RecordTap:
             return
         piece = _as_int16(samples).reshape(len(samples), self._channels)
         with self._lock:
-            silent = min(missing_samples, round(MOST_S * self._rate))
+            silent = min(missing_samples, round(MOST_S * self._rate), self._most)
             if missing_samples > silent:
                 self._pieces.clear()
                 self._first = self._last + missing_samples - silent
-            self._pieces += [np.zeros((silent, self._channels), np.int16), piece] if silent else [piece]
+            self._pieces += [self._zeros[: silent - at] for at in range(0, silent, len(self._zeros))]
+            self._pieces.append(piece)
             self._last += missing_samples + len(piece)
             self._came = self._recorder.wall()
             self._forget(KEPT_S if self._open is None else MOST_S)
@@ -225,18 +250,27 @@ class RecordTap:
         elif isinstance(event, Text) and event.final and not self._recorder.stopped:
             with self._lock:
                 self._open = None
-                samples = self._between(event.start_s, event.end_s)
-                began = self._came - timedelta(seconds=self._last / self._rate - event.start_s)
+                wanted, end = round(event.start_s * self._rate), round(event.end_s * self._rate)
+                start = max(wanted, self._first)
+                samples = self._between(start, end)
+                began = self._came - timedelta(seconds=(self._last - start) / self._rate)
+            if start > wanted:
+                self._recorder.say_cut(self._name, len(samples) / self._rate)
             self._recorder.keep(_Utterance(began, self._name, event, samples, self._rate))
 
-    def _between(self, start_s: float, end_s: float) -> NDArray[np.int16]:
-        start = max(round(start_s * self._rate), self._first) - self._first
-        end = max(round(end_s * self._rate) - self._first, start)
-        whole = np.concatenate(self._pieces) if self._pieces else np.zeros((0, self._channels), np.int16)
-        return whole[start:end].copy()
+    def _between(self, start: int, end: int) -> NDArray[np.int16]:
+        parts, at = [self._zeros[:0]], self._first
+        for piece in self._pieces:
+            parts.append(piece[max(0, start - at) : max(0, end - at)])
+            at += len(piece)
+        return np.concatenate(parts)
 
     def _forget(self, seconds: float) -> None:
-        while self._pieces and self._last - self._first - len(self._pieces[0]) > seconds * self._rate:
+        """Let go of the oldest pieces beyond so many seconds, and beyond MOST_BYTES."""
+        while len(self._pieces) > 1:
+            samples = self._last - self._first
+            if samples - len(self._pieces[0]) <= seconds * self._rate and samples <= self._most:
+                return
             self._first += len(self._pieces.popleft())
 
 
@@ -265,6 +299,10 @@ def _open_folder(folder: Path) -> int:
             folder.mkdir(mode=0o700)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError as error:
+        if os.path.isdir(folder.parent):  # noqa: PTH112 - of what may not be looked at it is False
+            raise SettingsError(
+                f"record.dir: {folder}: {folder.parent} takes no new folder, {rule}; name another"
+            ) from error
         raise SettingsError(f"record.dir: {folder}: {folder.parent} is not there, {rule}; make it first") from error
     except OSError as error:
         kind = "is a link" if folder.is_symlink() else error.strerror

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from edgekit.serving.configuration import Configured
 from edgekit.serving.server import Server
 from edgekit.serving.settings import Settings
 from edgekit.serving.watch import Watch
+from tests.cli.conftest import ROOT
 from tests.runtime.audio.devices.machine import Machine, Plugged
 
 ACCOUNT = re.compile(
@@ -61,6 +63,40 @@ def test_a_signal_ends_it_in_good_order(program, bundle, wav, number):
     captured, processed, gated, dropped, _, _ = account(err)
     assert captured == processed + gated + dropped
     assert 0 < captured < 16_000 * 60
+
+
+STEP_HANGS = r"a step, or showing what it made, has not ended for \d+\.\d s"
+HANGS = {
+    "Stream.step = lambda self: hang()": STEP_HANGS,
+    "Printer.event = lambda self, event: hang()": STEP_HANGS,
+    "Stream.push = lambda self, *sound, **said: hang()": "taking sound, or letting go of its device, does not end",
+    "Server.adopt = lambda self, *given: hang()": "what listens with the bundle is not put together yet",
+}
+
+
+@pytest.mark.parametrize("line", HANGS)
+def test_what_hangs_is_named_with_the_account_and_does_not_keep_it_from_ending(program, bundle, wav, tmp_path, line):
+    path = wav("long.wav", np.random.default_rng(1).uniform(-0.3, 0.3, 16_000 * 60))
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, threading\nfrom edgekit.cli.printer import Printer\nfrom edgekit.runtime.stream import Stream\n"
+        "from edgekit.serving.server import Server\n"
+        f"def hang():\n    print('it hangs', file=sys.stderr, flush=True)\n    threading.Event().wait()\n\n\n{line}\n"
+    )
+    names = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    process = program("listen", bundle, "--simulate", path, env={"PYTHONPATH": names})
+    while process.stderr.readline() != "it hangs\n":
+        assert process.poll() is None
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 2.0
+    assert process.returncode == 0, err
+    assert re.search(
+        f"^edgekit: listen: {HANGS[line]}, all ends within 2 s; what waits for it is dropped$", err, re.MULTILINE
+    )
+    if "adopt" not in line:
+        captured, processed, gated, dropped, _, _ = account(err)
+        assert captured == processed + gated + dropped > 0
 
 
 def test_a_hangup_reads_the_configuration_again_and_the_next_sentence_is_heard_by_it(program, bundle, wav, tmp_path):
@@ -266,7 +302,29 @@ def test_a_microphone_that_is_away_when_the_configuration_changes_is_waited_for(
         if not plugged:
             machine.unplug()
         with microphone.begin(model) as daemon:
-            daemon.stop()
+            (daemon.leave if plugged else daemon.stop)()
             daemon.run()
+        assert daemon.handed_over == plugged
+    monkeypatch.setitem(sys.modules, "sounddevice", Machine())  # as a fresh process finds it
     with pytest.raises(DeviceError, match="none found"):
         _Microphone(asked, configured, Server(model), Watch())
+
+
+def test_a_simulated_microphone_goes_on_where_it_is_when_the_configuration_is_read_again(
+    program, bundle, wav, tmp_path
+):
+    path = wav("short.wav", np.random.default_rng(1).uniform(-1e-5, 1e-5, 16_000 * 4))
+    config = tmp_path / "edgekit.toml"
+    config.write_text("[stream]\npartials = true\n", encoding="utf-8")
+    process = program("listen", bundle, "--simulate", path, "--config", config, "--gate", "sound")
+    while "^C ends it" not in process.stderr.readline():
+        assert process.poll() is None
+    config.write_text("[stream]\npartials = false\n", encoding="utf-8")
+    process.send_signal(signal.SIGHUP)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    accounts = [tuple(map(int, found)) for found in ACCOUNT.findall(err)]
+    assert len(accounts) == 2, err
+    assert all(captured == sum(parts) for captured, *parts in (one[:4] for one in accounts))
+    assert sum(captured for captured, *_ in accounts) == 16_000 * 4
+    assert min(captured for captured, *_ in accounts) > 0

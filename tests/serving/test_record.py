@@ -251,6 +251,14 @@ def test_a_folder_that_is_a_link_or_open_to_others_or_nothing_is_refused(tmp_pat
         assert words in str(raised.value)
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc here")  # noqa: PTH112 - Linux's own
+def test_a_folder_that_takes_no_other_is_not_said_to_be_missing():
+    with pytest.raises(SettingsError) as raised:
+        Recorder(settings("/proc/nowhere"))
+    rule = "a folder that nobody else may read is needed"
+    assert str(raised.value) == f"record.dir: /proc/nowhere: /proc takes no new folder, {rule}; name another"
+
+
 def test_a_folder_that_is_exchanged_for_a_link_meanwhile_is_not_followed(folder, wall, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -293,6 +301,49 @@ def test_each_text_of_a_server_s_stream_is_kept_with_the_sound_that_it_is_about(
         part = sound[round(text.start_s * 16_000) : round(text.end_s * 16_000)]
         expected = part if whole is np.int16 else np.rint(part * 32_768).astype(np.int16)
         assert sound_in(folder / line["wav"]) == expected.tolist()
+
+
+def test_of_wide_sound_no_more_is_kept_than_bytes_may_be_and_it_is_said_once(folder, wall, caplog, monkeypatch):
+    monkeypatch.setattr(record, "MOST_BYTES", 2 * 7 * 4_100)
+    with Recorder(settings(folder), wall=wall) as recorder:
+        tap = recorder.tap("wide", StreamOptions(sample_rate_hz=RATE, channels=7))
+        tap.event(SpeechStarted(0.0))
+        for piece in np.array_split(ramp(9_000, 7) / 3, 90):
+            tap.pushed(piece)
+        assert sum(piece.nbytes for piece in tap._pieces) <= record.MOST_BYTES
+        tap.event(Text("one", final=True, start_s=0.0, end_s=9.0))
+        while recorder._waiting_bytes:
+            recorder._thread.join(0.001)
+        tap.pushed(ramp(50, 7), missing_samples=1_000_000)
+        assert sum(len(piece) for piece in tap._pieces) <= 4_100
+        tap.event(Text("two", final=True, start_s=0.0, end_s=1e6))
+    said = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    assert [(one["text"], one["seconds"]) for one in said] == [("one", 4.1), ("two", 4.05)]
+    assert said[0]["at"] == "2026-03-04T05:06:03.150+00:00", "when the sound of it began that is kept"
+    assert sound_in(folder / said[0]["wav"])[-1] == 9_000 * 7 // 3
+    (line,) = [line for line in caplog.messages if "the beginning of what was said is not kept" in line]
+    assert line.startswith("record: wide: ")
+
+
+def test_what_is_not_written_yet_is_bounded_in_bytes_and_one_utterance_always_waits(folder, wall, caplog, monkeypatch):
+    monkeypatch.setattr(record, "MOST_BYTES", 2 * 1_000)
+    may, writes = threading.Event(), threading.Event()
+    synced = os.fsync
+    monkeypatch.setattr(record.os, "fsync", lambda number: (writes.set(), may.wait(20), synced(number)))
+    with Recorder(settings(folder), wall=wall) as recorder:
+        tap = recorder.tap("a", OPTIONS)
+        tap.pushed(ramp(900))
+        for number in range(9):
+            utterance(tap, 0, 0.3, str(number))
+            assert writes.wait(20)
+        may.set()
+    assert len(list(folder.glob("*.wav"))) == 3
+    assert caplog.text.count("too slow for what is said, some is not kept; it goes on") == 1
+    with Recorder(settings(folder), wall=wall) as recorder:
+        tap = recorder.tap("a", OPTIONS)
+        tap.pushed(ramp(1_000))
+        utterance(tap, 0, 1.0)
+    assert len(list(folder.glob("*.wav"))) == 4
 
 
 def test_a_slow_disk_keeps_nobody_waiting_and_loses_by_name(folder, wall, caplog, monkeypatch):

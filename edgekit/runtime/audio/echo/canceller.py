@@ -51,13 +51,15 @@ class EchoCanceller:
     samples stay as they are, and only what is louder than the echo can be counts.
     """
 
-    def __init__(self, reference: Reference, rate: int, *, cancels: bool = True) -> None:
+    def __init__(self, reference: Reference, rate: int, *, cancels: bool = True, first: Samples | None = None) -> None:
+        """``first``: the frame that comes out first, the ``rest`` of another whose sound goes on here; else silence."""
         self._reference = reference
         self.frame_samples = max(1, round(rate / FRAMES_PER_S))
         self.played = Played(self.frame_samples / rate)
-        self.played.add(None)  # of the frame of silence that comes out first
+        self.played.add(None)  # of the frame that comes out first
         self._in: Samples = np.zeros(0, np.float32)
-        self._out: Samples = np.zeros(self.frame_samples, np.float32)
+        self._out: Samples = np.zeros(self.frame_samples, np.float32) if first is None else first
+        assert len(self._out) == self.frame_samples
         self._canceller = self._loaded(rate) if cancels else None
         self._echo = _ExpectedEcho()
         self._warm, self._quiet = 0, _TAIL_FRAMES  # frames of sound played, and of silence since
@@ -68,6 +70,11 @@ class EchoCanceller:
     def cancels(self) -> bool:
         """Whether the echo is taken out; otherwise it is only kept from being taken for somebody."""
         return self._canceller is not None
+
+    @property
+    def rest(self) -> Samples:
+        """The frame that was taken and is not handed out yet, (frame_samples,) float32."""
+        return np.concatenate([self._out, self._in])
 
     def cancel(self, samples: Samples, waiting: int = 0) -> Samples:
         """Return as many samples as are given, (n,) float32. ``waiting``: how many more are already recorded."""

@@ -66,7 +66,7 @@ class EchoFree:
 
     def __init__(self, microphone: Microphone, canceller: EchoCanceller) -> None:
         assert microphone.channels == 1
-        self._microphone, self._canceller = microphone, canceller
+        self._microphone, self.canceller = microphone, canceller
         self.sample_rate_hz, self.channels, self.ring = microphone.sample_rate_hz, 1, microphone.ring
 
     def __enter__(self) -> "EchoFree":  # noqa: PYI034 - typing.Self needs Python 3.11
@@ -77,7 +77,7 @@ class EchoFree:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._microphone.__exit__(kind, error, trace)
-        self.ring.write(np.zeros(self._canceller.frame_samples, np.float32))
+        self.ring.write(np.zeros(self.canceller.frame_samples, np.float32))
 
     @property
     def overflows(self) -> int:
@@ -106,4 +106,4 @@ class EchoFree:
     def read(self, max_samples: int) -> Samples:
         """Return the oldest samples that wait, (n, 1) float32 with n <= ``max_samples``. Never blocks."""
         samples = self._microphone.read(max_samples)
-        return self._canceller.cancel(samples[:, 0], self.ring.available_samples)[:, None]
+        return self.canceller.cancel(samples[:, 0], self.ring.available_samples)[:, None]
