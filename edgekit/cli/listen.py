@@ -171,8 +171,8 @@ class _Microphone:
         """Yield what listens with a model, and say behind it where the samples went."""
         from edgekit.cli.printer import Printer, marks
         from edgekit.cli.speech import account, echo_guard, interrupting, loudspeaker, without_echo
+        from edgekit.runtime.assemble import no_partials
         from edgekit.runtime.audio.playback import TurnTaking
-        from edgekit.runtime.options import stream_options as make_options
         from edgekit.serving.daemon import Daemon
 
         settings = self.configured.settings
@@ -184,7 +184,11 @@ class _Microphone:
             model.manifest, speak=settings.speak, device=speaker, keeps_reference=guard is not None
         ) as playback:
             given = {"sample_rate_hz": source.sample_rate_hz, "channels": source.channels, "speak": settings.speak}
-            stream = model.stream(make_options({**self._server.defaults, **given}))
+            options = self._server.options(given, model=model)
+            if settings.stream.partials and not options.partials:  # others, who ask for a transcript, have them
+                why = no_partials(model.manifest, options)
+                click.echo(f"edgekit: stream.partials: none of the microphone's stream, {why}", err=True)
+            stream = model.stream(options)
             turns = TurnTaking(playback, stream.interrupt) if playback else None
             source = without_echo(guard, source, playback, stream)
             served = self._watch.served = self._server.adopt(stream, "microphone")

@@ -134,7 +134,7 @@ def _plain(name: str, raw: Raw) -> Any:  # noqa: ANN401 - any JSON
         raise ApiError(400, f"{name}: nested too deeply; leave it out", param=name, code="invalid_json") from error
 
 
-def question(asked: ChatRequest, defaults: RecordingFields) -> tuple[str, bytes | None, RecordingFields]:
+def question(asked: ChatRequest) -> tuple[str, bytes | None, RecordingFields]:
     """Return the question's text, its recording if it has one, and how to answer. Raises ApiError for anything else."""
     parts: list[TextPart | SoundPart] = []
     system: list[str] = []
@@ -154,7 +154,7 @@ def question(asked: ChatRequest, defaults: RecordingFields) -> tuple[str, bytes 
     if len(sound) > 1:
         problem = f"messages: {len(sound)} recordings, one is heard; send one"
         raise ApiError(400, problem, param="messages", code="unsupported_value")
-    fields: RecordingFields = {**defaults, "gate": "off", **_sampled(asked), **_spoken(asked)}
+    fields: RecordingFields = {"gate": "off", **_sampled(asked), **_spoken(asked)}
     if asked.tools is not UNSET and (tools := _plain("tools", asked.tools)):
         fields["tools"] = json.dumps(tools, ensure_ascii=False)
     if system:
