@@ -13,9 +13,10 @@ from wyoming.error import Error
 from wyoming.event import async_write_event
 
 from edgekit.errors import EdgeKitError
+from edgekit.serving.guard import check_open, is_loopback
 from edgekit.serving.server import Server
 from edgekit.serving.settings import WyomingSettings
-from edgekit.serving.wyoming.admission import Admission, check_bind, is_loopback
+from edgekit.serving.wyoming.admission import Admission
 from edgekit.serving.wyoming.announcement import Announcement
 from edgekit.serving.wyoming.connection import Connection
 
@@ -45,11 +46,11 @@ class Wyoming:
         loop = asyncio.get_running_loop()
         resolved = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         addresses = list(dict.fromkeys(str(one[4][0]) for one in resolved))
-        check_bind(host, addresses, self._admission)
+        check_open(host, addresses, self._admission.networks)
         self._listening = await asyncio.start_server(self._accept, addresses, port)
         bound, port = self._listening.sockets[0].getsockname()[:2]
         address = f"tcp://[{bound}]:{port}" if ":" in bound else f"tcp://{bound}:{port}"
-        if not is_loopback(addresses):
+        if not all(map(is_loopback, addresses)):
             _log.warning(
                 "wyoming: %s has no password and no encryption; it serves whoever comes from %s",
                 address, ", ".join(map(str, self._admission.networks)),

@@ -257,7 +257,7 @@ def test_a_forwarded_address_is_not_believed(service):
 
 
 def test_other_machines_need_a_token_and_tls(load, tmp_path):
-    with pytest.raises(UsageError, match="^host: '0.0.0.0' can be reached from other machines"):
+    with pytest.raises(UsageError, match="^http.host: '0.0.0.0' can be reached from other machines"):
         Http(Server(), HttpSettings(host="0.0.0.0"))  # noqa: S104
 
 

@@ -18,7 +18,7 @@ from websockets.sync.client import ClientConnection, connect
 from edgekit.errors import UsageError
 from edgekit.runtime.events import SpeechStarted, Text, to_json
 from edgekit.serving.guard import offered
-from edgekit.serving.http.listening import _CODES, stream_query
+from edgekit.serving.http.sockets import _CODES, stream_query
 from edgekit.serving.limits import Limits
 from edgekit.serving.served import Reason
 from edgekit.serving.watch import MOST_WATCHERS, Watch

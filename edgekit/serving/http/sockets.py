@@ -72,7 +72,7 @@ class Hush(Struct, forbid_unknown_fields=True, tag="hush"):
 Control = Finish | Close | Ask | Interrupt | Hush
 
 
-class Listening:
+class Sockets:
     """The routes."""
 
     def __init__(self, site: Site) -> None:
