@@ -32,8 +32,9 @@ from edgekit.serving.served import Ended, Served, check_length
 ENCODINGS: dict[str, np.dtype[Any]] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 STATUS_S = 1.0
 _REASON_BYTES = 120  # of a closing frame, which holds 123
-# Codes of closing frames, RFC 6455 7.4.1 and the IANA registry: going away, policy, internal error, try again later.
-_CODES = {"finished": 1000, "closed": 1000, "duration": 1000, "idle": 1008, "slow": 1008, "failed": 1011,
+# Codes of closing frames, RFC 6455 7.4.1 and the IANA registry: going away, data that is none, policy, internal error,
+# try again later.
+_CODES = {"finished": 1000, "closed": 1000, "duration": 1000, "idle": 1008, "slow": 1008, "usage": 1007, "failed": 1011,
           "stopping": 1001}  # fmt: skip
 _USAGE, _LATER, _AWAY = 1008, 1013, 1001
 _OWN = ("encoding", "status")
@@ -158,7 +159,7 @@ class _Listener:
         try:
             await _first_of(*talking)
         except EdgeKitError as error:
-            self._served.close("failed", str(error))
+            self._served.fail(error)
             await self._say_ended()
 
     async def _take(self) -> None:

@@ -205,14 +205,15 @@ def test_a_byte_too_many_at_the_end_is_told_and_so_is_sound_after_it(service, sp
     assert [one["text"] for one in messages if one.get("final")] == [WORDS]
 
 
-def test_samples_that_are_no_sound_end_their_stream_with_the_reason(service):
+@pytest.mark.parametrize(("sample", "says"), [(np.nan, "sample 0 is NaN or infinite"), (1e30, "sample 0 is ")])
+def test_samples_that_are_no_sound_end_their_stream_with_the_reason(service, sample, says):
     with listening(service, "encoding=f32le") as ws:
-        ws.send(np.full(1600, np.nan, "<f4").tobytes())
+        ws.send(np.full(1600, sample, "<f4").tobytes())
         messages = received(ws)
         code, reason = closed(ws)
-    assert code == 1011
-    assert "NaN or infinite" in messages[-1]["error"]
-    assert reason.startswith("input: sample 0 is NaN")
+    assert (code, messages[-1]["reason"]) == (1007, "usage")
+    assert says in messages[-1]["error"]
+    assert reason.startswith(f"input: {says}")
 
 
 def test_what_was_said_before_samples_that_are_no_sound_is_answered(service, spoken):
@@ -221,7 +222,7 @@ def test_what_was_said_before_samples_that_are_no_sound_is_answered(service, spo
         ws.send(np.full(1600, np.nan, "<f4").tobytes())
         messages = received(ws)
     assert [one["text"] for one in messages if one.get("final")] == [WORDS]
-    assert (messages[-1]["event"], messages[-1]["reason"]) == ("ended", "failed")
+    assert (messages[-1]["event"], messages[-1]["reason"]) == ("ended", "usage")
 
 
 def test_a_frame_that_is_too_large_closes_its_websocket_alone(serving, tiny_model, spoken):
