@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgekit.serving.configuration import Configured
     from edgekit.serving.daemon import Daemon, Source
     from edgekit.serving.server import Server
+    from edgekit.serving.settings import Settings
     from edgekit.serving.watch import Watch
 
 _NEIGHBOURS_S, _MARGIN_S = 0.3, 0.4  # of the two seconds that the end may last
@@ -88,6 +89,7 @@ def listen(**asked: Any) -> None:
     if asked["print_config"]:
         print_config(first)
         return
+    _check_echo(asked, first)
     _listen(asked, first)
 
 
@@ -111,6 +113,11 @@ def _listen(asked: dict[str, Any], first: "Configured") -> None:
         microphone.say_ready(model)
         listening.start(model)
 
+    def read() -> "Configured":
+        again = read_configuration(asked, "listen")
+        _check_echo(asked, again)
+        return again
+
     def changed(model: "Model") -> None:
         microphone.configured = life.configured
         listening.change(model)
@@ -121,7 +128,7 @@ def _listen(asked: dict[str, Any], first: "Configured") -> None:
         stack.callback(neighbours.stop)
         show_places(neighbours.start(), settings)
         life = Life(
-            server, first, configure=lambda: read_configuration(asked, "listen"), load=load, ready=ready,
+            server, first, configure=read, load=load, ready=ready,
             changed=changed, status=lambda: status_of(server),
             alive=lambda: works(server, neighbours) and listening.alive(time.monotonic()),
         )  # fmt: skip
@@ -176,7 +183,7 @@ class _Microphone:
         from edgekit.serving.daemon import Daemon
 
         settings = self.configured.settings
-        guard = echo_guard(self._echo(), speak=settings.speak, simulate=self._asked["simulate"])
+        guard = echo_guard(_echo(settings), speak=settings.speak, simulate=self._asked["simulate"])
         source, self._source = self._source or self._open(waits=True), None  # one that is away now comes back
         printer = self._printer = Printer(as_json=self._asked["as_json"], marks=marks(model))
         speaker = _number_or_name(settings.microphone.speaker)
@@ -227,9 +234,18 @@ class _Microphone:
                 _number_or_name(settings.microphone.device), rate_hz=front_end.sample_rate_hz, waits=waits
             )
 
-    def _echo(self) -> bool | None:
-        chosen = self.configured.settings.microphone.echo
-        return None if chosen is None else chosen == "cancel"
+
+def _echo(settings: "Settings") -> bool | None:
+    chosen = settings.microphone.echo
+    return None if chosen is None else chosen == "cancel"
+
+
+def _check_echo(asked: dict[str, Any], configured: "Configured") -> None:
+    """Raise what ``check_echo`` does, before anything is loaded."""
+    from edgekit.cli.speech import check_echo
+
+    settings = configured.settings
+    check_echo(_echo(settings), speak=settings.speak, simulate=asked["simulate"])
 
 
 def _check_usage(asked: dict[str, Any]) -> None:

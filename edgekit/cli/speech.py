@@ -69,25 +69,30 @@ def interrupting(stream: "Stream", turns: "TurnTaking | None") -> Callable[[], N
     return talked
 
 
+def check_echo(echo: bool | None, *, speak: bool, simulate: Path | None) -> None:
+    """Raise UsageError where there is no echo to cancel, MissingPackageError where it is asked for and cannot be."""
+    if echo and (not speak or simulate is not None):
+        reason = "nothing is spoken; add --speak" if not speak else "a file hears no loudspeaker; leave it out"
+        raise UsageError(f"--echo: {reason}")
+    if echo:
+        from edgekit.runtime.audio.echo import find_package
+
+        find_package()
+
+
 def echo_guard(echo: bool | None, *, speak: bool, simulate: Path | None) -> EchoGuard | None:
     """Return what keeps the loudspeaker from being taken for the user, None for nothing; ``echo``: as asked for.
 
-    Raises UsageError where there is no echo to cancel, MissingPackageError where it is asked for and cannot be.
+    Raises what ``check_echo`` does.
     """
-    if not speak or simulate is not None:
-        if echo:
-            reason = "nothing is spoken; add --speak" if not speak else "a file hears no loudspeaker; leave it out"
-            raise UsageError(f"--echo: {reason}")
-        return None
-    if echo is False:
+    check_echo(echo, speak=speak, simulate=simulate)
+    if not speak or simulate is not None or echo is False:
         return None
     from edgekit.runtime.audio.echo import find_package
 
     try:
         find_package()
     except MissingPackageError as error:
-        if echo:
-            raise
         click.echo(f"edgekit: {error}; until then speak up to interrupt, or use headphones", err=True)
         return "gate"
     return "canceller"

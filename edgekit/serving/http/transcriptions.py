@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from edgekit.errors import EdgeKitError
+from edgekit.reprs import cut
 from edgekit.runtime.answer import driver_of
 from edgekit.runtime.events import Event, Segment, Text, is_result, whole_segment
 from edgekit.runtime.model import Model, Transcript, transcript_of
@@ -218,7 +219,8 @@ def _granularities(values: list[str], response_format: str) -> tuple[str, ...]:
 
 def _flag(name: str, value: str) -> bool:
     if value.lower() not in {"true", "false"}:
-        raise ApiError(400, f"{name}: {ascii(value)[:80]}, true or false is needed", param=name, code="invalid_value")
+        message = f"{name}: {cut(ascii(value), 80)}, true or false is needed; correct it"
+        raise ApiError(400, message, param=name, code="invalid_value")
     return value.lower() == "true"
 
 
