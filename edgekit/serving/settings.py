@@ -131,8 +131,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 UNWRITTEN = ("http.token",)
 """Fields that are no keys: a secret stands in a file of its own."""
-LATER = ("http", "wyoming", "microphone", "record")
-"""Tables that a running server does not read again."""
+BOUND = ("body_bytes", "message_bytes", "header_bytes", "connections")
+"""The limits that ports are opened with."""
+LATER = ("http", "wyoming", "microphone", "record", *(f"limits.{name}" for name in BOUND))
+"""Tables, and keys, that a running server does not read again."""
 
 
 def stream_fields(settings: StreamSettings, tools: str | None = None) -> dict[str, Any]:

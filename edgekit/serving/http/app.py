@@ -45,7 +45,7 @@ def make_app(site: Site, *, page: bool) -> Entry:
             Exception: _on_our_error,
         },
     )  # fmt: skip
-    return Entry(app, site.access, site.server.limits, PAGE_PATHS if page else ())
+    return Entry(app, site.access, site.server, PAGE_PATHS if page else ())
 
 
 def routes(site: Site, *, page: bool) -> list[BaseRoute]:

@@ -99,7 +99,7 @@ class Http:
         self._http = Quiet(config)
         serving = asyncio.ensure_future(self._http.serve(sockets=[listening]))
         state = self._http.server_state
-        watching = (watch(state, limits.slow_s), watch_door(listening, state))
+        watching = (watch(state, lambda: self._server.limits.slow_s), watch_door(listening, state))
         self._tasks = [serving, *map(asyncio.ensure_future, watching)]
         while not self._http.started:
             if serving.done():

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from edgekit.errors import EdgeKitError, UsageError
 from edgekit.runtime.model import Model
 from edgekit.runtime.options import stream_options
@@ -22,7 +24,7 @@ from edgekit.serving.server import STOP_S, STUCK_S, Server
 from edgekit.serving.service.neighbours import Neighbours
 from edgekit.serving.service.notify import Notify
 from edgekit.serving.service.signals import RELOAD, Signals
-from edgekit.serving.settings import LATER, Settings, check_stream, stream_fields
+from edgekit.serving.settings import BOUND, LATER, Settings, check_stream, stream_fields
 
 _STEP_S = 1.0  # of a step that is under way when all streams have ended
 TICK_S = 0.25  # between two looks at the model that is loaded, the watchdog and what is told
@@ -175,12 +177,13 @@ class Life:
     def _hold(self, new: Configured, defaults: Mapping[str, Any]) -> None:
         """Let settings hold from now on; name those that cannot."""
         before, after = dict(settings_keys(self.configured.settings)), dict(settings_keys(new.settings))
-        later = [key for key in after if key.split(".")[0] in LATER and before[key] != after[key]]
+        later = [key for key in after if {key, key.split(".")[0]} & {*LATER} and before[key] != after[key]]
         if new.settings.http.token != self.configured.settings.http.token:
             later.append("the token")
         if later:
             _log.warning("changed, but it holds from the next start on: %s", ", ".join(later))
-        self.server.limits = new.settings.limits
+        bound = {name: getattr(self.server.limits, name) for name in BOUND}
+        self.server.limits = structs.replace(new.settings.limits, **bound)
         self.server.defaults = dict(defaults)  # type: ignore[assignment]
         self.configured = new
 
