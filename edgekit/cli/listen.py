@@ -91,6 +91,7 @@ def listen(**asked: Any) -> None:
     if asked["print_config"]:
         print_config(first)
         return
+    _check_echo(asked, first)
     _listen(asked, first)
 
 
@@ -114,6 +115,11 @@ def _listen(asked: dict[str, Any], first: "Configured") -> None:
         microphone.say_ready(model)
         listening.start(model)
 
+    def read() -> "Configured":
+        again = read_configuration(asked, "listen")
+        _check_echo(asked, again)
+        return again
+
     def changed(model: "Model") -> None:
         microphone.configured = life.configured
         listening.change(model)
@@ -125,7 +131,7 @@ def _listen(asked: dict[str, Any], first: "Configured") -> None:
         stack.callback(neighbours.stop)
         show_places(neighbours.start(), settings)
         life = Life(
-            server, first, configure=lambda: read_configuration(asked, "listen"), load=load, ready=ready,
+            server, first, configure=read, load=load, ready=ready,
             changed=changed, status=lambda: status_of(server),
             alive=lambda: works(server, neighbours) and listening.alive(time.monotonic()),
         )  # fmt: skip
@@ -180,8 +186,8 @@ class _Microphone:
         """Yield what listens with a model, and say behind it where the samples went."""
         from edgekit.cli.printer import Printer, marks
         from edgekit.cli.speech import account, echo_guard, interrupting, loudspeaker, without_echo
+        from edgekit.runtime.assemble import no_partials
         from edgekit.runtime.audio.playback import TurnTaking
-        from edgekit.runtime.options import stream_options as make_options
         from edgekit.serving.daemon import Daemon
 
         settings = self.configured.settings
@@ -193,7 +199,11 @@ class _Microphone:
         ) as playback:
             source = self._source  # whose rate is that of the first model
             given = {"sample_rate_hz": source.sample_rate_hz, "channels": source.channels, "speak": settings.speak}
-            stream = model.stream(make_options({**self._server.defaults, **given}))
+            options = self._server.options(given, model=model)
+            if settings.stream.partials and not options.partials:  # others, who ask for a transcript, have them
+                why = no_partials(model.manifest, options)
+                click.echo(f"edgekit: stream.partials: none of the microphone's stream, {why}", err=True)
+            stream = model.stream(options)
             turns = TurnTaking(playback, stream.interrupt) if playback else None
             source = self._heard = without_echo(guard, source, playback, stream, after=self._heard)
             served = self._watch.served = self._server.adopt(stream, "microphone")
@@ -256,6 +266,15 @@ class _Microphone:
         if chosen is None or no_echo(speak=settings.speak, simulate=self._asked["simulate"]):
             return None  # of a file that others share; by a flag it is refused
         return chosen == "cancel"
+
+
+def _check_echo(asked: dict[str, Any], configured: "Configured") -> None:
+    """Raise MissingPackageError where cancelling the echo is asked for and cannot be, before anything is loaded."""
+    settings = configured.settings
+    if settings.microphone.echo == "cancel" and not no_echo(speak=settings.speak, simulate=asked["simulate"]):
+        from edgekit.runtime.audio.echo import find_package
+
+        find_package()
 
 
 def _number_or_name(device: str | None) -> int | str | None:

@@ -216,7 +216,12 @@ def load_opened(bundle: Bundle, **loading: Any) -> Model:  # noqa: ANN401 - of l
 
 
 def recording_options(manifest: Manifest, options: RecordingFields, piece: Block) -> StreamOptions:
-    """Return how a stream hears a recording whose first piece this is.
+    """Return how a stream hears a recording whose first piece this is; see ``recording_fields``."""
+    return stream_options(recording_fields(manifest, options, piece))
+
+
+def recording_fields(manifest: Manifest, options: RecordingFields, piece: Block) -> StreamFields:
+    """Return the fields of StreamOptions for a recording whose first piece this is.
 
     Its rate and channels are the recording's; ``floor`` is the one that the checkpoint was trained with, unless it is
     given or partials are asked for: a recording has an end.
@@ -225,7 +230,7 @@ def recording_options(manifest: Manifest, options: RecordingFields, piece: Block
     if floor is None:
         floor = "running" if options.get("partials") else manifest.front_end.floor
     channels = piece.samples.shape[1] if piece.samples.ndim == 2 else 1
-    return stream_options({**options, "sample_rate_hz": piece.sample_rate_hz, "channels": channels, "floor": floor})
+    return {**options, "sample_rate_hz": piece.sample_rate_hz, "channels": channels, "floor": floor}
 
 
 def transcript_of(

@@ -1,4 +1,4 @@
-"""Guard: who may speak to a server over HTTP, decided from the head of a request alone. Pure functions.
+"""Guard: what may be bound, and who may speak to a server over HTTP, by the head of a request. Pure functions.
 
 Any page in any browser can reach loopback: it can send a form or open a websocket to it, and with a name of its own
 that it lets point to 127.0.0.1 (DNS rebinding) it could read the answers too. So every request says by its Host that it
@@ -11,11 +11,11 @@ import binascii
 import hmac
 import ipaddress
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from edgekit.errors import UsageError
-from edgekit.reprs import cut
+from edgekit.reprs import cut, quoted
 
 SUBPROTOCOL = "edgekit"
 """What a websocket of a browser speaks; it offers a second one, ``BEARER`` and its token in base64url."""
@@ -26,6 +26,7 @@ SHORTEST_TOKEN = 16  # characters
 _FOREIGN_SITES = (b"cross-site", b"same-site")
 _SHOWN = 60  # characters of what a stranger sent
 Headers = Iterable[tuple[bytes, bytes]]
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,32 +59,50 @@ def new_token() -> str:
 
 
 def check_bind(host: str, token: str | None, cert: object, key: object) -> None:
-    """Raise UsageError for an address that others can reach without a token and TLS, and for half of either."""
+    """Raise UsageError for an address of HTTP that others reach without a token and TLS, and for half of either."""
     if token is not None and (
         len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token
     ):
         raise UsageError(
-            f"token: {len(token)} characters, {SHORTEST_TOKEN} or more are needed, ASCII without spaces; take one of "
-            "`python3 -c 'import secrets; print(secrets.token_urlsafe(32))'`"
+            f"http.token: {len(token)} characters, {SHORTEST_TOKEN} or more are needed, ASCII without spaces; take "
+            "one of `python3 -c 'import secrets; print(secrets.token_urlsafe(32))'`"
         )
     if (cert is None) != (key is None):
-        raise UsageError(f"{'key' if key is None else 'cert'}: TLS needs a certificate and its key; give both")
+        raise UsageError(f"http.{'key' if key is None else 'cert'}: TLS needs a certificate and its key; give both")
     if is_loopback(host):
         return
     lacks = [name for name, value in (("a token", token), ("TLS by cert and key", cert)) if value is None]
     if lacks:
         raise UsageError(
-            f"host: '{host}' can be reached from other machines, which needs {' and '.join(lacks)}; give "
+            f"http.host: '{host}' can be reached from other machines, which needs {' and '.join(lacks)}; give "
             f"{'it' if len(lacks) == 1 else 'both'}, or bind 127.0.0.1"
+        )
+
+
+def check_open(host: str, addresses: Iterable[str], networks: Sequence[object]) -> None:
+    """Raise UsageError for a host of Wyoming that others reach at one of its addresses, and nobody said who may."""
+    if not all(map(is_loopback, addresses)) and not networks:
+        raise UsageError(
+            f"wyoming.host: {quoted(host)} can be reached from other machines, and Wyoming has neither passwords nor "
+            "encryption: who reaches the port may use it; say who may by wyoming.networks, such as ['192.168.1.20'], "
+            "or bind 127.0.0.1"
         )
 
 
 def is_loopback(host: str) -> bool:
     """Return whether an address to bind is this machine's own alone; of names only ``localhost`` is known to be."""
+    address = address_of(host)
+    return host.lower() == "localhost" if address is None else address.is_loopback
+
+
+def address_of(text: str) -> Address | None:
+    """Return an IP address, of one of IPv4 within IPv6 the former; None for what is none."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
-        return host.lower() == "localhost"
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
 
 
 def denied(

@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import EdgeKitError, RefusedError, UsageError
+from edgekit.errors import AudioError, EdgeKitError, RefusedError, UsageError
 from edgekit.runtime.events import Event
 from edgekit.runtime.options import StreamOptions
 from edgekit.runtime.stream import Stream
@@ -28,7 +28,7 @@ from edgekit.serving.limits import Limits
 from edgekit.serving.turn import Turn
 from edgekit.timing import Clock
 
-Reason = Literal["finished", "closed", "idle", "slow", "duration", "failed", "stopping"]
+Reason = Literal["finished", "closed", "idle", "slow", "duration", "usage", "failed", "stopping"]
 Samples = NDArray[np.float32] | NDArray[np.int16]
 
 PIECE_S = 0.1  # at most so much sound is taken at once: no stream keeps the others waiting
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Why a stream is over. ``error``: one line, of one that failed."""
+    """Why a stream is over. ``error``: one line, of one that failed, or was given what it cannot take (``usage``)."""
 
     reason: Reason
     error: str = ""
@@ -298,7 +298,7 @@ class Served:
         try:
             events = self.stream.step()
         except Exception as error:  # noqa: BLE001 - this stream ends, the others go on
-            self._fail(error)
+            self.fail(error)
         now = self._stepped(begun)
         self._note(events)
         self._outbox.extend(events)
@@ -334,7 +334,7 @@ class Served:
         if self._steps != steps:  # it looked done for the moment in which a step took the last of its sound
             return
         if refused is not None:
-            self._fail(refused)
+            self.fail(refused)
         elif over:
             self.stream.close()
             self.ended = Ended(self._ending)
@@ -350,12 +350,15 @@ class Served:
         self.stream.hushed = True
         self.finish()
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """End for an error: whose fault it is, its class says."""
         if self.ended is None:
             self.failure = error
             if not isinstance(error, EdgeKitError):
                 _log.error("stream %s: ended by an unexpected error", self.name, exc_info=error)
-            self.close("failed", str(error) if isinstance(error, EdgeKitError) else "internal error; see the log")
+            theirs = isinstance(error, (AudioError, UsageError))
+            said = str(error) if isinstance(error, EdgeKitError) else "internal error; see the log"
+            self.close("usage" if theirs else "failed", said)
 
 
 def check_length(name: str, text: str | None) -> None:

@@ -10,10 +10,10 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import RefusedError
 from edgekit.runtime.assemble import fitting
@@ -33,7 +33,9 @@ FILE_S = 0.5  # a file waits at most so long for its next step
 STUCK_S = 20.0  # of one step, or one turn of the neighbours' loop: slow machines take seconds, what hangs for ever
 STOP_S = 2.0  # what was said is finished in that time, or dropped
 _SPANS = 1000  # of each side of a stream: nobody reads those of a year
-_WHILE_SAID = ("partials", "provisional_ms")  # no file says a word that is not over
+_WHILE_SAID = ("partials", "provisional_ms")
+ONCE = (*_WHILE_SAID, "speak")
+"""The defaults that a recording, or one question, is better without: nothing is early about its end."""
 _LOOK_S = 0.5  # between two looks at who is idle or does not read
 _BUSY_S = 10.0  # over which `busy` is measured
 _log = logging.getLogger(__name__)
@@ -121,7 +123,9 @@ class Server:
         Raises RefusedError for one too many, or while those that there are come late, the model is loaded or the
         server stops; UsageError for options that the bundle does not offer, or with too long a text.
         """
-        given = options if isinstance(options, StreamOptions) else self.options(options or {}, live=live)
+        given = (
+            options if isinstance(options, StreamOptions) else self.options(options or {}, without=() if live else ONCE)
+        )
         check_texts(given)
         with self._admitting:
             if (refusal := self._refusal(live=live)) is not None:
@@ -154,18 +158,20 @@ class Server:
             self._streams = [*self._streams, served]
         return served
 
-    def options(self, options: "StreamFields", *, live: bool = True) -> StreamOptions:
+    def options(
+        self, options: "Mapping[str, Any]", *, without: Collection[str] = (), model: Model | None = None
+    ) -> StreamOptions:
         """Return the options of a stream that says these, and what it does not say as by default.
 
-        A default that the bundle cannot do with the rest is left out; what is said is not.
+        A default that the bundle cannot do with the rest is left out; what is said is not. without: the defaults that
+        do not hold here, such as ``ONCE``; model: what it is a stream of, if not the present one.
         """
-        defaults = {name: value for name, value in self.defaults.items() if live or name not in _WHILE_SAID}
-        if not {**defaults, **options}.get("speak"):
-            defaults.pop("voice", None)  # of those who are spoken to
-        result = stream_options({**defaults, **options})
-        if self.model is None:
+        defaults: dict[str, Any] = {name: value for name, value in self.defaults.items() if name not in without}
+        result = stream_options(_together(defaults, options))
+        model = model or self.model
+        if model is None:
             return result
-        offered = fitting(self.model.manifest, result)
+        offered = fitting(model.manifest, result)
         soft = {name: getattr(offered, name) for name in _WHILE_SAID if name not in options}
         return replace(result, **soft)
 
@@ -332,6 +338,27 @@ class Server:
                 if served.ended.error:
                     _log.warning("stream %s: %s", served.name, served.ended.error)
                 self._streams = [one for one in self._streams if one is not served]
+
+
+def _together(defaults: "Mapping[str, Any]", options: "Mapping[str, Any]") -> dict[str, Any]:
+    """Return options with the defaults that have an effect beside them; of sampling field by field.
+
+    Beside another a default may have none, or be the opposite of what was said; a stream refuses either.
+    """
+    idle, sampling = set(), options.get("sampling")
+    speaks = {**defaults, **options}.get("speak")
+    if not speaks:
+        idle.add("voice")
+    if options.get("floor") == "clip":  # known at the end alone
+        idle.add("partials")
+    drawing = defaults.get("sampling") or {}
+    if isinstance(sampling, Mapping):
+        if sampling.get("temperature") == 0:  # nothing is drawn, but for a voice
+            drawing = {name: value for name, value in drawing.items() if name not in {"top_k", "top_p"}}
+            idle |= set() if speaks else {"seed"}
+        sampling = {**drawing, **sampling}
+    result = {name: value for name, value in defaults.items() if name not in idle} | dict(options)
+    return result | {"sampling": sampling} if "sampling" in options else result
 
 
 def _loading() -> RefusedError:

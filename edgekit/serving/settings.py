@@ -4,13 +4,14 @@ A file's tables are the tables here, and every flag of `listen` and `serve` has 
 None is as the bundle, the command or the machine has it.
 """
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, structs
 
 from edgekit.bundle import GateKind, Manifest
 from edgekit.bundle.ranges import LONGEST_CONTEXT, Label, Name
-from edgekit.errors import UsageError
+from edgekit.runtime.answer.prompt import DICTATION
 from edgekit.runtime.assemble import fitting
 from edgekit.runtime.options import StreamOptions, Times
 from edgekit.serving.limits import Limits
@@ -130,14 +131,16 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 UNWRITTEN = ("http.token",)
 """Fields that are no keys: a secret stands in a file of its own."""
-LATER = ("http", "wyoming", "microphone", "record")
-"""Tables that a running server does not read again."""
+BOUND = ("body_bytes", "message_bytes", "header_bytes", "connections")
+"""The limits that ports are opened with."""
+LATER = ("http", "wyoming", "microphone", "record", *(f"limits.{name}" for name in BOUND))
+"""Tables, and keys, that a running server does not read again."""
 
 
-def stream_fields(settings: StreamSettings, manifest: Manifest, tools: str | None = None) -> dict[str, Any]:
-    """Return the fields of StreamOptions that hold for every stream of a bundle; ``tools``: the text of that file.
+def stream_fields(settings: StreamSettings, tools: str | None = None) -> dict[str, Any]:
+    """Return the fields of StreamOptions that hold for every stream which can do them; ``tools``: that file's text.
 
-    Raises UsageError for a value that cannot be.
+    What is early, a stream does where it can: with its other options, some of which it says itself.
     """
     given = {name: value for name, value in structs.asdict(settings).items() if value is not None}
     sampling = {name: given.pop(name) for name in _SAMPLING if name in given}
@@ -148,8 +151,21 @@ def stream_fields(settings: StreamSettings, manifest: Manifest, tools: str | Non
         fields["sampling"] = sampling
     if tools is not None:
         fields["tools"] = tools
-    try:
-        offered = fitting(manifest, StreamOptions(**{"partials": True, "provisional_ms": PROVISIONAL_MS, **fields}))
-    except UsageError as error:
-        raise UsageError(f"stream.{error}") from error
-    return {"partials": offered.partials, "provisional_ms": offered.provisional_ms, **fields}
+    return {"partials": True, "provisional_ms": PROVISIONAL_MS, **fields}
+
+
+def check_stream(settings: StreamSettings, manifest: Manifest, options: StreamOptions) -> StreamOptions:
+    """Return the options of a stream that says none, to be looked at: with what was said of what is early.
+
+    But for partials that other streams of this bundle can have, those that ask it to write down what it hears.
+    """
+    offered = fitting(manifest, options)
+    said: dict[str, Any] = {}
+    if (
+        settings.partials
+        and not fitting(manifest, replace(options, prompt=DICTATION, think=False, speak=False)).partials
+    ):
+        said["partials"] = options.partials
+    if settings.provisional_ms:
+        said["provisional_ms"] = options.provisional_ms
+    return replace(offered, **said)

@@ -274,7 +274,7 @@ def test_a_changed_configuration_is_read_again_and_what_cannot_change_is_named(s
         ('[stream]\nlanguage = "xx"\n', "stream.language: 'xx'"),
         (
             '[http]\nhost = "0.0.0.0"\n',
-            "host: '0.0.0.0' can be reached from other machines, which needs a token and TLS",
+            "http.host: '0.0.0.0' can be reached from other machines, which needs a token and TLS",
         ),
     ],
 )
@@ -374,7 +374,11 @@ def test_a_second_server_on_the_port_is_one_line(serving, bundle):
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
-        (("--http", "192.0.2.1:0", "--config", "{toml}"), 2, "host: '192.0.2.1' can be reached from other machines"),
+        (
+            ("--http", "192.0.2.1:0", "--config", "{toml}"),
+            2,
+            "http.host: '192.0.2.1' can be reached from other machines",
+        ),
         (("--http", "off"), 2, "serve: neither HTTP nor Wyoming is on, somebody must be served; leave --http off out"),
         (("--http", "x"), 2, "edgekit serve: Invalid value for '--http': 'x' is neither a port from 0 to 65535, nor"),
         (("--http", "::1"), 2, "edgekit serve: Invalid value for '--http': '::1' is neither a port"),

@@ -81,6 +81,14 @@ def test_an_echo_is_cancelled_only_where_there_is_one(speak, simulate, rule):
     assert str(caught.value) == rule
 
 
+def test_an_echo_that_cannot_be_cancelled_is_refused_before_a_model_is_loaded(cli, bundle, wav):
+    path = wav()
+    line = "edgekit: --echo: nothing is spoken; add --speak\n"
+    assert cli("listen", bundle, "--simulate", path, "--echo") == (2, "", line)
+    line = "edgekit: --echo: a file hears no loudspeaker; leave it out\n"
+    assert cli("listen", bundle, "--simulate", path, "--echo", "--speak") == (2, "", line)
+
+
 def test_without_the_package_a_line_says_so_and_asking_for_it_is_refused(monkeypatch, capsys):
     assert echo_guard(None, speak=True, simulate=None) == echo_guard(True, speak=True, simulate=None) == "canceller"
     assert echo_guard(False, speak=True, simulate=None) is None

@@ -226,7 +226,7 @@ def test_no_two_tokens_are_the_same():
     assert min(len(new_token()) for _ in range(100)) >= 40
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.9", "::1", "localhost", "LOCALHOST"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.9", "::1", "::ffff:127.0.0.1", "localhost", "LOCALHOST"])
 def test_loopback_needs_neither_token_nor_certificate(host):
     assert is_loopback(host)
     check_bind(host, None, None, None)
@@ -244,7 +244,7 @@ def test_any_other_address_needs_both(host):
         with pytest.raises(UsageError) as refused:
             check_bind(host, token, *pair)
         assert str(refused.value) == (
-            f"host: '{host}' can be reached from other machines, which needs {lacks}, or bind 127.0.0.1"
+            f"http.host: '{host}' can be reached from other machines, which needs {lacks}, or bind 127.0.0.1"
         )
 
 
@@ -252,11 +252,11 @@ def test_any_other_address_needs_both(host):
     "token", ["", "short", "x" * 15, "sixteen letters or more", "sixteen-lëtters-or-more", "x" * 16 + "\n"]
 )
 def test_a_token_that_could_be_guessed_or_not_be_sent_is_refused(token):
-    with pytest.raises(UsageError, match="^token: "):
+    with pytest.raises(UsageError, match="^http.token: "):
         check_bind("127.0.0.1", token, None, None)
 
 
 @pytest.mark.parametrize(("cert", "key", "lacks"), [("c", None, "key"), (None, "k", "cert")])
 def test_half_of_a_certificate_is_refused(cert, key, lacks):
-    with pytest.raises(UsageError, match=f"^{lacks}: TLS needs a certificate and its key; give both"):
+    with pytest.raises(UsageError, match=f"^http.{lacks}: TLS needs a certificate and its key; give both"):
         check_bind("127.0.0.1", None, cert, key)

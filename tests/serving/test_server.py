@@ -287,7 +287,7 @@ def test_sound_that_cannot_be_used_ends_its_stream_with_the_stream_s_own_words(s
     client = Client(server)
     client.served.push(bad)
     client.read()
-    assert client.served.ended.reason == "failed"
+    assert client.served.ended.reason == "usage"
     assert client.served.ended.error
 
 
@@ -296,7 +296,7 @@ def test_a_question_is_answered_in_the_order_that_it_came(serve, load):
     client = Client(server)
     client.served.ask("what?")  # a bundle that writes down speech is asked nothing
     client.read()
-    assert client.served.ended.reason == "failed"
+    assert client.served.ended.reason == "usage"
     assert "ask" in client.served.ended.error or "text" in client.served.ended.error
 
 

@@ -17,8 +17,8 @@ from edgekit.serving.guard import BEARER, SUBPROTOCOL
 from edgekit.serving.http.chat import Chat
 from edgekit.serving.http.entry import Entry
 from edgekit.serving.http.errors import ApiError, on_error
-from edgekit.serving.http.listening import Listening
 from edgekit.serving.http.shared import Site
+from edgekit.serving.http.sockets import Sockets
 from edgekit.serving.http.transcriptions import Transcriptions, check_model
 
 _PAGE = Path(__file__).resolve().parent / "page"
@@ -45,21 +45,21 @@ def make_app(site: Site, *, page: bool) -> Entry:
             Exception: _on_our_error,
         },
     )  # fmt: skip
-    return Entry(app, site.access, site.server.limits, PAGE_PATHS if page else ())
+    return Entry(app, site.access, site.server, PAGE_PATHS if page else ())
 
 
 def routes(site: Site, *, page: bool) -> list[BaseRoute]:
     """Return every route there is."""
     audio = Transcriptions(site)
-    listening, about = Listening(site), _About(site)
+    sockets, about = Sockets(site), _About(site)
     result: list[BaseRoute] = [
         Route("/v1/audio/transcriptions", audio.transcriptions, methods=["POST"]),
         Route("/v1/audio/translations", audio.translations, methods=["POST"]),
         Route("/v1/chat/completions", Chat(site).completions, methods=["POST"]),
         Route("/v1/models", about.models),
         Route("/v1/models/{name:path}", about.model),
-        WebSocketRoute("/v1/listen", listening.listen),
-        WebSocketRoute("/v1/watch", listening.watch),
+        WebSocketRoute("/v1/listen", sockets.listen),
+        WebSocketRoute("/v1/watch", sockets.watch),
         Route("/health", about.health),
         Route("/ready", about.ready),
         Route("/metrics", about.metrics),

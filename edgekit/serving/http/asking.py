@@ -3,7 +3,9 @@
 A field that the Struct lacks is refused by name, and so is a value of a known one that would have no effect.
 """
 
+import difflib
 import json
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -15,6 +17,8 @@ from edgekit.serving.http.errors import ApiError, refused
 
 FORMATS = {"wav": "WAV", "flac": "FLAC", "pcm16": ""}
 """Of spoken answers, as soundfile calls them."""
+_AT = " - at `$"  # where msgspec says what it complains of
+_FIELD = re.compile(r"Object (contains|missing) (?P<kind>unknown|required) field `(?P<name>.*)`", re.DOTALL)
 
 
 class TextPart(Struct, forbid_unknown_fields=True, tag="text"):
@@ -113,9 +117,11 @@ def decoded(body: bytes) -> ChatRequest:
     except RecursionError as error:
         raise ApiError(400, "body: nested too deeply; send a request as OpenAI has it", code="invalid_json") from error
     except msgspec.ValidationError as error:
-        raise ApiError(400, f"body: {_line(error)}", param=_param(str(error)), code="invalid_value") from error
+        raise _fault(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ApiError(400, f"body: no JSON, {_line(error)}", code="invalid_json") from error
+        raise ApiError(
+            400, f"body: no JSON, {_line(error)}; send a request as OpenAI has it", code="invalid_json"
+        ) from error
     for name, values in _ALONE.items():
         raw = getattr(asked, name)
         if raw is UNSET:
@@ -134,7 +140,7 @@ def _plain(name: str, raw: Raw) -> Any:  # noqa: ANN401 - any JSON
         raise ApiError(400, f"{name}: nested too deeply; leave it out", param=name, code="invalid_json") from error
 
 
-def question(asked: ChatRequest, defaults: RecordingFields) -> tuple[str, bytes | None, RecordingFields]:
+def question(asked: ChatRequest) -> tuple[str, bytes | None, RecordingFields]:
     """Return the question's text, its recording if it has one, and how to answer. Raises ApiError for anything else."""
     parts: list[TextPart | SoundPart] = []
     system: list[str] = []
@@ -154,7 +160,7 @@ def question(asked: ChatRequest, defaults: RecordingFields) -> tuple[str, bytes 
     if len(sound) > 1:
         problem = f"messages: {len(sound)} recordings, one is heard; send one"
         raise ApiError(400, problem, param="messages", code="unsupported_value")
-    fields: RecordingFields = {**defaults, "gate": "off", **_sampled(asked), **_spoken(asked)}
+    fields: RecordingFields = {"gate": "off", **_sampled(asked), **_spoken(asked)}
     if asked.tools is not UNSET and (tools := _plain("tools", asked.tools)):
         fields["tools"] = json.dumps(tools, ensure_ascii=False)
     if system:
@@ -207,8 +213,19 @@ def _line(error: Exception) -> str:
     return cut(ascii(str(error))[1:-1], 300)
 
 
-def _param(message: str) -> str | None:
-    """Return the field that msgspec complains of."""
-    if "unknown field `" in message:
-        return message.partition("unknown field `")[2].partition("`")[0]
-    return message.partition("`$.")[2].partition("`")[0] or None
+def _fault(message: str) -> ApiError:
+    """Return the error of what msgspec complains of: the field, what is wrong with it, what to do."""
+    what, _, place = message.rpartition(_AT) if _AT in message else (message, "", "")
+    place = place.removesuffix("`").removeprefix(".")
+    match, step = _FIELD.fullmatch(what), "correct it"
+    name = match["name"] if match else ""
+    if match and match["kind"] == "unknown":
+        known = [one for one in ChatRequest.__struct_fields__ if one not in _ALONE]
+        near = difflib.get_close_matches(name, [] if place else known, n=1)
+        step = f"did you mean '{near[0]}'?" if near else "leave it out"
+    elif match:
+        step = "add it"
+    elif not place:
+        step = 'send {"messages": [{"role": "user", "content": "..."}]}'
+    shown = cut(ascii(".".join(one for one in (place, name) if one))[1:-1], 100) or "body"
+    return ApiError(400, f"{shown}: {cut(ascii(what)[1:-1], 300)}; {step}", param=shown, code="invalid_value")

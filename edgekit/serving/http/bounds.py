@@ -9,6 +9,7 @@ import json
 import logging
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -104,11 +105,11 @@ async def watch_door(door: Door, state: ServerState, head_s: float = HEAD_S) -> 
         await asyncio.sleep(_EVERY_S)
 
 
-async def watch(state: ServerState, slow_s: float, head_s: float = HEAD_S) -> None:
+async def watch(state: ServerState, slow_s: Callable[[], float], head_s: float = HEAD_S) -> None:
     """Abort connections that keep the server waiting, until cancelled.
 
-    Those that send no whole head in ``head_s``, and those that read nothing of what is written for ``slow_s``, be it an
-    answer or the last words of a connection that is closed.
+    Those that send no whole head in ``head_s``, and those that read nothing of what is written for ``slow_s()``, be it
+    an answer or the last words of a connection that is closed.
     """
     loop = asyncio.get_running_loop()
     since: dict[Any, tuple[tuple[object, ...], float]] = {}  # what keeps each waiting, and from when on
@@ -120,7 +121,7 @@ async def watch(state: ServerState, slow_s: float, head_s: float = HEAD_S) -> No
             for protocol, why in waiting.items()
         }
         for protocol, (why, begun) in since.items():
-            if now - begun > (head_s if why[0] == "head" else slow_s):
+            if now - begun > (head_s if why[0] == "head" else slow_s()):
                 protocol.transport.abort()
         await asyncio.sleep(_EVERY_S)
 

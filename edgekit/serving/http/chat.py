@@ -16,7 +16,6 @@ from edgekit.errors import EdgeKitError
 from edgekit.runtime.answer import driver_of
 from edgekit.runtime.events import Audio, Event, Text, TextCut
 from edgekit.runtime.hear.resampler import Resampler
-from edgekit.runtime.options import stream_options
 from edgekit.serving.http.asking import FORMATS, ChatRequest, decoded, question
 from edgekit.serving.http.errors import ApiError, api_error
 from edgekit.serving.http.hearing import EventStream, Hearing, unless_gone
@@ -45,10 +44,10 @@ class Chat:
         if not driver_of(model.manifest.protocol).converses:
             message = f"chat: {model.manifest.name} writes down speech and does not converse"
             raise ApiError(400, f"{message}; send it to /v1/audio/transcriptions", param="model", code="model")
-        text, audio, fields = question(asked, self._site.recording_defaults)
+        text, audio, fields = question(asked)
         name = f"http {request.client.host}:{request.client.port}" if request.client else "http"
         if audio is None:
-            hearing = Hearing(self._site, stream_options(fields), name, text=text)
+            hearing = Hearing(self._site, fields, name, text=text)
         else:
             hearing = await Hearing.of(self._site, audio, fields, name)
         answer = _Answer(model.manifest.name, asked)

@@ -14,6 +14,7 @@ from edgekit.serving.guard import Access, denied
 from edgekit.serving.http.bounds import too_large_a_head
 from edgekit.serving.http.errors import ApiError
 from edgekit.serving.limits import Limits
+from edgekit.serving.server import Server
 
 _PATIENCE_S, _SLOWEST_BYTES_S = 30.0, 4096  # a body comes within that time, and longer at so many bytes a second
 # Where a body is on its way the connection stays open: to close it before all was read would reset it, and a client
@@ -31,9 +32,13 @@ _NO_PAGE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'n
 class Entry:
     """An ASGI application around another. ``page``: paths of files that hold no secret; see ``guard.denied``."""
 
-    def __init__(self, app: ASGIApp, access: Access, limits: Limits, page: Iterable[str]) -> None:
-        self._app, self._access, self._limits, self._page = app, access, limits, frozenset(page)
+    def __init__(self, app: ASGIApp, access: Access, server: Server, page: Iterable[str]) -> None:
+        self._app, self._access, self._server, self._page = app, access, server, frozenset(page)
         self._bodies = 0  # requests with one, in progress: each may be in memory
+
+    @property
+    def _limits(self) -> Limits:
+        return self._server.limits  # others, when they are read again
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or deny it."""

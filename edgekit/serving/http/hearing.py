@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -13,8 +13,8 @@ from edgekit.errors import EdgeKitError
 from edgekit.runtime.audio.files import Block
 from edgekit.runtime.audio.inputs import checked, pieces
 from edgekit.runtime.events import Event
-from edgekit.runtime.model import recording_options
-from edgekit.runtime.options import RecordingFields, StreamOptions
+from edgekit.runtime.model import recording_fields
+from edgekit.runtime.options import RecordingFields, StreamFields
 from edgekit.serving.http.errors import ApiError
 from edgekit.serving.http.shared import Site
 from edgekit.serving.reading import Reader
@@ -30,11 +30,11 @@ class Hearing:
     its end, what made the stream fail, and ApiError for one that ended before. ``close`` ends it, at any time.
     """
 
-    def __init__(self, site: Site, options: StreamOptions, name: str, *, text: str | None = None) -> None:
+    def __init__(self, site: Site, fields: RecordingFields, name: str, *, text: str | None = None) -> None:
         """Raise what ``Server.open`` does."""
         self.audio_s = 0.0
         self._site = site
-        self._reader = Reader(site.server, options, name=name, live=False)
+        self._reader = Reader(site.server, cast("StreamFields", fields), name=name, live=False)
         self._first: Block | None = None
         self._rest: Iterator[Block] = iter(())
         self._text = text
@@ -49,7 +49,7 @@ class Hearing:
             return rest, next(rest)
 
         rest, first = await site.aside(begun)
-        hearing = cls(site, recording_options(model.manifest, fields, first), name)
+        hearing = cls(site, recording_fields(model.manifest, fields, first), name)
         hearing._rest, hearing._first = rest, first
         return hearing
 

@@ -8,9 +8,11 @@ import contextlib
 import logging
 import socket
 import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.errors import MissingPackageError, UsageError
+from edgekit.plainfiles import read_plain
 from edgekit.serving.guard import Access, check_bind, new_token
 from edgekit.serving.measures import Measures
 from edgekit.serving.server import Server
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from edgekit.serving.http.shared import Site
 
 _STOP_S = 0.5  # for answers that are being sent
+_LARGEST_PEM = 2**20  # bytes
 
 
 class Http:
@@ -96,7 +99,7 @@ class Http:
         self._http = Quiet(config)
         serving = asyncio.ensure_future(self._http.serve(sockets=[listening]))
         state = self._http.server_state
-        watching = (watch(state, limits.slow_s), watch_door(listening, state))
+        watching = (watch(state, lambda: self._server.limits.slow_s), watch_door(listening, state))
         self._tasks = [serving, *map(asyncio.ensure_future, watching)]
         while not self._http.started:
             if serving.done():
@@ -140,11 +143,32 @@ def _bound(host: str, port: int, made: "type[Door]") -> "Door":
 
 
 def _check_certificate(settings: HttpSettings) -> None:
+    """Raise UsageError for a file that is not there, or of which TLS cannot be made, by its name."""
     if settings.cert is None or settings.key is None:
         return
+    _check_readable("cert", settings.cert)
+    _check_readable("key", settings.key)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(settings.cert, settings.key)
+        context.load_verify_locations(settings.cert)
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(f"http.cert: {settings.cert}: {_tls(error)}; give a certificate in PEM") from error
+    try:
+        context.load_cert_chain(settings.cert, settings.key, password="")  # none is asked for on a terminal
     except (OSError, ssl.SSLError) as error:
         raise UsageError(
-            f"http: {settings.cert} and {settings.key}: {error}; give a certificate and its key in PEM"
+            f"http.key: {settings.key}: {_tls(error)}; give the key of {settings.cert} in PEM, without a passphrase"
         ) from error
+
+
+def _check_readable(name: str, path: str) -> None:
+    try:
+        read_plain(Path(path), _LARGEST_PEM)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"http.{name}: {path}: {reason}; give a file in PEM that this user may read") from error
+
+
+def _tls(error: OSError) -> str:
+    """Return what OpenSSL says, without its own places."""
+    return (getattr(error, "reason", None) or error.strerror or str(error)).replace("_", " ").lower()

@@ -4,17 +4,15 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 from edgekit.runtime.model import Model
-from edgekit.runtime.options import RecordingFields
 from edgekit.serving.guard import Access
 from edgekit.serving.measures import Measures
 from edgekit.serving.server import Server
 from edgekit.serving.watch import Watch
 
 _DECODERS = 2
-_LIVE = ("partials", "provisional_ms", "speak")
 T = TypeVar("T")
 
 
@@ -34,12 +32,6 @@ class Site:
     def model(self) -> Model:
         """The model that new streams are made of. Raises RefusedError while it is loaded."""
         return self.server.loaded
-
-    @property
-    def recording_defaults(self) -> RecordingFields:
-        """The defaults of a stream that hears a recording, or answers one question: nothing is early about its end."""
-        fields: dict[str, Any] = {name: value for name, value in self.server.defaults.items() if name not in _LIVE}
-        return cast("RecordingFields", fields)
 
     async def aside(self, work: Callable[[], T]) -> T:
         """Return what some work returns, done on a thread, while others are served."""

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from edgekit.errors import EdgeKitError
+from edgekit.reprs import cut
 from edgekit.runtime.answer import driver_of
 from edgekit.runtime.events import Event, Segment, Text, is_result, whole_segment
 from edgekit.runtime.model import Model, Transcript, transcript_of
@@ -65,7 +66,7 @@ class Transcriptions:
     async def _answer(self, request: Request, task: str) -> Response:
         form = await read_form(request)
         audio, form.file = bytes(form.file or b""), None  # once: it may be a large part of a small machine's memory
-        wish = _wish(form.texts, audio, task, self._site.model, self._site.recording_defaults)
+        wish = _wish(form.texts, audio, task, self._site.model)
         name = f"http {request.client.host}:{request.client.port}" if request.client else "http"
         hearing = await Hearing.of(self._site, wish.audio, wish.fields, name)
         if wish.stream:
@@ -149,7 +150,7 @@ def _verbose(transcript: Transcript, wish: Wish, task: str) -> dict[str, Any]:
     return answer
 
 
-def _wish(form: Mapping[str, list[str]], audio: bytes, task: str, model: Model, defaults: RecordingFields) -> Wish:
+def _wish(form: Mapping[str, list[str]], audio: bytes, task: str, model: Model) -> Wish:
     """Return what a form asks for. Raises ApiError for anything in it that would have no effect."""
     one = _known(form, _TRANSCRIBING if task == _TRANSCRIBE else _TRANSLATING)
     check_model(one.get("model"), model, ALIASES)
@@ -160,7 +161,7 @@ def _wish(form: Mapping[str, list[str]], audio: bytes, task: str, model: Model, 
     if stream and response_format not in {"json", "text"}:
         raise refused("response_format", response_format, "with stream=true give json or text")
     granularities = _granularities(form.get("timestamp_granularities", []), response_format)
-    fields: RecordingFields = {**defaults}
+    fields: RecordingFields = {}
     temperature = _temperature(one.get("temperature"))
     if temperature is not None:
         fields["sampling"] = {"temperature": temperature}
@@ -218,7 +219,8 @@ def _granularities(values: list[str], response_format: str) -> tuple[str, ...]:
 
 def _flag(name: str, value: str) -> bool:
     if value.lower() not in {"true", "false"}:
-        raise ApiError(400, f"{name}: {ascii(value)[:80]}, true or false is needed", param=name, code="invalid_value")
+        message = f"{name}: {cut(ascii(value), 80)}, true or false is needed; correct it"
+        raise ApiError(400, message, param=name, code="invalid_value")
     return value.lower() == "true"
 
 

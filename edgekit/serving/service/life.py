@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from edgekit.errors import EdgeKitError, UsageError
 from edgekit.runtime.model import Model
+from edgekit.runtime.options import stream_options
 from edgekit.serving.configuration import Configured, read_tools, settings_keys
 from edgekit.serving.server import STOP_S, STUCK_S, Server
 from edgekit.serving.service.neighbours import Neighbours
 from edgekit.serving.service.notify import Notify
 from edgekit.serving.service.signals import RELOAD, Signals
-from edgekit.serving.settings import LATER, Settings, stream_fields
+from edgekit.serving.settings import BOUND, LATER, Settings, check_stream, stream_fields
 
 _STEP_S = 1.0  # of a step that is under way when all streams have ended
 TICK_S = 0.25  # between two looks at the model that is loaded, the watchdog and what is told
@@ -174,12 +177,13 @@ class Life:
     def _hold(self, new: Configured, defaults: Mapping[str, Any]) -> None:
         """Let settings hold from now on; name those that cannot."""
         before, after = dict(settings_keys(self.configured.settings)), dict(settings_keys(new.settings))
-        later = [key for key in after if key.split(".")[0] in LATER and before[key] != after[key]]
+        later = [key for key in after if {key, key.split(".")[0]} & {*LATER} and before[key] != after[key]]
         if new.settings.http.token != self.configured.settings.http.token:
             later.append("the token")
         if later:
             _log.warning("changed, but it holds from the next start on: %s", ", ".join(later))
-        self.server.limits = new.settings.limits
+        bound = {name: getattr(self.server.limits, name) for name in BOUND}
+        self.server.limits = structs.replace(new.settings.limits, **bound)
         self.server.defaults = dict(defaults)  # type: ignore[assignment]
         self.configured = new
 
@@ -204,9 +208,10 @@ def loaded_with(settings: Settings) -> object:
 
 def defaults_of(settings: Settings, model: Model) -> dict[str, Any]:
     """Return the options of streams that do not say their own. Raises UsageError for what the bundle does not offer."""
-    fields = stream_fields(settings.stream, model.manifest, read_tools(settings.stream.tools))
+    fields = stream_fields(settings.stream, read_tools(settings.stream.tools))
     try:
-        model.stream(**fields, speak=settings.speak).close()
+        options = stream_options({**fields, "speak": settings.speak})
+        model.stream(check_stream(settings.stream, model.manifest, options)).close()
     except UsageError as error:
         raise UsageError(f"stream.{error}") from error
     return fields

@@ -70,7 +70,7 @@ def places(settings: Settings, server: Server, *, http: bool, watch: Watch | Non
         own = settings.wyoming
         _import("wyoming", *["zeroconf"] * (own.zeroconf and not is_loopback(own.host)))
         module = importlib.import_module("edgekit.serving.wyoming.neighbour")
-        made = module.Wyoming(server, own, lambda: server.defaults)
+        made = module.Wyoming(server, own)
         who = f"for {', '.join(own.networks)}" if own.networks else "for everybody"
         asked.append(Place(made, own.host, own.port, f"in clear and without a token, {who}"))
     return asked

@@ -1,6 +1,7 @@
-"""What the streams of a client are asked for: fields of StreamOptions, of those that hold for every stream."""
+"""What the streams of a client are asked for: its own options, and which of the server's defaults do not hold there."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from edgekit.bundle import Manifest
@@ -12,37 +13,42 @@ from edgekit.serving.wyoming.messages import Format, Voice
 
 Fields = Mapping[str, Any]
 
-_DRAWING = ("level", "sampling", "seed", "max_tokens")
-_LISTENING = (*_DRAWING, "gate", "language", "task", "partials", "provisional_ms")
-_QUESTION = (*_DRAWING, "gate", "provisional_ms")
-_ANSWERING = (*_DRAWING, "system", "tools", "turns", "think")
+_OF_SPEECH = ("language", "task", "times")  # of bundles that write down what they hear, and know no questions
+_OF_HEARING = ("gate", *_OF_SPEECH, "partials", "provisional_ms")
+_OF_ANSWERS = ("system", "prompt", "tools", "turns", "think", "speak", "voice")
 
 
-def to_write_down(manifest: Manifest, every: Fields, given: Format, language: str | None) -> Fields:
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """``own``: fields of StreamOptions that a client's request says; ``without``: see ``Server.options``."""
+
+    own: Fields
+    without: tuple[str, ...]
+
+
+def to_write_down(manifest: Manifest, defaults: Fields, given: Format, language: str | None) -> Asking:
     """Return what a recording is heard with; ``language``: the one that was asked for, if one was."""
     own: dict[str, Any] = {"sample_rate_hz": given.rate, "channels": given.channels}
+    if defaults.get("partials") != "committed":  # others may be taken back
+        own["partials"] = False
     if driver_of(manifest.protocol).converses:
-        return _some(every, _QUESTION) | own | {"prompt": TRANSCRIBE}
-    fields = _some(every, _LISTENING) | own
-    if fields.get("partials") != "committed":  # others may be taken back
-        fields.pop("partials", None)
-    return fields if language is None else fields | {"language": language}
+        return Asking(own | {"prompt": TRANSCRIBE}, (*_OF_SPEECH, *_OF_ANSWERS))
+    if language is not None:
+        own["language"] = language
+    return Asking(own, ("times", *_OF_ANSWERS))
 
 
-def to_answer(every: Fields) -> Fields:
+def to_answer() -> Asking:
     """Return what a text is answered with."""
-    return _some(every, _ANSWERING)
+    return Asking({}, (*_OF_HEARING, "prompt", "speak", "voice"))
 
 
-def to_read_aloud(every: Fields, voices: tuple[str, ...], voice: Voice | None) -> Fields:
+def to_read_aloud(voices: tuple[str, ...], voice: Voice | None) -> Asking:
     """Return what a text is read aloud with. Raises RefusedError for a voice that is none of ``voices``."""
-    fields = _some(every, (*_DRAWING, "voice")) | {"prompt": READ, "speak": True}
+    own = {"prompt": READ, "speak": True}
+    without = (*_OF_HEARING, "system", "tools", "turns", "think")
     if voice is None or voice.name in {None, DEFAULT_VOICE}:
-        return fields
+        return Asking(own, without)
     if voice.name not in voices:
         raise RefusedError("voice", f"voice: {quoted(voice.name)} is not known; choose one of: {', '.join(voices)}")
-    return fields | {"voice": voice.name}
-
-
-def _some(every: Fields, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: every[name] for name in names if name in every}
+    return Asking(own | {"voice": voice.name}, without)

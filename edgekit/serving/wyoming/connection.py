@@ -28,12 +28,11 @@ from edgekit.errors import EdgeKitError, RefusedError
 from edgekit.reprs import quoted
 from edgekit.runtime.events import Text, TextCut
 from edgekit.runtime.model import Model
-from edgekit.runtime.options import stream_options
 from edgekit.serving.reading import Reader
 from edgekit.serving.served import Ended
 from edgekit.serving.server import Server
 from edgekit.serving.wyoming.about import answers_texts, info_of, language_option, voices_of, writes_down
-from edgekit.serving.wyoming.asking import Fields, to_answer, to_read_aloud, to_write_down
+from edgekit.serving.wyoming.asking import Asking, to_answer, to_read_aloud, to_write_down
 from edgekit.serving.wyoming.framing import Framing
 from edgekit.serving.wyoming.messages import (
     Format,
@@ -65,7 +64,7 @@ class Recording:
 
 
 class Connection:
-    """See the module. ``name``: what the log calls it; ``fields``: those of StreamOptions that hold for every stream.
+    """See the module. ``name``: what the log calls it.
 
     program: what ``info`` calls the programs, the bundle's name if empty. languages: see ``about.languages``.
     """
@@ -79,11 +78,10 @@ class Connection:
         name: str,
         program: str = "",
         languages: tuple[str, ...] = (),
-        fields: Callable[[], Fields] = dict,
     ) -> None:
         self._server, self._limits = server, server.limits
         self._incoming, self._outgoing = incoming, outgoing
-        self._name, self._program, self._languages, self._fields = name, program, languages, fields
+        self._name, self._program, self._languages = name, program, languages
         self._framing = Framing(server.limits)
         self._writing = asyncio.Lock()
         self._takes: dict[str, Callable[[Message], Awaitable[None]]] = {
@@ -236,13 +234,14 @@ class Connection:
             await self._answered()
             manifest = self._model.manifest
             language = language_option(manifest, recording.asked.language, self._languages)
-            fields = to_write_down(manifest, self._fields(), recording.format, language)
-            recording.reader = reader = self._open(fields)
+            asking = to_write_down(manifest, self._server.defaults, recording.format, language)
+            recording.reader = reader = self._open(asking)
             recording.task = self._deliver(reader, lambda: self._write_down(recording, reader))
         return recording.reader
 
-    def _open(self, fields: Fields) -> Reader:
-        return Reader(self._server, stream_options(fields), name=self._name)
+    def _open(self, asking: Asking) -> Reader:
+        options = self._server.options(asking.own, without=asking.without)
+        return Reader(self._server, options, name=self._name)
 
     async def _write_down(self, recording: Recording, reader: Reader) -> None:
         """Send the texts of a recording as they come, then the whole."""
@@ -288,7 +287,7 @@ class Connection:
         if not answers_texts(manifest):
             raise RefusedError("handle", f"transcript: {manifest.name} answers no texts; send it sound")
         await self._answered()
-        reader = self._open(to_answer(self._fields()))
+        reader = self._open(to_answer())
         self._deliver(reader, lambda: self._write_reply(reader, said.text))
 
     async def _write_reply(self, reader: Reader, text: str) -> None:
@@ -311,7 +310,7 @@ class Connection:
                 "tts", f"synthesize: {model.manifest.name} reads no text aloud word for word; choose another"
             )  # fmt: skip
         await self._answered()
-        reader = self._open(to_read_aloud(self._fields(), voices, asked.voice))
+        reader = self._open(to_read_aloud(voices, asked.voice))
         self._deliver(reader, lambda: self._write_speech(reader, asked.text))
 
     async def _write_speech(self, reader: Reader, text: str) -> None:

@@ -7,18 +7,17 @@ settings name (docs/decisions/wyoming.md).
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
 from contextlib import suppress
 
 from wyoming.error import Error
 from wyoming.event import async_write_event
 
 from edgekit.errors import EdgeKitError
+from edgekit.serving.guard import check_open, is_loopback
 from edgekit.serving.server import Server
 from edgekit.serving.settings import WyomingSettings
-from edgekit.serving.wyoming.admission import Admission, check_bind, is_loopback
+from edgekit.serving.wyoming.admission import Admission
 from edgekit.serving.wyoming.announcement import Announcement
-from edgekit.serving.wyoming.asking import Fields
 from edgekit.serving.wyoming.connection import Connection
 
 _STOP_S = 0.8  # for answers that are on their way
@@ -28,13 +27,13 @@ _log = logging.getLogger(__name__)
 
 
 class Wyoming:
-    """See the module. ``fields``: those of StreamOptions that hold for every stream, asked for at each."""
+    """See the module."""
 
     name = "wyoming"
 
-    def __init__(self, server: Server, settings: WyomingSettings, fields: Callable[[], Fields] = dict) -> None:
+    def __init__(self, server: Server, settings: WyomingSettings) -> None:
         """Raise UsageError for networks that are none."""
-        self._server, self._settings, self._fields = server, settings, fields
+        self._server, self._settings = server, settings
         self._admission = Admission(settings.networks)
         self._listening: asyncio.Server | None = None
         self._open: dict[asyncio.Task[None], Connection] = {}
@@ -47,11 +46,11 @@ class Wyoming:
         loop = asyncio.get_running_loop()
         resolved = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         addresses = list(dict.fromkeys(str(one[4][0]) for one in resolved))
-        check_bind(host, addresses, self._admission)
+        check_open(host, addresses, self._admission.networks)
         self._listening = await asyncio.start_server(self._accept, addresses, port)
         bound, port = self._listening.sockets[0].getsockname()[:2]
         address = f"tcp://[{bound}]:{port}" if ":" in bound else f"tcp://{bound}:{port}"
-        if not is_loopback(addresses):
+        if not all(map(is_loopback, addresses)):
             _log.warning(
                 "wyoming: %s has no password and no encryption; it serves whoever comes from %s",
                 address, ", ".join(map(str, self._admission.networks)),
@@ -103,7 +102,7 @@ class Wyoming:
         else:
             connection = Connection(
                 self._server, incoming, outgoing, name=f"wyoming {client}:{peer[1]}", program=self._settings.name,
-                languages=tuple(self._settings.languages), fields=self._fields,
+                languages=tuple(self._settings.languages),
             )  # fmt: skip
             task = asyncio.current_task()
             assert task is not None

@@ -2,8 +2,10 @@
 
 import asyncio
 import re
+import shutil
 import socket
 import ssl
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 
@@ -257,7 +259,7 @@ def test_a_forwarded_address_is_not_believed(service):
 
 
 def test_other_machines_need_a_token_and_tls(load, tmp_path):
-    with pytest.raises(UsageError, match="^host: '0.0.0.0' can be reached from other machines"):
+    with pytest.raises(UsageError, match="^http.host: '0.0.0.0' can be reached from other machines"):
         Http(Server(), HttpSettings(host="0.0.0.0"))  # noqa: S104
 
 
@@ -278,13 +280,23 @@ def test_with_a_certificate_it_is_https(serving, load, certificate):
         assert "opened" in ws.recv(timeout=WAIT_S)
 
 
-def test_a_certificate_that_is_none_is_told(load, tmp_path, serving):
-    (tmp_path / "a.pem").write_text("no certificate")
-    path = str(tmp_path / "a.pem")
-    with pytest.raises(UsageError, match="give a certificate and its key in PEM"):
-        serving(load(), cert=path, key=path)
-    with pytest.raises(UsageError, match="No such file"):
-        serving(load(), cert=path + "x", key=path)
+def test_a_certificate_or_a_key_that_is_none_is_told_by_its_name(tmp_path, serving, certificate):
+    cert, key = certificate
+    none, away, locked, other = (str(tmp_path / name) for name in ("none.pem", "away.pem", "locked.pem", "other.pem"))
+    Path(none).write_text("no certificate", encoding="utf-8")
+    openssl = shutil.which("openssl")
+    command = [openssl, "pkey", "-in", key, "-aes256", "-passout", "pass:secret", "-out", locked]
+    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run([openssl, "genrsa", "-out", other, "2048"], check=True, capture_output=True)
+    for pair, says in (
+        ((none, key), f"^http.cert: {none}: .*; give a certificate in PEM$"),
+        ((cert, none), f"^http.key: {none}: .*; give the key of {cert} in PEM, without a passphrase$"),
+        ((cert, locked), f"^http.key: {locked}: "), ((cert, other), f"^http.key: {other}: key values mismatch; "),
+        ((away, key), f"^http.cert: {away}: No such file or directory; give a file in PEM that this user may read$"),
+        ((cert, away), f"^http.key: {away}: No such file or directory; "), ((str(tmp_path), key), "^http.cert: "),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=says):
+            serving(None, cert=pair[0], key=pair[1])
 
 
 def test_a_second_server_on_a_port_is_told_in_one_line_and_the_first_goes_on(serving, service):

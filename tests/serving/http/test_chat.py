@@ -154,6 +154,8 @@ def test_tools_are_given_as_text_where_the_bundle_was_made_for_them(by_hand):
         ({"messages": [{"role": "user", "content": [sound_part(), sound_part()]}]}, "messages"),
         ({"messages": [{"role": "system", "content": [sound_part()]}, *said()]}, "messages[0].content"),
         ({"messages": [{"role": "user"}]}, "messages"), ({"messages": "hello"}, "messages"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "to": 1}]}, "messages[0].to"),
     ],
 )  # fmt: skip
 def test_what_would_have_no_effect_is_refused_by_name(by_hand, more, param):
@@ -173,7 +175,12 @@ def test_what_clients_send_anyway_is_taken(by_hand):
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        (b"", "no JSON"), (b"{", "no JSON"), (b"\xff\xfe", "no JSON"), (b"[]", "Expected `object`"),
+        (b"", "no JSON"), (b"{", "no JSON"), (b"\xff\xfe", "no JSON"),
+        (b"[]", 'body: Expected `object`, got `array`; send {"messages": [{"role": "user", "content": "..."}]}'),
+        (b'{"mesages": []}', "mesages: Object contains unknown field `mesages`; did you mean 'messages'?"),
+        (b"{}", "messages: Object missing required field `messages`; add it"),
+        (b'{"messages": [{"role": "user", "x`y": 1}]}',
+         "messages[0].x`y: Object contains unknown field `x`y`; leave it out"),
         (b'{"messages": ' + b"[" * 100_000, "Expected `object`"),
         (b'{"frob": ' + b"[" * 100_000, "unknown field"), (b"[" * 10**7, "Expected `object`"),
         (b'{"messages": [], "n": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),

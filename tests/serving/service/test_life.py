@@ -285,6 +285,23 @@ def test_what_streams_do_not_say_is_as_the_configuration_has_it(process):
     assert level == {"default": True, "own": None, "file": (False, True)}
 
 
+def test_limits_that_a_port_is_opened_with_hold_from_the_next_start_on_and_others_at_once(process, caplog):
+    one = process()
+    old, new = one.settings.limits, Limits(streams=7, connections=3, body_bytes=2048, message_bytes=2048, slow_s=3.0)
+
+    def script():
+        yield from until(lambda: one.server.ready)
+        one.settings = structs.replace(one.settings, limits=new)
+        yield signal.SIGHUP
+        yield from until(lambda: one.server.limits.streams == 7)
+
+    one.run(script())
+    kept = {name: getattr(old, name) for name in ("connections", "body_bytes", "message_bytes", "header_bytes")}
+    assert one.server.limits == structs.replace(new, **kept)
+    said = "changed, but it holds from the next start on: limits.body_bytes, limits.message_bytes, limits.connections"
+    assert said in caplog.messages
+
+
 def test_a_watchdog_is_not_fed_by_what_is_not_alive(process):
     one = process()
 

@@ -94,7 +94,8 @@ def listening(load: Callable[..., Model]) -> Callable[..., AsyncIterator[At]]:
     async def at(model: Model | None = None, fields: dict | None = None, loaded: bool = True, **changed: object):
         own = {name: changed.pop(name) for name in list(changed) if name in Settings.__dataclass_fields__}
         server = Server((model or load()) if loaded else None, Limits(**changed))
-        wyoming = Wyoming(server, replace(Settings(), **own), lambda: fields or {})
+        server.defaults = fields or {}
+        wyoming = Wyoming(server, replace(Settings(), **own))
         with server:
             address = await asyncio.wait_for(wyoming.start(), WAIT_S)
             try:

@@ -18,7 +18,7 @@ from websockets.sync.client import ClientConnection, connect
 from edgekit.errors import UsageError
 from edgekit.runtime.events import SpeechStarted, Text, to_json
 from edgekit.serving.guard import offered
-from edgekit.serving.http.listening import _CODES, stream_query
+from edgekit.serving.http.sockets import _CODES, stream_query
 from edgekit.serving.limits import Limits
 from edgekit.serving.served import Reason
 from edgekit.serving.watch import MOST_WATCHERS, Watch
@@ -146,7 +146,11 @@ def test_figures_come_where_they_are_wanted(service):
         ("channels=0", "channels: 0, a whole number, 1 to 64, is needed"),
         ("channels=1&channels=2", "channels: given twice; give it once"),
         ("encoding=mp3", "encoding: 'mp3' is not known; choose one of: s16le, f32le"),
-        ("partials=1", "partials: "), ("speak=true", "speak: "), ("status=yes", "status: "),
+        ("partials=1", "partials: '1' is not known; choose one of: true, false, agreed, committed"),
+        ("think=True", "think: 'True' is not known; choose one of: true, false, a number from 0"),
+        ("think=-1", "think: '-1'"),
+        ("speak=yes", "speak: 'yes' is not known; choose one of: true, false"),
+        ("speak=true", "speak: "), ("status=yes", "status: "),
         ("level=turbo", "level: 'turbo' is not in this bundle"), ("temperature=warm", "temperature: 'warm', a number"),
         ("temperature=nan", "temperature: nan"), ("turns=2", "turns: 2"), ("budget=1", "budget: no option of a stream"),
         ("sampling=1", "sampling: no option of a stream"), ("%00=%ff", "\\x00: no option"), ("system=x", "system: 'x'"),
@@ -168,10 +172,13 @@ def test_an_option_that_cannot_be_is_refused_in_one_line(service, query, says):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "text frame: "), ("hello", "text frame: "), ("{", "text frame: "), ("[]", "text frame: "),
+        ("", "text frame: "),
+        ("hello", "text frame: JSON is malformed: invalid character (byte 0); send samples in binary frames"),
+        ("{", "text frame: "), ("[]", "text frame: "),
         ("[" * 100_000, "text frame: "), ('{"type": "dance"}', "text frame: "),
         ('{"type": "finish", "now": 1}', "text frame: "),
-        ('{"type": "ask"}', "text frame: "), ('{"type": "interrupt", "answer": "x"}', "text frame: "),
+        ('{"type": "ask"}', "text frame: Object missing required field `text`; docs/http.md lists the messages"),
+        ('{"type": "interrupt", "answer": "x"}', "text frame: "),
         ('{"type": "interrupt", "answer": 1, "heard_s": -1}', "heard_s: -1"),
         ('{"type": "interrupt", "answer": 1}', "interrupt: this bundle writes down speech"),
         ('{"type": "ask", "text": "why?"}', "ask: this bundle writes down speech"),
@@ -205,14 +212,15 @@ def test_a_byte_too_many_at_the_end_is_told_and_so_is_sound_after_it(service, sp
     assert [one["text"] for one in messages if one.get("final")] == [WORDS]
 
 
-def test_samples_that_are_no_sound_end_their_stream_with_the_reason(service):
+@pytest.mark.parametrize(("sample", "says"), [(np.nan, "sample 0 is NaN or infinite"), (1e30, "sample 0 is ")])
+def test_samples_that_are_no_sound_end_their_stream_with_the_reason(service, sample, says):
     with listening(service, "encoding=f32le") as ws:
-        ws.send(np.full(1600, np.nan, "<f4").tobytes())
+        ws.send(np.full(1600, sample, "<f4").tobytes())
         messages = received(ws)
         code, reason = closed(ws)
-    assert code == 1011
-    assert "NaN or infinite" in messages[-1]["error"]
-    assert reason.startswith("input: sample 0 is NaN")
+    assert (code, messages[-1]["reason"]) == (1007, "usage")
+    assert says in messages[-1]["error"]
+    assert reason.startswith(f"input: {says}")
 
 
 def test_what_was_said_before_samples_that_are_no_sound_is_answered(service, spoken):
@@ -221,7 +229,7 @@ def test_what_was_said_before_samples_that_are_no_sound_is_answered(service, spo
         ws.send(np.full(1600, np.nan, "<f4").tobytes())
         messages = received(ws)
     assert [one["text"] for one in messages if one.get("final")] == [WORDS]
-    assert (messages[-1]["event"], messages[-1]["reason"]) == ("ended", "failed")
+    assert (messages[-1]["event"], messages[-1]["reason"]) == ("ended", "usage")
 
 
 def test_a_frame_that_is_too_large_closes_its_websocket_alone(serving, tiny_model, spoken):

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
@@ -32,8 +32,9 @@ from edgekit.serving.served import Ended, Served, check_length
 ENCODINGS: dict[str, np.dtype[Any]] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 STATUS_S = 1.0
 _REASON_BYTES = 120  # of a closing frame, which holds 123
-# Codes of closing frames, RFC 6455 7.4.1 and the IANA registry: going away, policy, internal error, try again later.
-_CODES = {"finished": 1000, "closed": 1000, "duration": 1000, "idle": 1008, "slow": 1008, "failed": 1011,
+# Codes of closing frames, RFC 6455 7.4.1 and the IANA registry: going away, data that is none, policy, internal error,
+# try again later.
+_CODES = {"finished": 1000, "closed": 1000, "duration": 1000, "idle": 1008, "slow": 1008, "usage": 1007, "failed": 1011,
           "stopping": 1001}  # fmt: skip
 _USAGE, _LATER, _AWAY = 1008, 1013, 1001
 _OWN = ("encoding", "status")
@@ -72,7 +73,7 @@ class Hush(Struct, forbid_unknown_fields=True, tag="hush"):
 Control = Finish | Close | Ask | Interrupt | Hush
 
 
-class Listening:
+class Sockets:
     """The routes."""
 
     def __init__(self, site: Site) -> None:
@@ -158,7 +159,7 @@ class _Listener:
         try:
             await _first_of(*talking)
         except EdgeKitError as error:
-            self._served.close("failed", str(error))
+            self._served.fail(error)
             await self._say_ended()
 
     async def _take(self) -> None:
@@ -264,7 +265,7 @@ def stream_query(items: Iterable[tuple[str, str]]) -> tuple[StreamFields, str, b
         elif name in SAMPLING:
             sampling[name] = _number(name, value)
         elif name in _HINTS:
-            fields[name] = _value(value, _HINTS[name])
+            fields[name] = _value(name, value, _HINTS[name])
         else:
             known = [*_HINTS, *SAMPLING, *_OWN]
             raise UsageError(f"{cut(ascii(name)[1:-1], 60)}: no option of a stream; {nearest(name, known)}")
@@ -278,22 +279,27 @@ def stream_query(items: Iterable[tuple[str, str]]) -> tuple[StreamFields, str, b
     return StreamFields(**fields), encoding, status == "true"  # type: ignore[typeddict-item]
 
 
-def _value(text: str, hint: Any) -> Any:  # noqa: ANN401 - as the option's type says
-    """Return what a text means for an option; StreamOptions says whether it may be that."""
+def _value(name: str, text: str, hint: Any) -> Any:  # noqa: ANN401 - as the option's type says
+    """Return what a text means for an option; StreamOptions says whether it may be that, but where a query says it."""
     kinds = _kinds(hint)
-    if bool in kinds and text in {"true", "false"}:
-        return text == "true"
+    if bool in kinds:
+        words = [word for one in (hint, *get_args(hint)) if get_origin(one) is Literal for word in get_args(one)]
+        if text in {"true", "false"}:
+            return text == "true"
+        if text not in words and not (int in kinds and text.isascii() and text.isdigit()):
+            known = ", ".join(["true", "false", *words, *["a number from 0"] * (int in kinds)])
+            raise UsageError(f"{name}: {cut(ascii(text), 60)} is not known; choose one of: {known}")
     digits = text.removeprefix("-")
     if int in kinds and digits.isascii() and digits.isdigit() and len(digits) <= 18:
         return int(text)
-    return _number("", text) if kinds <= {float, type(None)} else text
+    return _number(name, text) if kinds <= {float, type(None)} else text
 
 
 def _kinds(hint: Any) -> set[Any]:  # noqa: ANN401
     arguments = get_args(hint)
     if not arguments:
         return {hint}
-    if getattr(hint, "__origin__", None) is Literal:
+    if get_origin(hint) is Literal:
         return {str}
     return set().union(*map(_kinds, arguments))
 
@@ -311,10 +317,15 @@ def _control(text: str) -> Control:
         message: Control = msgspec.json.decode(text, type=Control)
     except RecursionError as error:
         raise UsageError("text frame: nested too deeply; send a message as docs/http.md has it") from error
+    except msgspec.ValidationError as error:
+        raise UsageError(f"text frame: {_line(error)}; docs/http.md lists the messages and their fields") from error
     except (msgspec.DecodeError, ValueError) as error:
-        reason = cut(ascii(str(error))[1:-1], 200)
-        raise UsageError(f"text frame: {reason}; send samples in binary frames, messages as JSON") from error
+        raise UsageError(f"text frame: {_line(error)}; send samples in binary frames, messages as JSON") from error
     return message
+
+
+def _line(error: Exception) -> str:
+    return cut(ascii(str(error))[1:-1], 200)
 
 
 async def _statuses(site: Site, socket: WebSocket, served: Callable[[], Served | None]) -> None:
