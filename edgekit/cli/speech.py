@@ -92,6 +92,8 @@ def echo_guard(echo: bool | None, *, speak: bool, simulate: Path | None) -> Echo
     try:
         find_package()
     except MissingPackageError as error:
+        if echo:
+            raise
         click.echo(f"edgekit: {error}; until then speak up to interrupt, or use headphones", err=True)
         return "gate"
     return "canceller"
