@@ -7,7 +7,9 @@ read an answer, as long as the other side keeps its socket open.
 import asyncio
 import json
 import logging
+import math
 import socket
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,8 +21,11 @@ from uvicorn.server import ServerState
 
 from edgekit.serving.http.errors import ApiError
 from edgekit.serving.limits import Limits
+from edgekit.timing import Clock
 
 HEAD_S = 10.0  # for the head of a request, and for what is left of a body nobody wants
+ALARM_S = 60.0  # between two warnings of the same text
+_NO_TEXT = "Invalid UTF-8 sequence received from client"
 _EVERY_S = 0.5
 _LONGEST_LINE, _MOST_LINES = 8000, 120  # of a websocket's head: what is over 8,192 and 128 websockets does not answer
 
@@ -64,9 +69,35 @@ def protocol_of(limits: Limits) -> type[H11Protocol]:
     return Bounded
 
 
-def without_false_alarms(record: logging.LogRecord) -> bool:
-    """Return whether uvicorn means what it logs: it calls a websocket that was denied with a reason our mistake."""
-    return "without completing handshake" not in record.getMessage()
+class Alarms:
+    """A filter of what uvicorn logs: what clients make it say comes once in a while, whatever they send.
+
+    Each is told by its answer. That a websocket which was denied with a reason is our mistake, is never said.
+    """
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._said_at: dict[str, float] = {}  # texts of uvicorn's own, of which there are few
+        self._lock = threading.Lock()
+
+    def __call__(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is to be logged; of a client's doing without a traceback."""
+        text = str(record.msg)
+        if "without completing handshake" in text:
+            return False
+        if record.levelno > logging.WARNING and _NO_TEXT not in text:
+            return True
+        record.exc_info = None
+        with self._lock:
+            now = self._clock()
+            if now - self._said_at.get(text, -math.inf) < ALARM_S:
+                return False
+            self._said_at[text] = now
+        return True
+
+
+alarms = Alarms()
+"""That of this process, whose loggers are one, too."""
 
 
 def too_large_a_head(limits: Limits) -> ApiError:

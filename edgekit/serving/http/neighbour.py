@@ -64,7 +64,7 @@ class Http:
             import uvicorn
 
             from edgekit.serving.http.app import make_app
-            from edgekit.serving.http.bounds import Door, protocol_of, watch, watch_door, without_false_alarms
+            from edgekit.serving.http.bounds import Door, alarms, protocol_of, watch, watch_door
             from edgekit.serving.http.shared import Site
         except ImportError as error:
             raise MissingPackageError(f"http: {error}; `pip install 'edgekit-audio[serve]'`") from error
@@ -95,7 +95,7 @@ class Http:
             h11_max_incomplete_event_size=limits.header_bytes, timeout_graceful_shutdown=_STOP_S,  # type: ignore[arg-type] # asyncio's, which may be a float
             ssl_certfile=settings.cert, ssl_keyfile=settings.key,
         )  # fmt: skip
-        logging.getLogger("uvicorn.error").addFilter(without_false_alarms)
+        logging.getLogger("uvicorn.error").addFilter(alarms)
         self._http = Quiet(config)
         serving = asyncio.ensure_future(self._http.serve(sockets=[listening]))
         state = self._http.server_state

@@ -123,19 +123,25 @@ class Connection:
             await self._close()
 
     async def _next(self) -> Message | None:
+        """Return the next event, None at the end. It begins within ``idle_s`` and is whole within that time again."""
+        loop, idle_s = asyncio.get_running_loop(), self._limits.idle_s
+        since = loop.time()
         while (event := self._framing.take()) is None:
+            between = self._framing.between
             try:
-                data = await asyncio.wait_for(self._incoming.read(_READ), self._limits.idle_s)
+                data = await asyncio.wait_for(self._incoming.read(_READ), max(0.0, since + idle_s - loop.time()))
             except asyncio.TimeoutError:
-                if self.working:
+                if between and self.working:
+                    since = loop.time()
                     continue
-                raise RefusedError(
-                    "idle", f"connection: nothing for {self._limits.idle_s:g} s; connect again"
-                ) from None
+                what = "nothing" if between else "no whole event"
+                raise RefusedError("idle", f"connection: {what} for {idle_s:g} s; connect again") from None
             if not data:
-                if not self._framing.between:
+                if not between:
                     raise RefusedError("length", "connection: it ended within an event")
                 return None
+            if between:
+                since = loop.time()
             self._framing.put(data)
         return event
 

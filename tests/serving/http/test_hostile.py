@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import socket
 import threading
 import time
@@ -118,6 +119,35 @@ def test_what_is_no_http_is_a_bad_request(service, line):
         status, error = answer(connected)
     assert status == 400
     assert error["message"] == "request: invalid http request received; send HTTP/1.1"
+
+
+def test_nobody_fills_the_log_by_what_is_no_http_or_no_text(service, caplog, monkeypatch):
+    monkeypatch.setattr(bounds.alarms, "_said_at", {})
+    for _ in range(7):
+        with service.raw(head(service, "nonsense")) as connected:
+            assert answer(connected)[0] == 400
+        with connect(f"{service.ws}/v1/listen") as ws:
+            ws.socket.sendall(b"\x81\x84" + bytes(4) + b"\xff" * 4)
+            settle(service, lambda: not service.server.streams)
+    said = [record for record in caplog.records if record.name == "uvicorn.error" and record.levelname != "DEBUG"]
+    assert sorted(record.msg for record in said if record.levelname != "INFO") == [
+        "Invalid HTTP request received.", "Invalid UTF-8 sequence received from client.",
+    ]  # fmt: skip
+    assert not any(record.exc_info for record in said)
+
+
+def test_what_a_client_makes_uvicorn_say_comes_again_after_a_minute_and_our_own_bugs_every_time():
+    now = [5.0]
+    alarms = bounds.Alarms(lambda: now[0])
+
+    def said(level: int, text: str) -> bool:
+        return alarms(logging.LogRecord("uvicorn.error", level, "", 0, text, (), None))
+
+    assert [said(logging.WARNING, text) for text in ("a", "a", "b", "a")] == [True, False, True, False]
+    now[0] += bounds.ALARM_S
+    assert [said(logging.WARNING, "a"), said(logging.WARNING, "a")] == [True, False]
+    assert all(said(logging.ERROR, "Exception in ASGI application\n") for _ in range(3))
+    assert not said(logging.ERROR, "ASGI callable returned without completing handshake.")
 
 
 def test_a_head_that_comes_letter_by_letter_is_not_waited_for(service):

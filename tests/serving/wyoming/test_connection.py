@@ -455,6 +455,35 @@ def test_a_client_that_sends_nothing_is_let_go(listening):
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("before", [[], [START, pieces()[3]]], ids=["nothing", "a recording"])
+def test_a_client_whose_event_comes_letter_by_letter_is_let_go(listening, before):
+    async def run():
+        async with listening(idle_s=0.4) as at, at.client() as client:
+            await client.say(*before)
+            reading = asyncio.ensure_future(client.next())
+            for _ in range(200):
+                await client.send(b" ")
+                if (await asyncio.wait({reading}, timeout=0.05))[0]:
+                    break
+            error = Error.from_event(reading.result())
+            assert (error.code, error.text) == ("idle", "connection: no whole event for 0.4 s; connect again")
+
+    asyncio.run(run())
+
+
+def test_an_event_that_begins_late_has_its_time_to_be_whole(listening):
+    async def run():
+        async with listening(idle_s=2.0) as at, at.client() as client:
+            reading = asyncio.ensure_future(client.next())
+            for part in (b"{", b'"type": "ping"', b"}\n"):
+                done, _ = await asyncio.wait({reading}, timeout=0.7)
+                assert not done
+                await client.send(part)
+            assert (await reading).type == "pong"
+
+    asyncio.run(run())
+
+
 def test_a_client_that_waits_for_a_slow_answer_is_not_idle(listening, load):
     model, encoder = held(load())
     encoder.may.clear()
