@@ -129,6 +129,8 @@ def test_the_microphone_is_rid_of_the_loudspeaker_and_the_stream_is_told_what_is
         assert (source is microphone) == (guard is None)
         assert (stream.played is None) == (guard is None)
         assert guard is None or stream.played.until(0.5) is False
+        again = without_echo(guard, microphone, playback, stream, after=source)
+        assert guard is None or np.array_equal(again.read(160)[:, 0], source.canceller.rest), "its sound goes on"
 
 
 def test_what_was_spoken_is_accounted_for_even_where_nothing_broke_off(speaking, monkeypatch, capsys):

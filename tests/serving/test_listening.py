@@ -18,6 +18,7 @@ from edgekit.runtime.model import Model
 from edgekit.serving import daemon as daemon_module
 from edgekit.serving.daemon import Daemon, Tally
 from edgekit.serving.listening import Listening
+from tests.runtime.test_front_end_24k import FRONT_END
 
 RATE, BLOCK = 16_000, 441
 WAIT_S = 20.0
@@ -234,3 +235,15 @@ def test_without_its_echo_too_a_microphone_goes_on_where_it_was(load: Callable) 
     tallies = [daemon.tally for daemon in room.daemons]
     assert all(map(balances, tallies))
     assert sum(tally.captured for tally in tallies) == 48 * BLOCK + 160
+
+
+def test_a_model_whose_front_end_has_another_rate_goes_on_at_that_of_the_source(load: Callable) -> None:
+    room = Room(load(), ())
+    other = load(front_end=FRONT_END)
+    room.source._befalls = lambda wait: room.listening.change(other) if wait == 7 else None
+    room.run()
+    assert room.listening.failure is None
+    assert [daemon._stream.sample_rate_hz for daemon in room.daemons] == [RATE, 24_000]
+    tallies = [daemon.tally for daemon in room.daemons]
+    assert all(map(balances, tallies))
+    assert sum(tally.captured for tally in tallies) == 48 * BLOCK
