@@ -161,7 +161,8 @@ def _waits(protocol: Any) -> tuple[object, ...] | None:  # noqa: ANN401 - uvicor
     """Return what a connection waits for, which is another thing as soon as there is progress; None for nothing."""
     transport = protocol.transport
     unread = transport.get_write_buffer_size()
-    if transport.is_closing() or unread > transport.get_write_buffer_limits()[1]:
+    # Who writes waits from the upper limit on until the lower one is reached: in between, too, nobody reads.
+    if transport.is_closing() or unread > transport.get_write_buffer_limits()[0]:
         return "unread", unread
     if not getattr(protocol, "handshake_initiated", True):
         return ("head",)  # a websocket whose head uvicorn could not make sense of

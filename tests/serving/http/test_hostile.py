@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -306,6 +307,25 @@ def test_a_websocket_that_never_reads_is_ended_and_harms_nobody(service):
         with connect(f"{service.ws}/v1/listen") as ws:
             assert "opened" in ws.recv(timeout=WAIT_S)
         settle(service, lambda: not service.connections)
+
+
+@pytest.mark.parametrize(
+    ("unread", "waits"), [(16_384, None), (16_385, ("unread", 16_385)), (70_000, ("unread", 70_000))]
+)
+def test_who_reads_nothing_is_seen_wherever_a_writer_waits(unread, waits):
+    """Between its two limits asyncio lets nobody write who waited before: the system may have taken a little more."""
+
+    class Transport(asyncio.Transport):
+        def get_write_buffer_size(self) -> int:
+            return unread
+
+        def get_write_buffer_limits(self) -> tuple[int, int]:
+            return 16_384, 65_536
+
+        def is_closing(self) -> bool:
+            return False
+
+    assert bounds._waits(SimpleNamespace(transport=Transport())) == waits
 
 
 def test_a_thousand_connects_leave_nothing(service):
