@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
+from msgspec import structs
 from websockets.sync.client import connect
 
 from edgekit.serving.guard import offered
@@ -226,6 +227,17 @@ def test_more_bodies_at_once_than_streams_are_refused(service):
             status, error = answer(three)
         assert (status, error["code"]) == (429, "streams")
         assert [answer(connected)[0] for connected in (one, two)] == [408, 408]
+
+
+def test_limits_that_are_read_again_hold_for_requests_too(service):
+    service.server.limits = structs.replace(service.server.limits, streams=1)
+    start = head(service, content_length="5000", content_type="multipart/form-data; boundary=x")
+    with service.raw(start) as one:
+        settle(service, lambda: len(service.connections) == 1)
+        with service.raw(start) as two:
+            status, error = answer(two)
+        assert (status, error["code"]) == (429, "streams")
+        assert answer(one)[0] == 408
 
 
 async def posted(service, sound: bytes) -> tuple[int, str]:
