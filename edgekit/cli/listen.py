@@ -18,10 +18,11 @@ from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
     from edgekit.cli.printer import Printer
+    from edgekit.runtime.audio.devices.source import Source
     from edgekit.runtime.events import Event
     from edgekit.runtime.model import Model
     from edgekit.serving.configuration import Configured
-    from edgekit.serving.daemon import Daemon, Source
+    from edgekit.serving.daemon import Daemon
     from edgekit.serving.listening import Listening
     from edgekit.serving.server import Server
     from edgekit.serving.watch import Watch

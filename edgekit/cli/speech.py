@@ -11,10 +11,10 @@ from edgekit.errors import MissingPackageError, UsageError
 
 if TYPE_CHECKING:
     from edgekit.bundle import Manifest
+    from edgekit.runtime.audio.devices.source import Source
     from edgekit.runtime.audio.playback import Playback, TurnTaking
     from edgekit.runtime.audio.speech_file import SpeechFile
     from edgekit.runtime.stream import Stream
-    from edgekit.serving.daemon import Source
 
 EchoGuard = Literal["canceller", "gate"]  # both, or only the gate knows what is played
 

@@ -13,12 +13,9 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Protocol
 
 from edgekit.errors import EdgeKitError
-from edgekit.runtime.audio.files import Samples
-from edgekit.runtime.audio.ring import Ring
+from edgekit.runtime.audio.devices.source import Source
 from edgekit.runtime.events import Event
 from edgekit.runtime.stream import Stream
 from edgekit.serving.served import Served
@@ -29,56 +26,10 @@ GATHER_S = 0.04  # while nobody talks: sound comes in blocks of 10 ms or less, a
 WAIT_S = 0.5  # a stop signal is noticed at the next sample, or after this if the device has gone silent
 MOST_WAITING_S = 20.0  # of sound that counts: the source's ring holds what comes beside, and drops what is too old
 SOUND_S = 15.0  # without fresh sound: a device is missed within 3 s and heard 5 s after it is well, so this one is not
-LEAVE_S = 10.0  # of speech without a pause that is waited for before a sentence is cut after all
 AWAY_S = 300.0  # the same while it is known why: a fresh process may help, one every few seconds helps nobody
+LEAVE_S = 10.0  # of speech without a pause that is waited for before a sentence is cut after all
 COUNT_S = 0.1  # that a count of what is on its way is waited for, where a thread may hang with it
 STEP_S = 30.0  # of one step, or of showing what it made: on the slowest device that keeps up a step takes seconds
-
-
-class Source(Protocol):
-    """Sound that comes by itself, into a Ring; recording while in a ``with`` block. LastingMicrophone is one."""
-
-    sample_rate_hz: int
-    channels: int
-    ring: Ring
-
-    @property
-    def overflows(self) -> int:
-        """How often the device lost samples before they were counted."""
-        ...
-
-    @property
-    def fresh_s(self) -> float | None:
-        """When sound last came that the device did not make up, by ``time.monotonic``; None before the first."""
-        ...
-
-    @property
-    def away(self) -> bool:
-        """Whether it is known, and was said, that no sound comes, and it tries for some."""
-        ...
-
-    def __enter__(self) -> object:
-        """Begin to record."""
-        ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop: nothing is written to the ring any more."""
-        ...
-
-    @property
-    def dropped_samples(self) -> int:
-        """Samples per channel that were recorded but not read in time, or are missing before what is read next."""
-        ...
-
-    def wait(self, timeout_s: float) -> bool:
-        """Sleep until samples are there, at most ``timeout_s``; say whether they are. Raises what ended the source."""
-        ...
-
-    def read(self, max_samples: int) -> Samples:
-        """Return the oldest samples that wait, (n, channels) float32 with n <= ``max_samples``. Never blocks."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +121,11 @@ class Daemon:
     @property
     def left_behind(self) -> Tally:
         """The account of one whose threads do not end, as far as it is known: what waits is dropped with them."""
-        held = self._counting.acquire(timeout=COUNT_S)
+        acquired = self._counting.acquire(timeout=COUNT_S)
         try:
             tally = self._count()
         finally:
-            if held:
+            if acquired:
                 self._counting.release()
         lost = tally.waiting
         return replace(tally, captured=tally.captured + lost, dropped=tally.dropped + lost, waiting=0)

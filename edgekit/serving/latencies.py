@@ -3,7 +3,6 @@
 from collections import deque
 
 from edgekit.runtime.events import Event, Provisional, SpeechStopped, Text, Withdrawn
-from edgekit.timing import Clock
 
 _KEPT = 1000  # of each kind: what a percentile is of
 _ARRIVALS = 3000  # pieces of sound, some minutes of them
@@ -19,11 +18,10 @@ class Latencies:
     benchmark of speech services (pipecat-ai/stt-benchmark) measures to the final text in the same way.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self) -> None:
         self.provisional_ms: deque[float] = deque(maxlen=_KEPT)
         self.decided_ms: deque[float] = deque(maxlen=_KEPT)
         self.final_ms: deque[float] = deque(maxlen=_KEPT)
-        self._clock = clock
         self._early_ms: float | None = None  # of a provisional text that may be withdrawn
         self._arrivals: deque[tuple[float, float]] = deque(maxlen=_ARRIVALS)  # stream time at a piece's end, moment
         self._stopped: float | None = None  # the moment of the last word, of an utterance whose text is to come

@@ -1,10 +1,11 @@
 """Measures: what a server does, in figures, for Prometheus and for the page. No text, no name of anybody, in any."""
 
-import math
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from edgekit.serving.latencies import Latencies
 from edgekit.serving.served import Served
@@ -19,8 +20,7 @@ QUANTILES = (0.5, 0.95, 0.99)
 
 def percentile(values: Sequence[float], share: float) -> float | None:
     """Return the smallest value that so large a share of all are not above; None of no values."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
+    return float(np.quantile(values, share, method="inverted_cdf")) if len(values) else None
 
 
 class Measures:
@@ -116,10 +116,10 @@ class _Collector:
         yield Gauge("edgekit_cores", "Cores that this process may use.", value=len(os.sched_getaffinity(0)))
 
 
-def _kinds(measured: Latencies) -> list[tuple[str, list[float]]]:
+def _kinds(measured: Latencies) -> list[tuple[str, Sequence[float]]]:
     return [
-        ("provisional", list(measured.provisional_ms.copy())), ("decided", list(measured.decided_ms.copy())),
-        ("final", list(measured.final_ms.copy())),
+        ("provisional", measured.provisional_ms.copy()), ("decided", measured.decided_ms.copy()),
+        ("final", measured.final_ms.copy()),
     ]  # fmt: skip
 
 

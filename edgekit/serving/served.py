@@ -76,7 +76,7 @@ class Served:
     ) -> None:
         """``stir`` wakes the server; ``tap``: see Tap; ``turn``: of one that is stepped by whose it is."""
         self.stream, self.name, self.live = stream, name, live
-        self.latencies = Latencies(clock)
+        self.latencies = Latencies()
         self.ended: Ended | None = None
         self.failure: Exception | None = None  # what ended it, if it failed
         self.made: Counter[str] = Counter()  # events, by kind

@@ -73,7 +73,7 @@ class Server:
         self.stepped_at = clock()  # when a step ended last, or there was none to do
         self._streams: list[Served] = []  # replaced, never changed: the threads read it without a lock
         self._over = Counts()  # of streams that have ended
-        self._past = Latencies(clock)  # of the live ones among these
+        self._past = Latencies()  # of the live ones among these
         self._admitting = threading.Lock()
         self._taken, self._worked = threading.Event(), threading.Event()  # what wakes either thread
         self._turn = Turn()
@@ -224,7 +224,7 @@ class Server:
     @property
     def latencies(self) -> Latencies:
         """Return those of the live streams there were lately, open ones included; a new object each time."""
-        latencies = Latencies(self.clock)
+        latencies = Latencies()
         with self._admitting:
             for one in (self._past, *(served.latencies for served in self._streams if served.live)):
                 latencies.add(one)

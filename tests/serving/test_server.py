@@ -551,7 +551,7 @@ def test_latency_is_counted_from_the_arrival_of_the_last_word(serve, load):
 
 
 def test_a_provisional_text_counts_from_the_last_word_once_it_is_confirmed_and_not_if_it_is_withdrawn():
-    latencies = Latencies(time.monotonic)
+    latencies = Latencies()
     for at_s in range(10):
         latencies.arrived(float(at_s), 100.0 + at_s)
     latencies.delivered(Provisional("a", 1, 2.0, 2.2, 0.0), 102.25)

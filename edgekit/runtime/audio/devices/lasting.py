@@ -251,10 +251,10 @@ class LastingMicrophone:
     def _watching(self, device: _Device, now_s: float) -> float:
         assert device.watch is not None
         assert device.microphone is not None
-        watch, told = device.watch, self._clock_faults < _CLOCK_FAULTS
+        watch, timed = device.watch, self._clock_faults < _CLOCK_FAULTS
         while device.blocks:
             at_s, block, device_s, lost = device.blocks.popleft()
-            watch.took(at_s, block, device_s if told else 0.0, lost=lost)
+            watch.took(at_s, block, device_s if timed else 0.0, lost=lost)
         fault = watch.look(now_s)
         if watch.fresh_s is not None:
             self.fresh_s = watch.fresh_s

@@ -1,61 +1,14 @@
 """EchoFree: a microphone beside a loudspeaker, without the loudspeaker."""
 
 from types import TracebackType
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.runtime.audio.devices.source import Source
 from edgekit.runtime.audio.echo.canceller import EchoCanceller
-from edgekit.runtime.audio.ring import Ring
 
 Samples = NDArray[np.float32]
-
-
-class Microphone(Protocol):
-    """The Source whose sound is cleaned; of one channel."""
-
-    sample_rate_hz: int
-    channels: int
-    ring: Ring
-
-    @property
-    def overflows(self) -> int:
-        """How often the device lost samples before they were counted."""
-        ...
-
-    @property
-    def fresh_s(self) -> float | None:
-        """When sound last came that the device did not make up."""
-        ...
-
-    @property
-    def away(self) -> bool:
-        """Whether no sound comes, and it tries for some."""
-        ...
-
-    def __enter__(self) -> object:
-        """Begin to record."""
-        ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop."""
-        ...
-
-    @property
-    def dropped_samples(self) -> int:
-        """Samples that were recorded but not read in time."""
-        ...
-
-    def wait(self, timeout_s: float) -> bool:
-        """Sleep until samples are there; say whether they are."""
-        ...
-
-    def read(self, max_samples: int) -> Samples:
-        """Return the oldest samples that wait, (n, 1) float32."""
-        ...
 
 
 class EchoFree:
@@ -64,7 +17,7 @@ class EchoFree:
     When it ends, silence of that length is recorded behind the last sample, which therefore still comes out.
     """
 
-    def __init__(self, microphone: Microphone, canceller: EchoCanceller) -> None:
+    def __init__(self, microphone: Source, canceller: EchoCanceller) -> None:
         assert microphone.channels == 1
         self._microphone, self.canceller = microphone, canceller
         self.sample_rate_hz, self.channels, self.ring = microphone.sample_rate_hz, 1, microphone.ring
